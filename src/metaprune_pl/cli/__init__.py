@@ -1,0 +1,1 @@
+"""The command line: LightningCLI with our subcommands, short errors and shipped configs."""

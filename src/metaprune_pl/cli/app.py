@@ -1,0 +1,188 @@
+"""`metaprune` on LightningCLI."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
+from metaprune_pl.cli.configs import find_config, resolve_configs
+from metaprune_pl.cli.parser import ShortErrorParser
+from metaprune_pl.cli.trainer import MetapruneTrainer
+from metaprune_pl.errors import MetapruneError
+from metaprune_pl.pipelines.experiment import run_experiment
+from metaprune_pl.pipelines.run_folder import RunFolder, run_key
+from metaprune_pl.reports import tables
+from metaprune_pl.reports.summary import flat_region_sentence
+
+HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
+"""Trainer flags of an experiment that its stages take over."""
+_OWN = {"prune": {"data"}, "curve": {"data"}, "inspect": set[str](), "experiment": set[str]()}
+
+
+class App(LightningCLI):
+    """LightningCLI with our subcommands, run folders and short errors.
+
+    Args:
+        args: Command line.
+        inside: Whether this is a stage of an experiment: another run in its folder is moved aside.
+    """
+
+    def __init__(self, args: list[str], *, inside: bool = False) -> None:
+        self._inside = inside
+        self._building = ""
+        super().__init__(
+            trainer_class=MetapruneTrainer,
+            trainer_defaults={"default_root_dir": "runs/unnamed"},
+            parser_class=ShortErrorParser,
+            parser_kwargs={"prog": "metaprune", "default_env": True, "env_prefix": "METAPRUNE"},
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return our subcommands and the arguments that the command line does not ask for."""
+        lightning = LightningCLI.subcommands()
+        del lightning["predict"]
+        lightning["fit"].add("weights_only")
+        return {**lightning, "prune": {"datamodule"}, "curve": {"datamodule"}, "inspect": set(), "experiment": set()}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._building = subcommand
+        if subcommand != "inspect":
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser = self.init_parser(**kwargs)  # a plain question needs no trainer, model and data
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
+        self._subcommand_method_arguments[subcommand] = parser.add_method_arguments(klass, subcommand, as_positional=True)
+        return parser
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Ask for a trainer, and for a model and data where the subcommand uses them."""
+        wanted = _OWN.get(self._building, {"model", "data"})
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({"trainer." + key: value for key, value in self.trainer_defaults.items()})
+        if "model" in wanted:
+            parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+        if "data" in wanted:
+            parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: settings stored in a checkpoint do not override it."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in _OWN:
+            del kwargs["model"]
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run in the run's folder: not again what is finished, and nothing over another run."""
+        kwargs = self._prepare_subcommand_kwargs(subcommand)
+        if subcommand in {"validate", "test", "inspect"} or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._show(subcommand, getattr(self.trainer, subcommand)(**kwargs))
+            return
+        config = self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
+        settings = yaml.safe_load(config)
+        path = Path(self.trainer.default_root_dir)
+        folder = RunFolder(path, subcommand, run_key(subcommand, settings))
+        movable = self._inside or subcommand == "experiment"
+        if rank_zero_only.rank == 0:
+            if self._inside and folder.foreign:
+                _say(f"[yellow]{path} held a run with other settings; it is now {folder.move_aside()}")
+            if folder.finished and subcommand != "experiment":
+                _say(f"[dim]{path} is finished; it is not run again.")
+                return
+            if movable and folder.foreign:
+                (path / "run.json").unlink(missing_ok=True)
+                (path / "config.yaml").unlink(missing_ok=True)
+                (path / "report.json").unlink(missing_ok=True)
+            folder.start(config)
+        if subcommand == "experiment":
+            result: Any = run_experiment(path, kwargs["chain"], self._run_stage)
+        else:
+            result = getattr(self.trainer, subcommand)(**kwargs)
+        if rank_zero_only.rank == 0 and not self.trainer.interrupted:  # type: ignore[attr-defined]
+            folder.finish()
+            if not self._inside:
+                self._show(subcommand, result)
+                _say(f"Results are in {path}. Curves: tensorboard --logdir {path}")
+
+    def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Run a stage of an experiment as if by hand, on the experiment's devices."""
+        trainer = self.config["experiment"]["trainer"]
+        defaults = self._parser("experiment").get_defaults()["trainer"]
+        changed = {f"trainer.{k}": trainer[k] for k in HARDWARE_FLAGS if trainer[k] != defaults[k]}
+        merged = {"trainer.default_root_dir": str(folder), **changed, **settings}
+        flags = [f"--{key}={_as_text(value)}" for key, value in merged.items()]
+        _say(f"[bold]{command}[/bold] {config} -> {folder}")
+        App([command, "--config", str(find_config(config)), *flags], inside=True)
+
+    def _show(self, subcommand: str, result: Any) -> None:
+        """Print a result for a person."""
+        console = Console(width=None if sys.stdout.isatty() else 150)
+        if subcommand == "curve":
+            console.print(tables.curve_table(result))
+        elif subcommand == "prune":
+            console.print(tables.pruned_table(result))
+        elif subcommand == "experiment":
+            for table in tables.experiment_tables(result):
+                console.print(table)
+            console.print(flat_region_sentence(result))
+        elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
+            as_json = self.config["inspect"]["json"]
+            console.print_json(json.dumps(asdict(result))) if as_json else console.print(tables.inspection_table(result))
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _say(text: str) -> None:
+    if rank_zero_only.rank == 0:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+
+
+_ADVERTS = ("💡", "Seed set to", "GPU available", "TPU available", "`Trainer.fit` stopped")
+_HINTS = (
+    "does not have many workers",  # image sets live in memory
+    "LightningCLI's args parameter",  # stages of an experiment run in-process
+    "logging interval",  # toy epochs have few steps
+    "Checkpoint directory .* exists",  # an unfinished run continues
+    "in eval mode at the start of training",  # data models in meta-training
+    "isinstance.treespec, LeafSpec",  # lightning 2.6 with torch 2.15
+)
+
+
+def _quiet() -> None:
+    """Keep Lightning's adverts, and hints about what is meant to be so, out of the way."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_ADVERTS))
+    for hint in _HINTS:
+        warnings.filterwarnings("ignore", message=f".*{hint}.*")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; exits with status 1 or 2 on a person's mistake."""
+    _quiet()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        App(resolve_configs(sys.argv[1:] if args is None else args))
+    except (MetapruneError, MisconfigurationException) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)

@@ -1,0 +1,215 @@
+"""Lightning's Trainer with our subcommands as methods; LightningCLI reads their signatures."""
+
+import copy
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import StorageError
+from metaprune_pl.pipelines.curve import CurveSettings, run_curve
+from metaprune_pl.pipelines.experiment import ExperimentSettings
+from metaprune_pl.pipelines.inspect import Inspection, inspect_network
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Workplace
+from metaprune_pl.pipelines.prune import run_prune
+from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity
+from metaprune_pl.reports import Curve, Pruned
+
+_AGAIN = "Train again in a new folder, or remove this file."
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, and that load without unpickling code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside the target and rename."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        torch.save(checkpoint, new)
+        os.replace(new, target)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read tensors and plain values only.
+
+        Raises:
+            StorageError: The file is missing, damaged, or holds more than tensors and plain values.
+        """
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+        except FileNotFoundError as error:
+            raise StorageError(f"no checkpoint {path}.") from error
+        except pickle.UnpicklingError as error:
+            raise StorageError(f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}") from error
+        except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            raise StorageError(f"{path} is damaged. {_AGAIN}") from error
+
+
+class EpochSeed(Callback):
+    """Seeds the generators at each epoch, so that dropout is the same after a resume."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed from the run's seed, the epoch and the rank."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        torch.manual_seed(seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank)
+
+
+class MetapruneTrainer(pl.Trainer):
+    """Lightning's Trainer; every setting of it is the same.
+
+    It saves `checkpoints/last.ckpt` after each epoch and continues from it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        assert not args, "the Trainer's settings are keyword arguments"
+        self._settings = {key: value for key, value in kwargs.items() if key != "callbacks"}
+        self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
+        folder = Path(kwargs.get("default_root_dir") or ".")
+        if kwargs.get("logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+        if kwargs.get("enable_checkpointing") is not False and not kwargs.get("fast_dev_run"):
+            last = ModelCheckpoint(
+                folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+            )
+            kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
+        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), EpochSeed()]
+        kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]
+        kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
+        super().__init__(**kwargs)
+
+    def for_stage(self, folder: Path, epochs: int) -> "MetapruneTrainer":
+        """Return a fresh Trainer with the same settings for one fit inside a pipeline."""
+        settings = {
+            **self._settings, "default_root_dir": str(folder), "max_epochs": epochs, "logger": None,
+            "enable_model_summary": False,
+        }  # fmt: skip
+        return MetapruneTrainer(**settings, callbacks=copy.deepcopy(self._callbacks))
+
+    def workplace(self, data: ImageDataModule) -> Workplace:
+        """Return where pipelines run: this Trainer's folder and device."""
+        return Workplace(
+            folder=Path(self.default_root_dir), device=self.strategy.root_device, data=data, trainer=self.for_stage,
+            writes=self.is_global_zero,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+    ) -> None:
+        """Train; a run that was stopped continues from its last checkpoint.
+
+        Args:
+            model: What to train.
+            train_dataloaders: See Lightning.
+            val_dataloaders: See Lightning.
+            datamodule: The data.
+            ckpt_path: Checkpoint to go on from; None is `checkpoints/last.ckpt` in the run's folder, if there is one.
+            weights_only: Checkpoints are always loaded without unpickling code.
+        """
+        last = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
+        if ckpt_path is None and not self.fast_dev_run and last.is_file():  # type: ignore[attr-defined]
+            ckpt_path = str(last)
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True)
+
+    def prune(
+        self,
+        datamodule: ImageDataModule,
+        *,
+        network: str,
+        metanetwork: str | None = None,
+        sparsity: Sparsity | None = None,
+        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
+        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+        finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+        speed_ups: list[float] = [2.0],  # noqa: B006  (read only)
+        latency_batches: list[int] = [1, 256],  # noqa: B006  (read only)
+    ) -> list[Pruned]:
+        """Prune a network to speed-ups: metanetwork, finetune, prune, finetune.
+
+        Args:
+            datamodule: The images.
+            network: Folder of a stored network.
+            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
+            sparsity: Sparsity term of the first finetuning, instead of a metanetwork: sparsity learning, a control.
+            criterion: Which channels matter.
+            pruning: Steps and floors.
+            finetune: Finetuning before pruning.
+            finetune_after: Finetuning after pruning.
+            speed_ups: Targets: multiply-accumulates of the unpruned network over those of the result, increasing.
+            latency_batches: Numbers of images in a forward pass whose time is measured.
+        """
+        return run_prune(
+            self.workplace(datamodule), network=network, metanetwork=metanetwork, sparsity=sparsity,
+            criterion=criterion, pruning=pruning, finetune=finetune, finetune_after=finetune_after,
+            speed_ups=speed_ups, latency_batches=latency_batches,
+        )  # fmt: skip
+
+    def curve(
+        self,
+        datamodule: ImageDataModule,
+        *,
+        network: str,
+        metanetwork: str | None = None,
+        sparsity: Sparsity | None = None,
+        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
+        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+        grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
+    ) -> Curve:
+        """Draw accuracy over speed-up.
+
+        Args:
+            datamodule: The images.
+            network: Folder of a stored network.
+            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
+            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a control.
+            criterion: Which channels matter.
+            pruning: Steps and floors.
+            finetune: Finetuning before pruning.
+            grid: Which points.
+        """
+        return run_curve(
+            self.workplace(datamodule), network=network, metanetwork=metanetwork, sparsity=sparsity,
+            criterion=criterion, pruning=pruning, finetune=finetune, grid=grid,
+        )  # fmt: skip
+
+    def inspect(self, network: str) -> Inspection:
+        """Tell what can be pruned in a stored network.
+
+        Args:
+            network: Folder of a stored network.
+        """
+        return inspect_network(network)
+
+    def experiment(self, chain: ExperimentSettings) -> ExperimentSettings:
+        """Run the whole method with its controls, and report.
+
+        Args:
+            chain: Stages and comparisons.
+        """
+        return chain
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+TrainerMaker = Callable[[Path, int], Trainer]

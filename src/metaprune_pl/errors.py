@@ -1,0 +1,41 @@
+"""A person's mistakes: what is wrong, where, and the way out, in one short message.
+
+`cli.app.main` prints these and exits with status 1. Our own bugs are assertions, never these.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetapruneError(Exception):
+    """Base of all errors that a person can mend."""
+
+
+class ConfigError(MetapruneError):
+    """A setting that makes no sense."""
+
+
+class DataError(MetapruneError):
+    """Data that is missing or cannot be read."""
+
+
+class NetworkError(MetapruneError):
+    """A network that is unknown or cannot be built."""
+
+
+class TraceError(MetapruneError):
+    """A network that cannot be turned into a graph."""
+
+
+class PruningError(MetapruneError):
+    """A network that cannot be pruned as asked."""
+
+
+class StorageError(MetapruneError):
+    """A file or folder that cannot be read or may not be written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,126 @@
+"""The topology of a network: which neurons there are, and which parameters connect them. It holds no values."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronGroup:
+    """Neurons of one layer.
+
+    Attributes:
+        name: Path of the producing module (`input` for the channels of the image).
+        start: Number of its first node.
+        size: Number of neurons, as wide as the layer is now.
+        slots: Slot name (`norm.weight`, `bias`, ...) to the name of the parameter or buffer that fills it.
+    """
+
+    name: str
+    start: int
+    size: int
+    slots: dict[str, str]
+
+    @property
+    def stop(self) -> int:
+        """Number after that of its last node."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Connection:
+    """A dense block of edges [G, O, I, T], read from one parameter.
+
+    Attributes:
+        name: Path of the module that connects.
+        parameter: Name of the parameter; None for an identity shortcut, whose edges are the constant 1.
+        target: Nodes that it leads to, [G, O].
+        source: Nodes that it comes from, [G, I].
+        kernel: Extent of the taps, (kH, kW); their product is T.
+        taps_first: The parameter's input dimension counts taps first, then neurons (flattened channels-last maps).
+        positions: How often each weight is used for one image: multiply-accumulates per weight.
+    """
+
+    name: str
+    parameter: str | None
+    target: Tensor
+    source: Tensor
+    kernel: tuple[int, int] = (1, 1)
+    taps_first: bool = False
+    positions: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(G, O, I, T)."""
+        return (*self.target.shape, self.source.shape[1], self.kernel[0] * self.kernel[1])  # type: ignore[return-value]
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges: pairs of connected neurons."""
+        groups, outputs, inputs, _ = self.shape
+        return groups * outputs * inputs
+
+    def block(self, parameter: Tensor) -> Tensor:
+        """View the parameter as edges: its own shape -> [G, O, I, T]."""
+        groups, outputs, inputs, taps = self.shape
+        if self.taps_first:
+            return parameter.reshape(groups, outputs, taps, inputs).transpose(2, 3)
+        return parameter.reshape(groups, outputs, inputs, taps)
+
+    def unblock(self, edges: Tensor, like: Tensor) -> Tensor:
+        """Undo `block`: [G, O, I, T] -> the shape of `like`."""
+        return (edges.transpose(2, 3) if self.taps_first else edges).reshape(like.shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightGraph:
+    """A network's topology.
+
+    Attributes:
+        groups: Neuron groups in node order; the first is the input.
+        connections: Blocks of edges in the order of the network's operations.
+        output: Nodes of the network's output, in the order of the classes, [K].
+        fixed: Nodes that are added to zero padding of a fixed number of channels, so that none can be removed.
+        outside: Parameters that are in no slot and no connection; they are kept as they are.
+    """
+
+    groups: tuple[NeuronGroup, ...]
+    connections: tuple[Connection, ...]
+    output: Tensor
+    fixed: Tensor
+    outside: tuple[str, ...] = ()
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.groups[-1].stop
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges; absent ones (an identity's off-diagonal, other conv groups) are not counted."""
+        return sum(connection.num_edges for connection in self.connections)
+
+    @property
+    def input(self) -> NeuronGroup:
+        """The image's channels."""
+        return self.groups[0]
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all parameters and buffers that lie in the graph."""
+        slots = [name for group in self.groups for name in group.slots.values()]
+        return (*slots, *(c.parameter for c in self.connections if c.parameter is not None))
+
+    def macs(self, kept: Tensor) -> int:
+        """Multiply-accumulates for one image of the network that keeps some of its neurons.
+
+        Args:
+            kept: Whether each node stays, bool [N].
+        """
+        total = 0
+        for connection in self.connections:
+            if connection.positions:
+                outputs, inputs = kept[connection.target].sum(1), kept[connection.source].sum(1)
+                total += int((outputs * inputs).sum()) * connection.shape[3] * connection.positions
+        return total

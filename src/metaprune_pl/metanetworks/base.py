@@ -1,0 +1,38 @@
+"""What every metanetwork is: a module from features to features that knows its schema and its arguments."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from metaprune_pl.graphs import Features, Schema, WeightGraph, read, write
+from metaprune_pl.graphs.features import schema_of
+
+
+class Metanetwork(nn.Module, ABC):
+    """Base of metanetworks.
+
+    Args:
+        schema: Name of the node features that it reads and writes.
+        arguments: All arguments of the constructor, plain values, so that it can be stored and built again.
+    """
+
+    def __init__(self, *, schema: str, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.schema: Schema = schema_of(schema)
+        self.arguments = arguments
+
+    @abstractmethod
+    def forward(self, graph: WeightGraph, features: Features) -> Features:
+        """Return new features of the same shapes."""
+
+    def rewrite(self, graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a network's state with the weights that this metanetwork gives it; differentiable.
+
+        Args:
+            graph: Topology of the network.
+            state: Its parameters and buffers by name.
+        """
+        features = self(graph, read(graph, state, self.schema))
+        return write(graph, features, state, self.schema)

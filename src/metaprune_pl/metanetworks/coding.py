@@ -1,0 +1,118 @@
+"""Features to hidden and back, shared by all metanetworks: equations (12), (13) and (20) to (23) of the paper.
+
+Kernels of different sizes are brought together in one of two ways (paper, section 4.1): `pad` centres each in the
+largest one; `per_size` has an encoder and a decoder for each number of taps.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaprune_pl.errors import ConfigError, TraceError
+
+Kernels = Literal["pad", "per_size"]
+
+
+class Decoder(nn.Module):
+    """LayerNorm without parameters, then two layers; the last starts at zero, so nothing changes at first.
+
+    Shapes: [..., H] -> [..., out].
+    """
+
+    def __init__(self, hidden: int, out: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, out)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Decode."""
+        return self.last(F.silu(self.first(F.layer_norm(x, x.shape[-1:]))))  # type: ignore[no-any-return]
+
+
+class Coding(nn.Module):
+    """Encoders and decoders of nodes and edges.
+
+    Args:
+        node_features: F.
+        hidden: H.
+        kernels: How kernels of different sizes are brought together.
+        taps: Numbers of taps: the one that all are padded to, or all that there are.
+        node_ratio: Residual coefficient of nodes, alpha in equation (22).
+        edge_ratio: Residual coefficient of edges, beta in equation (23).
+        edge_scale: Factor on edge features before their encoder: weights are small beside the encoder's bias.
+
+    Raises:
+        ConfigError: The numbers of taps are no square to pad to, or none are given.
+    """
+
+    def __init__(
+        self, *, node_features: int, hidden: int, kernels: Kernels, taps: list[int], node_ratio: float,
+        edge_ratio: float, edge_scale: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.side = int(taps[0] ** 0.5) if taps else 0
+        if kernels == "pad" and (len(taps) != 1 or self.side**2 != taps[0]):
+            raise ConfigError(f"taps {taps}: kernels 'pad' takes one square number, such as [9]. Or take 'per_size'.")
+        if not taps or min(taps) < 1:
+            raise ConfigError(f"taps {taps}: name at least one number of kernel positions, such as [1, 9].")
+        self.kernels = kernels
+        self.ratios = node_ratio, edge_ratio
+        self.edge_scale = edge_scale
+        self.node_encoder = nn.Linear(node_features, hidden)
+        self.node_decoder = Decoder(hidden, node_features)
+        self.edge_encoders = nn.ModuleDict({str(size): nn.Linear(size, hidden) for size in taps})
+        self.edge_decoders = nn.ModuleDict({str(size): Decoder(hidden, size) for size in taps})
+
+    def encode_nodes(self, nodes: Tensor) -> Tensor:
+        """Equation (12): [N, F] -> [N, H]."""
+        return self.node_encoder(nodes)  # type: ignore[no-any-return]
+
+    def decode_nodes(self, hidden: Tensor, nodes: Tensor) -> Tensor:
+        """Equations (20) and (22): [N, H] and the input [N, F] -> [N, F]."""
+        return nodes + self.ratios[0] * self.node_decoder(hidden)  # type: ignore[no-any-return]
+
+    def encode_edges(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
+        """Equation (13): [..., T] -> [..., H]."""
+        edges = self._pad(edges, kernel)
+        return self.edge_encoders[self._size(edges)](edges * self.edge_scale)  # type: ignore[no-any-return]
+
+    def decode_edges(self, hidden: Tensor, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
+        """Equations (21) and (23): [..., H] and the input [..., T] -> [..., T]."""
+        delta = self.edge_decoders[self._size(self._pad(edges, kernel))](hidden)
+        return edges + self.ratios[1] * self._crop(delta, kernel)
+
+    def _size(self, edges: Tensor) -> str:
+        size = str(edges.shape[-1])
+        if size not in self.edge_encoders:
+            known = ", ".join(self.edge_encoders)
+            raise TraceError(
+                f"the metanetwork knows kernels of {known} positions and the network has one of {size}. "
+                "Add it to `taps` and train the metanetwork again, or take kernels 'pad'."
+            )
+        return size
+
+    def _margins(self, kernel: tuple[int, int]) -> list[int]:
+        """Zeros left, right, above and below that centre a kernel in the largest one."""
+        height, width = self.side - kernel[0], self.side - kernel[1]
+        if min(height, width) < 0:
+            raise TraceError(
+                f"the metanetwork pads kernels to {self.side}x{self.side} and the network has one of "
+                f"{kernel[0]}x{kernel[1]}. Take larger `taps`, or kernels 'per_size', and train it again."
+            )
+        return [width // 2, width - width // 2, height // 2, height - height // 2]
+
+    def _pad(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
+        if self.kernels == "per_size" or kernel == (self.side, self.side):
+            return edges
+        margins = self._margins(kernel)
+        return F.pad(edges.unflatten(-1, kernel), margins).flatten(-2)
+
+    def _crop(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
+        if self.kernels == "per_size" or kernel == (self.side, self.side):
+            return edges
+        left, _, above, _ = self._margins(kernel)
+        square = edges.unflatten(-1, (self.side, self.side))
+        return square[..., above : above + kernel[0], left : left + kernel[1]].flatten(-2)

@@ -1,0 +1,64 @@
+"""A metanetwork on disk: a folder of `weights.safetensors` and `metanetwork.json`. Nothing is unpickled."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from metaprune_pl.errors import StorageError
+from metaprune_pl.metanetworks.base import Metanetwork
+from metaprune_pl.networks.storage import whole_folder
+
+
+def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[str, Any]) -> None:
+    """Store a metanetwork in a folder that appears whole or not at all.
+
+    Args:
+        folder: Where to.
+        metanetwork: What to store.
+        record: Facts worth keeping, such as the epoch and losses.
+    """
+    kind = type(metanetwork)
+    card = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": metanetwork.arguments, "record": record}
+    with whole_folder(Path(folder)) as new:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in metanetwork.state_dict().items()}
+        save_file(tensors, new / "weights.safetensors")
+        (new / "metanetwork.json").write_text(json.dumps(card, indent=1))
+
+
+def find_metanetwork(folder: str | Path) -> Path:
+    """Return the folder of a metanetwork: the given one, or the last epoch of those in it.
+
+    Raises:
+        StorageError: There is none.
+    """
+    folder = Path(folder)
+    if (folder / "metanetwork.json").is_file():
+        return folder
+    epochs = sorted(path.parent for path in folder.glob("*/metanetwork.json"))
+    if not epochs:
+        raise StorageError(f"no metanetwork in '{folder}'. Make one with `metaprune fit --config meta_quickstart.yaml`.")
+    return epochs[-1]
+
+
+def load_metanetwork(folder: str | Path) -> Metanetwork:
+    """Load a metanetwork, or the last epoch of a folder of them, on the CPU.
+
+    Raises:
+        StorageError: There is none, or its files are damaged.
+    """
+    folder = find_metanetwork(folder)
+    try:
+        card = json.loads((folder / "metanetwork.json").read_text())
+        module, _, name = card["class"].rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, Metanetwork)):
+            raise StorageError(f"{folder}/metanetwork.json names {card['class']}, which is no metanetwork.")
+        metanetwork = kind(**card["arguments"])
+        metanetwork.load_state_dict(load_file(folder / "weights.safetensors"))
+    except (json.JSONDecodeError, KeyError, ImportError, AttributeError, OSError, SafetensorError, RuntimeError) as error:
+        raise StorageError(f"cannot read the metanetwork in '{folder}': {error}.") from error
+    return metanetwork

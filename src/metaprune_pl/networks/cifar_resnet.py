@@ -1,0 +1,77 @@
+"""Residual networks for small images: depth 6n + 2, three stages (He et al., 2016, section 4.2).
+
+Shortcuts between stages are 1x1 convolutions with batch norm (option B), as in the paper's experiments.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.errors import NetworkError
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut.
+
+    Shapes: [B, in, H, W] -> [B, out, H / stride, W / stride].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return torch.relu(y + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """Residual network for small images.
+
+    Args:
+        depth: Number of weighted layers on the main path, 6n + 2.
+        width: Channels of the first stage; the second has twice, the third four times as many.
+        num_classes: Number of classes K.
+        in_channels: Channels C of the images.
+
+    Shapes: [B, C, H, W] -> [B, K].
+
+    Raises:
+        NetworkError: The depth is not 6n + 2 or a size is below 1.
+    """
+
+    def __init__(self, *, depth: int = 56, width: int = 16, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise NetworkError(f"cifar_resnet: depth {depth} is not 6n + 2. Take 8, 14, 20, 32, 44, 56 or 110.")
+        if min(width, num_classes, in_channels) < 1:
+            raise NetworkError("cifar_resnet: width, num_classes and in_channels must be at least 1.")
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels = width
+        for stage in range(3):
+            blocks = []
+            for block in range((depth - 2) // 6):
+                out_channels = width * 2**stage
+                blocks.append(BasicBlock(channels, out_channels, 2 if stage and not block else 1))
+                channels = out_channels
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images."""
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]

@@ -1,0 +1,132 @@
+"""A network on disk: a folder of `weights.safetensors` and `network.json`. Nothing is unpickled.
+
+`network.json` says how to build the network and the width of every layer, so that a pruned network loads without
+its history.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from metaprune_pl.errors import StorageError
+from metaprune_pl.networks.create import NetworkSettings, create_network
+from metaprune_pl.networks.widths import layer_widths, set_tensors
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCard:
+    """What is known of a stored network besides its weights.
+
+    Attributes:
+        settings: How to build it, unpruned.
+        input_shape: Shape (C, H, W) of one image.
+        record: Facts worth keeping: seed, accuracies, speed-up.
+        layers: Shape of every parameter and buffer as stored; filled in by `save_network`.
+        frozen: Parameters that require no gradient; filled in by `save_network`.
+    """
+
+    settings: NetworkSettings
+    input_shape: tuple[int, int, int]
+    record: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, list[int]] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to write into that becomes `folder` when all went well, and vanishes when not.
+
+    An older `folder` is replaced in the same moment.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield new
+        new.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> NetworkCard:
+    """Store a network, dense or pruned, in a folder that appears whole or not at all.
+
+    Returns:
+        The card as stored, with the widths of the layers.
+    """
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    card = replace(card, layers=layer_widths(network), frozen=frozen)
+    with whole_folder(Path(folder)) as new:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        save_file(tensors, new / "weights.safetensors")
+        (new / "network.json").write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=1))
+    return card
+
+
+def read_card(folder: str | Path) -> NetworkCard:
+    """Read `network.json` of a stored network.
+
+    Raises:
+        StorageError: The folder holds no network, or one of a newer program.
+    """
+    path = Path(folder) / "network.json"
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("format") > FORMAT:
+            raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
+        settings = NetworkSettings(**data.pop("settings"))
+        channels, height, width = data.pop("input_shape")
+        return NetworkCard(settings=settings, input_shape=(channels, height, width), **data)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StorageError(f"no stored network in '{folder}': it has no network.json.") from None
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} is damaged ({error}). Make the network again.") from error
+
+
+def load_network(folder: str | Path) -> nn.Module:
+    """Load a stored network, dense or pruned, in evaluation mode on the CPU.
+
+    Raises:
+        StorageError: The folder holds no network, or its files do not fit each other.
+        NetworkError: The network cannot be built.
+    """
+    card = read_card(folder)
+    network = create_network(card.settings.builder, **_without_downloads(card.settings.arguments))
+    path = Path(folder) / "weights.safetensors"
+    try:
+        tensors = load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise StorageError(f"cannot read {path}: {error}. Make the network again.") from error
+    if {name: list(value.shape) for name, value in tensors.items()} != card.layers:
+        raise StorageError(f"{path} does not hold the widths that network.json beside it names.")
+    set_tensors(network, tensors)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in card.frozen)
+    return network.eval()
+
+
+def _without_downloads(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Drop what asks a library for pretrained weights: the stored ones take their place."""
+    return {key: value for key, value in arguments.items() if key not in {"pretrained", "weights"}}

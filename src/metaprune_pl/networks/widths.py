@@ -1,0 +1,55 @@
+"""Cut the layers of a network to other widths, in place: what loading and pruning both need.
+
+A layer's width stands in the shapes of its tensors, so a table of shapes describes a pruned network completely.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from metaprune_pl.errors import StorageError
+
+def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers by tensors of any width, and set the layers' width attributes to match.
+
+    Args:
+        network: Changed in place.
+        tensors: Name to new value, for each parameter and buffer of the network.
+
+    Raises:
+        StorageError: A tensor is missing, unknown, or has other dimensions than the layer can take.
+    """
+    own = network.state_dict(keep_vars=True)
+    if missing := sorted(own.keys() ^ tensors.keys()):
+        side = "lack" if missing[0] in own else "have besides"
+        raise StorageError(f"the weights {side} '{missing[0]}' ({len(missing)} names differ): another network's file?")
+    for name, old in own.items():
+        path, _, leaf = name.rpartition(".")
+        module, value = network.get_submodule(path), tensors[name]
+        if value.dim() != old.dim():
+            raise StorageError(f"'{name}' has {value.dim()} dimensions in the file and {old.dim()} in the network.")
+        if isinstance(old, nn.Parameter):
+            module._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
+        else:
+            module._buffers[leaf] = value
+    for module in network.modules():
+        _match_attributes(module)
+
+
+def _match_attributes(module: nn.Module) -> None:
+    """Set the width attributes of one layer from the shapes of its tensors."""
+    if isinstance(module, nn.Conv2d):
+        out_channels, per_group = module.weight.shape[:2]
+        if module.groups > 1:  # whole groups are removed, so the outputs of one group stay as many
+            module.groups = out_channels // (module.out_channels // module.groups)
+        module.out_channels, module.in_channels = out_channels, per_group * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.weight is not None:
+        module.num_features = module.weight.shape[0]
+
+
+def layer_widths(network: nn.Module) -> dict[str, list[int]]:
+    """Return the shape of every parameter and buffer by name: the width of every layer."""
+    return {name: list(value.shape) for name, value in network.state_dict().items()}
+

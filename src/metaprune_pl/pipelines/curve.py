@@ -1,0 +1,90 @@
+"""Accuracy over speed-up without finetuning after pruning (paper, C.1)."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.progress import track
+
+from metaprune_pl.data.images import Split
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Workplace, accuracy, prepare
+from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity, count_macs, count_parameters, prune
+from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
+from metaprune_pl.reports.figures import draw_curves, save_figure
+from metaprune_pl.reports.tensorboard import log_curves
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSettings:
+    """Which points a curve has.
+
+    Attributes:
+        max_speed_up: Speed-up of the last point.
+        points: Number of points, evenly spaced in speed-up from the network as it is.
+        split: Images that the accuracy is of: `validation` to choose by, `test` for a report.
+    """
+
+    max_speed_up: float = 4.0
+    points: int = 20
+    split: Split = "validation"
+
+    def __post_init__(self) -> None:
+        if self.max_speed_up <= 1 or self.points < 2:
+            raise ConfigError("grid: max_speed_up is above 1 and points at least 2.")
+
+
+def run_curve(
+    place: Workplace,
+    *,
+    network: str,
+    metanetwork: str | None,
+    sparsity: Sparsity | None,
+    criterion: GroupNorm,
+    pruning: PruningSettings,
+    finetune: FinetuneSettings,
+    grid: CurveSettings,
+) -> Curve:
+    """Make a network ready, prune it step by step, and measure its accuracy at each step.
+
+    Writes `curve.json`, `curve.csv`, `curve.png` and TensorBoard events to the run's folder.
+
+    Args:
+        place: Where to run.
+        network: Folder of a stored network.
+        metanetwork: Folder of a metanetwork that rewrites it first.
+        sparsity: Sparsity term of the finetuning.
+        criterion: Pruning criterion.
+        pruning: Steps and floors of pruning.
+        finetune: Finetuning before pruning.
+        grid: Which points.
+
+    Raises:
+        ConfigError: The network is already faster than the last point.
+    """
+    ready = prepare(
+        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune
+    )
+    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    now = ready.base_macs / count_macs(ready.network, example)
+    if grid.max_speed_up <= now:
+        raise ConfigError(f"grid.max_speed_up is {grid.max_speed_up:g} and the network is at {now:.2f}x already.")
+    speed_ups = torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[1:]
+    networks = prune(
+        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=criterion, settings=pruning
+    )
+    points = []
+    for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):
+        macs = count_macs(pruned, example)
+        points.append(
+            CurvePoint(
+                speed_up=ready.base_macs / macs, macs=macs, parameters=count_parameters(pruned),
+                accuracy=accuracy(pruned, place.data, grid.split, place.device),
+            )
+        )  # fmt: skip
+    result = Curve(network=ready.name, method=ready.method, split=grid.split, points=points)
+    if place.writes:
+        write_csv(place.folder / "curve.csv", [asdict(point) for point in points])
+        save_figure(draw_curves([result]), place.folder / "curve.png")
+        log_curves(place.folder, [result])
+        write_json(place.folder / "curve.json", asdict(result))
+    return result

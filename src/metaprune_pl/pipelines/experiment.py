@@ -1,0 +1,142 @@
+"""The whole method: data models, meta-training, choice of the metanetwork, curves, pruning, one report.
+
+Each stage is a run of `fit`, `curve` or `prune` in a folder of its own, as if started by hand.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.prune import read_report
+from metaprune_pl.pipelines.run_folder import seconds_of
+from metaprune_pl.pruning import Sparsity
+from metaprune_pl.pruning.structured import check_speed_ups
+from metaprune_pl.reports import Curve, Experiment, write_csv, write_json
+from metaprune_pl.reports.figures import draw_curves, save_figure
+from metaprune_pl.reports.summary import METHODS, curve_rows, flat_region_sentence, pruned_rows
+from metaprune_pl.reports.tensorboard import log_curves
+
+RunStage = Callable[[str, str, Path, Mapping[str, Any]], None]
+"""Runs a subcommand: its name, its config, its folder, and settings that override the config's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings:
+    """Which stages an experiment chains, and what it compares.
+
+    Attributes:
+        data_models: Config of `fit` that trains data models; those with the last seeds are held out.
+        meta_training: Config of `fit` that trains the metanetwork.
+        curve: Config of `curve`.
+        prune: Config of `prune`.
+        held_out: Number of networks that are pruned and that no metanetwork has seen.
+        candidates: Number of stored metanetworks to choose from, the last ones.
+        speed_ups: Targets.
+        sparsity: Sparsity term of the control `sparsity_learning`.
+        methods: What is compared.
+    """
+
+    data_models: str
+    meta_training: str
+    curve: str
+    prune: str
+    held_out: int = 2
+    candidates: int = 3
+    speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+
+    def __post_init__(self) -> None:
+        check_speed_ups(self.speed_ups)
+        if min(self.held_out, self.candidates) < 1:
+            raise ConfigError("chain: held_out and candidates are at least 1.")
+        if unknown := [method for method in self.methods if method not in METHODS]:
+            raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {', '.join(METHODS)}.")
+
+
+def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) -> Experiment:
+    """Run all stages that are not finished yet, and write the report.
+
+    Writes `choice.json`, `report.json`, `report.csv`, `curves.csv`, `curve.png` and TensorBoard events to the folder.
+    """
+    run("fit", settings.data_models, folder / "data_models", {})
+    networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
+    if len(networks) <= settings.held_out:
+        raise ConfigError(
+            f"{settings.data_models} trains {len(networks)} data models and {settings.held_out} are held out: "
+            "add seeds to it, or lower chain.held_out."
+        )
+    zoo = {
+        "data.init_args.data_models": str(folder / "data_models" / "networks"),
+        "data.init_args.held_out": settings.held_out,
+    }
+    run("fit", settings.meta_training, folder / "meta_training", zoo)
+    choice = _choose(folder, settings, networks[0], run)
+    curves, pruned = [], []
+    for network in networks[-settings.held_out :]:
+        for method in settings.methods:
+            place = folder / "networks" / f"{network.name}-{method}"
+            source: dict[str, Any] = {"network": str(network), "grid.split": "test"}
+            if method == "metanetwork":
+                source["metanetwork"] = choice["metanetwork"]
+            elif method == "sparsity_learning":
+                source["sparsity"] = asdict(settings.sparsity)
+            run("curve", settings.curve, place / "curve", source)
+            curves.append(Curve.from_json(place / "curve" / "curve.json"))
+            ready = {
+                "network": str(place / "curve" / "finetuned" / "network"),
+                "metanetwork": None, "sparsity": None, "finetune.epochs": 0, "speed_ups": settings.speed_ups,
+            }  # fmt: skip
+            run("prune", settings.prune, place / "prune", ready)
+            pruned += read_report(place / "prune")
+    experiment = Experiment(curves=curves, pruned=pruned, choice=choice, seconds=_seconds(folder, settings))
+    _write_report(folder, experiment)
+    return experiment
+
+
+def _choose(folder: Path, settings: ExperimentSettings, network: Path, run: RunStage) -> dict[str, Any]:
+    """Take the metanetwork with the largest area under the validation curve of the first data model."""
+    stored = sorted(path.parent for path in (folder / "meta_training" / "metanetworks").glob("*/metanetwork.json"))
+    areas = {}
+    for metanetwork in stored[-settings.candidates :]:
+        place = folder / "choice" / metanetwork.name
+        source = {"network": str(network), "metanetwork": str(metanetwork), "grid.split": "validation"}
+        run("curve", settings.curve, place, source)
+        areas[str(metanetwork)] = Curve.from_json(place / "curve.json").area
+    best = max(areas, key=lambda name: areas[name])
+    choice = {"by": f"area under the validation curve of {network.name}", "areas": areas, "metanetwork": best}
+    write_json(folder / "choice.json", choice)
+    return choice
+
+
+def _seconds(folder: Path, settings: ExperimentSettings) -> dict[str, float]:
+    """Seconds by stage: once for all networks, and on average for each network and method."""
+    choices = sum(seconds_of(path) for path in (folder / "choice").iterdir() if (path / "run.json").is_file())
+    seconds = {
+        "once: data models": seconds_of(folder / "data_models"),
+        "once: meta-training": seconds_of(folder / "meta_training"),
+        "once: choice of the metanetwork": choices,
+    }
+    for method in settings.methods:
+        places = [path for path in (folder / "networks").iterdir() if path.name.endswith(f"-{method}")]
+        for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
+            total = sum(seconds_of(path / stage) for path in places)
+            seconds[f"per network, {method}: {text}"] = total / len(places)
+    return seconds
+
+
+def _write_report(folder: Path, experiment: Experiment) -> None:
+    write_csv(folder / "report.csv", pruned_rows(experiment))
+    write_csv(folder / "curves.csv", curve_rows(experiment))
+    save_figure(draw_curves(experiment.curves), folder / "curve.png")
+    log_curves(folder, experiment.curves)
+    report = {
+        "results": {
+            "pruned": pruned_rows(experiment), "curves": curve_rows(experiment),
+            "flat_region": flat_region_sentence(experiment),
+        },
+        **asdict(experiment),
+    }  # fmt: skip
+    write_json(folder / "report.json", report)

@@ -1,0 +1,161 @@
+"""From a stored network to one that is ready for pruning: metanetwork (or none, or sparsity learning), then finetuning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.data.images import Split
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import trace
+from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.networks import NetworkCard, create_network, load_network, read_card, save_network
+from metaprune_pl.pruning import GroupNorm, Sparsity, count_macs
+from metaprune_pl.stages import Finetuning, OptimizerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """An ordinary training of a network that was trained before.
+
+    Attributes:
+        epochs: How long; 0 leaves the step out.
+        optimizer: Optimiser and learning rate.
+        label_smoothing: Share of the label spread over the other classes.
+    """
+
+    epochs: int = 10
+    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=0.01))
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ConfigError(f"finetune.epochs is {self.epochs}; it is at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where a pipeline runs.
+
+    Attributes:
+        folder: The run's folder.
+        device: Device of everything that is not a fit.
+        data: The images.
+        trainer: Makes a fresh Trainer for a fit, given its folder and number of epochs.
+        writes: Whether this process writes files.
+    """
+
+    folder: Path
+    device: torch.device
+    data: ImageDataModule
+    trainer: Callable[[Path, int], Trainer]
+    writes: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A network that is ready for pruning.
+
+    Attributes:
+        name: Name of the network that it came from.
+        method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
+        card: Its card.
+        network: On the workplace's device, in evaluation mode.
+        base_macs: Multiply-accumulates of the unpruned network for one image.
+    """
+
+    name: str
+    method: str
+    card: NetworkCard
+    network: nn.Module
+    base_macs: int
+
+
+def prepare(
+    place: Workplace,
+    *,
+    network: str,
+    metanetwork: str | None,
+    sparsity: Sparsity | None,
+    criterion: GroupNorm,
+    finetune: FinetuneSettings,
+) -> Ready:
+    """Make a network ready for pruning; every step leaves a stored network in the run's folder.
+
+    Args:
+        place: Where to run.
+        network: Folder of a stored network.
+        metanetwork: Folder of a metanetwork that rewrites it first; None is no metanetwork.
+        sparsity: Sparsity term of the finetuning (DepGraph's sparsity learning); None is plain finetuning.
+        criterion: Pruning criterion.
+        finetune: The finetuning before pruning.
+
+    Raises:
+        ConfigError: A metanetwork and a sparsity term are both given.
+    """
+    if metanetwork is not None and sparsity is not None:
+        raise ConfigError("give a metanetwork or a sparsity term for the finetuning, not both: they are two methods.")
+    source, card = Path(network), read_card(network)
+    method = card.record.get("method", "none")
+    if metanetwork is not None:
+        method, source = "metanetwork", _rewrite(place, source, Path(metanetwork))
+    elif sparsity is not None:
+        method = "sparsity_learning"
+    name = card.record.get("name", source.name if metanetwork is None else Path(network).name)
+    if finetune.epochs:
+        source = run_finetuning(place, "finetuned", source, finetune, sparsity, criterion)
+    card = replace(card, record={**card.record, "name": name, "method": method})
+    if place.writes and source != Path(network):
+        save_network(source, load_network(source), card)
+    return Ready(
+        name=name, method=method, card=card, network=load_network(source).to(place.device), base_macs=_base_macs(card)
+    )
+
+
+def _base_macs(card: NetworkCard) -> int:
+    unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments)
+    return count_macs(unpruned, torch.zeros(1, *card.input_shape))
+
+
+@torch.no_grad()
+def _rewrite(place: Workplace, source: Path, metanetwork: Path) -> Path:
+    """Pass a network through a metanetwork."""
+    folder = place.folder / "rewritten"
+    network, card = load_network(source), read_card(source)
+    graph = trace(network, torch.zeros(1, *card.input_shape))
+    state = {name: value.to(place.device) for name, value in network.state_dict().items()}
+    network.load_state_dict(load_metanetwork(metanetwork).to(place.device).rewrite(graph, state))
+    if place.writes:
+        save_network(folder, network, card)
+    return folder
+
+
+def run_finetuning(
+    place: Workplace, name: str, source: Path, settings: FinetuneSettings, sparsity: Sparsity | None, criterion: GroupNorm
+) -> Path:
+    """Finetune a stored network in a folder of its own, or find that this was done before; return the result's folder."""
+    result = place.folder / name / "network"
+    if not (result / "network.json").is_file():
+        module = Finetuning(
+            network=str(source), optimizer=settings.optimizer, label_smoothing=settings.label_smoothing,
+            sparsity=sparsity, criterion=criterion,
+        )  # fmt: skip
+        trainer = place.trainer(place.folder / name, settings.epochs)
+        trainer.fit(module, datamodule=place.data)
+        trainer.strategy.barrier()
+    return result
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, data: ImageDataModule, split: Split, device: torch.device) -> float:
+    """Share of the images of a part of the data that a network classifies correctly."""
+    network = network.to(device).eval()
+    correct = total = 0
+    for images, labels in data.evaluation(split, device):
+        correct += int((network(images).argmax(1) == labels).sum())
+        total += len(labels)
+    return correct / total

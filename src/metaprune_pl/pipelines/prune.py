@@ -1,0 +1,131 @@
+"""The paper's pipeline for one network (equation 9): metanetwork, finetune, prune, finetune."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from metaprune_pl.errors import StorageError
+from metaprune_pl.networks import create_network, load_network, save_network
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Ready, Workplace, accuracy, prepare, run_finetuning
+from metaprune_pl.pruning import (
+    GroupNorm,
+    PruningSettings,
+    Sparsity,
+    count_macs,
+    count_parameters,
+    measure_latency,
+    prune,
+)
+from metaprune_pl.pruning.structured import check_speed_ups
+from metaprune_pl.reports import Pruned, read_json, write_csv, write_json
+from metaprune_pl.reports.tensorboard import log_results
+
+
+def run_prune(
+    place: Workplace,
+    *,
+    network: str,
+    metanetwork: str | None,
+    sparsity: Sparsity | None,
+    criterion: GroupNorm,
+    pruning: PruningSettings,
+    finetune: FinetuneSettings,
+    finetune_after: FinetuneSettings,
+    speed_ups: list[float],
+    latency_batches: list[int],
+) -> list[Pruned]:
+    """Make a network ready, prune it to each target, and finetune the results.
+
+    Writes `speed_up_X/network` for each target, `report.json`, `report.csv` and TensorBoard events to the run's folder.
+
+    Args:
+        place: Where to run.
+        network: Folder of a stored network.
+        metanetwork: Folder of a metanetwork that rewrites it first.
+        sparsity: Sparsity term of the finetuning before pruning.
+        criterion: Pruning criterion.
+        pruning: Steps and floors of pruning.
+        finetune: Finetuning before pruning.
+        finetune_after: Finetuning after pruning.
+        speed_ups: Targets, increasing.
+        latency_batches: Numbers of images in a forward pass whose time is measured.
+
+    Raises:
+        ConfigError: A target is below 1.
+        PruningError: A target is out of reach.
+    """
+    check_speed_ups(speed_ups)
+    ready = prepare(
+        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune
+    )
+    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    unpruned = create_network(ready.card.settings.builder, seed=0, **ready.card.settings.arguments)
+    unpruned = unpruned.to(place.device).eval()
+    before = accuracy(ready.network, place.data, "test", place.device)
+    networks = prune(
+        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=criterion, settings=pruning
+    )
+    results = []
+    for target, pruned in zip(speed_ups, networks, strict=True):
+        folder = place.folder / f"speed_up_{target:g}"
+        if (folder / "result.json").is_file():
+            results.append(Pruned(**read_json(folder / "result.json")))
+            continue
+        if place.writes:
+            save_network(folder / "pruned", pruned, ready.card)
+        straight = accuracy(pruned, place.data, "test", place.device)
+        last = _finetune(place, folder, ready, finetune_after, criterion)
+        final = load_network(last).to(place.device)
+        macs = count_macs(final, example)
+        result = Pruned(
+            network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
+            parameters=count_parameters(final), accuracy_before=before, accuracy_pruned=straight,
+            accuracy_finetuned=accuracy(final, place.data, "test", place.device),
+            latency={str(size): measure_latency(final, example, size) for size in latency_batches},
+            latency_unpruned={str(size): measure_latency(unpruned, example, size) for size in latency_batches},
+        )  # fmt: skip
+        results.append(result)
+        if place.writes:
+            record = {**ready.card.record, "speed_up": result.speed_up, "test_accuracy": result.accuracy_finetuned}
+            save_network(folder / "network", final, replace(ready.card, record=record))
+            write_json(folder / "result.json", asdict(result))
+    if place.writes:
+        _write_report(place.folder, results)
+    return results
+
+
+def _finetune(place: Workplace, folder: Path, ready: Ready, settings: FinetuneSettings, criterion: GroupNorm) -> Path:
+    if not settings.epochs:
+        return folder / "pruned"
+    return run_finetuning(replace(place, folder=folder), "finetuned", folder / "pruned", settings, None, criterion)
+
+
+def _write_report(folder: Path, results: list[Pruned]) -> None:
+    write_csv(folder / "report.csv", [_flat(result) for result in results])
+    for result in results:
+        settings = {"method": result.method, "network": result.network, "target": result.target}
+        values = {
+            "speed_up": result.speed_up, "accuracy_pruned": result.accuracy_pruned,
+            "accuracy_finetuned": result.accuracy_finetuned,
+        }  # fmt: skip
+        log_results(folder, f"speed_up_{result.target:g}", settings, values)
+    write_json(folder / "report.json", [asdict(result) for result in results])
+
+
+def _flat(result: Pruned) -> dict[str, object]:
+    row = asdict(result)
+    for name in ("latency", "latency_unpruned"):
+        row |= {f"{name}_batch_{size}_ms": value for size, value in row.pop(name).items()}
+    return row
+
+
+def read_report(folder: Path) -> list[Pruned]:
+    """Read what `run_prune` wrote.
+
+    Raises:
+        StorageError: The folder holds no finished pruning.
+    """
+    if not (folder / "report.json").is_file():
+        raise StorageError(f"'{folder}' holds no report.json of `metaprune prune`.")
+    return [Pruned(**row) for row in read_json(folder / "report.json")]

@@ -1,0 +1,120 @@
+"""The folder of a run: what it holds, whether it is finished, and what it was made from.
+
+A run is known by its key: a digest of its settings and of the networks that it reads. A finished run with the same
+key is not run again, an unfinished one continues, and another one is never overwritten.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaprune_pl.errors import StorageError
+from metaprune_pl.networks.storage import write_text
+from metaprune_pl.reports import read_json, write_json
+
+HARDWARE = {
+    "accelerator", "devices", "strategy", "num_nodes", "logger", "enable_progress_bar", "enable_model_summary",
+    "log_every_n_steps", "profiler", "default_root_dir",
+}  # fmt: skip
+"""Trainer settings that do not make it another run."""
+ARTIFACTS = {"network", "metanetwork", "data_models"}
+"""Settings that name folders of stored networks, whose weights belong to the key."""
+
+
+def run_key(command: str, config: Mapping[str, Any]) -> str:
+    """Return the digest of a run's settings and of the stored networks that they name."""
+    plain = {key: value for key, value in config.items() if key not in {"config", "trainer"}}
+    trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in HARDWARE}
+    digest = hashlib.sha256(json.dumps([command, plain, trainer], sort_keys=True, default=str).encode())
+    for folder in sorted(_artifacts(plain)):
+        for path in sorted([*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")]):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _artifacts(config: Any) -> Iterator[Path]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key in ARTIFACTS and isinstance(value, str):
+                yield Path(value)
+            else:
+                yield from _artifacts(value)
+
+
+@dataclass
+class RunFolder:
+    """One run's folder.
+
+    Attributes:
+        path: Where it is.
+        command: Subcommand.
+        key: What makes it this run.
+    """
+
+    path: Path
+    command: str
+    key: str
+
+    @property
+    def _file(self) -> Path:
+        return self.path / "run.json"
+
+    def _read(self) -> dict[str, Any] | None:
+        return read_json(self._file) if self._file.is_file() else None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another run is here."""
+        known = self._read()
+        if known is not None:
+            return bool(known["key"] != self.key)
+        return any((self.path / name).exists() for name in ("config.yaml", "report.json", "checkpoints", "network.json"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether this run is here and came to its end."""
+        known = self._read()
+        return known is not None and known["key"] == self.key and known["finished"]
+
+    def start(self, config: str) -> None:
+        """Write the settings, and go on counting time where an earlier session stopped.
+
+        Raises:
+            StorageError: Another run is here.
+        """
+        if self.foreign:
+            raise StorageError(
+                f"'{self.path}' holds another run. Set --trainer.default_root_dir to a new folder, or remove this one."
+            )
+        known = self._read() or {"seconds": 0.0}
+        if "started" in known:
+            last = max(path.stat().st_mtime for path in self.path.rglob("*") if path.is_file())
+            known["seconds"] += max(0.0, last - known["started"])
+        self._write(finished=False, seconds=known["seconds"], started=time.time())
+        write_text(self.path / "config.yaml", config)
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        known = self._read()
+        assert known is not None
+        self._write(finished=True, seconds=known["seconds"] + time.time() - known["started"])
+
+    def _write(self, **facts: Any) -> None:
+        write_json(self._file, {"command": self.command, "key": self.key, **facts})
+
+    def move_aside(self) -> Path:
+        """Rename the folder so that a new run can take its place."""
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+
+def seconds_of(folder: Path) -> float:
+    """Return the seconds that a finished run took."""
+    return float(read_json(folder / "run.json")["seconds"])

@@ -1,0 +1,14 @@
+"""Which channels go together, which matter least, and networks without them.
+
+Letters in shapes: N nodes, U units (channels that are removed together with all that hangs on them).
+"""
+
+from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_latency
+from metaprune_pl.pruning.criteria import GroupNorm, Sparsity
+from metaprune_pl.pruning.groups import PruningGroups, find_groups
+from metaprune_pl.pruning.structured import PruningSettings, plan, prune, remove
+
+__all__ = [
+    "GroupNorm", "PruningGroups", "PruningSettings", "Sparsity", "count_macs", "count_parameters", "find_groups",
+    "measure_latency", "plan", "prune", "remove",
+]  # fmt: skip

@@ -1,0 +1,55 @@
+"""What a network costs: multiply-accumulates, parameters and measured time."""
+
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@torch.no_grad()
+def count_macs(network: nn.Module, example: Tensor) -> int:
+    """Count multiply-accumulates for one image over all operators, functional ones and attention included.
+
+    Args:
+        network: Any network; counted in evaluation mode and left as it was.
+        example: One image as a batch, [1, C, H, W].
+    """
+    training = network.training
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(example)
+    network.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count trainable and frozen parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@torch.inference_mode()
+def measure_latency(network: nn.Module, example: Tensor, batch_size: int, *, seconds: float = 0.2) -> float:
+    """Measure the time of a forward pass.
+
+    Args:
+        network: In evaluation mode on the device to measure.
+        example: One image as a batch, [1, C, H, W], on that device.
+        batch_size: Images per pass.
+        seconds: How long to measure; at least three passes after two to warm up.
+
+    Returns:
+        Median milliseconds per pass.
+    """
+    images = example.expand(batch_size, *example.shape[1:]).contiguous()
+    times: list[float] = []
+    for index in range(10_000):
+        start = time.perf_counter()
+        network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        if index >= 2:
+            times.append(time.perf_counter() - start)
+        if len(times) >= 3 and sum(times) > seconds:
+            break
+    return 1000 * statistics.median(times)

@@ -1,0 +1,134 @@
+"""Pruning groups, read off the graph: neurons that identity shortcuts or conv groups tie must go together.
+
+A *unit* is a set of tied neurons: one prunable channel of a *pruning group*, in DepGraph's words a prunable
+dimension (paper, B.2.2). For a grouped convolution a unit is a whole conv group with its inputs and outputs;
+depthwise convolution is the case of one channel per group.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from metaprune_pl.graphs import WeightGraph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruningGroups:
+    """The units of a graph and the groups that they form.
+
+    Attributes:
+        graph: Where they come from.
+        unit: Unit of each node, [N].
+        group: Pruning group of each unit, [U].
+        names: Name of each pruning group: that of its first layer, which alone makes all its units.
+        prunable: Whether each unit may be removed, bool [U]: it holds no input, output or fixed node.
+        entry_unit: Unit of each entry of `magnitudes`, [P].
+        entry_first: Whether an entry belongs to the first parameter of its unit, bool [P].
+        members: Number of parameters in each unit, [U].
+    """
+
+    graph: WeightGraph
+    unit: Tensor
+    group: Tensor
+    names: tuple[str, ...]
+    prunable: Tensor
+    entry_unit: Tensor
+    entry_first: Tensor
+    members: Tensor
+
+    def sizes(self, kept: Tensor | None = None) -> Tensor:
+        """Number of prunable units in each group, or of those that are kept (bool [U]), [groups]."""
+        chosen = self.prunable if kept is None else self.prunable & kept
+        return torch.zeros(len(self.names), dtype=torch.long).index_add(0, self.group, chosen.long())
+
+
+def find_groups(graph: WeightGraph) -> PruningGroups:
+    """Find the pruning groups of a graph."""
+    pairs = [torch.zeros(2, 0, dtype=torch.long)]
+    for connection in graph.connections:
+        if connection.parameter is None:
+            pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))
+        elif connection.shape[0] > 1:
+            tied = torch.cat([connection.source, connection.target], 1)
+            pairs.append(torch.stack([tied[:, :1].expand_as(tied).flatten(), tied.flatten()]))
+    unit = _components(torch.cat(pairs, 1), graph.num_nodes)
+    count = int(unit.max()) + 1
+    owner = torch.cat([torch.full((group.size,), number) for number, group in enumerate(graph.groups)])
+    first_owner = unit.new_zeros(count).scatter_reduce(0, unit, owner, "amin", include_self=False)
+    owners, group = torch.unique(first_owner, return_inverse=True)
+    prunable = torch.ones(count, dtype=torch.bool)
+    for nodes in (torch.arange(graph.input.stop), graph.output, graph.fixed):
+        prunable[unit[nodes]] = False
+    entry_unit, entry_member = _entries(graph, unit)
+    first = entry_unit.new_zeros(count).scatter_reduce(0, entry_unit, entry_member, "amin", include_self=False)
+    distinct = torch.unique(torch.stack([entry_unit, entry_member]), dim=1)[0]
+    return PruningGroups(
+        graph=graph, unit=unit, group=group, names=tuple(graph.groups[number].name for number in owners.tolist()),
+        prunable=prunable, entry_unit=entry_unit, entry_first=entry_member == first[entry_unit],
+        members=torch.bincount(distinct, minlength=count),
+    )  # fmt: skip
+
+
+def magnitudes(graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: Tensor | None = None) -> Tensor:
+    """Sum |w|^p of every parameter over all but the neuron that it belongs to, differentiable, [P].
+
+    A convolution or linear layer counts for its outputs and for its inputs, a grouped one once for each conv group, a
+    norm's weight for its neuron. Biases do not count, as in torch-pruning.
+
+    Args:
+        graph: Topology.
+        state: Parameters by name.
+        p: Exponent.
+        kept: Which nodes are there, bool [N]; weights to and from the others do not count.
+    """
+    values: list[Tensor] = []
+    for connection in graph.connections:
+        if connection.parameter is not None:
+            block = connection.block(state[connection.parameter]).abs().pow(p).sum(3)  # [G, O, I]
+            if kept is not None:
+                block = block * kept[connection.target][:, :, None] * kept[connection.source][:, None, :]
+            if connection.shape[0] > 1:
+                values.append(block.sum((1, 2)))
+            else:
+                values += [block.sum(2).flatten(), block.sum(1).flatten()]
+    values += [state[name].abs().pow(p) for group in graph.groups for name in _norm_weights(group.slots)]
+    return torch.cat(values)
+
+
+def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit and order of each entry of `magnitudes`; a layer's outputs come before all inputs and norms."""
+    units: list[Tensor] = []
+    orders: list[int] = []
+    last = len(graph.connections)
+    for number, connection in enumerate(graph.connections):
+        if connection.parameter is not None:
+            if connection.shape[0] > 1:
+                units.append(unit[connection.target[:, 0]])
+                orders.append(number)
+            else:
+                units += [unit[connection.target.flatten()], unit[connection.source.flatten()]]
+                orders += [number, last + number]
+    for number, group in enumerate(graph.groups):
+        for slot, _ in enumerate(_norm_weights(group.slots)):
+            units.append(unit[group.start : group.stop])
+            orders.append(2 * last + 2 * number + slot)
+    return torch.cat(units), torch.cat(
+        [torch.full((len(part),), order) for part, order in zip(units, orders, strict=True)]
+    )
+
+
+def _norm_weights(slots: Mapping[str, str]) -> list[str]:
+    return [name for slot, name in slots.items() if slot.endswith("norm.weight")]
+
+
+def _components(pairs: Tensor, count: int) -> Tensor:
+    """Number the connected components of an undirected graph, [count]; numbers follow the first member."""
+    sources, targets = pairs.numpy()
+    _, labels = connected_components(coo_matrix((np.ones(len(sources)), (sources, targets)), shape=(count, count)))
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return torch.from_numpy(np.argsort(np.argsort(first))[inverse].astype(np.int64))

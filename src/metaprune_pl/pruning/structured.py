@@ -1,0 +1,248 @@
+"""Remove the least important channels until a speed-up is reached: our own ranking, step loop and guards."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.errors import ConfigError, PruningError
+from metaprune_pl.graphs import Connection, WeightGraph, trace
+from metaprune_pl.networks.widths import set_tensors
+from metaprune_pl.pruning.criteria import GroupNorm
+from metaprune_pl.pruning.groups import PruningGroups, find_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningSettings:
+    """How far and in which steps to prune.
+
+    Attributes:
+        step: Share of all channels removed between two rankings.
+        min_channels: No group is pruned below this many channels.
+        max_ratio: No group loses more than this share of its channels.
+    """
+
+    step: float = 0.005
+    min_channels: int = 1
+    max_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= 1 or not 0 <= self.max_ratio <= 1 or self.min_channels < 1:
+            raise ConfigError("pruning: 0 < step <= 1, 0 <= max_ratio <= 1 and min_channels >= 1 are needed.")
+
+
+@torch.no_grad()
+def plan(
+    groups: PruningGroups,
+    state: Mapping[str, Tensor],
+    criterion: GroupNorm,
+    settings: PruningSettings,
+    macs: Sequence[float],
+) -> list[Tensor]:
+    """Choose what to keep so that the network costs no more than each of several amounts.
+
+    Channels are ranked over all groups, removed a step at a time from the lowest score, and ranked again, as if the
+    removed ones had never been there. Amounts do not disturb each other: within a step each takes as few as it needs.
+
+    Args:
+        groups: Pruning groups of the network.
+        state: Its parameters by name, on the CPU.
+        criterion: What is important.
+        settings: Steps and floors.
+        macs: Multiply-accumulates to come down to, largest first.
+
+    Returns:
+        Which nodes are kept for each amount, bool [N].
+
+    Raises:
+        PruningError: An amount is out of reach.
+    """
+    graph = groups.graph
+    units = groups.prunable.clone()
+    whole = graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
+    floor = _floor(groups, settings)
+    per_step = max(1, round(settings.step * int(groups.prunable.sum())))
+    kept = torch.ones(graph.num_nodes, dtype=torch.bool)
+    found: list[Tensor] = []
+    while True:
+        while len(found) < len(macs) and graph.macs(kept) <= macs[len(found)]:
+            found.append(kept)
+        if len(found) == len(macs):
+            return found
+        order = _next_units(groups, state, criterion, units, kept, floor)[:per_step]
+        if not len(order):
+            raise PruningError(
+                f"out of reach: this network gets at most {whole / graph.macs(kept):.2f}x faster than it is with "
+                f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}. Lower the target."
+            )
+        after = _without(groups, units, order)
+        while len(found) < len(macs) and graph.macs(_nodes(groups, after)) <= macs[len(found)]:
+            found.append(_nodes(groups, _fewest(groups, units, order, macs[len(found)])))
+        units = after
+        kept = _nodes(groups, units)
+
+
+def highest_speed_up(
+    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings
+) -> float:
+    """Return how much less a network costs when all is removed that may be."""
+    graph = groups.graph
+    floor = _floor(groups, settings)
+    everything = torch.ones(graph.num_nodes, dtype=torch.bool)
+    order = _next_units(groups, state, criterion, groups.prunable, everything, floor)
+    return graph.macs(everything) / graph.macs(_nodes(groups, _without(groups, groups.prunable, order)))
+
+
+def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
+    """Channels that must stay in each group, [groups]."""
+    sizes = groups.sizes()
+    by_ratio = torch.ceil(sizes * (1 - settings.max_ratio)).long()
+    return torch.maximum(torch.full_like(sizes, settings.min_channels), by_ratio)
+
+
+def _next_units(
+    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, units: Tensor, kept: Tensor, floor: Tensor
+) -> Tensor:
+    """Units that may go next, least important first; no group falls below its floor."""
+    scores = criterion.scores(groups, state, kept)
+    scores = scores / criterion.normalizer(groups, scores, units | ~groups.prunable)
+    candidates = units.nonzero().flatten()
+    candidates = candidates[torch.argsort(scores[candidates], stable=True)]
+    group = groups.group[candidates]
+    by_group = torch.argsort(group, stable=True)  # rank within the group keeps the order of scores
+    sizes = torch.bincount(group, minlength=len(floor))
+    starts = torch.cumsum(sizes, 0) - sizes
+    rank = torch.empty_like(group)
+    rank[by_group] = torch.arange(len(group)) - starts[group[by_group]]
+    return candidates[rank < (sizes - floor)[group]]
+
+
+def _without(groups: PruningGroups, units: Tensor, order: Tensor) -> Tensor:
+    after = units.clone()
+    after[order] = False
+    return after
+
+
+def _nodes(groups: PruningGroups, units: Tensor) -> Tensor:
+    """Whether each node is kept, given the prunable units that are, bool [N]."""
+    return (units | ~groups.prunable)[groups.unit]
+
+
+def _fewest(groups: PruningGroups, units: Tensor, order: Tensor, macs: float) -> Tensor:
+    """Remove as few units from the front of the order as bring the cost down far enough."""
+    low, high = 1, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        enough = groups.graph.macs(_nodes(groups, _without(groups, units, order[:middle]))) <= macs
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return _without(groups, units, order[:low])
+
+
+def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
+    """Return a copy of a network without some of its neurons.
+
+    Args:
+        network: Left as it is.
+        graph: Its topology.
+        kept: Which nodes stay, bool [N].
+    """
+    tensors = dict(network.state_dict())
+    for group in graph.groups:
+        for name in group.slots.values():
+            tensors[name] = tensors[name][kept[group.start : group.stop].to(tensors[name].device)]
+    for connection in graph.connections:
+        if connection.parameter is not None:
+            tensors[connection.parameter] = _cut(connection, tensors[connection.parameter], kept)
+    pruned = copy.deepcopy(network)
+    set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
+    return pruned
+
+
+def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
+    block = connection.block(parameter)
+    targets, sources = kept[connection.target].to(block.device), kept[connection.source].to(block.device)
+    if connection.shape[0] > 1:
+        block = block[targets[:, 0]]
+        assert bool((targets == targets[:, :1]).all()) and bool((sources == targets[:, :1]).all())
+    else:
+        block = block[:, targets[0]][:, :, sources[0]]
+    groups, outputs, inputs, _ = block.shape
+    if parameter.dim() == 2:
+        return (block.transpose(2, 3) if connection.taps_first else block).reshape(outputs, -1)
+    return block.reshape(groups * outputs, inputs, *parameter.shape[2:])
+
+
+def prune(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    speed_ups: Sequence[float],
+    base_macs: int,
+    criterion: GroupNorm,
+    settings: PruningSettings,
+) -> Iterator[nn.Module]:
+    """Prune a network to several speed-ups; each result is checked against the network with masked channels.
+
+    Args:
+        network: Left as it is; any device.
+        example: One image as a batch, [1, C, H, W], on the network's device.
+        speed_ups: Targets, increasing: multiply-accumulates of the unpruned network over those of the result.
+        base_macs: Multiply-accumulates of the unpruned network.
+        criterion: What is important.
+        settings: Steps and floors.
+
+    Yields:
+        A copy of the network for each target.
+
+    Raises:
+        PruningError: The network is frozen, a target is out of reach, or the network cannot be pruned exactly.
+        TraceError: The network cannot be turned into a graph.
+    """
+    check_speed_ups(speed_ups)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise PruningError("the network is frozen: no parameter requires a gradient. Call requires_grad_(True) first.")
+    graph = trace(network, example)
+    state = {name: value.cpu() for name, value in network.state_dict().items()}
+    try:
+        found = plan(find_groups(graph), state, criterion, settings, [base_macs / value for value in speed_ups])
+    except PruningError as error:
+        raise PruningError(f"speed-up {speed_ups[-1]:g}x: {error}") from None
+    for kept in found:
+        pruned = remove(network, graph, kept)
+        _check(network, pruned, graph, kept, example)
+        yield pruned
+
+
+def check_speed_ups(speed_ups: Sequence[float]) -> None:
+    """Refuse targets that make no sense.
+
+    Raises:
+        ConfigError: There is none, one is below 1, or they do not increase.
+    """
+    if not speed_ups or min(speed_ups) < 1 or list(speed_ups) != sorted(set(speed_ups)):
+        given = ", ".join(f"{value:g}" for value in speed_ups)
+        raise ConfigError(f"speed-ups [{given}]: give one or more numbers of at least 1, in increasing order.")
+
+
+@torch.no_grad()
+def _check(network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Tensor) -> None:
+    """Compare a pruned network with the original whose removed channels nobody reads."""
+    masked = copy.deepcopy(network).eval()
+    state = masked.state_dict()
+    for connection in graph.connections:
+        if connection.parameter is not None:
+            parameter = state[connection.parameter]
+            block = connection.block(parameter) * kept[connection.source].to(parameter)[:, None, :, None]
+            parameter.copy_(connection.unblock(block, parameter))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *example.shape[1:], generator=generator).to(example)
+    try:
+        after = pruned.eval()(images)
+    except RuntimeError as error:
+        raise PruningError(f"the pruned network does not run: {error}. Its forward counts on a fixed width.") from error
+    before = masked(images)
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()) + 1e-6):
+        gap = float((before - after).abs().max())
+        raise PruningError(f"the pruned network differs from the masked one by {gap:.2g}: it cannot be pruned exactly.")

@@ -1,0 +1,5 @@
+"""What a run found out: dataclasses that go to JSON and CSV, and pictures and tables made from them."""
+
+from metaprune_pl.reports.results import Curve, CurvePoint, Experiment, Pruned, read_json, write_csv, write_json
+
+__all__ = ["Curve", "CurvePoint", "Experiment", "Pruned", "read_json", "write_csv", "write_json"]

@@ -1,0 +1,131 @@
+"""Results as tables for the console."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from metaprune_pl.reports.results import Curve, Experiment, Pruned
+from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _percent(mean: float, spread: float | None = None) -> str:
+    return f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def _number(mean: float, spread: float | None = None) -> str:
+    return f"{mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def _count(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def curve_table(curve: Curve) -> Table:
+    """Return the points of one curve."""
+    rows = [
+        (f"{p.speed_up:.2f}x", _percent(p.accuracy), _count(p.macs), _count(p.parameters)) for p in curve.points
+    ]  # fmt: skip
+    title = (
+        f"{curve.network}, {curve.method}, {curve.split}: flat to {curve.flat_region(FLAT_DROP):.2f}x, "
+        f"area {curve.area:.4f}"
+    )
+    return _table(title, ["speed-up", "accuracy %", "MACs", "parameters"], rows)
+
+
+def pruned_table(results: Sequence[Pruned]) -> Table:
+    """Return one network's targets."""
+    rows = []
+    for p in results:
+        latency = [f"{p.latency[size]:.2f} ({p.latency_unpruned[size] / p.latency[size]:.2f}x)" for size in p.latency]
+        rows.append(
+            (
+                f"{p.target:g}x", f"{p.speed_up:.2f}x", _count(p.macs), _count(p.parameters),
+                _percent(p.accuracy_before), _percent(p.accuracy_pruned), _percent(p.accuracy_finetuned), *latency,
+            )
+        )  # fmt: skip
+    columns = ["target", "reached", "MACs", "parameters", "before %", "pruned %", "finetuned %"]
+    columns += [f"ms, batch {size}" for size in results[0].latency]
+    return _table(f"{results[0].network}, {results[0].method}: test accuracy", columns, rows)
+
+
+def experiment_tables(experiment: Experiment) -> list[RenderableType]:
+    """Return the tables of an experiment: results first, then what was measured in time on this machine."""
+    count = len({pruned.network for pruned in experiment.pruned})
+    results = [
+        (
+            f"{row['target']:g}x", row["method"], f"{row['speed_up']:.2f}x", _count(row["macs"]),
+            _count(row["parameters"]), _percent(row["accuracy_pruned"], row["accuracy_pruned_std"]),
+            _percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
+        )
+        for row in pruned_rows(experiment)
+    ]  # fmt: skip
+    curves = [
+        (
+            row["method"], _percent(row["accuracy_unpruned"], row["accuracy_unpruned_std"]),
+            _number(row["flat_region"], row["flat_region_std"]), f"{row['area']:.4f}",
+        )
+        for row in curve_rows(experiment)
+    ]  # fmt: skip
+    spread = f"test accuracy, mean ± standard deviation over {count} held-out networks"
+    return [
+        _table(
+            f"Pruned networks: {spread}",
+            ["target", "method", "reached", "MACs", "parameters", "pruned %", "finetuned %"],
+            results,
+        ),
+        _table(
+            "Curves: accuracy over speed-up, before finetuning",
+            ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"],
+            curves,
+        ),
+        _latency_table(experiment),
+        _seconds_table(experiment.seconds),
+    ]
+
+
+def _latency_table(experiment: Experiment) -> Table:
+    sizes = list(experiment.pruned[0].latency)
+    rows = [
+        (
+            f"{row['target']:g}x", row["method"],
+            *(f"{row[f'milliseconds_batch_{s}']:.2f} ({row[f'latency_ratio_batch_{s}']:.2f}x)" for s in sizes),
+        )
+        for row in pruned_rows(experiment)
+    ]  # fmt: skip
+    columns = ["target", "method", *(f"ms, batch {size}" for size in sizes)]
+    return _table("Measured on this machine: time of a forward pass (speed-up over the unpruned network)", columns, rows)
+
+
+def _seconds_table(seconds: Mapping[str, Any]) -> Table:
+    return _table(
+        "Measured on this machine: seconds", ["stage", "seconds"], [(k, f"{v:.1f}") for k, v in seconds.items()]
+    )
+
+
+def inspection_table(inspection: Any) -> Table:
+    """Return what `metaprune inspect` found."""
+    rows = [
+        ("neurons, connected pairs, connections", f"{inspection.nodes}, {inspection.edges}, {inspection.connections}"),
+        ("parameters", f"{inspection.parameters}, {100 * inspection.covered:.2f} % in the graph"),
+        ("outside the graph", ", ".join(inspection.outside) or "none"),
+        ("multiply-accumulates", _count(inspection.macs)),
+        ("pruning groups", f"{len(inspection.groups)} with {sum(inspection.groups.values())} prunable channels"),
+        ("channels that stay", str(inspection.fixed)),
+        ("highest speed-up", f"{inspection.highest_speed_up:.1f}x with one channel left in each group"),
+        *((f"  {name}", f"{size} channels") for name, size in inspection.groups.items()),
+    ]
+    return _table("What can be pruned", ["what", "found"], rows)

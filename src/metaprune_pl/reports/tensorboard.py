@@ -1,0 +1,30 @@
+"""Curves and results in TensorBoard."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from metaprune_pl.reports.figures import draw_curves
+from metaprune_pl.reports.results import Curve
+
+
+def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
+    """Write the figure, and each curve's points as scalars: one run per method, step = 100 x speed-up."""
+    logger = TensorBoardLogger(folder, name="", version="")
+    logger.experiment.add_figure("accuracy over speed-up", draw_curves(curves))
+    logger.finalize("success")
+    for curve in curves:
+        run = TensorBoardLogger(folder, name="", version=f"tensorboard/{curve.method}-{curve.network}")
+        for point in curve.points:
+            step = round(100 * point.speed_up)
+            run.log_metrics({"curve/accuracy_at_100x_speed_up": point.accuracy}, step)
+        run.finalize("success")
+
+
+def log_results(folder: Path, name: str, settings: Mapping[str, Any], results: Mapping[str, float]) -> None:
+    """Write settings with their results, for TensorBoard's table of runs."""
+    logger = TensorBoardLogger(folder, name="", version=f"tensorboard/{name}", default_hp_metric=False)
+    logger.log_hyperparams(dict(settings), {f"result/{key}": value for key, value in results.items()})
+    logger.finalize("success")

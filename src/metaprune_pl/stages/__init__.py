@@ -1,0 +1,8 @@
+"""The trainings, one thin LightningModule each: data models, the metanetwork, and what comes before and after pruning."""
+
+from metaprune_pl.stages.data_models import DataModelTraining
+from metaprune_pl.stages.finetuning import Finetuning
+from metaprune_pl.stages.meta_training import MetaTraining
+from metaprune_pl.stages.optimizers import OptimizerSettings
+
+__all__ = ["DataModelTraining", "Finetuning", "MetaTraining", "OptimizerSettings"]

@@ -1,0 +1,109 @@
+"""Train data models: several networks of one kind from different seeds, side by side."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.stages.optimizers import OptimizerSettings
+
+
+class DataModelTraining(LightningModule):
+    """Trains one network from each seed in one fit, each as if alone, on the same batches.
+
+    At the end the networks are stored as `networks/seed_NNNN` in the run's folder.
+
+    Args:
+        network: How to build them.
+        seeds: Seed of each network's initial weights.
+        optimizer: Optimiser and learning rate.
+        label_smoothing: Share of the label spread over the other classes.
+
+    Raises:
+        ConfigError: There are no seeds, or one is given twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: NetworkSettings,
+        seeds: list[int],
+        optimizer: OptimizerSettings,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ConfigError(f"model.seeds {seeds}: name at least one seed, and each once.")
+        self.settings, self.seeds, self.optimizer = network, seeds, optimizer
+        self.label_smoothing = label_smoothing
+        self.networks = nn.ModuleList()
+
+    def setup(self, stage: str) -> None:
+        """Build the networks for the data's sizes."""
+        data = self._data
+        self.settings = self.settings.for_data(data.num_classes, data.input_shape[0])
+        if not len(self.networks):
+            for seed in self.seeds:
+                self.networks.append(create_network(self.settings.builder, seed=seed, **self.settings.arguments))
+
+    @property
+    def _data(self) -> ImageDataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageDataModule):
+            raise ConfigError("DataModelTraining needs images: set data to Digits or ImageFolder.")
+        return data
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return all networks' logits, [B, C, H, W] -> [networks, B, K]."""
+        return torch.stack([network(images) for network in self.networks])
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Sum of the networks' losses: their parameters are disjoint, so each gets its own gradient."""
+        images, labels = batch
+        losses = [
+            F.cross_entropy(network(images), labels, label_smoothing=self.label_smoothing) for network in self.networks
+        ]
+        total = torch.stack(losses)
+        self.log("train/loss", total.detach().mean(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        return total.sum()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy on the validation images."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy on the test images."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        accuracy = (logits.argmax(2) == labels).float().mean(1)
+        loss = torch.stack([F.cross_entropy(scores, labels) for scores in logits])
+        options = {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": len(labels)}
+        for seed, value in zip(self.seeds, accuracy, strict=True):
+            self.log(f"{part}/accuracy_seed_{seed}", value, **options)  # type: ignore[arg-type]
+        self.log(f"{part}/loss", loss.mean(), **options)  # type: ignore[arg-type]
+        self.log(f"{part}/accuracy", accuracy.mean(), prog_bar=True, **options)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> object:
+        """Lightning's hook."""
+        return self.optimizer.configure(self.networks.parameters(), self.trainer.max_epochs or 1)
+
+    def on_fit_end(self) -> None:
+        """Store the networks, where the run was not stopped early by a person."""
+        trainer = self.trainer
+        if not trainer.is_global_zero or trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
+            return
+        for seed, network in zip(self.seeds, self.networks, strict=True):
+            accuracy = trainer.callback_metrics.get(f"val/accuracy_seed_{seed}")
+            record = {"seed": seed, "epochs": trainer.current_epoch}
+            if accuracy is not None:
+                record["validation_accuracy"] = float(accuracy)
+            card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape, record=record)
+            save_network(Path(trainer.default_root_dir) / "networks" / f"seed_{seed:04d}", network, card)

@@ -1,0 +1,105 @@
+"""Finetune one stored network, dense or pruned; with a sparsity term it is DepGraph's sparsity learning."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import trace
+from metaprune_pl.networks import load_network, read_card, save_network
+from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, find_groups
+from metaprune_pl.stages.optimizers import OptimizerSettings
+
+
+class Finetuning(LightningModule):
+    """Trains a stored network further and stores the result as `network` in the run's folder.
+
+    Args:
+        network: Folder of a stored network.
+        optimizer: Optimiser and learning rate.
+        label_smoothing: Share of the label spread over the other classes.
+        sparsity: Sparsity term added to the gradient; None is plain finetuning.
+        criterion: Importance that the sparsity term follows.
+
+    Raises:
+        StorageError: There is no network in the folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        optimizer: OptimizerSettings,
+        label_smoothing: float = 0.0,
+        sparsity: Sparsity | None = None,
+        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+    ) -> None:
+        super().__init__()
+        self.card = read_card(network)
+        self.network = load_network(network).train()
+        self.optimizer, self.label_smoothing = optimizer, label_smoothing
+        self.sparsity, self.criterion = sparsity, criterion
+        self.groups: PruningGroups | None = None
+
+    def setup(self, stage: str) -> None:
+        """Find the pruning groups where a sparsity term needs them."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageDataModule) or data.input_shape != self.card.input_shape:
+            shape = "x".join(map(str, self.card.input_shape))
+            raise ConfigError(f"the network was made for images of {shape}; set data to a data set of such images.")
+        if self.sparsity is not None and self.groups is None:
+            example = torch.zeros(1, *self.card.input_shape, device=next(self.network.parameters()).device)
+            self.groups = find_groups(trace(self.network, example))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, [B, C, H, W] -> [B, K]."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Add the sparsity term's gradient."""
+        if self.sparsity is not None and self.groups is not None:
+            parameters = dict(self.network.named_parameters())
+            gradients, value = self.sparsity.gradient(self.criterion, self.groups, parameters)
+            for name, gradient in gradients.items():
+                own = parameters[name].grad
+                assert own is not None
+                own += gradient
+            self.log("train/sparsity", value, on_step=False, on_epoch=True)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy on the validation images."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy on the test images."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        options = {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": len(labels)}
+        self.log(f"{part}/loss", F.cross_entropy(logits, labels), **options)  # type: ignore[arg-type]
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log(f"{part}/accuracy", accuracy, prog_bar=True, **options)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> object:
+        """Lightning's hook."""
+        return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
+
+    def on_fit_end(self) -> None:
+        """Store the network, where the run was not stopped early by a person."""
+        trainer = self.trainer
+        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+            save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)

@@ -1,0 +1,191 @@
+"""Train the metanetwork: accuracy of the rewritten network plus sparsity of its pruning groups (paper, 4.2)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metaprune_pl.data import DataModelZoo, MetaBatch
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
+from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, find_groups
+from metaprune_pl.stages.optimizers import OptimizerSettings
+
+BatchNormMode = Literal["train", "eval"]
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True, eq=False)
+class DataModel:
+    """A network to learn from.
+
+    Attributes:
+        network: In evaluation mode; batch norms in the mode of the accuracy loss.
+        graph: Its topology.
+        groups: Its pruning groups, found once.
+        state: Its parameters and buffers by name.
+    """
+
+    network: nn.Module
+    graph: WeightGraph
+    groups: PruningGroups
+    state: dict[str, Tensor]
+
+
+def load_data_model(folder: Path, batch_norm: BatchNormMode, device: torch.device) -> DataModel:
+    """Load a stored network and find its graph and pruning groups."""
+    network, card = load_network(folder), read_card(folder)
+    graph = trace(network, torch.zeros(1, *card.input_shape))
+    for module in network.modules():
+        if isinstance(module, _BATCH_NORMS):
+            module.train(batch_norm == "train")
+    state = {name: value.detach().to(device) for name, value in network.state_dict().items()}
+    return DataModel(network.to(device), graph, find_groups(graph), state)
+
+
+def accuracy_gradient(
+    model: DataModel, leaves: dict[str, Tensor], images: Tensor, labels: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Mean cross-entropy of a network with given weights, and its gradient for them.
+
+    Args:
+        model: Architecture and buffers; its running statistics stay as they are.
+        leaves: New weights by name, each a leaf that requires a gradient.
+        images: [B, C, H, W].
+        labels: [B].
+    """
+    buffers = {name: value.clone() for name, value in model.state.items() if name not in leaves}
+    loss = F.cross_entropy(functional_call(model.network, {**buffers, **leaves}, (images,)), labels)
+    return loss.detach(), list(torch.autograd.grad(loss, list(leaves.values())))
+
+
+class MetaTraining(LightningModule):
+    """Meta-training with one backward pass through the metanetwork per big batch.
+
+    The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch adds the gradient of
+    its cross-entropy to them by plain autograd; the sparsity gradient is added at the end; and one backward pass takes
+    the sum into the metanetwork. That equals one backward pass per micro-batch. The metanetwork is stored after every
+    epoch as `metanetworks/epoch_NNN` in the run's folder.
+
+    Args:
+        metanetwork: What is trained.
+        optimizer: Optimiser and learning rate.
+        sparsity: The sparsity term; its weight is relative to the mean cross-entropy of a big batch.
+        criterion: The pruning criterion to make networks easy for.
+        batch_norm: Mode of the data models' batch norms in the accuracy loss: statistics of the batch (`train`) or the
+            data model's running ones (`eval`, as in the authors' code).
+        clip: Largest norm of the metanetwork's gradient; 0 is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        metanetwork: Metanetwork,
+        optimizer: OptimizerSettings,
+        sparsity: Sparsity = Sparsity(),  # noqa: B008  (frozen)
+        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        batch_norm: BatchNormMode = "eval",
+        clip: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.metanetwork = metanetwork
+        self.optimizer, self.sparsity, self.criterion = optimizer, sparsity, criterion
+        self.batch_norm, self.clip = batch_norm, clip
+        self.data_models: list[DataModel] = []
+        self._leaves: dict[str, Tensor] = {}
+        self._gradient: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._validated: dict[str, Tensor] = {}
+
+    def setup(self, stage: str) -> None:
+        """Load the data models."""
+        zoo = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(zoo, DataModelZoo):
+            raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
+        if not self.data_models:
+            self.data_models = [load_data_model(path, self.batch_norm, self.device) for path in zoo.models]
+
+    def training_step(self, batch: MetaBatch, batch_idx: int) -> None:
+        """Take in one micro-batch, and step at the end of the big batch."""
+        model = self.data_models[batch.model]
+        if not self._leaves:
+            self._leaves = {name: value.requires_grad_() for name, value in self.new_weights(model).items()}
+        loss, gradient = accuracy_gradient(model, self._leaves, batch.images, batch.labels)
+        self._losses.append(loss)
+        self._gradient = [a + b for a, b in zip(self._gradient, gradient, strict=True)] if self._gradient else gradient
+        if batch.last:
+            self._finish(model)
+
+    @torch.no_grad()
+    def new_weights(self, model: DataModel) -> dict[str, Tensor]:
+        """Return the trainable parameters in the graph as the metanetwork rewrites them, cut off from it."""
+        new = self.metanetwork.rewrite(model.graph, model.state)
+        trainable = {name for name, _ in model.network.named_parameters()} & set(model.graph.parameters)
+        return {name: value.detach().clone() for name, value in new.items() if name in trainable}
+
+    def _finish(self, model: DataModel) -> None:
+        scale = 1 / len(self._losses)
+        vector = {n: scale * g for n, g in zip(self._leaves, self._gradient, strict=True)}
+        sparse, value = self.sparsity.gradient(self.criterion, model.groups, self._leaves)
+        norms = {"accuracy": _norm(vector), "sparsity": _norm(sparse)}
+        for name, gradient in sparse.items():
+            vector[name] = vector[name] + gradient
+        new = self.metanetwork.rewrite(model.graph, model.state)
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.zero_grad()
+        self.manual_backward(torch.stack([(new[name] * v).sum() for name, v in vector.items()]).sum())
+        if self.clip:
+            self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
+        optimizer.step()
+        loss = torch.stack(self._losses).mean()
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/sparsity", value, prog_bar=True)
+        for name, norm in norms.items():
+            self.log(f"train/gradient_{name}", norm)
+        self._leaves, self._gradient, self._losses = {}, [], []
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedule and store the metanetwork."""
+        schedule = self.lr_schedulers()
+        assert schedule is not None and not isinstance(schedule, list)
+        schedule.step()  # type: ignore[call-arg]
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            epoch = self.current_epoch + 1
+            folder = Path(self.trainer.default_root_dir) / "metanetworks" / f"epoch_{epoch:03d}"
+            save_metanetwork(folder, self.metanetwork, {"epoch": epoch, "steps": self.global_step})
+
+    def on_validation_epoch_start(self) -> None:
+        """Rewrite the first data model."""
+        model = self.data_models[0]
+        self._validated = {**model.state, **self.new_weights(model)}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy of the rewritten data model on the validation images, without finetuning."""
+        images, labels = batch
+        model = self.data_models[0]
+        state = {name: value.clone() for name, value in self._validated.items()}  # batch norms write into it
+        logits = functional_call(model.network, state, (images,))
+        options = {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": len(labels)}
+        self.log("val/loss", F.cross_entropy(logits, labels), **options)  # type: ignore[arg-type]
+        self.log("val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options)  # type: ignore[arg-type]
+
+    def on_validation_epoch_end(self) -> None:
+        """Forget the rewritten data model."""
+        self._validated = {}
+
+    def configure_optimizers(self) -> object:
+        """Lightning's hook."""
+        return self.optimizer.configure(self.metanetwork.parameters(), self.trainer.max_epochs or 1)
+
+
+def _norm(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
