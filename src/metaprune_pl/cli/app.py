@@ -14,13 +14,12 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
 from metaprune_pl.cli.configs import find_config, resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
-from metaprune_pl.cli.trainer import MetapruneTrainer
+from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
 from metaprune_pl.errors import MetapruneError
 from metaprune_pl.pipelines.experiment import run_experiment
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
@@ -69,7 +68,9 @@ class App(LightningCLI):
             return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser = self.init_parser(**kwargs)  # a plain question needs no trainer, model and data
         parser.add_argument("--json", action="store_true", help="Print JSON.")
-        self._subcommand_method_arguments[subcommand] = parser.add_method_arguments(klass, subcommand, as_positional=True)
+        self._subcommand_method_arguments[subcommand] = parser.add_method_arguments(
+            klass, subcommand, as_positional=True
+        )
         return parser
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -98,30 +99,24 @@ class App(LightningCLI):
             self._show(subcommand, getattr(self.trainer, subcommand)(**kwargs))
             return
         config = self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
-        settings = yaml.safe_load(config)
-        path = Path(self.trainer.default_root_dir)
-        folder = RunFolder(path, subcommand, run_key(subcommand, settings))
-        movable = self._inside or subcommand == "experiment"
-        if rank_zero_only.rank == 0:
-            if self._inside and folder.foreign:
-                _say(f"[yellow]{path} held a run with other settings; it is now {folder.move_aside()}")
-            if folder.finished and subcommand != "experiment":
-                _say(f"[dim]{path} is finished; it is not run again.")
-                return
-            if movable and folder.foreign:
-                (path / "run.json").unlink(missing_ok=True)
-                (path / "config.yaml").unlink(missing_ok=True)
-                (path / "report.json").unlink(missing_ok=True)
+        settings = {} if subcommand == "experiment" else yaml.safe_load(config)  # its stages have keys of their own
+        folder = RunFolder(Path(self.trainer.default_root_dir), subcommand, run_key(subcommand, settings))
+        if self._inside and folder.foreign and is_main_process():
+            _say(f"[yellow]{folder.path} held a run with other settings; it is now {folder.move_aside()}")
+        if folder.finished and subcommand != "experiment":
+            _say(f"[dim]{folder.path} is finished; it is not run again.")
+            return
+        if is_main_process():
             folder.start(config)
         if subcommand == "experiment":
-            result: Any = run_experiment(path, kwargs["chain"], self._run_stage)
+            result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage)
         else:
             result = getattr(self.trainer, subcommand)(**kwargs)
-        if rank_zero_only.rank == 0 and not self.trainer.interrupted:  # type: ignore[attr-defined]
+        if is_main_process():
             folder.finish()
             if not self._inside:
                 self._show(subcommand, result)
-                _say(f"Results are in {path}. Curves: tensorboard --logdir {path}")
+                _say(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
 
     def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Run a stage of an experiment as if by hand, on the experiment's devices."""
@@ -146,7 +141,9 @@ class App(LightningCLI):
             console.print(flat_region_sentence(result))
         elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
             as_json = self.config["inspect"]["json"]
-            console.print_json(json.dumps(asdict(result))) if as_json else console.print(tables.inspection_table(result))
+            console.print_json(json.dumps(asdict(result))) if as_json else console.print(
+                tables.inspection_table(result)
+            )
 
 
 def _as_text(value: Any) -> str:
@@ -154,7 +151,7 @@ def _as_text(value: Any) -> str:
 
 
 def _say(text: str) -> None:
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         Console(stderr=True, soft_wrap=True, highlight=False).print(text)
 
 

@@ -36,7 +36,9 @@ def shorten(message: str, known: list[str]) -> str:
         known: Names of all options and classes.
     """
     lines = [line.rstrip() for line in message.splitlines() if line.strip()]
-    lines = [line for line in lines if not re.search(r"NoneType|^\s*- (?:Expected|Given)|Problem with given class", line)] or lines
+    lines = [
+        line for line in lines if not re.search(r"NoneType|^\s*- (?:Expected|Given)|Problem with given class", line)
+    ] or lines
     text = "\n".join(line for line in lines[:4])
     for word in dict.fromkeys(re.findall(r"['\"]?([A-Za-z_][\w.]*\w)['\"]?", message)):
         if word in known or any(name.endswith(f".{word}") for name in known):

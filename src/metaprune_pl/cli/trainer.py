@@ -4,7 +4,6 @@ import copy
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import StorageError
@@ -99,7 +99,7 @@ class MetapruneTrainer(pl.Trainer):
         """Return where pipelines run: this Trainer's folder and device."""
         return Workplace(
             folder=Path(self.default_root_dir), device=self.strategy.root_device, data=data, trainer=self.for_stage,
-            writes=self.is_global_zero,
+            writes=is_main_process(),
         )  # fmt: skip
 
     def fit(
@@ -108,7 +108,7 @@ class MetapruneTrainer(pl.Trainer):
         train_dataloaders: Any = None,
         val_dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
-        ckpt_path: str | None = None,
+        ckpt_path: str | Path | None = None,
         weights_only: bool | None = True,
     ) -> None:
         """Train; a run that was stopped continues from its last checkpoint.
@@ -123,7 +123,7 @@ class MetapruneTrainer(pl.Trainer):
         """
         last = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
         if ckpt_path is None and not self.fast_dev_run and last.is_file():  # type: ignore[attr-defined]
-            ckpt_path = str(last)
+            ckpt_path = last
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True)
 
     def prune(
@@ -212,4 +212,6 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-TrainerMaker = Callable[[Path, int], Trainer]
+def is_main_process() -> bool:
+    """Whether this process writes files and talks; known before the processes of a fit are joined."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0

@@ -24,8 +24,8 @@ class ImageFolder(ImageDataModule):
     """Images in one folder per class.
 
     With `FOLDER/train/CLASS/*.jpg` and `FOLDER/test/CLASS/*.jpg` the test set is `test`, and the validation set is a
-    share of `train`; with `FOLDER/CLASS/*.jpg` both are shares of the whole. Shares are drawn class by class, always the
-    same way. Images are decoded once into a cache file.
+    share of `train`; with `FOLDER/CLASS/*.jpg` both are shares of the whole. Shares are drawn class by class, always
+    the same way. Images are decoded once into a cache file.
 
     Args:
         folder: Where the images are.
@@ -159,6 +159,8 @@ def _share(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
     for label in labels.unique():
         members = order[labels[order] == label]
         if len(members) < 3:
-            raise DataError(f"class number {int(label)} has {len(members)} images; at least 3 are needed to split them.")
+            raise DataError(
+                f"class number {int(label)} has {len(members)} images; at least 3 are needed to split them."
+            )
         chosen[members[: max(1, round(share * len(members)))]] = True
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()

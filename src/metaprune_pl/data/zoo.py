@@ -74,8 +74,8 @@ class DataModelZoo(LightningDataModule):
         found = sorted(path.parent for path in self.data_models.glob("*/network.json"))
         if len(found) <= self.held_out:
             raise DataError(
-                f"'{self.data_models}' has {len(found)} data models and {self.held_out} are held out: none to train on. "
-                "Make more with `metaprune fit --config data_quickstart.yaml`."
+                f"'{self.data_models}' has {len(found)} data models and {self.held_out} are held out: none is left to "
+                "train on. Make more with `metaprune fit --config data_quickstart.yaml`."
             )
         return found[: len(found) - self.held_out]
 

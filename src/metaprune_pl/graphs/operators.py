@@ -56,7 +56,9 @@ class Call:
         """Return an argument that must be a parameter or buffer, or absent."""
         node = self.argument(index)
         value = self.value(node)
-        if node is None or isinstance(value, Parameter):
+        if node is None:
+            return None
+        if isinstance(value, Parameter):
             return value
         raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
 

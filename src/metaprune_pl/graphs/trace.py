@@ -35,7 +35,7 @@ def trace(network: nn.Module, example: Tensor) -> WeightGraph:
     builder = GraphBuilder()
     _, channels = builder.new_group("input", example.shape[1])
     values: dict[torch.fx.Node, Any] = {}
-    output = None
+    result: Any = None
     for node in program.graph.nodes:
         if node.op == "placeholder":
             if node.name in images:
@@ -45,8 +45,8 @@ def trace(network: nn.Module, example: Tensor) -> WeightGraph:
         elif node.op == "call_function":
             values[node] = _call(builder, node, values)
         elif node.op == "output":
-            output = node.args[0][0] if isinstance(node.args[0], tuple | list) else node.args[0]
-    result = values.get(output)
+            first = node.args[0][0] if isinstance(node.args[0], tuple | list) else node.args[0]
+            result = values.get(first) if isinstance(first, torch.fx.Node) else None
     if not isinstance(result, Activation) or result.labels.numel() != result.labels.shape[-1]:
         raise TraceError("the network's output is not one tensor of scores [B, K] that depends on its input.")
     return builder.build(result.labels.flatten(), [name for name, _ in network.named_parameters()])

@@ -53,7 +53,7 @@ class Connection:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(G, O, I, T)."""
-        return (*self.target.shape, self.source.shape[1], self.kernel[0] * self.kernel[1])  # type: ignore[return-value]
+        return (*self.target.shape, self.source.shape[1], self.kernel[0] * self.kernel[1])
 
     @property
     def num_edges(self) -> int:

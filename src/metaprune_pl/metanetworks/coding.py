@@ -114,5 +114,5 @@ class Coding(nn.Module):
         if self.kernels == "per_size" or kernel == (self.side, self.side):
             return edges
         left, _, above, _ = self._margins(kernel)
-        square = edges.unflatten(-1, (self.side, self.side))
+        square: Tensor = edges.unflatten(-1, (self.side, self.side))
         return square[..., above : above + kernel[0], left : left + kernel[1]].flatten(-2)

@@ -40,7 +40,9 @@ def find_metanetwork(folder: str | Path) -> Path:
         return folder
     epochs = sorted(path.parent for path in folder.glob("*/metanetwork.json"))
     if not epochs:
-        raise StorageError(f"no metanetwork in '{folder}'. Make one with `metaprune fit --config meta_quickstart.yaml`.")
+        raise StorageError(
+            f"no metanetwork in '{folder}'. Make one with `metaprune fit --config meta_quickstart.yaml`."
+        )
     return epochs[-1]
 
 
@@ -59,6 +61,14 @@ def load_metanetwork(folder: str | Path) -> Metanetwork:
             raise StorageError(f"{folder}/metanetwork.json names {card['class']}, which is no metanetwork.")
         metanetwork = kind(**card["arguments"])
         metanetwork.load_state_dict(load_file(folder / "weights.safetensors"))
-    except (json.JSONDecodeError, KeyError, ImportError, AttributeError, OSError, SafetensorError, RuntimeError) as error:
+    except (
+        json.JSONDecodeError,
+        KeyError,
+        ImportError,
+        AttributeError,
+        OSError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:
         raise StorageError(f"cannot read the metanetwork in '{folder}': {error}.") from error
     return metanetwork

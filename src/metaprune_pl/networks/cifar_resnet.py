@@ -34,6 +34,11 @@ class BasicBlock(nn.Module):
         return torch.relu(y + self.shortcut(x))
 
 
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+
+
 class CifarResNet(nn.Module):
     """Residual network for small images.
 
@@ -57,15 +62,11 @@ class CifarResNet(nn.Module):
             raise NetworkError("cifar_resnet: width, num_classes and in_channels must be at least 1.")
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        channels = width
-        for stage in range(3):
-            blocks = []
-            for block in range((depth - 2) // 6):
-                out_channels = width * 2**stage
-                blocks.append(BasicBlock(channels, out_channels, 2 if stage and not block else 1))
-                channels = out_channels
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, num_classes)
+        blocks = (depth - 2) // 6
+        self.layer1 = _stage(width, width, blocks, 1)
+        self.layer2 = _stage(width, 2 * width, blocks, 2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, 2)
+        self.fc = nn.Linear(4 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

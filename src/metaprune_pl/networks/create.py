@@ -67,12 +67,12 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
         from torchvision import models
 
         if short in (names := models.list_models(module=models)):
-            return lambda **arguments: models.get_model(short, **arguments)  # type: ignore[no-any-return]
+            return lambda **arguments: models.get_model(short, **arguments)
     elif library == "timm":
         import timm
 
         if short in (names := timm.list_models()):
-            return lambda **arguments: timm.create_model(short, **arguments)  # type: ignore[no-any-return]
+            return lambda **arguments: timm.create_model(short, **arguments)
     else:
         names = list(BUILDERS)
     known = [f"{library}/{known}" for known in names] if library in {"torchvision", "timm"} else names

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
 
+
 def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replace parameters and buffers by tensors of any width, and set the layers' width attributes to match.
 
@@ -52,4 +53,3 @@ def _match_attributes(module: nn.Module) -> None:
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:
     """Return the shape of every parameter and buffer by name: the width of every layer."""
     return {name: list(value.shape) for name, value in network.state_dict().items()}
-

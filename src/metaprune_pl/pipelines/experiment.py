@@ -78,7 +78,7 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) ->
     for network in networks[-settings.held_out :]:
         for method in settings.methods:
             place = folder / "networks" / f"{network.name}-{method}"
-            source: dict[str, Any] = {"network": str(network), "grid.split": "test"}
+            source: dict[str, Any] = {"network": str(network), "metanetwork": None, "grid.split": "test"}
             if method == "metanetwork":
                 source["metanetwork"] = choice["metanetwork"]
             elif method == "sparsity_learning":

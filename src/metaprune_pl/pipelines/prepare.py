@@ -1,4 +1,4 @@
-"""From a stored network to one that is ready for pruning: metanetwork (or none, or sparsity learning), then finetuning."""
+"""From a stored network to one that is ready for pruning: metanetwork or a control, then finetuning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -135,9 +135,14 @@ def _rewrite(place: Workplace, source: Path, metanetwork: Path) -> Path:
 
 
 def run_finetuning(
-    place: Workplace, name: str, source: Path, settings: FinetuneSettings, sparsity: Sparsity | None, criterion: GroupNorm
+    place: Workplace,
+    name: str,
+    source: Path,
+    settings: FinetuneSettings,
+    sparsity: Sparsity | None,
+    criterion: GroupNorm,
 ) -> Path:
-    """Finetune a stored network in a folder of its own, or find that this was done before; return the result's folder."""
+    """Finetune a stored network in a folder of its own, unless that was done before; return the result's folder."""
     result = place.folder / name / "network"
     if not (result / "network.json").is_file():
         module = Finetuning(

@@ -72,7 +72,9 @@ class RunFolder:
         known = self._read()
         if known is not None:
             return bool(known["key"] != self.key)
-        return any((self.path / name).exists() for name in ("config.yaml", "report.json", "checkpoints", "network.json"))
+        return any(
+            (self.path / name).exists() for name in ("config.yaml", "report.json", "checkpoints", "network.json")
+        )
 
     @property
     def finished(self) -> bool:

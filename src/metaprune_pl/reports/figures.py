@@ -15,7 +15,7 @@ COLORS = {"none": "#7f7f7f", "sparsity_learning": "#1f77b4", "metanetwork": "#d6
 
 
 def draw_curves(curves: Sequence[Curve]) -> "Figure":
-    """Draw accuracy over speed-up: one colour for each method, a line for each network, a mark where it stops being flat."""
+    """Draw accuracy over speed-up: a colour for each method, a line for each network, a dot where it ends."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
@@ -32,7 +32,9 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
             axes.plot([flat], [100 * (curve.points[0].accuracy - FLAT_DROP)], "o", color=color, markersize=5)
     axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
     axes.set_ylabel(f"{curves[0].split} accuracy without finetuning (%)")
-    axes.set_title(f"Accuracy over speed-up; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10)
+    axes.set_title(
+        f"Accuracy over speed-up; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -107,7 +107,9 @@ def _latency_table(experiment: Experiment) -> Table:
         for row in pruned_rows(experiment)
     ]  # fmt: skip
     columns = ["target", "method", *(f"ms, batch {size}" for size in sizes)]
-    return _table("Measured on this machine: time of a forward pass (speed-up over the unpruned network)", columns, rows)
+    return _table(
+        "Measured on this machine: time of a forward pass (speed-up over the unpruned network)", columns, rows
+    )
 
 
 def _seconds_table(seconds: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""The trainings, one thin LightningModule each: data models, the metanetwork, and what comes before and after pruning."""
+"""The trainings, one thin LightningModule each: data models, metanetwork, finetuning."""
 
 from metaprune_pl.stages.data_models import DataModelTraining
 from metaprune_pl.stages.finetuning import Finetuning

@@ -1,6 +1,7 @@
 """Train data models: several networks of one kind from different seeds, side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +92,7 @@ class DataModelTraining(LightningModule):
         self.log(f"{part}/loss", loss.mean(), **options)  # type: ignore[arg-type]
         self.log(f"{part}/accuracy", accuracy.mean(), prog_bar=True, **options)  # type: ignore[arg-type]
 
-    def configure_optimizers(self) -> object:
+    def configure_optimizers(self) -> Any:
         """Lightning's hook."""
         return self.optimizer.configure(self.networks.parameters(), self.trainer.max_epochs or 1)
 
@@ -102,7 +103,7 @@ class DataModelTraining(LightningModule):
             return
         for seed, network in zip(self.seeds, self.networks, strict=True):
             accuracy = trainer.callback_metrics.get(f"val/accuracy_seed_{seed}")
-            record = {"seed": seed, "epochs": trainer.current_epoch}
+            record: dict[str, Any] = {"seed": seed, "epochs": trainer.current_epoch}
             if accuracy is not None:
                 record["validation_accuracy"] = float(accuracy)
             card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape, record=record)

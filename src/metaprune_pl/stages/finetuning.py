@@ -1,6 +1,7 @@
 """Finetune one stored network, dense or pruned; with a sparsity term it is DepGraph's sparsity learning."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,7 @@ class Finetuning(LightningModule):
         accuracy = (logits.argmax(1) == labels).float().mean()
         self.log(f"{part}/accuracy", accuracy, prog_bar=True, **options)  # type: ignore[arg-type]
 
-    def configure_optimizers(self) -> object:
+    def configure_optimizers(self) -> Any:
         """Lightning's hook."""
         return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
 

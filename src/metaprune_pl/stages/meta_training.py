@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +157,7 @@ class MetaTraining(LightningModule):
         """Step the schedule and store the metanetwork."""
         schedule = self.lr_schedulers()
         assert schedule is not None and not isinstance(schedule, list)
-        schedule.step()  # type: ignore[call-arg]
+        schedule.step()
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             epoch = self.current_epoch + 1
             folder = Path(self.trainer.default_root_dir) / "metanetworks" / f"epoch_{epoch:03d}"
@@ -182,10 +182,11 @@ class MetaTraining(LightningModule):
         """Forget the rewritten data model."""
         self._validated = {}
 
-    def configure_optimizers(self) -> object:
+    def configure_optimizers(self) -> Any:
         """Lightning's hook."""
         return self.optimizer.configure(self.metanetwork.parameters(), self.trainer.max_epochs or 1)
 
 
 def _norm(gradients: dict[str, Tensor]) -> Tensor:
-    return torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    norms: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()]))
+    return norms

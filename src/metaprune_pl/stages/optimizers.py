@@ -36,7 +36,9 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0:
-            raise ConfigError(f"optimizer: lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at least 0.")
+            raise ConfigError(
+                f"optimizer: lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at least 0."
+            )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Return the optimiser."""
