@@ -108,10 +108,14 @@ class App(LightningCLI):
             return
         if is_main_process():
             folder.start(config)
-        if subcommand == "experiment":
-            result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage)
-        else:
-            result = getattr(self.trainer, subcommand)(**kwargs)
+        try:
+            if subcommand == "experiment":
+                result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage)
+            else:
+                result = getattr(self.trainer, subcommand)(**kwargs)
+        except MetapruneError:
+            folder.discard_if_empty()
+            raise
         if is_main_process():
             folder.finish()
             if not self._inside:
@@ -180,6 +184,16 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         App(resolve_configs(sys.argv[1:] if args is None else args))
-    except (MetapruneError, MisconfigurationException) as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (MetapruneError, MisconfigurationException, ValueError) as error:
+        own = _persons_mistake(error)
+        if own is None:
+            raise
+        sys.stderr.write(f"error: {own}\n")
         sys.exit(1)
+
+
+def _persons_mistake(error: BaseException | None) -> BaseException | None:
+    """Find our own error behind one of jsonargparse's, which wraps what a class raises when it is built."""
+    while error is not None and not isinstance(error, MetapruneError | MisconfigurationException):
+        error = error.__cause__ or error.__context__
+    return error

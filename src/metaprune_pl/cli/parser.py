@@ -1,67 +1,93 @@
-"""Errors of the command line in a few lines: what is wrong, the closest known name, and where to look."""
+"""Errors of the command line in two lines: what is wrong and the closest known name, and where to look."""
 
-import difflib
+import dataclasses
+import importlib
+import inspect
 import re
 import sys
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
+from metaprune_pl.errors import did_you_mean
 from metaprune_pl.metanetworks import Metanetwork
 
-_UNKNOWN_KEY = re.compile(r"(?:[Oo]ption|[Kk]ey|argument)s?:? '?(?:--)?([\w.]+)(?:=[^' ]*)?'? (?:is )?not (?:accepted|expected)|"
-                          r"(?:does not accept|unrecognized|unknown|Unexpected)[^'\n]*'?(?:--)?([\w.]+\w)")  # fmt: skip
-_CLASS = re.compile(r"(?:Import path|class_path|dotted|dot import path)", re.IGNORECASE)
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
+_UNKNOWN = re.compile(
+    r"(?:[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+))"
+)
+_GROUP = re.compile(r"Group '([\w.]+)' does not accept")
+_CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)")
+_TYPE = re.compile(r"Expected a <class '(?!NoneType)([\w.]+)'>")
+_VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+_CHOICE = re.compile(r"argument subcommand: invalid choice: '([^']+)'.*\(choose from (.*)\)")
 
 
 class ShortErrorParser(LightningArgumentParser):
-    """LightningCLI's parser without 50 lines of usage before each error."""
+    """LightningCLI's parser without 50 lines of usage before each error, and without abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print a short message and exit with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
+        options = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
         prog = re.sub(r" *\[options\]", "", parser.prog)
-        sys.stderr.write(f"error: {shorten(message, _known_names(parser))}\nSee '{prog} --help'.\n")
+        sys.stderr.write(f"error: {shorten(message, options)}\nSee '{prog} --help'.\n")
         sys.exit(2)
 
 
-def shorten(message: str, known: list[str]) -> str:
-    """Drop the noise of unions from an error, and add the closest known name to each unknown one.
+def shorten(message: str, options: list[str]) -> str:
+    """Say in one line what an error of jsonargparse is about.
 
     Args:
         message: What jsonargparse says.
-        known: Names of all options and classes.
+        options: Names of the parser's options, for those that stand in no class.
     """
-    lines = [line.rstrip() for line in message.splitlines() if line.strip()]
-    lines = [
-        line for line in lines if not re.search(r"NoneType|^\s*- (?:Expected|Given)|Problem with given class", line)
-    ] or lines
-    text = "\n".join(line for line in lines[:4])
-    for word in dict.fromkeys(re.findall(r"['\"]?([A-Za-z_][\w.]*\w)['\"]?", message)):
-        if word in known or any(name.endswith(f".{word}") for name in known):
-            continue
-        short = word.rpartition(".")[2]
-        close = difflib.get_close_matches(word, known, n=1, cutoff=0.8)
-        if not close:
-            tails = {name.rpartition(".")[2]: name for name in known}
-            tail = difflib.get_close_matches(short, [t for t in tails if t != short], n=1, cutoff=0.8)
-            close = tail if tail and short not in tails else []
-        if close and _is_name(word, message):
-            return f"{text}\nDid you mean '{close[0]}'?"
-    return text
+    place = ".".join(_KEY.findall(message))
+    if found := _CHOICE.search(message):
+        known = found[2].replace("'", "").split(", ")
+        return f"no command '{found[1]}'.{did_you_mean(found[1], known)} Known: {', '.join(known)}."
+    if found := _UNKNOWN.search(message):
+        name = next(filter(None, found.groups()))
+        owner = _OWNER.findall(message)
+        if group := _GROUP.search(message):
+            name = f"{group[1]}.{name}"
+        if not owner:
+            return f"there is no setting '{name}'.{did_you_mean(name, options)}"
+        settings = list(_settings(_find_class(owner[-1])))
+        return f"{place}: {owner[-1].rpartition('.')[2]} has no setting '{name}'.{did_you_mean(name, settings)}"
+    if found := _CLASS.search(message):
+        return f"{place}: there is no class '{found[1]}'.{did_you_mean(found[1], _class_names())}"
+    if (found := _TYPE.search(message)) and (value := _VALUE.search(message)):
+        return f"{place}: expected {found[1]}, got '{value[1]}'."
+    return " ".join(message.split())[:300]
 
 
-def _is_name(word: str, message: str) -> bool:
-    return any(mark in message for mark in (f"'{word}", f'"{word}', f"--{word}", f"{word}:", f" {word}."))
+def _find_class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
-def _known_names(parser: Any) -> list[str]:
-    """Names of all options of a parser, and of all classes that a config can name."""
-    names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-    todo: list[type] = [LightningModule, LightningDataModule, Metanetwork]
+def _settings(kind: Any) -> Iterator[str]:
+    """Names of a class's settings, those of nested dataclasses as `outer.inner`."""
+    hints = get_type_hints(kind.__init__)
+    for name in inspect.signature(kind.__init__).parameters:
+        yield name
+        for part in (hints.get(name), *get_args(hints.get(name))):
+            if dataclasses.is_dataclass(part):
+                yield from (f"{name}.{field.name}" for field in dataclasses.fields(part))
+
+
+def _class_names() -> list[str]:
+    """Names of all classes that a config can name."""
+    names, todo = [], [LightningModule, LightningDataModule, Metanetwork]
     while todo:
         kind = todo.pop()
         names.append(kind.__name__)

@@ -62,8 +62,9 @@ def run_curve(
         ConfigError: The network is already faster than the last point.
     """
     ready = prepare(
-        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune
-    )
+        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune,
+        pruning=pruning, speed_ups=[grid.max_speed_up],
+    )  # fmt: skip
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     now = ready.base_macs / count_macs(ready.network, example)
     if grid.max_speed_up <= now:

@@ -36,6 +36,7 @@ class ExperimentSettings:
         speed_ups: Targets.
         sparsity: Sparsity term of the control `sparsity_learning`.
         methods: What is compared.
+        images: Data module (`class_path` and `init_args`) in place of that of every config; None leaves them.
     """
 
     data_models: str
@@ -47,6 +48,7 @@ class ExperimentSettings:
     speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
     sparsity: Sparsity = field(default_factory=Sparsity)
     methods: list[str] = field(default_factory=lambda: list(METHODS))
+    images: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_speed_ups(self.speed_ups)
@@ -61,24 +63,26 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) ->
 
     Writes `choice.json`, `report.json`, `report.csv`, `curves.csv`, `curve.png` and TensorBoard events to the folder.
     """
-    run("fit", settings.data_models, folder / "data_models", {})
+    images = {} if settings.images is None else {"data": settings.images}
+    run("fit", settings.data_models, folder / "data_models", images)
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
     if len(networks) <= settings.held_out:
         raise ConfigError(
             f"{settings.data_models} trains {len(networks)} data models and {settings.held_out} are held out: "
             "add seeds to it, or lower chain.held_out."
         )
-    zoo = {
+    zoo: dict[str, Any] = {f"{key}.init_args.images": value for key, value in images.items()}
+    zoo |= {
         "data.init_args.data_models": str(folder / "data_models" / "networks"),
         "data.init_args.held_out": settings.held_out,
     }
     run("fit", settings.meta_training, folder / "meta_training", zoo)
-    choice = _choose(folder, settings, networks[0], run)
+    choice = _choose(folder, settings, networks[0], images, run)
     curves, pruned = [], []
     for network in networks[-settings.held_out :]:
         for method in settings.methods:
             place = folder / "networks" / f"{network.name}-{method}"
-            source: dict[str, Any] = {"network": str(network), "metanetwork": None, "grid.split": "test"}
+            source: dict[str, Any] = {**images, "network": str(network), "metanetwork": None, "grid.split": "test"}
             if method == "metanetwork":
                 source["metanetwork"] = choice["metanetwork"]
             elif method == "sparsity_learning":
@@ -86,7 +90,7 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) ->
             run("curve", settings.curve, place / "curve", source)
             curves.append(Curve.from_json(place / "curve" / "curve.json"))
             ready = {
-                "network": str(place / "curve" / "finetuned" / "network"),
+                **images, "network": str(place / "curve" / "finetuned" / "network"),
                 "metanetwork": None, "sparsity": None, "finetune.epochs": 0, "speed_ups": settings.speed_ups,
             }  # fmt: skip
             run("prune", settings.prune, place / "prune", ready)
@@ -96,13 +100,20 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) ->
     return experiment
 
 
-def _choose(folder: Path, settings: ExperimentSettings, network: Path, run: RunStage) -> dict[str, Any]:
+def _choose(
+    folder: Path, settings: ExperimentSettings, network: Path, images: Mapping[str, Any], run: RunStage
+) -> dict[str, Any]:
     """Take the metanetwork with the largest area under the validation curve of the first data model."""
     stored = sorted(path.parent for path in (folder / "meta_training" / "metanetworks").glob("*/metanetwork.json"))
     areas = {}
     for metanetwork in stored[-settings.candidates :]:
         place = folder / "choice" / metanetwork.name
-        source = {"network": str(network), "metanetwork": str(metanetwork), "grid.split": "validation"}
+        source = {
+            **images,
+            "network": str(network),
+            "metanetwork": str(metanetwork),
+            "grid.split": "validation",
+        }
         run("curve", settings.curve, place, source)
         areas[str(metanetwork)] = Curve.from_json(place / "curve.json").area
     best = max(areas, key=lambda name: areas[name])

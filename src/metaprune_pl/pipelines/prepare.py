@@ -1,6 +1,6 @@
 """From a stored network to one that is ready for pruning: metanetwork or a control, then finetuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, create_network, load_network, read_card, save_network
-from metaprune_pl.pruning import GroupNorm, Sparsity, count_macs
+from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity, count_macs
+from metaprune_pl.pruning.structured import check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 
 
@@ -83,6 +85,8 @@ def prepare(
     sparsity: Sparsity | None,
     criterion: GroupNorm,
     finetune: FinetuneSettings,
+    pruning: PruningSettings,
+    speed_ups: Sequence[float],
 ) -> Ready:
     """Make a network ready for pruning; every step leaves a stored network in the run's folder.
 
@@ -93,13 +97,25 @@ def prepare(
         sparsity: Sparsity term of the finetuning (DepGraph's sparsity learning); None is plain finetuning.
         criterion: Pruning criterion.
         finetune: The finetuning before pruning.
+        pruning: Steps and floors of the pruning that follows.
+        speed_ups: Targets of the pruning that follows; checked before any time is spent.
 
     Raises:
-        ConfigError: A metanetwork and a sparsity term are both given.
+        ConfigError: A metanetwork and a sparsity term are both given, the targets make no sense, or the network was
+            made for other images.
+        DataError: The images are missing or cannot be read.
+        PruningError: The network is frozen, or the last target is out of reach.
     """
     if metanetwork is not None and sparsity is not None:
         raise ConfigError("give a metanetwork or a sparsity term for the finetuning, not both: they are two methods.")
     source, card = Path(network), read_card(network)
+    if metanetwork is not None:
+        find_metanetwork(metanetwork)
+    if place.data.input_shape != card.input_shape:
+        shape = "x".join(map(str, card.input_shape))
+        raise ConfigError(f"'{network}' was made for images of {shape}; set data to a data set of such images.")
+    base_macs = _base_macs(card)
+    check_prunable(load_network(source), torch.zeros(1, *card.input_shape), speed_ups, base_macs, pruning)
     method = card.record.get("method", "none")
     if metanetwork is not None:
         method, source = "metanetwork", _rewrite(place, source, Path(metanetwork))
@@ -112,7 +128,7 @@ def prepare(
     if place.writes and source != Path(network):
         save_network(source, load_network(source), card)
     return Ready(
-        name=name, method=method, card=card, network=load_network(source).to(place.device), base_macs=_base_macs(card)
+        name=name, method=method, card=card, network=load_network(source).to(place.device), base_macs=base_macs
     )
 
 

@@ -17,7 +17,6 @@ from metaprune_pl.pruning import (
     measure_latency,
     prune,
 )
-from metaprune_pl.pruning.structured import check_speed_ups
 from metaprune_pl.reports import Pruned, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 
@@ -55,10 +54,10 @@ def run_prune(
         ConfigError: A target is below 1.
         PruningError: A target is out of reach.
     """
-    check_speed_ups(speed_ups)
     ready = prepare(
-        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune
-    )
+        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune,
+        pruning=pruning, speed_ups=speed_ups,
+    )  # fmt: skip
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     unpruned = create_network(ready.card.settings.builder, seed=0, **ready.card.settings.arguments)
     unpruned = unpruned.to(place.device).eval()

@@ -6,6 +6,7 @@ key is not run again, an unfinished one continues, and another one is never over
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,12 @@ class RunFolder:
         known = self._read()
         assert known is not None
         self._write(finished=True, seconds=known["seconds"] + time.time() - known["started"])
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder of a run that made no network, checkpoint or result."""
+        made = (path for pattern in ("*.safetensors", "*.ckpt", "*.json") for path in self.path.rglob(pattern))
+        if self.path.is_dir() and {path.name for path in made} <= {"run.json"}:
+            shutil.rmtree(self.path)
 
     def _write(self, **facts: Any) -> None:
         write_json(self._file, {"command": self.command, "key": self.key, **facts})

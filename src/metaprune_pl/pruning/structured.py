@@ -61,7 +61,6 @@ def plan(
     """
     graph = groups.graph
     units = groups.prunable.clone()
-    whole = graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
     floor = _floor(groups, settings)
     per_step = max(1, round(settings.step * int(groups.prunable.sum())))
     kept = torch.ones(graph.num_nodes, dtype=torch.bool)
@@ -74,8 +73,8 @@ def plan(
         order = _next_units(groups, state, criterion, units, kept, floor)[:per_step]
         if not len(order):
             raise PruningError(
-                f"out of reach: this network gets at most {whole / graph.macs(kept):.2f}x faster than it is with "
-                f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}. Lower the target."
+                f"{macs[len(found)]:.0f} multiply-accumulates are out of reach: at least {graph.macs(kept)} stay with "
+                f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}."
             )
         after = _without(groups, units, order)
         while len(found) < len(macs) and graph.macs(_nodes(groups, after)) <= macs[len(found)]:
@@ -200,19 +199,37 @@ def prune(
         PruningError: The network is frozen, a target is out of reach, or the network cannot be pruned exactly.
         TraceError: The network cannot be turned into a graph.
     """
+    check_prunable(network, example, speed_ups, base_macs, settings)
+    graph = trace(network, example)
+    state = {name: value.cpu() for name, value in network.state_dict().items()}
+    for kept in plan(find_groups(graph), state, criterion, settings, [base_macs / value for value in speed_ups]):
+        pruned = remove(network, graph, kept)
+        _check(network, pruned, graph, kept, example)
+        yield pruned
+
+
+def check_prunable(
+    network: nn.Module, example: Tensor, speed_ups: Sequence[float], base_macs: int, settings: PruningSettings
+) -> None:
+    """Refuse a network or targets that cannot be, before any time is spent.
+
+    Raises:
+        ConfigError: The targets make no sense.
+        PruningError: The network is frozen, or the last target is out of reach.
+        TraceError: The network cannot be turned into a graph.
+    """
     check_speed_ups(speed_ups)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise PruningError("the network is frozen: no parameter requires a gradient. Call requires_grad_(True) first.")
     graph = trace(network, example)
-    state = {name: value.cpu() for name, value in network.state_dict().items()}
-    try:
-        found = plan(find_groups(graph), state, criterion, settings, [base_macs / value for value in speed_ups])
-    except PruningError as error:
-        raise PruningError(f"speed-up {speed_ups[-1]:g}x: {error}") from None
-    for kept in found:
-        pruned = remove(network, graph, kept)
-        _check(network, pruned, graph, kept, example)
-        yield pruned
+    groups = find_groups(graph)
+    now = base_macs / graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
+    reach = now * highest_speed_up(groups, network.state_dict(), GroupNorm(), settings)
+    if speed_ups[-1] > reach:
+        raise PruningError(
+            f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with "
+            f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}. Lower the target."
+        )
 
 
 def check_speed_ups(speed_ups: Sequence[float]) -> None:

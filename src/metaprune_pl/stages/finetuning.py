@@ -53,6 +53,8 @@ class Finetuning(LightningModule):
         if not isinstance(data, ImageDataModule) or data.input_shape != self.card.input_shape:
             shape = "x".join(map(str, self.card.input_shape))
             raise ConfigError(f"the network was made for images of {shape}; set data to a data set of such images.")
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is None:
             example = torch.zeros(1, *self.card.input_shape, device=next(self.network.parameters()).device)
             self.groups = find_groups(trace(self.network, example))
@@ -70,6 +72,8 @@ class Finetuning(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Add the sparsity term's gradient."""
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is not None:
             parameters = dict(self.network.named_parameters())
             gradients, value = self.sparsity.gradient(self.criterion, self.groups, parameters)
