@@ -98,7 +98,7 @@ class App(LightningCLI):
         if subcommand in {"validate", "test", "inspect"} or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._show(subcommand, getattr(self.trainer, subcommand)(**kwargs))
             return
-        config = self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
+        config = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
         settings = {} if subcommand == "experiment" else yaml.safe_load(config)  # its stages have keys of their own
         folder = RunFolder(Path(self.trainer.default_root_dir), subcommand, run_key(subcommand, settings))
         if self._inside and folder.foreign and is_main_process():
@@ -110,7 +110,7 @@ class App(LightningCLI):
             folder.start(config)
         try:
             if subcommand == "experiment":
-                result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage)
+                result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage, writes=is_main_process())
             else:
                 result = getattr(self.trainer, subcommand)(**kwargs)
         except MetapruneError:

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.data import ImageDataModule
+from metaprune_pl.data.loader import Resumable
 from metaprune_pl.errors import StorageError
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.experiment import ExperimentSettings
@@ -55,11 +56,13 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             raise StorageError(f"{path} is damaged. {_AGAIN}") from error
 
 
-class EpochSeed(Callback):
-    """Seeds the generators at each epoch, so that dropout is the same after a resume."""
+class SameEpochs(Callback):
+    """Makes an epoch the same after a resume: the loader's order, and the generators that dropout draws from."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed from the run's seed, the epoch and the rank."""
+        if isinstance(trainer.train_dataloader, Resumable):
+            trainer.train_dataloader.set_epoch(trainer.current_epoch)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         torch.manual_seed(seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank)
 
@@ -82,7 +85,7 @@ class MetapruneTrainer(pl.Trainer):
                 folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
             )
             kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
-        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), EpochSeed()]
+        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs()]
         kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]
         kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
         super().__init__(**kwargs)

@@ -1,5 +1,6 @@
 """Batches of an image set that is held in memory, the same after a resume and on any number of ranks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,11 +24,48 @@ class Batch(NamedTuple):
     draws: Tensor
 
 
-class TensorLoader:
+class Resumable(ABC):
+    """An iterable over the batches of an epoch that knows where it stands.
+
+    Lightning stores `state_dict` in checkpoints, but gives it back only in the middle of an epoch; our Trainer calls
+    `set_epoch` at the start of each.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.position = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, unless it has begun already."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration stands."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where another loader stood."""
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def remaining(self) -> Iterator[int]:
+        """Count the batches that are left of the epoch; all of the next one where it was finished."""
+        if self.position >= len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+        for index in range(self.position, len(self)):
+            self.position = index + 1
+            yield index
+
+
+class TensorLoader(Resumable):
     """An iterable over batches, with random access.
 
-    Shuffling and augmentation follow from (seed, epoch) alone, and rank r of W serves every W-th batch from the r-th
-    on, so W ranks together see what one process sees.
+    Shuffling and augmentation follow from (seed, epoch) alone. In training, rank r of W serves every W-th batch from
+    the r-th on; otherwise every W-th image. So W ranks together see what one process sees.
 
     Args:
         images: uint8 [n, C, H, W].
@@ -45,44 +83,32 @@ class TensorLoader:
     def __init__(
         self, images: Tensor, labels: Tensor, *, batch_size: int, train: bool, seed: int, rank: int = 0, ranks: int = 1
     ) -> None:
-        self.images, self.labels = images, labels
+        super().__init__()
+        self.images, self.labels = (images, labels) if train else (images[rank::ranks], labels[rank::ranks])
         self.batch_size, self.train, self.seed, self.rank, self.ranks = batch_size, train, seed, rank, ranks
         if train and len(images) < batch_size * ranks:
             raise ConfigError(
                 f"batch_size {batch_size} on {ranks} device(s) needs {batch_size * ranks} training images; "
                 f"there are {len(images)}. Take a smaller batch_size."
             )
-        self.epoch = 0
-        self.position = 0
         self._order: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""
         if self.train:
             return len(self.images) // (self.batch_size * self.ranks)
-        return len(range(self.rank, -(-len(self.images) // self.batch_size), self.ranks))
+        return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Serve the rest of the epoch; a whole one where the last was finished."""
-        if self.position >= len(self):
-            self.epoch, self.position = self.epoch + 1, 0
-        for index in range(self.position, len(self)):
-            self.position = index + 1
-            yield self.batch(self.epoch, index * self.ranks + self.rank)
+        for index in self.remaining():
+            yield self.batch(self.epoch, index * self.ranks + self.rank if self.train else index)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Return one batch of an epoch, counted over all ranks."""
+        """Return one batch of an epoch; in training, batches are counted over all ranks."""
         order, draws = self._shuffled(epoch)
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
         return Batch(self.images[chosen], self.labels[chosen], draws[chosen])
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the iteration stands."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where another loader stood."""
-        self.epoch, self.position = state["epoch"], state["position"]
 
     def _shuffled(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Order of the images, [n], and the draws of each, [n, 3]."""

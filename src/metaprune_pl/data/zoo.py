@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from metaprune_pl.data.images import ImageDataModule
-from metaprune_pl.data.loader import Batch, TensorLoader
+from metaprune_pl.data.loader import Batch, Resumable, TensorLoader
 from metaprune_pl.errors import ConfigError, DataError
 
 
@@ -106,7 +106,7 @@ class DataModelZoo(LightningDataModule):
         return batch._replace(images=images, labels=labels)
 
 
-class MetaLoader:
+class MetaLoader(Resumable):
     """Micro-batches in the order of meta-training, the same after a resume and on any number of ranks.
 
     Args:
@@ -117,9 +117,8 @@ class MetaLoader:
     """
 
     def __init__(self, images: TensorLoader, *, models: int, micro_batches: int, rounds: int) -> None:
+        super().__init__()
         self.images, self.models, self.micro_batches, self.rounds = images, models, micro_batches, rounds
-        self.epoch = 0
-        self.position = 0
 
     def __len__(self) -> int:
         """Micro-batches of this rank in an epoch."""
@@ -127,24 +126,12 @@ class MetaLoader:
 
     def __iter__(self) -> Iterator[MetaBatch]:
         """Serve the rest of the epoch; a whole one where the last was finished."""
-        if self.position >= len(self):
-            self.epoch, self.position = self.epoch + 1, 0
-        order = self._order(self.epoch)
         per_pass = len(self.images.images) // self.images.batch_size
-        for index in range(self.position, len(self)):
-            self.position = index + 1
+        for index in self.remaining():
             step, micro_batch = divmod(index, self.micro_batches)
             number = (self.epoch * len(self) + index) * self.images.ranks + self.images.rank
             batch = self.images.batch(*divmod(number, per_pass))
-            yield MetaBatch(*batch, model=order[step], last=micro_batch == self.micro_batches - 1)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the iteration stands."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where another loader stood."""
-        self.epoch, self.position = state["epoch"], state["position"]
+            yield MetaBatch(*batch, model=self._order(self.epoch)[step], last=micro_batch == self.micro_batches - 1)
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.images.seed * 1_000_003 + epoch)

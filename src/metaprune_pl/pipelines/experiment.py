@@ -58,10 +58,19 @@ class ExperimentSettings:
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {', '.join(METHODS)}.")
 
 
-def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) -> Experiment:
+def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *, writes: bool = True) -> Experiment:
     """Run all stages that are not finished yet, and write the report.
 
     Writes `choice.json`, `report.json`, `report.csv`, `curves.csv`, `curve.png` and TensorBoard events to the folder.
+
+    Args:
+        folder: The experiment's folder; each stage has one in it.
+        settings: What to run.
+        run: Runs a stage, or finds it finished.
+        writes: Whether this process writes the report.
+
+    Raises:
+        ConfigError: No data models are left to train on.
     """
     images = {} if settings.images is None else {"data": settings.images}
     run("fit", settings.data_models, folder / "data_models", images)
@@ -72,70 +81,54 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage) ->
             "add seeds to it, or lower chain.held_out."
         )
     zoo: dict[str, Any] = {f"{key}.init_args.images": value for key, value in images.items()}
-    zoo |= {
-        "data.init_args.data_models": str(folder / "data_models" / "networks"),
-        "data.init_args.held_out": settings.held_out,
-    }
+    zoo["data.init_args.data_models"] = str(folder / "data_models" / "networks")
+    zoo["data.init_args.held_out"] = settings.held_out
     run("fit", settings.meta_training, folder / "meta_training", zoo)
-    choice = _choose(folder, settings, networks[0], images, run)
+    choice = _choose(folder, settings, {**images, "network": str(networks[0])}, run)
+    seconds = {
+        "once: data models": seconds_of(folder / "data_models"),
+        "once: meta-training": seconds_of(folder / "meta_training"),
+        "once: choice of the metanetwork": sum(seconds_of(folder / "choice" / Path(n).name) for n in choice["areas"]),
+    }
     curves, pruned = [], []
-    for network in networks[-settings.held_out :]:
-        for method in settings.methods:
-            place = folder / "networks" / f"{network.name}-{method}"
-            source: dict[str, Any] = {**images, "network": str(network), "metanetwork": None, "grid.split": "test"}
-            if method == "metanetwork":
-                source["metanetwork"] = choice["metanetwork"]
-            elif method == "sparsity_learning":
-                source["sparsity"] = asdict(settings.sparsity)
-            run("curve", settings.curve, place / "curve", source)
+    for method in settings.methods:
+        places = [folder / "networks" / f"{network.name}-{method}" for network in networks[-settings.held_out :]]
+        for place, network in zip(places, networks[-settings.held_out :], strict=True):
+            source = {"network": str(network), **_source(method, settings, choice["metanetwork"])}
+            run("curve", settings.curve, place / "curve", {**images, **source, "grid.split": "test"})
             curves.append(Curve.from_json(place / "curve" / "curve.json"))
-            ready = {
-                **images, "network": str(place / "curve" / "finetuned" / "network"),
-                "metanetwork": None, "sparsity": None, "finetune.epochs": 0, "speed_ups": settings.speed_ups,
-            }  # fmt: skip
-            run("prune", settings.prune, place / "prune", ready)
+            ready = {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
+            ready |= {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
+            run("prune", settings.prune, place / "prune", {**images, **ready})
             pruned += read_report(place / "prune")
-    experiment = Experiment(curves=curves, pruned=pruned, choice=choice, seconds=_seconds(folder, settings))
-    _write_report(folder, experiment)
+        for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
+            per_network = sum(seconds_of(place / stage) for place in places) / len(places)
+            seconds[f"per network, {method}: {text}"] = per_network
+    experiment = Experiment(curves=curves, pruned=pruned, choice=choice, seconds=seconds)
+    if writes:
+        write_json(folder / "choice.json", choice)
+        _write_report(folder, experiment)
     return experiment
 
 
-def _choose(
-    folder: Path, settings: ExperimentSettings, network: Path, images: Mapping[str, Any], run: RunStage
-) -> dict[str, Any]:
+def _source(method: str, settings: ExperimentSettings, metanetwork: str) -> dict[str, Any]:
+    """Settings that make a network ready by one of the methods."""
+    return {
+        "metanetwork": metanetwork if method == "metanetwork" else None,
+        "sparsity": asdict(settings.sparsity) if method == "sparsity_learning" else None,
+    }
+
+
+def _choose(folder: Path, settings: ExperimentSettings, source: Mapping[str, Any], run: RunStage) -> dict[str, Any]:
     """Take the metanetwork with the largest area under the validation curve of the first data model."""
     stored = sorted(path.parent for path in (folder / "meta_training" / "metanetworks").glob("*/metanetwork.json"))
     areas = {}
     for metanetwork in stored[-settings.candidates :]:
         place = folder / "choice" / metanetwork.name
-        source = {
-            **images,
-            "network": str(network),
-            "metanetwork": str(metanetwork),
-            "grid.split": "validation",
-        }
-        run("curve", settings.curve, place, source)
+        run("curve", settings.curve, place, {**source, "metanetwork": str(metanetwork), "grid.split": "validation"})
         areas[str(metanetwork)] = Curve.from_json(place / "curve.json").area
     best = max(areas, key=lambda name: areas[name])
-    choice = {"by": f"area under the validation curve of {network.name}", "areas": areas, "metanetwork": best}
-    write_json(folder / "choice.json", choice)
-    return choice
-
-
-def _seconds(folder: Path, settings: ExperimentSettings) -> dict[str, float]:
-    """Seconds by stage: once for all networks, and on average for each network and method."""
-    choices = sum(seconds_of(path) for path in (folder / "choice").iterdir() if (path / "run.json").is_file())
-    seconds = {
-        "once: data models": seconds_of(folder / "data_models"),
-        "once: meta-training": seconds_of(folder / "meta_training"),
-        "once: choice of the metanetwork": choices,
-    }
-    for method in settings.methods:
-        places = [path for path in (folder / "networks").iterdir() if path.name.endswith(f"-{method}")]
-        for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
-            total = sum(seconds_of(path / stage) for path in places)
-            seconds[f"per network, {method}: {text}"] = total / len(places)
-    return seconds
+    return {"by": "area under the validation curve of the first data model", "areas": areas, "metanetwork": best}
 
 
 def _write_report(folder: Path, experiment: Experiment) -> None:

@@ -1,0 +1,169 @@
+"""Each mistake of a person: one short message, exit status 1 or 2, nothing half-written."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from metaprune_pl.__main__ import main
+from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+
+FIT = ["fit", "--config", "data_quickstart.yaml"]
+META = ["fit", "--config", "meta_quickstart.yaml"]
+PRUNE = ["prune", "--config", "prune_quickstart.yaml", "--network", "net", "--metanetwork=null"]
+
+
+def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run the program and return its exit status and its message, which is short."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    message = capsys.readouterr().err
+    lines = [line for line in message.splitlines() if line]
+    assert lines[0].startswith("error: ") and len(lines) <= 2, message
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, lines[0]
+
+
+def store(folder: str = "net", *, frozen: bool = False) -> None:
+    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1})
+    network = create_network(settings.builder, seed=0, **settings.arguments).requires_grad_(not frozen)
+    save_network(folder, network, NetworkCard(settings=settings, input_shape=(1, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([*FIT, "--trainer.max_epoch", "3"], "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        ([*FIT, "--model.init_args.optimizer.lrr", "3"], "no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
+        ([*FIT, "--model.init_args.seedz", "3"], "DataModelTraining has no setting 'seedz'. Did you mean 'seeds'?"),
+        ([*FIT, "--data", "Digitz"], "data: there is no class 'Digitz'. Did you mean 'Digits'?"),
+        ([*FIT, "--model", "MetaTrainin"], "there is no class 'MetaTrainin'. Did you mean 'MetaTraining'?"),
+        ([*META, "--model.init_args.metanetwork", "PNAMetanetwrk"], "Did you mean 'PNAMetanetwork'?"),
+        ([*FIT, "--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int, got 'abc'."),
+        ([*PRUNE, "--pruning.stepp=1"], "no setting 'pruning.stepp'. Did you mean 'pruning.step'?"),
+        (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
+        (["fit"], "required: fit.data, fit.model"),
+    ],
+)
+def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, message = fails(args, capsys)
+    assert (status, list(workdir.iterdir())) == (2, [])
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["fit", "--config", "data_quikstart.yaml"], "Did you mean 'data_quickstart.yaml'?"),
+        ([*FIT, "--model.init_args.network.builder", "cifar_resnt"], "Did you mean 'cifar_resnet'?"),
+        ([*FIT, "--model.init_args.network.builder", "torchvision/resnet19"], "Did you mean 'torchvision/resnet1"),
+        ([*FIT, "--model.init_args.network.arguments.depth=9"], "depth 9 is not 6n + 2"),
+        ([*FIT, "--model.init_args.network.arguments.deep=9"], "Its arguments: depth, width, num_classes"),
+        ([*FIT, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
+        ([*FIT, "--model.init_args.seeds=[1, 1]"], "each once"),
+        ([*FIT, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),
+        ([*FIT, "--data.batch_size=5000"], "Take a smaller batch_size."),
+        (META, "has 0 data models and 3 are held out"),
+        (PRUNE, "no stored network in 'net'"),
+    ],
+)
+def test_impossible(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, message = fails(args, capsys)
+    assert status == 1
+    assert said in message
+    assert [path for path in workdir.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--speed_ups=[0.5]"], "speed-ups [0.5]: give one or more numbers of at least 1"),
+        (["--speed_ups=[3, 2]"], "in increasing order"),
+        (["--speed_ups=[2, 5000]"], "speed-up 5000x is out of reach: at most "),
+        (["--pruning.max_ratio=0.2", "--speed_ups=[4]"], "max_ratio=0.2. Lower the target."),
+        (["--metanetwork=nowhere"], "no metanetwork in 'nowhere'"),
+        (["--metanetwork=net", "--sparsity={weight: 0.1}"], "not both: they are two methods"),
+        (["--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'"),
+    ],
+)
+def test_pruning(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store()
+    status, message = fails([*PRUNE, *args], capsys)
+    assert status == 1
+    assert said in message
+    assert [path.name for path in workdir.iterdir() if any(path.rglob("*.*"))] == ["net"]
+
+
+def test_a_frozen_network_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(frozen=True)
+    status, message = fails(PRUNE, capsys)
+    assert status == 1
+    assert "the network is frozen: no parameter requires a gradient" in message
+
+
+def draw(folder: Path, size: int = 8) -> None:
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(4):
+                Image.new("L", (size, size), 20 * number).save(folder / part / label / f"{number}.jpg")
+
+
+def test_a_class_folder_without_images(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(workdir / "images")
+    (workdir / "images" / "train" / "empty").mkdir()
+    args = [*FIT, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
+    status, message = fails(args, capsys)
+    assert status == 1
+    assert message.endswith("the class folder 'images/train/empty' has no images. Add some or remove the folder.")
+    assert sorted(path.name for path in workdir.iterdir() if any(path.rglob("*.*"))) == ["images"]
+
+
+def test_a_truncated_image(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(workdir / "images", size=64)
+    victim = workdir / "images" / "train" / "cat" / "1.jpg"
+    victim.write_bytes(victim.read_bytes()[:200])
+    args = [*FIT, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
+    status, message = fails(args, capsys)
+    assert status == 1
+    assert "cannot read the image images/train/cat/1.jpg" in message and message.endswith("Replace or remove it.")
+
+
+class Evil:
+    """Unpickling this would write a file."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, ("evil.txt", "w"))
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_a_pickle_with_code_is_not_loaded(how: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if how == "torch":
+        torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
+    else:
+        Path("evil.ckpt").write_bytes(pickle.dumps(Evil()))
+    status, message = fails([*FIT, "--ckpt_path", "evil.ckpt"], capsys)
+    assert status == 1
+    assert "evil.ckpt is no checkpoint of tensors only; it is not loaded." in message
+    assert not Path("evil.txt").exists()
+
+
+def test_a_damaged_checkpoint(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, "half.ckpt")
+    Path("half.ckpt").write_bytes(Path("half.ckpt").read_bytes()[:500])
+    status, message = fails([*FIT, "--ckpt_path", "half.ckpt"], capsys)
+    assert status == 1
+    assert "half.ckpt is" in message
+
+
+def test_an_output_folder_with_another_run(line: Path, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(line)
+    config = (line / "runs/quickstart/data_models/config.yaml").read_text()
+    status, message = fails([*FIT, "--trainer.max_epochs=7"], capsys)
+    assert status == 1
+    assert "'runs/quickstart/data_models' holds another run. Set --trainer.default_root_dir to a new folder" in message
+    assert (line / "runs/quickstart/data_models/config.yaml").read_text() == config

@@ -1,0 +1,190 @@
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+from metaprune_pl.data import Batch, MetaBatch, TensorLoader
+from metaprune_pl.data.zoo import MetaLoader
+from metaprune_pl.errors import ConfigError
+
+COUNT = 24
+
+
+def loader(batch_size: int = 4, *, count: int = COUNT, train: bool = True, seed: int = 0, rank: int = 0,
+           ranks: int = 1) -> TensorLoader:  # fmt: skip
+    """Images whose only pixel, and label, is their number."""
+    numbers = torch.arange(count)
+    images = numbers.to(torch.uint8).reshape(-1, 1, 1, 1)
+    return TensorLoader(images, numbers, batch_size=batch_size, train=train, seed=seed, rank=rank, ranks=ranks)
+
+
+def labels(batches: list[Batch]) -> list[int]:
+    return torch.cat([batch.labels for batch in batches]).tolist()
+
+
+def same(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(a, b, strict=True)
+    )
+
+
+def joined(batches: list[Batch]) -> Batch:
+    return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+# TensorLoader
+
+
+def test_an_epoch_serves_every_image_once_with_its_own_label() -> None:
+    batches = list(loader())
+    assert len(batches) == len(loader()) == 6  # 24 / 4
+    assert sorted(labels(batches)) == list(range(COUNT))
+    for batch in batches:
+        assert torch.equal(batch.images.flatten().long(), batch.labels)
+        assert batch.draws.shape == (4, 3) and bool(((batch.draws >= 0) & (batch.draws < 1)).all())
+
+
+def test_the_next_epoch_serves_every_image_once_in_another_order_with_other_draws() -> None:
+    data = loader()
+    first, second = list(data), list(data)
+    assert sorted(labels(second)) == list(range(COUNT))
+    assert labels(first) != labels(second)
+    draws = [dict(zip(labels(epoch), joined(epoch).draws, strict=True)) for epoch in (first, second)]
+    assert not any(torch.equal(draws[0][number], draws[1][number]) for number in range(COUNT))
+
+
+def test_order_and_draws_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = list(loader(seed=5))
+    torch.manual_seed(2)
+    again, other = list(loader(seed=5)), list(loader(seed=6))
+    assert same(joined(first), joined(again))
+    assert labels(first) != labels(other)
+
+
+def test_training_drops_the_incomplete_last_batch_and_evaluation_serves_it() -> None:
+    trained, evaluated = list(loader(count=22)), list(loader(count=22, train=False))
+    assert [len(batch.labels) for batch in trained] == [4] * 5
+    assert len(set(labels(trained))) == 20
+    assert [len(batch.labels) for batch in evaluated] == [4] * 5 + [2]
+    assert labels(evaluated) == list(range(22))
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_a_loader_that_takes_over_in_the_middle_or_at_the_end_of_an_epoch_goes_on_exactly(stop: int) -> None:
+    whole = loader()
+    list(whole)  # one epoch before
+    batches = [*whole, *whole]
+    stopped = loader()
+    list(stopped)
+    served = list(islice(stopped, stop))
+    state = stopped.state_dict()
+    resumed = loader()
+    resumed.load_state_dict(state)
+    rest = [*resumed, *resumed] if stop < 6 else list(resumed)
+    assert len(served) + len(rest) == len(batches) == 12
+    for found, expected in zip([*served, *rest], batches, strict=True):
+        assert same(found, expected)
+
+
+def test_the_state_is_plain_numbers_that_a_new_loader_starts_from_zero() -> None:
+    assert loader().state_dict() == {"epoch": 0, "position": 0}
+    data = loader()
+    list(data)
+    list(islice(data, 2))
+    assert data.state_dict() == {"epoch": 1, "position": 2}
+
+
+def test_two_ranks_see_together_what_one_process_with_twice_the_batch_sees() -> None:
+    one, ranks = loader(8), [loader(4, rank=rank, ranks=2) for rank in (0, 1)]
+    for _ in range(2):  # epochs
+        big, parts = list(one), [list(rank) for rank in ranks]
+        assert [len(part) for part in parts] == [len(big)] * 2 == [3, 3]  # 24 / 8
+        for expected, found in zip(big, zip(*parts, strict=True), strict=True):
+            assert same(joined(list(found)), expected)
+
+
+@pytest.mark.parametrize("count", [16, 18, 21, 24])
+def test_two_ranks_evaluate_every_image_once(count: int) -> None:
+    parts = [list(loader(count=count, train=False, rank=rank, ranks=2)) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [
+        len(loader(count=count, train=False, rank=rank, ranks=2)) for rank in (0, 1)
+    ]
+    assert sorted(labels(parts[0] + parts[1])) == list(range(count))
+
+
+def test_fewer_images_than_one_batch_on_each_device_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size 16 on 2 device.* needs 32 training images; there are 24"):
+        loader(16, ranks=2)
+    assert len(list(loader(16, train=False))) == 2
+
+
+# MetaLoader
+
+
+def meta(micro_batches: int = 3, *, rank: int = 0, ranks: int = 1, rounds: int = 2, count: int = COUNT) -> MetaLoader:
+    images = loader(2, count=count, rank=rank, ranks=ranks)
+    return MetaLoader(images, models=4, micro_batches=micro_batches, rounds=rounds)
+
+
+def big_batches(batches: list[MetaBatch]) -> list[list[MetaBatch]]:
+    """Split where a batch says that it is the last."""
+    result: list[list[MetaBatch]] = [[]]
+    for batch in batches:
+        result[-1].append(batch)
+        if batch.last:
+            result.append([])
+    assert result.pop() == []
+    return result
+
+
+def test_a_meta_epoch_takes_every_data_model_through_each_round_in_a_new_order() -> None:
+    data = meta()
+    epochs = [big_batches(list(data)) for _ in range(4)]
+    orders = []
+    for steps in epochs:
+        assert [len(step) for step in steps] == [3] * 8  # 4 models x 2 rounds of 3 micro-batches
+        models = [step[0].model for step in steps]
+        assert all({batch.model for batch in step} == {step[0].model} for step in steps)
+        assert sorted(models[:4]) == sorted(models[4:]) == [0, 1, 2, 3]
+        orders += [tuple(models[:4]), tuple(models[4:])]
+    assert len(set(orders)) > 4  # eight rounds in 24 possible orders
+    assert len(data) == 24
+
+
+def test_meta_epochs_go_through_all_images_before_any_comes_again() -> None:
+    data = meta()  # 24 micro-batches of 2 are two passes over 24 images
+    seen = labels(list(data))
+    assert sorted(seen[:24]) == sorted(seen[24:]) == list(range(24))
+    assert seen[:24] != seen[24:]
+    assert sorted(labels(list(islice(data, 12)))) == list(range(24))  # the next epoch goes on with the third pass
+
+
+@pytest.mark.parametrize("count", [24, 27])
+def test_two_ranks_see_the_big_batches_of_one_with_twice_the_micro_batches(count: int) -> None:
+    one, ranks = meta(6, count=count), [meta(3, rank=rank, ranks=2, count=count) for rank in (0, 1)]
+    for _ in range(2):  # epochs
+        big, parts = big_batches(list(one)), [big_batches(list(rank)) for rank in ranks]
+        assert len(big) == len(parts[0]) == len(parts[1]) == 8
+        for whole, left, right in zip(big, *parts, strict=True):
+            assert {b.model for b in whole} == {b.model for b in left} == {b.model for b in right}
+            together = [batch for pair in zip(left, right, strict=True) for batch in pair]
+            for found, expected in zip(together, whole, strict=True):
+                assert same(found[:3], expected[:3])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 10, 24])
+def test_meta_training_goes_on_exactly_after_a_resume(stop: int) -> None:
+    whole = meta()
+    list(whole)  # one epoch before
+    batches = [*whole, *whole]
+    stopped = meta()
+    list(stopped)
+    served = list(islice(stopped, stop))
+    resumed = meta()
+    resumed.load_state_dict(stopped.state_dict())
+    rest = [*resumed, *resumed] if stop < 24 else list(resumed)
+    assert len(served) + len(rest) == len(batches) == 48
+    for found, expected in zip([*served, *rest], batches, strict=True):
+        assert same(found, expected)

@@ -1,0 +1,154 @@
+"""The whole experiment at toy size: what it writes, that it runs nothing twice, and that it survives being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metaprune_pl.__main__ import main
+from metaprune_pl.cli.configs import find_config
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "data": {"model.init_args.network.arguments": {"depth": 8, "width": 4}, "trainer.max_epochs": 3},
+    "meta": {
+        "model.init_args.metanetwork.init_args.layers": 2, "model.init_args.metanetwork.init_args.hidden": 8,
+        "data.init_args.rounds": 2, "trainer.max_epochs": 3,
+    },
+    "curve": {"finetune.epochs": 3, "grid.points": 4, "grid.max_speed_up": 3.0, "pruning.step": 0.05},
+    "prune": {"finetune_after.epochs": 3, "pruning.step": 0.05, "latency_batches": [1]},
+}  # fmt: skip
+
+
+def write_toy_configs(folder: Path) -> None:
+    """Write the quickstart's configs with a small network and few epochs."""
+    for name, changes in CHANGES.items():
+        config = yaml.safe_load(find_config(f"{name}_quickstart.yaml").read_text())
+        config["trainer"] |= {"enable_progress_bar": False}
+        for key, value in changes.items():
+            place = config
+            *path, last = key.split(".")
+            for part in path:
+                place = place[part]
+            place[last] = value
+        (folder / f"toy_{name}.yaml").write_text(yaml.safe_dump(config))
+
+
+ARGS = [
+    "experiment", "--config=quickstart.yaml", "--chain.data_models=toy_data.yaml", "--chain.held_out=2",
+    "--chain.meta_training=toy_meta.yaml", "--chain.curve=toy_curve.yaml", "--chain.prune=toy_prune.yaml",
+    "--chain.candidates=2", "--chain.speed_ups=[2, 3]",
+]  # fmt: skip
+
+
+def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what is measured in time, and the folders' names."""
+    results = json.loads(json.dumps(report["results"]))
+    for row in results["pruned"]:
+        for key in [key for key in row if key.startswith(("milliseconds", "latency"))]:
+            del row[key]
+    areas = {Path(name).name: area for name, area in report["choice"]["areas"].items()}
+    return {"results": results, "curves": report["curves"], "areas": areas}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the experiment without interruption and give its folder."""
+    before, folder = Path.cwd(), tmp_path_factory.mktemp("whole")
+    os.chdir(folder)
+    try:
+        write_toy_configs(folder)
+        main(ARGS)
+    finally:
+        os.chdir(before)
+    return folder / "runs" / "quickstart"
+
+
+@pytest.mark.slow
+def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
+    report = json.loads((whole / "report.json").read_text())
+    rows = report["results"]["pruned"]
+    methods = ["none", "sparsity_learning", "metanetwork"]
+    assert [(row["target"], row["method"]) for row in rows] == [(t, m) for t in (2, 3) for m in methods]
+    for row in rows:
+        assert row["networks"] == 2 and row["speed_up"] >= row["target"]
+        accuracies = [
+            p["accuracy_finetuned"] for p in report["pruned"] if (p["target"], p["method"]) == (row["target"], row["method"])
+        ]
+        a, b = accuracies
+        assert row["accuracy_finetuned"] == pytest.approx((a + b) / 2)
+        assert row["accuracy_finetuned_std"] == pytest.approx(abs(a - b) / 2**0.5)  # sample deviation of two
+    assert [row["method"] for row in report["results"]["curves"]] == methods
+    best = max(report["choice"]["areas"], key=lambda name: report["choice"]["areas"][name])
+    assert report["choice"]["metanetwork"] == best and len(report["choice"]["areas"]) == 2
+    assert "flat region over no metanetwork" in report["results"]["flat_region"]
+    assert {"once: meta-training", "per network, none: finetuning and curve"} <= set(report["seconds"])
+    for name in ("report.csv", "curves.csv", "curve.png", "choice.json", "config.yaml"):
+        assert (whole / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_choice_is_by_validation_images_and_the_report_by_test_images(whole: Path) -> None:
+    chosen_by = [json.loads(path.read_text())["split"] for path in (whole / "choice").glob("*/curve.json")]
+    reported = [json.loads(path.read_text())["split"] for path in (whole / "networks").glob("*/curve/curve.json")]
+    assert chosen_by == ["validation"] * 2 and reported == ["test"] * 6
+
+
+@pytest.mark.slow
+def test_nothing_is_run_twice_and_a_changed_stage_moves_the_old_aside(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(whole.parents[1])
+    before = (whole / "report.json").read_text()
+    stages = [path.parent for path in whole.rglob("run.json") if path.parent != whole]
+    times = {stage: (stage / "run.json").stat().st_mtime_ns for stage in stages}
+    main(ARGS)
+    assert {stage: (stage / "run.json").stat().st_mtime_ns for stage in stages} == times
+    assert without_times(json.loads((whole / "report.json").read_text())) == without_times(json.loads(before))
+    capsys.readouterr()
+    main([*ARGS, "--chain.speed_ups=[2]", "--chain.methods=[none]"])
+    assert "held a run with other settings" in capsys.readouterr().err.replace("\n", " ")
+    assert (whole / "networks" / "seed_0003-none" / "prune.old-1" / "speed_up_3").is_dir()
+    rows = json.loads((whole / "report.json").read_text())["results"]["pruned"]
+    assert [(row["target"], row["method"]) for row in rows] == [(2, "none")]
+
+
+def start_and_kill(folder: Path, when: Path) -> None:
+    """Start the experiment in a new process and kill it as soon as a file is there."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "metaprune_pl", *ARGS]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    limit = time.monotonic() + 240
+    while not (folder / when).exists():
+        assert process.poll() is None, (process.communicate()[1] or b"").decode()[-2000:]
+        assert time.monotonic() < limit, f"{when} did not appear"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_experiment_continues_to_the_same_report(tmp_path: Path) -> None:
+    write_toy_configs(tmp_path)
+    runs = Path("runs/quickstart")
+    start_and_kill(tmp_path, runs / "meta_training" / "metanetworks" / "epoch_001")
+    assert not (tmp_path / runs / "meta_training" / "metanetworks" / "epoch_003").exists()
+    finetuning = runs / "networks" / "seed_0003-none" / "prune" / "speed_up_2" / "finetuned"
+    start_and_kill(tmp_path, finetuning / "checkpoints" / "last.ckpt")
+    assert not (tmp_path / finetuning / "network").exists()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for folder in ("continued", "whole"):  # the second from nothing, in the same kind of process
+        if folder == "whole":
+            (tmp_path / "runs").rename(tmp_path / "continued")
+        subprocess.run([sys.executable, "-m", "metaprune_pl", *ARGS], cwd=tmp_path, env=environment, check=True)
+    reports = [
+        json.loads((tmp_path / place / "quickstart" / "report.json").read_text()) for place in ("continued", "runs")
+    ]
+    assert without_times(reports[0]) == without_times(reports[1])

@@ -1,0 +1,148 @@
+"""The line by hand: fit, fit, curve, prune on real digits, each through the command line at toy size."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metaprune_pl.__main__ import main
+from metaprune_pl.data import Digits
+from metaprune_pl.graphs import trace
+from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.pipelines.prepare import accuracy
+from metaprune_pl.pruning import count_macs, count_parameters
+from metaprune_pl.reports import Curve
+
+RUNS = Path("runs/quickstart")
+
+
+@pytest.fixture
+def runs(line: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(line)
+    return RUNS
+
+
+def test_each_seed_is_stored_with_its_facts(runs: Path) -> None:
+    for seed in range(5):
+        card = read_card(runs / "data_models" / "networks" / f"seed_{seed:04d}")
+        assert card.record["seed"] == seed and 0 <= card.record["validation_accuracy"] <= 1
+        assert (card.settings.builder, card.input_shape) == ("cifar_resnet", (1, 8, 8))
+
+
+def test_the_metanetwork_is_stored_after_each_epoch(runs: Path) -> None:
+    folders = sorted(path.name for path in (runs / "meta_training" / "metanetworks").iterdir())
+    assert folders == ["epoch_001", "epoch_002"]
+    first, last = (load_metanetwork(runs / "meta_training" / "metanetworks" / name) for name in folders)
+    newest = load_metanetwork(runs / "meta_training" / "metanetworks")
+    values = [dict(m.named_parameters())["layers.0.sender.0.weight"] for m in (first, last, newest)]
+    assert torch.equal(values[1], values[2]) and not torch.equal(values[0], values[1])
+
+
+@pytest.mark.parametrize("stage", ["data_models", "meta_training", "prune/finetuned"])
+def test_checkpoints_load_without_unpickling_code(stage: str, runs: Path) -> None:
+    checkpoint = torch.load(runs / stage / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["state_dict"] and checkpoint["optimizer_states"]
+
+
+def test_the_curve_is_written_as_json_csv_and_picture(runs: Path) -> None:
+    curve = Curve.from_json(runs / "curve" / "curve.json")
+    assert (curve.method, curve.network, curve.split, len(curve.points)) == ("metanetwork", "seed_0002", "test", 4)
+    speed_ups = [point.speed_up for point in curve.points]
+    assert speed_ups[0] == pytest.approx(1) and all(s >= g for s, g in zip(speed_ups, (1, 1.66, 2.33, 3), strict=True))
+    with (runs / "curve" / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in rows] == [point.accuracy for point in curve.points]
+    assert (runs / "curve" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_shows_the_curve_and_the_results(runs: Path) -> None:
+    curve = Curve.from_json(runs / "curve" / "curve.json")
+    events = EventAccumulator(str(runs / "curve" / "tensorboard" / "metanetwork-seed_0002"))
+    events.Reload()
+    scalars = events.Scalars("curve/accuracy_at_100x_speed_up")
+    assert [event.step for event in scalars] == [round(100 * point.speed_up) for point in curve.points]
+    assert [event.value for event in scalars] == pytest.approx([point.accuracy for point in curve.points])
+    figures = EventAccumulator(str(runs / "curve"))
+    figures.Reload()
+    assert "accuracy over speed-up" in figures.Tags()["images"]
+    training = EventAccumulator(str(runs / "data_models"))
+    training.Reload()
+    assert {"train/loss", "val/accuracy"} <= set(training.Tags()["scalars"])
+
+
+def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
+    results = json.loads((runs / "prune" / "report.json").read_text())
+    assert [result["target"] for result in results] == [2, 3]
+    unpruned = load_network(runs / "data_models" / "networks" / "seed_0002")
+    example = torch.zeros(1, 1, 8, 8)
+    for result in results:
+        network = load_network(runs / "prune" / f"speed_up_{result['target']:g}" / "network")
+        assert result["speed_up"] == count_macs(unpruned, example) / count_macs(network, example) >= result["target"]
+        assert result["parameters"] == count_parameters(network)
+        measured = accuracy(network, Digits(), "test", torch.device("cpu"))
+        assert result["accuracy_finetuned"] == measured
+        assert set(result["latency"]) == {"1", "256"} and min(result["latency"].values()) > 0
+
+
+def test_a_pruned_network_gives_the_recorded_accuracy_in_a_new_process(runs: Path) -> None:
+    code = (
+        "import sys, torch; from metaprune_pl.networks import load_network, read_card\n"
+        "from metaprune_pl.data import Digits\n"
+        "network = load_network(sys.argv[1]); data = Digits()\n"
+        "hits = [(network(x).argmax(1) == y) for x, y in data.evaluation('test', torch.device('cpu'))]\n"
+        "print(torch.cat(hits).sum().item() / 400, read_card(sys.argv[1]).record['test_accuracy'])"
+    )
+    folder = str(runs / "prune" / "speed_up_2" / "network")
+    result = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    measured, recorded = result.stdout.split()
+    assert measured == recorded
+
+
+def test_test_and_validate_evaluate_a_stored_network(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = runs / "prune" / "speed_up_2" / "network"
+    model = ["--model=Finetuning", f"--model.network={folder}", "--model.optimizer={}", "--data=Digits"]
+    main(["test", *model, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    recorded = read_card(folder).record["test_accuracy"]
+    printed = re.search(r"test/accuracy\s+│\s+([\d.]+)", capsys.readouterr().out)
+    assert printed is not None and float(printed[1]) == pytest.approx(recorded)
+
+
+def test_finished_runs_are_not_run_again(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    for stage in ("fit data", "fit meta", "curve curve", "prune prune"):
+        main(tiny(stage))
+        assert "is finished; it is not run again" in capsys.readouterr().err.replace("\n", " ")
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == before
+
+
+def test_the_saved_config_is_the_run(runs: Path) -> None:
+    config = yaml.safe_load((runs / "prune" / "config.yaml").read_text())
+    assert config["finetune_after"]["epochs"] == 2 and config["speed_ups"] == [2.0, 3.0]
+
+
+def test_another_data_model_makes_it_another_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(tiny("curve curve", "--network=runs/quickstart/data_models/networks/seed_0003"))
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_inspect_answers_in_text_and_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(runs / "data_models" / "networks" / "seed_0000")
+    main(["inspect", folder])
+    assert "layer1.0.conv1" in capsys.readouterr().out
+    main(["inspect", folder, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    network = load_network(folder)
+    graph = trace(network, torch.zeros(1, 1, 8, 8))
+    assert (found["nodes"], found["edges"]) == (graph.num_nodes, graph.num_edges)
+    assert (found["covered"], found["outside"], found["fixed"]) == (1.0, [], 11)  # 1 input channel, 10 classes
+    assert found["groups"]["conv1"] == 4 and sum(found["groups"].values()) == 4 + 4 + 8 + 8 + 16 + 16
