@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -5,14 +6,16 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.data import Batch, MetaBatch, TensorLoader
+from metaprune_pl.data.loader import Resumable
 from metaprune_pl.data.zoo import MetaLoader
 from metaprune_pl.errors import ConfigError
 
 COUNT = 24
 
 
-def loader(batch_size: int = 4, *, count: int = COUNT, train: bool = True, seed: int = 0, rank: int = 0,
-           ranks: int = 1) -> TensorLoader:  # fmt: skip
+def loader(
+    batch_size: int = 4, *, count: int = COUNT, train: bool = True, seed: int = 0, rank: int = 0, ranks: int = 1
+) -> TensorLoader:
     """Images whose only pixel, and label, is their number."""
     numbers = torch.arange(count)
     images = numbers.to(torch.uint8).reshape(-1, 1, 1, 1)
@@ -94,6 +97,29 @@ def test_the_state_is_plain_numbers_that_a_new_loader_starts_from_zero() -> None
     list(data)
     list(islice(data, 2))
     assert data.state_dict() == {"epoch": 1, "position": 2}
+
+
+@pytest.mark.parametrize("make", [lambda: loader(), lambda: meta()], ids=["images", "meta"])
+def test_an_epoch_that_is_asked_for_is_the_same_whatever_came_before(make: Callable[[], Resumable]) -> None:
+    fresh, used = make(), make()
+    whole = [list(fresh) for _ in range(4)]
+    list(islice(used, 2))
+    for epoch in (3, 1):
+        used.set_epoch(epoch)
+        found = list(used)
+        assert len(found) == len(whole[epoch])
+        assert all(same(a, b) for a, b in zip(found, whole[epoch], strict=True))
+
+
+@pytest.mark.parametrize("make", [lambda: loader(), lambda: meta()], ids=["images", "meta"])
+def test_asking_for_the_epoch_that_has_begun_changes_nothing(make: Callable[[], Resumable]) -> None:
+    whole, stopped, resumed = list(make()), make(), make()
+    list(islice(stopped, 2))
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.set_epoch(0)
+    rest = list(resumed)
+    assert len(rest) == len(whole) - 2
+    assert all(same(a, b) for a, b in zip(rest, whole[2:], strict=True))
 
 
 def test_two_ranks_see_together_what_one_process_with_twice_the_batch_sees() -> None:

@@ -228,8 +228,8 @@ def test_a_stored_name_that_no_longer_exists_is_an_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("cifar_resnt", "cifar_resnet"),
-        ("cifar-resnet", "cifar_resnet"),
+        ("cifar_resnt", "cifar_resnet'"),
+        ("cifar-resnet", "cifar_resnet'"),
         ("torchvision/resnet19", "torchvision/resnet1"),
     ],
 )

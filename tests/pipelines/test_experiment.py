@@ -80,7 +80,9 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
     for row in rows:
         assert row["networks"] == 2 and row["speed_up"] >= row["target"]
         accuracies = [
-            p["accuracy_finetuned"] for p in report["pruned"] if (p["target"], p["method"]) == (row["target"], row["method"])
+            p["accuracy_finetuned"]
+            for p in report["pruned"]
+            if (p["target"], p["method"]) == (row["target"], row["method"])
         ]
         a, b = accuracies
         assert row["accuracy_finetuned"] == pytest.approx((a + b) / 2)

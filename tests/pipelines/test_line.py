@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conftest import tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
 from metaprune_pl.graphs import trace

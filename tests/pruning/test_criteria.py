@@ -6,7 +6,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from helpers import random_resnet, randomize
+from helpers import PlainNet, random_resnet, randomize
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
 from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, find_groups
@@ -99,6 +99,25 @@ def test_importance_counts_outputs_inputs_and_norms_once_each_and_no_bias() -> N
     assert scores.tolist() == [17, 17, 17]
     first = GroupNorm(normalize="none", reduce="first", p=1).scores(groups, state)[units_of(groups, "a")]
     assert first.tolist() == [18, 18, 18]
+
+
+def test_a_conv_group_counts_as_a_whole_with_each_of_its_layers_once() -> None:
+    network = randomize(PlainNet())
+    groups = find_groups(trace(network, torch.zeros(1, 3, 8, 8)))
+    w = {name: parameter.detach().square() for name, parameter in network.named_parameters()}
+    parts = [  # group g has 2 inputs and 3 outputs, which the next layers read; a channel has 4 places after flattening
+        w["biased.weight"].reshape(4, -1).sum(1),
+        w["grouped.weight"].reshape(4, -1).sum(1),
+        w["depthwise.weight"].reshape(4, -1).sum(1),
+        w["norm.weight"].reshape(4, 3).sum(1),
+        w["hidden.weight"].reshape(20, 4, 12).sum((0, 2)),
+    ]
+    scores = GroupNorm().scores(groups, network.state_dict())
+    units = units_of(groups, "grouped").reshape(4, 3)
+    assert torch.equal(units, units[:, :1].expand(4, 3))
+    torch.testing.assert_close(scores[units[:, 0]], sum(parts) / 5)
+    first = GroupNorm(reduce="first").scores(groups, network.state_dict())
+    torch.testing.assert_close(first[units[:, 0]], parts[0])
 
 
 def test_removed_nodes_do_not_count() -> None:

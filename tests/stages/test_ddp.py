@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
 
+from conftest import tiny
 from metaprune_pl.metanetworks import load_metanetwork
 
 

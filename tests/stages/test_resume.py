@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny
 
+from conftest import tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network

@@ -127,7 +127,8 @@ class App(LightningCLI):
         trainer = self.config["experiment"]["trainer"]
         defaults = self._parser("experiment").get_defaults()["trainer"]
         changed = {f"trainer.{k}": trainer[k] for k in HARDWARE_FLAGS if trainer[k] != defaults[k]}
-        merged = {"trainer.default_root_dir": str(folder), **changed, **settings}
+        quiet = {"trainer.enable_model_summary": False}
+        merged = {"trainer.default_root_dir": str(folder), **quiet, **changed, **settings}
         flags = [f"--{key}={_as_text(value)}" for key, value in merged.items()]
         _say(f"[bold]{command}[/bold] {config} -> {folder}")
         App([command, "--config", str(find_config(config)), *flags], inside=True)

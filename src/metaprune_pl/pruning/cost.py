@@ -29,7 +29,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def measure_latency(network: nn.Module, example: Tensor, batch_size: int, *, seconds: float = 0.2) -> float:
+def measure_latency(network: nn.Module, example: Tensor, batch_size: int, *, seconds: float = 0.1) -> float:
     """Measure the time of a forward pass.
 
     Args:

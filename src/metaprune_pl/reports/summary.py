@@ -41,7 +41,7 @@ def curve_rows(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def pruned_rows(experiment: Experiment) -> list[dict[str, Any]]:
-    """One row for each method and target, means over networks."""
+    """One row for each method and target: means over networks, of times the median."""
     rows = []
     for target in sorted({pruned.target for pruned in experiment.pruned}):
         for method in methods_of(experiment.pruned):
@@ -56,8 +56,8 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
     for name in ("accuracy_pruned", "accuracy_finetuned"):
         row[name], row[f"{name}_std"] = mean_and_spread([getattr(pruned, name) for pruned in same])
     for size in same[0].latency:
-        row[f"milliseconds_batch_{size}"] = statistics.fmean(pruned.latency[size] for pruned in same)
-        row[f"latency_ratio_batch_{size}"] = statistics.fmean(
+        row[f"milliseconds_batch_{size}"] = statistics.median(pruned.latency[size] for pruned in same)
+        row[f"latency_ratio_batch_{size}"] = statistics.median(
             pruned.latency_unpruned[size] / pruned.latency[size] for pruned in same
         )
     return row
