@@ -1,6 +1,5 @@
 """`metaprune`: answers help and version without importing torch, and leaves the rest to `cli.app`."""
 
-import os
 import sys
 
 from metaprune_pl import __version__
@@ -41,9 +40,6 @@ def main(args: list[str] | None = None) -> None:
     elif args[0] == "--version":
         sys.stdout.write(f"metaprune {__version__}\n")
     else:
-        # Before torch loads OpenMP: threads that spin while they wait make small networks many times slower as soon as
-        # another process wants a core.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from metaprune_pl.cli.app import main as run
 
         run(args)

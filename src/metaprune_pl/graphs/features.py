@@ -111,10 +111,11 @@ def write(graph: WeightGraph, features: Features, state: Mapping[str, Tensor], s
         parameters outside the graph as they are in `state`.
     """
     new = dict(state)
+    columns = features.nodes.t().contiguous()  # batch norm rounds differently on strided parameters
     for group in graph.groups:
         for slot, name in group.slots.items():
             if not slot.endswith(READ_ONLY):
-                new[name] = features.nodes[group.start : group.stop, schema.column(slot, group)]
+                new[name] = columns[schema.column(slot, group), group.start : group.stop]
     for connection, edges in zip(graph.connections, features.edges, strict=True):
         if connection.parameter is not None:
             new[connection.parameter] = connection.unblock(edges, state[connection.parameter])

@@ -49,7 +49,7 @@ def moved(activation: Activation, shape: torch.Size, move: Callable[[Tensor], Te
     return shrink(move(activation.labels.expand(shape)))
 
 
-def channels(labels: Tensor, dim: int) -> Tensor | None:
-    """Return the labels along one dimension, [C], or None where they vary along another one, too."""
+def channels(labels: Tensor, dim: int, shape: torch.Size) -> Tensor | None:
+    """Return the labels along one dimension of a tensor of the given shape, [C], or None where they vary elsewhere."""
     dim %= labels.dim()
-    return labels.flatten() if labels.numel() == labels.shape[dim] else None
+    return labels.flatten().expand(shape[dim]) if labels.numel() == labels.shape[dim] else None

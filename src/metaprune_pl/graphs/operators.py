@@ -63,8 +63,8 @@ class Call:
         raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
 
     def neurons(self, activation: Activation, dim: int) -> Tensor:
-        """Return the nodes along a dimension of an activation, [C]."""
-        nodes = channels(activation.labels, dim)
+        """Return the nodes along a dimension of the first argument, [C]."""
+        nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))
         if nodes is None or bool((nodes == NOBODY).any()):
             raise TraceError(
                 f"operator 'aten.{self.operator}' reads a tensor whose channels are not in one dimension: {self.where}."
@@ -126,12 +126,13 @@ def _batch_norm(call: Call) -> Activation:
     x = call.activation()
     names = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
     found = {slot: p.name for index, slot in enumerate(names, 1) if (p := call.parameter(index)) is not None}
-    owner = x.owner
-    if owner is None or any(slot.startswith("norm.") for slot in call.builder.group(owner).slots):
-        source = call.neurons(x, 1)
+    owner, source = x.owner, call.neurons(x, 1)
+    group = None if owner is None else call.builder.group(owner)
+    if group is None or group.size != len(source) or any(slot.startswith("norm.") for slot in group.slots):
         owner, target = call.builder.new_group(call.module, len(source), depth=call.builder.depth(source))
         call.builder.connect_identity(call.module, source, target)
-        x = Activation(target.reshape(x.labels.shape), owner)
+        x = Activation(target.reshape(1, -1, *[1] * (x.labels.dim() - 2)), owner)
+    assert owner is not None
     call.builder.group(owner).slots.update(found)
     return Activation(x.labels, owner)
 
@@ -219,8 +220,11 @@ def _pad(call: Call) -> Activation:
     """Padding of places leaves channels as they are; padded channels belong to nobody."""
     x = call.activation()
     amounts = list(call.argument(1))
+    sizes = list(x.labels.shape)
+    if x.labels.numel() == 1:  # a single neuron does not show where channels are
+        sizes[1 if len(sizes) > 3 else -1] = 2
     for index in range(0, len(amounts), 2):
-        if x.labels.shape[-1 - index // 2] == 1:
+        if sizes[-1 - index // 2] == 1:
             amounts[index] = amounts[index + 1] = 0
     if not any(amounts):
         return x

@@ -4,6 +4,7 @@ Kernels of different sizes are brought together in one of two ways (paper, secti
 largest one; `per_size` has an encoder and a decoder for each number of taps.
 """
 
+import math
 from typing import Literal
 
 import torch.nn.functional as F
@@ -53,8 +54,8 @@ class Coding(nn.Module):
         edge_ratio: float, edge_scale: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.side = int(taps[0] ** 0.5) if taps else 0
-        if kernels == "pad" and (len(taps) != 1 or self.side**2 != taps[0]):
+        self.side = math.isqrt(max(0, *taps, 0))
+        if kernels == "pad" and (len(taps) != 1 or not self.side or self.side**2 != taps[0]):
             raise ConfigError(f"taps {taps}: kernels 'pad' takes one square number, such as [9]. Or take 'per_size'.")
         if not taps or min(taps) < 1:
             raise ConfigError(f"taps {taps}: name at least one number of kernel positions, such as [1, 9].")

@@ -62,8 +62,9 @@ def load_metanetwork(folder: str | Path) -> Metanetwork:
         metanetwork = kind(**card["arguments"])
         metanetwork.load_state_dict(load_file(folder / "weights.safetensors"))
     except (
-        json.JSONDecodeError,
         KeyError,
+        ValueError,
+        TypeError,
         ImportError,
         AttributeError,
         OSError,

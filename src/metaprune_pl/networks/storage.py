@@ -101,7 +101,7 @@ def read_card(folder: str | Path) -> NetworkCard:
         return NetworkCard(settings=settings, input_shape=(channels, height, width), **data)
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(f"no stored network in '{folder}': it has no network.json.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path} is damaged ({error}). Make the network again.") from error
 
 

@@ -39,7 +39,7 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _match_attributes(module: nn.Module) -> None:
     """Set the width attributes of one layer from the shapes of its tensors."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         out_channels, per_group = module.weight.shape[:2]
         if module.groups > 1:  # whole groups are removed, so the outputs of one group stay as many
             module.groups = out_channels // (module.out_channels // module.groups)

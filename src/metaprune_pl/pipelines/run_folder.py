@@ -19,7 +19,7 @@ from metaprune_pl.reports import read_json, write_json
 
 HARDWARE = {
     "accelerator", "devices", "strategy", "num_nodes", "logger", "enable_progress_bar", "enable_model_summary",
-    "log_every_n_steps", "profiler", "default_root_dir",
+    "log_every_n_steps", "profiler", "threads", "default_root_dir",
 }  # fmt: skip
 """Trainer settings that do not make it another run."""
 ARTIFACTS = {"network", "metanetwork", "data_models"}

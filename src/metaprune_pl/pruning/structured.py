@@ -88,6 +88,7 @@ def highest_speed_up(
 ) -> float:
     """Return how much less a network costs when all is removed that may be."""
     graph = groups.graph
+    state = {name: value.cpu() for name, value in state.items()}
     floor = _floor(groups, settings)
     everything = torch.ones(graph.num_nodes, dtype=torch.bool)
     order = _next_units(groups, state, criterion, groups.prunable, everything, floor)
@@ -97,7 +98,7 @@ def highest_speed_up(
 def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
     """Channels that must stay in each group, [groups]."""
     sizes = groups.sizes()
-    by_ratio = torch.ceil(sizes * (1 - settings.max_ratio)).long()
+    by_ratio = sizes - torch.floor(sizes.double() * settings.max_ratio + 1e-9).long()
     return torch.maximum(torch.full_like(sizes, settings.min_channels), by_ratio)
 
 
