@@ -83,6 +83,14 @@ class App(LightningCLI):
         if "data" in wanted:
             parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
 
+    def instantiate_trainer(self, **kwargs: Any) -> MetapruneTrainer:
+        """Build the Trainer from the configuration; `inspect` has none."""
+        if self.subcommand == "inspect":
+            return MetapruneTrainer(logger=False, enable_checkpointing=False)
+        trainer = super().instantiate_trainer(**kwargs)
+        assert isinstance(trainer, MetapruneTrainer)
+        return trainer
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: settings stored in a checkpoint do not override it."""
 

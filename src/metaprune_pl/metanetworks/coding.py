@@ -55,7 +55,7 @@ class Coding(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.side = math.isqrt(max(0, *taps, 0))
-        if kernels == "pad" and (len(taps) != 1 or not self.side or self.side**2 != taps[0]):
+        if kernels == "pad" and (len(taps) != 1 or self.side**2 != taps[0]):
             raise ConfigError(f"taps {taps}: kernels 'pad' takes one square number, such as [9]. Or take 'per_size'.")
         if not taps or min(taps) < 1:
             raise ConfigError(f"taps {taps}: name at least one number of kernel positions, such as [1, 9].")

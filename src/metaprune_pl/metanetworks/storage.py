@@ -60,16 +60,11 @@ def load_metanetwork(folder: str | Path) -> Metanetwork:
         if not (isinstance(kind, type) and issubclass(kind, Metanetwork)):
             raise StorageError(f"{folder}/metanetwork.json names {card['class']}, which is no metanetwork.")
         metanetwork = kind(**card["arguments"])
-        metanetwork.load_state_dict(load_file(folder / "weights.safetensors"))
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        ImportError,
-        AttributeError,
-        OSError,
-        SafetensorError,
-        RuntimeError,
-    ) as error:
+        weights = load_file(folder / "weights.safetensors")
+        shapes = {name: value.shape for name, value in metanetwork.state_dict().items()}
+        if {name: value.shape for name, value in weights.items()} != shapes:
+            raise ValueError("its weights do not fit its arguments")
+        metanetwork.load_state_dict(weights)
+    except (LookupError, ValueError, TypeError, ImportError, AttributeError, OSError, SafetensorError) as error:
         raise StorageError(f"cannot read the metanetwork in '{folder}': {error}.") from error
     return metanetwork

@@ -1,0 +1,57 @@
+"""What the README says is so: its commands, its YAML and its Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY
+from metaprune_pl.__main__ import main
+from metaprune_pl.cli.configs import find_config
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The command lines of `metaprune` in the README."""
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    return [shlex.split(line.partition("metaprune ")[2], comments=True) for line in re.findall(r"metaprune \w.*", text)]
+
+
+def test_the_stages_by_hand_are_those_that_the_line_runs() -> None:
+    by_hand = {f"{c[0]} {c[2].partition('_')[0]}" for c in commands() if c[0] not in {"experiment", "inspect"}}
+    assert by_hand == set(TINY)
+
+
+@pytest.mark.parametrize("args", [c for c in commands() if c[0] != "inspect"], ids=" ".join)
+def test_every_command_is_accepted(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--print_config"])
+    assert stop.value.code == 0, capsys.readouterr().err
+
+
+def test_the_yaml_is_the_shipped_one() -> None:
+    assert find_config("meta_quickstart.yaml").read_text().strip() in README
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=["store", "library"])
+def test_the_python_runs(code: str, workdir: Path) -> None:
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert "pruned" in names or "faster" in names
+
+
+def test_every_setting_on_the_command_line_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = re.findall(r"`(--[^`]+)`", README)
+    assert len(flags) >= 3
+    for text in flags:
+        words = shlex.split(text)
+        if words[0].startswith(("--trainer", "--model")):
+            with pytest.raises(SystemExit) as stop:
+                main(["fit", "--config", "meta_quickstart.yaml", *words, "--print_config"])
+            assert stop.value.code == 0, capsys.readouterr().err
