@@ -21,7 +21,7 @@ from metaprune_pl.errors import StorageError
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Workplace
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
 from metaprune_pl.pipelines.prune import run_prune
 from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity
 from metaprune_pl.reports import Curve, Pruned
@@ -146,8 +146,8 @@ class MetapruneTrainer(pl.Trainer):
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        speed_ups: list[float] = [2.0],  # noqa: B006  (read only)
-        latency_batches: list[int] = [1, 256],  # noqa: B006  (read only)
+        speed_ups: tuple[float, ...] = (2.0,),
+        latency_batches: tuple[int, ...] = (1, 256),
     ) -> list[Pruned]:
         """Prune a network to speed-ups: metanetwork, finetune, prune, finetune.
 
@@ -163,10 +163,13 @@ class MetapruneTrainer(pl.Trainer):
             speed_ups: Targets: multiply-accumulates of the unpruned network over those of the result, increasing.
             latency_batches: Numbers of images in a forward pass whose time is measured.
         """
+        how = Preparation(
+            network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, pruning=pruning,
+            finetune=finetune,
+        )  # fmt: skip
         return run_prune(
-            self.workplace(datamodule), network=network, metanetwork=metanetwork, sparsity=sparsity,
-            criterion=criterion, pruning=pruning, finetune=finetune, finetune_after=finetune_after,
-            speed_ups=speed_ups, latency_batches=latency_batches,
+            self.workplace(datamodule), how, finetune_after=finetune_after, speed_ups=speed_ups,
+            latency_batches=latency_batches,
         )  # fmt: skip
 
     def curve(
@@ -193,10 +196,11 @@ class MetapruneTrainer(pl.Trainer):
             finetune: Finetuning before pruning.
             grid: Which points.
         """
-        return run_curve(
-            self.workplace(datamodule), network=network, metanetwork=metanetwork, sparsity=sparsity,
-            criterion=criterion, pruning=pruning, finetune=finetune, grid=grid,
+        how = Preparation(
+            network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, pruning=pruning,
+            finetune=finetune,
         )  # fmt: skip
+        return run_curve(self.workplace(datamodule), how, grid)
 
     def inspect(self, network: str) -> Inspection:
         """Tell what can be pruned in a stored network.

@@ -7,8 +7,8 @@ from rich.progress import track
 
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Workplace, accuracy, prepare
-from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity, count_macs, count_parameters, prune
+from metaprune_pl.pipelines.prepare import Preparation, Workplace, accuracy, prepare
+from metaprune_pl.pruning import count_macs, count_parameters, prune
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
 from metaprune_pl.reports.figures import draw_curves, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
@@ -33,45 +33,32 @@ class CurveSettings:
             raise ConfigError("grid: max_speed_up is above 1 and points at least 2.")
 
 
-def run_curve(
-    place: Workplace,
-    *,
-    network: str,
-    metanetwork: str | None,
-    sparsity: Sparsity | None,
-    criterion: GroupNorm,
-    pruning: PruningSettings,
-    finetune: FinetuneSettings,
-    grid: CurveSettings,
-) -> Curve:
+def run_curve(place: Workplace, how: Preparation, grid: CurveSettings) -> Curve:
     """Make a network ready, prune it step by step, and measure its accuracy at each step.
 
     Writes `curve.json`, `curve.csv`, `curve.png` and TensorBoard events to the run's folder.
 
     Args:
         place: Where to run.
-        network: Folder of a stored network.
-        metanetwork: Folder of a metanetwork that rewrites it first.
-        sparsity: Sparsity term of the finetuning.
-        criterion: Pruning criterion.
-        pruning: Steps and floors of pruning.
-        finetune: Finetuning before pruning.
+        how: What to make ready, and how.
         grid: Which points.
 
     Raises:
         ConfigError: The network is already faster than the last point.
     """
-    ready = prepare(
-        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune,
-        pruning=pruning, speed_ups=[grid.max_speed_up],
-    )  # fmt: skip
+    ready = prepare(place, how, [grid.max_speed_up])
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     now = ready.base_macs / count_macs(ready.network, example)
     if grid.max_speed_up <= now:
         raise ConfigError(f"grid.max_speed_up is {grid.max_speed_up:g} and the network is at {now:.2f}x already.")
     speed_ups = torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[1:]
     networks = prune(
-        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=criterion, settings=pruning
+        ready.network,
+        example,
+        speed_ups=speed_ups,
+        base_macs=ready.base_macs,
+        criterion=how.criterion,
+        settings=how.pruning,
     )
     points = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):

@@ -77,59 +77,67 @@ class Ready:
     base_macs: int
 
 
-def prepare(
-    place: Workplace,
-    *,
-    network: str,
-    metanetwork: str | None,
-    sparsity: Sparsity | None,
-    criterion: GroupNorm,
-    finetune: FinetuneSettings,
-    pruning: PruningSettings,
-    speed_ups: Sequence[float],
-) -> Ready:
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a stored network is made ready for pruning, and how it will be pruned.
+
+    Attributes:
+        network: Folder of a stored network.
+        metanetwork: Folder of a metanetwork (or of several: the last is taken) that rewrites it first.
+        sparsity: Sparsity term of the finetuning, instead of a metanetwork: DepGraph's sparsity learning.
+        criterion: Which channels matter.
+        pruning: Steps and floors.
+        finetune: Finetuning before pruning.
+    """
+
+    network: str
+    metanetwork: str | None
+    sparsity: Sparsity | None
+    criterion: GroupNorm
+    pruning: PruningSettings
+    finetune: FinetuneSettings
+
+    def __post_init__(self) -> None:
+        if self.metanetwork is not None and self.sparsity is not None:
+            raise ConfigError(
+                "give a metanetwork or a sparsity term for the finetuning, not both: they are two methods."
+            )
+
+
+def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> Ready:
     """Make a network ready for pruning; every step leaves a stored network in the run's folder.
 
     Args:
         place: Where to run.
-        network: Folder of a stored network.
-        metanetwork: Folder of a metanetwork that rewrites it first; None is no metanetwork.
-        sparsity: Sparsity term of the finetuning (DepGraph's sparsity learning); None is plain finetuning.
-        criterion: Pruning criterion.
-        finetune: The finetuning before pruning.
-        pruning: Steps and floors of the pruning that follows.
+        how: What to make ready, and how.
         speed_ups: Targets of the pruning that follows; checked before any time is spent.
 
     Raises:
-        ConfigError: A metanetwork and a sparsity term are both given, the targets make no sense, or the network was
-            made for other images.
+        ConfigError: The targets make no sense, or the network was made for other images.
         DataError: The images are missing or cannot be read.
         PruningError: The network is frozen, or the last target is out of reach.
+        StorageError: There is no such network or metanetwork.
     """
-    if metanetwork is not None and sparsity is not None:
-        raise ConfigError("give a metanetwork or a sparsity term for the finetuning, not both: they are two methods.")
-    source, card = Path(network), read_card(network)
-    if metanetwork is not None:
-        find_metanetwork(metanetwork)
+    source, card = Path(how.network), read_card(how.network)
+    if how.metanetwork is not None:
+        find_metanetwork(how.metanetwork)
     if place.data.input_shape != card.input_shape:
         shape = "x".join(map(str, card.input_shape))
-        raise ConfigError(f"'{network}' was made for images of {shape}; set data to a data set of such images.")
+        raise ConfigError(f"'{how.network}' was made for images of {shape}; set data to a data set of such images.")
     base_macs = _base_macs(card)
-    check_prunable(load_network(source), torch.zeros(1, *card.input_shape), speed_ups, base_macs, pruning)
-    method = card.record.get("method", "none")
-    if metanetwork is not None:
-        method, source = "metanetwork", _rewrite(place, source, Path(metanetwork))
-    elif sparsity is not None:
+    check_prunable(load_network(source), torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
+    method, name = card.record.get("method", "none"), card.record.get("name", source.name)
+    if how.metanetwork is not None:
+        method, source = "metanetwork", _rewrite(place, source, Path(how.metanetwork))
+    elif how.sparsity is not None:
         method = "sparsity_learning"
-    name = card.record.get("name", source.name if metanetwork is None else Path(network).name)
-    if finetune.epochs:
-        source = run_finetuning(place, "finetuned", source, finetune, sparsity, criterion)
+    if how.finetune.epochs:
+        source = run_finetuning(place, "finetuned", source, how.finetune, how.sparsity, how.criterion)
     card = replace(card, record={**card.record, "name": name, "method": method})
-    if place.writes and source != Path(network):
+    if place.writes and source != Path(how.network):
         save_network(source, load_network(source), card)
-    return Ready(
-        name=name, method=method, card=card, network=load_network(source).to(place.device), base_macs=base_macs
-    )
+    network = load_network(source).to(place.device)
+    return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs)
 
 
 def _base_macs(card: NetworkCard) -> int:

@@ -1,38 +1,35 @@
 """The paper's pipeline for one network (equation 9): metanetwork, finetune, prune, finetune."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks import create_network, load_network, save_network
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Ready, Workplace, accuracy, prepare, run_finetuning
-from metaprune_pl.pruning import (
-    GroupNorm,
-    PruningSettings,
-    Sparsity,
-    count_macs,
-    count_parameters,
-    measure_latency,
-    prune,
+from metaprune_pl.pipelines.prepare import (
+    FinetuneSettings,
+    Preparation,
+    Ready,
+    Workplace,
+    accuracy,
+    prepare,
+    run_finetuning,
 )
+from metaprune_pl.pruning import GroupNorm, count_macs, count_parameters, measure_latency, prune
 from metaprune_pl.reports import Pruned, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 
 
 def run_prune(
     place: Workplace,
+    how: Preparation,
     *,
-    network: str,
-    metanetwork: str | None,
-    sparsity: Sparsity | None,
-    criterion: GroupNorm,
-    pruning: PruningSettings,
-    finetune: FinetuneSettings,
     finetune_after: FinetuneSettings,
-    speed_ups: list[float],
-    latency_batches: list[int],
+    speed_ups: Sequence[float],
+    latency_batches: Sequence[int],
 ) -> list[Pruned]:
     """Make a network ready, prune it to each target, and finetune the results.
 
@@ -40,12 +37,7 @@ def run_prune(
 
     Args:
         place: Where to run.
-        network: Folder of a stored network.
-        metanetwork: Folder of a metanetwork that rewrites it first.
-        sparsity: Sparsity term of the finetuning before pruning.
-        criterion: Pruning criterion.
-        pruning: Steps and floors of pruning.
-        finetune: Finetuning before pruning.
+        how: What to make ready, and how.
         finetune_after: Finetuning after pruning.
         speed_ups: Targets, increasing.
         latency_batches: Numbers of images in a forward pass whose time is measured.
@@ -54,17 +46,13 @@ def run_prune(
         ConfigError: A target is below 1.
         PruningError: A target is out of reach.
     """
-    ready = prepare(
-        place, network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, finetune=finetune,
-        pruning=pruning, speed_ups=speed_ups,
-    )  # fmt: skip
+    ready = prepare(place, how, speed_ups)
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
-    unpruned = create_network(ready.card.settings.builder, seed=0, **ready.card.settings.arguments)
-    unpruned = unpruned.to(place.device).eval()
     before = accuracy(ready.network, place.data, "test", place.device)
     networks = prune(
-        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=criterion, settings=pruning
-    )
+        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=how.criterion,
+        settings=how.pruning,
+    )  # fmt: skip
     results = []
     for target, pruned in zip(speed_ups, networks, strict=True):
         folder = place.folder / f"speed_up_{target:g}"
@@ -74,15 +62,14 @@ def run_prune(
         if place.writes:
             save_network(folder / "pruned", pruned, ready.card)
         straight = accuracy(pruned, place.data, "test", place.device)
-        last = _finetune(place, folder, ready, finetune_after, criterion)
-        final = load_network(last).to(place.device)
+        final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(place.device)
         macs = count_macs(final, example)
+        latency = _latency(ready, final, example, latency_batches)
         result = Pruned(
             network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
             parameters=count_parameters(final), accuracy_before=before, accuracy_pruned=straight,
             accuracy_finetuned=accuracy(final, place.data, "test", place.device),
-            latency={str(size): measure_latency(final, example, size) for size in latency_batches},
-            latency_unpruned={str(size): measure_latency(unpruned, example, size) for size in latency_batches},
+            latency=latency[0], latency_unpruned=latency[1],
         )  # fmt: skip
         results.append(result)
         if place.writes:
@@ -94,7 +81,18 @@ def run_prune(
     return results
 
 
-def _finetune(place: Workplace, folder: Path, ready: Ready, settings: FinetuneSettings, criterion: GroupNorm) -> Path:
+def _latency(
+    ready: Ready, pruned: nn.Module, example: torch.Tensor, sizes: Sequence[int]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure the pruned and the unpruned network, one after the other for each batch size."""
+    settings = ready.card.settings
+    unpruned = create_network(settings.builder, seed=0, **settings.arguments).to(example.device).eval()
+    both = [(measure_latency(pruned, example, size), measure_latency(unpruned, example, size)) for size in sizes]
+    names = [str(size) for size in sizes]
+    return dict(zip(names, (a for a, _ in both), strict=True)), dict(zip(names, (b for _, b in both), strict=True))
+
+
+def _finetune(place: Workplace, folder: Path, settings: FinetuneSettings, criterion: GroupNorm) -> Path:
     if not settings.epochs:
         return folder / "pruned"
     return run_finetuning(replace(place, folder=folder), "finetuned", folder / "pruned", settings, None, criterion)

@@ -24,7 +24,11 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
         same = [curve for curve in curves if curve.method == method]
         for number, curve in enumerate(same):
             color = COLORS.get(method, "black")
-            label = f"{method.replace('_', ' ')} ({len(same)} networks)" if number == 0 else None
+            label = (
+                f"{method.replace('_', ' ')} ({len(same)} network{'s' if len(same) > 1 else ''})"
+                if number == 0
+                else None
+            )
             speed_ups = [point.speed_up for point in curve.points]
             accuracies = [100 * point.accuracy for point in curve.points]
             axes.plot(speed_ups, accuracies, color=color, alpha=0.85, linewidth=1.6, label=label)
