@@ -154,7 +154,7 @@ def test_each_edge_holds_the_weight_between_its_two_neurons() -> None:
     for slot, name in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
         assert torch.equal(features.nodes[rows, columns.index(f"norm.{slot}")], state[f"norm.{name}"])
     assert torch.equal(features.nodes[nodes_of(graph, "hidden"), columns.index("bias")], state["hidden.bias"])
-    assert features.nodes[nodes_of(graph, "input")].tolist() == [[1, 0, 0, 1] * 2 + [0, 0]] * 3  # absent norms
+    assert features.nodes[nodes_of(graph, "input")].tolist() == [list(SCHEMAS["universal"].slots.values())] * 3
 
 
 def test_concatenated_branches_round_trip_and_connect_to_the_layer_that_reads_both() -> None:

@@ -260,7 +260,7 @@ def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> Non
 
 
 class _FixedWidth(nn.Module):
-    """Its forward pass names a width, or it adds a parameter of the width that the graph does not hold."""
+    """Its forward pass names a width, or adds a parameter of the width that the graph does not hold."""
 
     def __init__(self, *, view: bool) -> None:
         super().__init__()
@@ -274,10 +274,18 @@ class _FixedWidth(nn.Module):
         return self.fc(x.mean((2, 3)).view(-1, 4) if self.view else (x + self.scale).mean((2, 3)))
 
 
-@pytest.mark.parametrize("view", [True, False])
-def test_a_network_whose_forward_counts_on_a_width_is_refused(view: bool) -> None:
+def test_a_network_whose_forward_counts_on_a_width_is_refused() -> None:
     with pytest.raises(PruningError, match=r"does not run.*counts on a fixed width"):
-        pruned(_FixedWidth(view=view).eval(), 1.5)
+        pruned(_FixedWidth(view=True).eval(), 1.5)
+
+
+def test_a_parameter_outside_the_graph_is_cut_with_its_neurons() -> None:
+    network = _FixedWidth(view=False).eval()
+    (small,) = pruned(network, 1.5)
+    assert isinstance(small, _FixedWidth) and small.scale.shape == (1, small.conv.out_channels, 1, 1)
+    stays = [index for index in range(4) if network.scale[0, index] in small.scale]
+    assert torch.equal(small.scale, network.scale[:, stays])
+    assert torch.equal(small.conv.weight, network.conv.weight[stays])
 
 
 class _Hidden(nn.Module):

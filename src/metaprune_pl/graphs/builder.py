@@ -1,11 +1,12 @@
 """What a trace has found so far: neuron groups and connections under provisional node numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from metaprune_pl.graphs.weight_graph import Connection, NeuronGroup, WeightGraph
+from metaprune_pl.graphs.weight_graph import Connection, Follower, NeuronGroup, WeightGraph
 
 
 @dataclass
@@ -29,6 +30,9 @@ class GraphBuilder:
     groups: list[_Group] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     fixed: list[int] = field(default_factory=list)
+    ties: list[Tensor] = field(default_factory=list)
+    mixed: list[Tensor] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
 
     def new_group(self, name: str, size: int, *, depth: int = 0) -> tuple[str, Tensor]:
         """Add neurons and return the group's unique name and their node numbers, [size]."""
@@ -43,6 +47,13 @@ class GraphBuilder:
     def group(self, name: str) -> _Group:
         """Return the group of a name."""
         return next(group for group in self.groups if group.name == name)
+
+    def owner_of(self, nodes: Tensor) -> str | None:
+        """Return the name of the group whose nodes these are, all of them in order."""
+        for group in self.groups:
+            if torch.equal(nodes, torch.arange(group.start, group.start + group.size)):
+                return group.name
+        return None
 
     def depth(self, nodes: Tensor) -> int:
         """Return the largest number of layers between the input and any of the nodes."""
@@ -61,6 +72,28 @@ class GraphBuilder:
         self.connect(
             Connection(name=name, parameter=None, target=target[present][:, None], source=source[present][:, None])
         )
+
+    def tie(self, nodes: Tensor) -> None:
+        """Keep as many of each row: nodes [rows, columns] of one column go together."""
+        first = nodes[:1].expand_as(nodes)
+        self.ties.append(torch.stack([first.flatten(), nodes.flatten()]))
+
+    def follow(self, parameter: str, shape: Sequence[int], index: Tensor, nodes: Tensor) -> None:
+        """Note which dimension of a parameter outside the graph belongs to neurons.
+
+        Args:
+            parameter: Name of the parameter.
+            shape: Its shape.
+            index: Which of its elements meets each element of an activation, any shape.
+            nodes: The node of each element of the activation, the same shape.
+        """
+        coordinates = torch.unravel_index(index.flatten(), list(shape))
+        nodes = nodes.flatten()
+        for dim, coordinate in enumerate(coordinates):
+            of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
+            if shape[dim] > 1 and torch.equal(of_index[coordinate], nodes):
+                self.followers.append(Follower(parameter=parameter, dim=dim, nodes=of_index))
+                return
 
     def can_absorb(self, main: str, shortcut: str) -> bool:
         """Whether the shortcut's parameters find free slots on the main branch's nodes."""
@@ -84,6 +117,7 @@ class GraphBuilder:
             output: Provisional node numbers of the network's output, [K].
             parameters: Names of all trainable parameters.
         """
+        none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
         number = torch.zeros(self.groups[-1].start + self.groups[-1].size, dtype=torch.long)
         groups: list[NeuronGroup] = []
         for group in self.groups:
@@ -96,7 +130,10 @@ class GraphBuilder:
                 number[group.start : group.start + group.size] = number[main.start : main.start + main.size]
         connections = tuple(replace(c, target=number[c.target], source=number[c.source]) for c in self.connections)
         graph = WeightGraph(
-            groups=tuple(groups), connections=connections, output=number[output], fixed=number[self.fixed]
-        )
+            groups=tuple(groups), connections=connections, output=number[output], fixed=number[self.fixed],
+            ties=number[torch.cat([pairs, *self.ties], 1)],
+            mixed=number[torch.cat([none, *self.mixed])],
+            followers=tuple(replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers),
+        )  # fmt: skip
         inside = set(graph.parameters)
         return replace(graph, outside=tuple(name for name in parameters if name not in inside))

@@ -14,6 +14,10 @@ from metaprune_pl.graphs.weight_graph import NeuronGroup, WeightGraph
 
 _NORM = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
 _BATCH_NORMS = {f"{norm}.{name}": value for norm in ("norm", "shortcut_norm") for name, value in _NORM.items()}
+_UNIVERSAL = _BATCH_NORMS | {
+    "bias": 0.0, "scale": 1.0, "shortcut_bias": 0.0, "shortcut_scale": 1.0, "layer_norm.weight": 1.0,
+    "layer_norm.bias": 0.0, "shortcut_layer_norm.weight": 1.0, "shortcut_layer_norm.bias": 0.0,
+}  # fmt: skip
 READ_ONLY = ("mean", "var")
 """Last part of the slots that hold running statistics: they are read, not written."""
 
@@ -50,7 +54,7 @@ class Schema:
 SCHEMAS = {
     "resnet": Schema(slots=_BATCH_NORMS, aliases={"bias": "norm.bias"}),
     "vgg": Schema(slots={f"norm.{name}": value for name, value in _NORM.items()} | {"bias": 0.0}, aliases={}),
-    "universal": Schema(slots=_BATCH_NORMS | {"bias": 0.0, "shortcut_bias": 0.0}, aliases={}),
+    "universal": Schema(slots=_UNIVERSAL, aliases={}),
 }
 """The paper's node features (D.2.1: `resnet`, 8; D.3: `vgg`, 5), and one that holds them all."""
 
@@ -93,7 +97,7 @@ def read(graph: WeightGraph, state: Mapping[str, Tensor], schema: Schema) -> Fea
     some = next(state[c.parameter] for c in graph.connections if c.parameter is not None)
     columns: list[list[Tensor]] = [[] for _ in schema.slots]
     for group in graph.groups:
-        filled = {schema.column(slot, group): state[name] for slot, name in group.slots.items()}
+        filled = {schema.column(slot, group): state[name].flatten() for slot, name in group.slots.items()}
         for column, default in enumerate(schema.slots.values()):
             columns[column].append(filled.get(column, some.new_full((group.size,), default)))
     nodes = torch.stack([torch.cat(parts) for parts in columns], dim=1)
@@ -115,7 +119,8 @@ def write(graph: WeightGraph, features: Features, state: Mapping[str, Tensor], s
     for group in graph.groups:
         for slot, name in group.slots.items():
             if not slot.endswith(READ_ONLY):
-                new[name] = columns[schema.column(slot, group), group.start : group.stop]
+                values = columns[schema.column(slot, group), group.start : group.stop]
+                new[name] = values.reshape(state[name].shape)
     for connection, edges in zip(graph.connections, features.edges, strict=True):
         if connection.parameter is not None:
             new[connection.parameter] = connection.unblock(edges, state[connection.parameter])

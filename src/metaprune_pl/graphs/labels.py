@@ -4,6 +4,7 @@ Labels have as many dimensions as their tensor; dimensions along which they do n
 of a feature map are [1, C, 1, 1]. Operations that only move data are run on the labels themselves.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,12 +15,24 @@ NOBODY = -1
 """Label of elements that are constant, such as zero padding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameter:
-    """A parameter or buffer met on the walk."""
+    """A parameter or buffer met on the walk, perhaps moved.
+
+    Attributes:
+        name: Its name.
+        shape: Its own shape.
+        moved: Which of its elements each element of the tensor is; None where nothing was moved.
+    """
 
     name: str
     shape: tuple[int, ...]
+    moved: Tensor | None = None
+
+    @property
+    def elements(self) -> Tensor:
+        """Which of the parameter's elements each element of the tensor is."""
+        return torch.arange(math.prod(self.shape)).reshape(self.shape) if self.moved is None else self.moved
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,7 +58,7 @@ class Call:
         value = self.value(node)
         if node is None:
             return None
-        if isinstance(value, Parameter):
+        if isinstance(value, Parameter) and value.moved is None:
             return value
         raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
 
@@ -123,23 +123,55 @@ def _linear(call: Call) -> Activation:
 
 
 def _batch_norm(call: Call) -> Activation:
-    x = call.activation()
     names = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
     found = {slot: p.name for index, slot in enumerate(names, 1) if (p := call.parameter(index)) is not None}
-    owner, source = x.owner, call.neurons(x, 1)
-    group = None if owner is None else call.builder.group(owner)
-    if group is None or group.size != len(source) or any(slot.startswith("norm.") for slot in group.slots):
-        owner, target = call.builder.new_group(call.module, len(source), depth=call.builder.depth(source))
-        call.builder.connect_identity(call.module, source, target)
-        x = Activation(target.reshape(1, -1, *[1] * (x.labels.dim() - 2)), owner)
-    assert owner is not None
+    x = call.activation()
+    return _norm(call, x, 1, x.owner, found)
+
+
+def _group_norm(call: Call) -> Activation:
+    x, groups = call.activation(), call.argument(1)
+    nodes = call.neurons(x, 1)
+    if groups > 1:  # whole norm groups are removed: their nodes go together
+        call.builder.tie(nodes.reshape(groups, -1).t())
+    else:
+        call.builder.mixed.append(nodes)
+    names = (("norm.weight", 2), ("norm.bias", 3))
+    found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
+    return _norm(call, x, 1, x.owner, found)
+
+
+def _layer_norm(call: Call) -> Activation:
+    x = call.activation()
+    if len(call.argument(1)) != 1:
+        raise TraceError(f"operator 'aten.{call.operator}' over several dimensions is not supported: {call.where}.")
+    nodes = call.neurons(x, -1)
+    call.builder.mixed.append(nodes)
+    names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
+    found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
+    home = call.builder.owner_of(nodes)  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
+    return _norm(call, x, -1, home, found)
+
+
+def _norm(call: Call, x: Activation, dim: int, home: str | None, found: dict[str, str]) -> Activation:
+    """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
+    source = call.neurons(x, dim)
+    group = None if home is None else call.builder.group(home)
+    if group is not None and group.size == len(source) and not any(slot in group.slots for slot in found):
+        group.slots.update(found)
+        return x
+    owner, target = call.builder.new_group(call.module, len(source), depth=call.builder.depth(source))
+    call.builder.connect_identity(call.module, source, target)
     call.builder.group(owner).slots.update(found)
-    return Activation(x.labels, owner)
+    shape = [1] * x.labels.dim()
+    shape[dim] = -1
+    return Activation(target.reshape(shape), owner)
 
 
 def _add(call: Call) -> Activation:
-    operands = [call.activation(i) for i in (0, 1) if isinstance(call.value(call.argument(i)), Activation)]
+    operands = _operands(call)
     if len(operands) == 1:  # a number, a constant or a parameter outside the graph
+        _follow(call, operands[0])
         return operands[0]
     left, right = operands
     if torch.equal(left.labels, right.labels):
@@ -164,6 +196,46 @@ def _add(call: Call) -> Activation:
         builder.connect_identity(call.module, source, target)
         builder.fixed += target[source == NOBODY].tolist()
     return Activation(main.labels)
+
+
+def _multiply(call: Call) -> Activation:
+    """A channel gate goes with its channel; a parameter is a scale of the neurons where they are fresh."""
+    operands = _operands(call)
+    if len(operands) == 1:
+        x = operands[0]
+        other = call.value(call.argument(1 if isinstance(call.value(call.argument(0)), Activation) else 0))
+        group = None if x.owner is None else call.builder.group(x.owner)
+        if isinstance(other, Parameter) and group is not None and "scale" not in group.slots:
+            if math.prod(other.shape) == group.size and torch.equal(other.elements.flatten(), torch.arange(group.size)):
+                group.slots["scale"] = other.name
+                return x
+        _follow(call, x)
+        return x
+    left, right = operands
+    if torch.equal(left.labels, right.labels):
+        return Activation(left.labels)
+    for gate, x in ((left, right), (right, left)):
+        if gate.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
+            call.builder.fixed += gate.labels.flatten().tolist()
+            return Activation(x.labels)
+    if left.labels.shape != right.labels.shape:
+        raise TraceError(f"operator 'aten.{call.operator}' multiplies tensors of other channels: {call.where}.")
+    x, gate = sorted(operands, key=lambda operand: call.builder.depth(operand.labels))
+    call.builder.connect_identity(call.module, gate.labels.flatten(), x.labels.flatten())
+    return Activation(x.labels)
+
+
+def _operands(call: Call) -> list[Activation]:
+    return [call.activation(i) for i in (0, 1) if isinstance(call.value(call.argument(i)), Activation)]
+
+
+def _follow(call: Call, x: Activation) -> None:
+    """Note that a parameter outside the graph meets an activation element by element."""
+    for argument in call.node.args[:2]:
+        value = call.value(argument)
+        if isinstance(value, Parameter) and math.prod(value.shape) > 1:
+            shape = call.shape_of(call.node)
+            call.builder.follow(value.name, value.shape, value.elements.expand(shape), x.labels.expand(shape))
 
 
 def _pointwise(call: Call) -> Activation:
@@ -192,24 +264,58 @@ def _reduce(call: Call) -> Activation:
 
 def _move(call: Call) -> Any:
     """Moves data without changing it: run on the labels themselves."""
-    sources = list(call.node.args[0]) if isinstance(call.node.args[0], list | tuple) else [call.node.args[0]]
-    full = []
-    for source in sources:
-        value = call.value(source)
-        labels = value.labels if isinstance(value, Activation) else torch.tensor(NOBODY)
-        full.append(labels.expand(call.shape_of(source)))
-    first = full if isinstance(call.node.args[0], list | tuple) else full[0]
-    assert callable(call.node.target)
-    result = call.node.target(first, *call.node.args[1:], **call.node.kwargs)
+    first: Any = call.node.args[0]
+    several = isinstance(first, list | tuple)
+    sources = list(first) if several else [first]
+    full = [_full_labels(call, source, sources) for source in sources]
+    result = _run(call, full if several else full[0])
     if isinstance(result, list | tuple):
-        return [Activation(shrink(part)) for part in result]
-    owner = call.activation().owner if len(sources) == 1 and not isinstance(first, list) else None
+        parts = [shrink(part) for part in result]
+        if len({part.shape for part in parts}) == 1 and parts[0].numel() > 1:  # halves stay as wide as each other
+            call.builder.tie(torch.stack([part.flatten() for part in parts]))
+        return [Activation(part) for part in parts]
     labels = shrink(result)
+    varying = [size for size in labels.shape if size > 1]
+    if len(varying) > 1 and not several and call.activation().labels.numel() == max(call.activation().labels.shape):
+        call.builder.tie(labels.reshape(varying[0], -1))  # channels in a grid: rows stay as long as each other
+    owner = None if several else call.activation().owner
     if owner is not None:
         group = call.builder.group(owner)
         whole = torch.arange(group.start, group.start + group.size)
         owner = owner if torch.equal(labels.flatten(), whole) else None
     return Activation(labels, owner)
+
+
+def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
+    """Labels of every element of an operand; a parameter beside activations (class token) follows their channels."""
+    value, shape = call.value(source), call.shape_of(source)
+    if isinstance(value, Activation):
+        return value.labels.expand(shape)
+    beside = next((v for s in sources if isinstance(v := call.value(s), Activation)), None)
+    if not isinstance(value, Parameter) or beside is None:
+        return torch.full(shape, NOBODY)
+    axis = call.argument(1, 0)
+    if beside.labels.shape[axis] > 1:
+        raise TraceError(f"operator 'aten.{call.operator}' joins channels with a parameter: {call.where}.")
+    labels = beside.labels.expand(shape)
+    call.builder.follow(value.name, value.shape, value.elements.expand(shape), labels)
+    return labels
+
+
+def _run(call: Call, first: Any) -> Any:
+    assert callable(call.node.target)
+    return call.node.target(first, *call.node.args[1:], **call.node.kwargs)
+
+
+def moved_parameter(call: Call) -> Parameter | None:
+    """Return a parameter that was only moved; None is anything else that no activation has a part in."""
+    first = call.node.args[0] if call.node.args else None
+    value = call.value(first) if isinstance(first, torch.fx.Node) else None
+    if isinstance(value, Parameter) and OPERATORS.get(call.operator) is _move:
+        result = _run(call, value.elements)
+        if isinstance(result, Tensor):
+            return Parameter(value.name, value.shape, result)
+    return None
 
 
 def _item(call: Call) -> Any:
@@ -239,7 +345,10 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
     **_table(_convolution, "conv1d.default conv2d.default"),
     **_table(_linear, "linear.default"),
     **_table(_batch_norm, "batch_norm.default"),
-    **_table(_add, "add.Tensor add_.Tensor"),
+    **_table(_group_norm, "group_norm.default"),
+    **_table(_layer_norm, "layer_norm.default"),
+    **_table(_add, "add.Tensor add_.Tensor sub.Tensor"),
+    **_table(_multiply, "mul.Tensor mul_.Tensor div.Tensor"),
     **_table(
         _pointwise,
         "relu.default relu_.default relu6.default relu6_.default gelu.default silu.default silu_.default elu.default "
@@ -259,7 +368,7 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
         _move,
         "flatten.using_ints view.default reshape.default _unsafe_view.default permute.default transpose.int "
         "unsqueeze.default squeeze.default squeeze.dim squeeze.dims slice.Tensor select.int cat.default "
-        "chunk.default split.Tensor split_with_sizes.default",
+        "chunk.default expand.default swapaxes.default unflatten.int split.Tensor split_with_sizes.default",
     ),
     "<built-in function getitem>": _item,
     **_table(_pad, "pad.default constant_pad_nd.default"),

@@ -14,7 +14,7 @@ from torch.export.graph_signature import InputKind
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.builder import GraphBuilder
 from metaprune_pl.graphs.labels import Activation, Parameter
-from metaprune_pl.graphs.operators import OPERATORS, Call
+from metaprune_pl.graphs.operators import OPERATORS, Call, moved_parameter
 from metaprune_pl.graphs.weight_graph import WeightGraph
 
 
@@ -70,7 +70,7 @@ def _call(builder: GraphBuilder, node: torch.fx.Node, values: dict[torch.fx.Node
     module = str(stack[-1][0]) if stack else ""
     call = Call(builder=builder, node=node, operator=name, module=module, values=values)
     if not any(isinstance(call.value(arg), Activation | list) for arg in node.all_input_nodes):
-        return None  # computed from parameters and constants alone
+        return moved_parameter(call)
     if name not in OPERATORS:
         raise TraceError(f"operator 'aten.{name}' is not supported: {call.where}.")
     return OPERATORS[name](call)

@@ -74,6 +74,21 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Follower:
+    """A parameter that is not in the graph but as wide as neurons are many, such as a position embedding.
+
+    Attributes:
+        parameter: Name of the parameter.
+        dim: Dimension of it that belongs to neurons.
+        nodes: Node of each index of that dimension; -1 is none.
+    """
+
+    parameter: str
+    dim: int
+    nodes: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WeightGraph:
     """A network's topology.
 
@@ -82,6 +97,10 @@ class WeightGraph:
         connections: Blocks of edges in the order of the network's operations.
         output: Nodes of the network's output, in the order of the classes, [K].
         fixed: Nodes that are added to zero padding of a fixed number of channels, so that none can be removed.
+        ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split, [2, pairs].
+        mixed: Nodes that are normalised together with others of their layer (layer norm), so that removing one changes
+            what the others give.
+        followers: Parameters outside the graph that are as wide as neurons are many.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
     """
 
@@ -89,6 +108,9 @@ class WeightGraph:
     connections: tuple[Connection, ...]
     output: Tensor
     fixed: Tensor
+    ties: Tensor
+    mixed: Tensor
+    followers: tuple[Follower, ...] = ()
     outside: tuple[str, ...] = ()
 
     @property

@@ -46,6 +46,12 @@ def _match_attributes(module: nn.Module) -> None:
         module.out_channels, module.in_channels = out_channels, per_group * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        channels = module.weight.shape[0]  # whole norm groups are removed
+        module.num_groups = max(1, channels // (module.num_channels // module.num_groups))
+        module.num_channels = channels
     elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.weight is not None:
         module.num_features = module.weight.shape[0]
 

@@ -49,7 +49,7 @@ class PruningGroups:
 
 def find_groups(graph: WeightGraph) -> PruningGroups:
     """Find the pruning groups of a graph."""
-    pairs = [torch.zeros(2, 0, dtype=torch.long)]
+    pairs = [graph.ties]
     for connection in graph.connections:
         if connection.parameter is None:
             pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))
