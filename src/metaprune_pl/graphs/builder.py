@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from metaprune_pl.graphs.weight_graph import Connection, Follower, NeuronGroup, WeightGraph
+from metaprune_pl.graphs.weight_graph import Connection, Extent, Follower, NeuronGroup, Product, WeightGraph
 
 
 @dataclass
@@ -33,6 +33,10 @@ class GraphBuilder:
     ties: list[Tensor] = field(default_factory=list)
     mixed: list[Tensor] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    extents: list[Extent] = field(default_factory=list)
+    equals: list[Tensor] = field(default_factory=list)
+    heads: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def new_group(self, name: str, size: int, *, depth: int = 0) -> tuple[str, Tensor]:
         """Add neurons and return the group's unique name and their node numbers, [size]."""
@@ -120,20 +124,53 @@ class GraphBuilder:
         none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
         number = torch.zeros(self.groups[-1].start + self.groups[-1].size, dtype=torch.long)
         groups: list[NeuronGroup] = []
+        fused = self._fused()
         for group in self.groups:
             if group.absorbed_by is None:
                 start = groups[-1].stop if groups else 0
-                groups.append(NeuronGroup(name=group.name, start=start, size=group.size, slots=group.slots))
-                number[group.start : group.start + group.size] = torch.arange(start, start + group.size)
+                rows = fused.get(group.name)
+                if rows is None:
+                    groups.append(NeuronGroup(name=group.name, start=start, size=group.size, slots=group.slots))
+                    number[group.start : group.start + group.size] = torch.arange(start, start + group.size)
+                    continue
+                number[group.start + rows] = torch.arange(start, start + len(rows))[:, None]
+                bias = group.slots.get("bias")
+                parts = {} if bias is None else {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
+                slots = {slot: bias for slot in parts if bias is not None}
+                groups.append(NeuronGroup(name=group.name, start=start, size=len(rows), slots=slots, rows=parts))
         for group in self.groups:
             if (main := group.absorbed_by) is not None:
                 number[group.start : group.start + group.size] = number[main.start : main.start + main.size]
-        connections = tuple(replace(c, target=number[c.target], source=number[c.source]) for c in self.connections)
+        connections = tuple(self._renumbered(c, number, fused) for c in self.connections)
         graph = WeightGraph(
             groups=tuple(groups), connections=connections, output=number[output], fixed=number[self.fixed],
             ties=number[torch.cat([pairs, *self.ties], 1)],
+            equals=number[torch.cat([pairs, *self.equals], 1)],
             mixed=number[torch.cat([none, *self.mixed])],
             followers=tuple(replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers),
+            products=tuple(replace(p, nodes=number[p.nodes]) for p in self.products),
+            extents=tuple(replace(e, nodes=number[e.nodes]) for e in self.extents),
         )  # fmt: skip
         inside = set(graph.parameters)
         return replace(graph, outside=tuple(name for name in parameters if name not in inside))
+
+    def _fused(self) -> dict[str, Tensor]:
+        """Groups whose neurons are queries, keys and values of the same attention: rows of each neuron, [D, 3]."""
+        fused = {}
+        for query, key, value in self.heads:
+            rows = torch.stack([query, key, value], 1)
+            for group in self.groups:
+                inside = (rows >= group.start) & (rows < group.start + group.size)
+                if bool(inside.all()) and rows.numel() == group.size == len(rows.unique()):
+                    if set(group.slots) <= {"bias"}:
+                        fused[group.name] = rows - group.start
+        return fused
+
+    def _renumbered(self, connection: Connection, number: Tensor, fused: dict[str, Tensor]) -> Connection:
+        """Return a connection between final nodes; three rows of an attention neuron become its taps."""
+        first = int(connection.target.flatten()[0])
+        rows = next((fused[g.name] for g in self.groups if g.start == first and g.name in fused), None)
+        if rows is None or connection.parameter is None:
+            return replace(connection, target=number[connection.target], source=number[connection.source])
+        target = number[first + rows[:, 0]][None]
+        return replace(connection, target=target, source=number[connection.source], rows=rows, kernel=(1, 3))

@@ -14,9 +14,11 @@ from metaprune_pl.graphs.weight_graph import NeuronGroup, WeightGraph
 
 _NORM = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
 _BATCH_NORMS = {f"{norm}.{name}": value for norm in ("norm", "shortcut_norm") for name, value in _NORM.items()}
-_UNIVERSAL = _BATCH_NORMS | {
-    "bias": 0.0, "scale": 1.0, "shortcut_bias": 0.0, "shortcut_scale": 1.0, "layer_norm.weight": 1.0,
-    "layer_norm.bias": 0.0, "shortcut_layer_norm.weight": 1.0, "shortcut_layer_norm.bias": 0.0,
+_BIASES = {"bias": 0.0, "q_bias": 0.0, "k_bias": 0.0, "v_bias": 0.0}
+_UNIVERSAL = {
+    **_BATCH_NORMS, **_BIASES, "scale": 1.0, "shortcut_bias": 0.0, "shortcut_scale": 1.0,
+    "layer_norm.weight": 1.0, "layer_norm.bias": 0.0, "shortcut_layer_norm.weight": 1.0,
+    "shortcut_layer_norm.bias": 0.0,
 }  # fmt: skip
 READ_ONLY = ("mean", "var")
 """Last part of the slots that hold running statistics: they are read, not written."""
@@ -54,9 +56,10 @@ class Schema:
 SCHEMAS = {
     "resnet": Schema(slots=_BATCH_NORMS, aliases={"bias": "norm.bias"}),
     "vgg": Schema(slots={f"norm.{name}": value for name, value in _NORM.items()} | {"bias": 0.0}, aliases={}),
+    "vit": Schema(slots={"layer_norm.weight": 1.0, "layer_norm.bias": 0.0, **_BIASES}, aliases={}),
     "universal": Schema(slots=_UNIVERSAL, aliases={}),
 }
-"""The paper's node features (D.2.1: `resnet`, 8; D.3: `vgg`, 5), and one that holds them all."""
+"""The paper's node features (D.2.1: `resnet`, 8; D.3: `vgg`, 5; G.1: `vit`, 6), and one that holds them all."""
 
 
 def schema_of(name: str) -> Schema:
@@ -97,7 +100,7 @@ def read(graph: WeightGraph, state: Mapping[str, Tensor], schema: Schema) -> Fea
     some = next(state[c.parameter] for c in graph.connections if c.parameter is not None)
     columns: list[list[Tensor]] = [[] for _ in schema.slots]
     for group in graph.groups:
-        filled = {schema.column(slot, group): state[name].flatten() for slot, name in group.slots.items()}
+        filled = {schema.column(slot, group): _part(group, slot, state) for slot in group.slots}
         for column, default in enumerate(schema.slots.values()):
             columns[column].append(filled.get(column, some.new_full((group.size,), default)))
     nodes = torch.stack([torch.cat(parts) for parts in columns], dim=1)
@@ -105,6 +108,12 @@ def read(graph: WeightGraph, state: Mapping[str, Tensor], schema: Schema) -> Fea
         some.new_ones(c.shape) if c.parameter is None else c.block(state[c.parameter]) for c in graph.connections
     )
     return Features(nodes=nodes, edges=edges)
+
+
+def _part(group: NeuronGroup, slot: str, state: Mapping[str, Tensor]) -> Tensor:
+    """Return the values of a group's slot, [size]."""
+    values = state[group.slots[slot]].flatten()
+    return values[group.rows[slot]] if slot in group.rows else values
 
 
 def write(graph: WeightGraph, features: Features, state: Mapping[str, Tensor], schema: Schema) -> dict[str, Tensor]:
@@ -115,12 +124,19 @@ def write(graph: WeightGraph, features: Features, state: Mapping[str, Tensor], s
         parameters outside the graph as they are in `state`.
     """
     new = dict(state)
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     columns = features.nodes.t().contiguous()  # batch norm rounds differently on strided parameters
     for group in graph.groups:
         for slot, name in group.slots.items():
             if not slot.endswith(READ_ONLY):
                 values = columns[schema.column(slot, group), group.start : group.stop]
-                new[name] = values.reshape(state[name].shape)
+                if slot in group.rows:
+                    parts.setdefault(name, []).append((group.rows[slot], values))
+                else:
+                    new[name] = values.reshape(state[name].shape)
+    for name, pieces in parts.items():
+        order = torch.argsort(torch.cat([rows for rows, _ in pieces]))
+        new[name] = torch.cat([values for _, values in pieces])[order]
     for connection, edges in zip(graph.connections, features.edges, strict=True):
         if connection.parameter is not None:
             new[connection.parameter] = connection.unblock(edges, state[connection.parameter])

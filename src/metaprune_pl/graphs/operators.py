@@ -2,83 +2,21 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metaprune_pl.errors import TraceError
-from metaprune_pl.graphs.builder import GraphBuilder
-from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, channels, moved, shrink
-from metaprune_pl.graphs.weight_graph import Connection
+from metaprune_pl.graphs import attention
+from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, moved, shrink
+from metaprune_pl.graphs.weight_graph import Connection, Extent
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Call:
-    """One operation of the exported program, with what its arguments stand for."""
-
-    builder: GraphBuilder
-    node: torch.fx.Node
-    operator: str
-    module: str
-    values: dict[torch.fx.Node, Any]
-
-    @property
-    def where(self) -> str:
-        """Module path and tensor of the operation, for errors."""
-        shape = "x".join(map(str, self.shape_of(self.node)))
-        return f"module '{self.module or 'the network'}', tensor '{self.node.name}' of shape {shape}"
-
-    @staticmethod
-    def shape_of(node: Any) -> torch.Size:
-        """Shape of a node's tensor."""
-        value = node.meta.get("val")
-        return value.shape if isinstance(value, Tensor) else torch.Size()
-
-    def value(self, argument: Any) -> Any:
-        """What an argument stands for: Activation, Parameter, None (a constant tensor) or a plain number or list."""
-        return self.values.get(argument) if isinstance(argument, torch.fx.Node) else argument
-
-    def argument(self, index: int, default: Any = None) -> Any:
-        """Return a raw argument; export leaves out trailing defaults."""
-        return self.node.args[index] if len(self.node.args) > index else default
-
-    def activation(self, index: int = 0) -> Activation:
-        """Return an argument that must be an activation; fresh only where nobody else reads it."""
-        node = self.argument(index)
-        value = self.value(node)
-        if not isinstance(value, Activation):
-            raise TraceError(f"operator 'aten.{self.operator}' on a tensor without neurons: {self.where}.")
-        return Activation(value.labels, value.owner if len(node.users) == 1 else None)
-
-    def parameter(self, index: int) -> Parameter | None:
-        """Return an argument that must be a parameter or buffer, or absent."""
-        node = self.argument(index)
-        value = self.value(node)
-        if node is None:
-            return None
-        if isinstance(value, Parameter) and value.moved is None:
-            return value
-        raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
-
-    def neurons(self, activation: Activation, dim: int) -> Tensor:
-        """Return the nodes along a dimension of the first argument, [C]."""
-        nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))
-        if nodes is None or bool((nodes == NOBODY).any()):
-            raise TraceError(
-                f"operator 'aten.{self.operator}' reads a tensor whose channels are not in one dimension: {self.where}."
-            )
-        return nodes
-
-    def produce(self, outputs: int, inputs: Tensor, weight: Parameter, bias: Parameter | None) -> tuple[str, Tensor]:
-        """Add the neurons of a layer that reads the given nodes."""
-        if any(connection.parameter == weight.name for connection in self.builder.connections):
-            raise TraceError(f"parameter '{weight.name}' is used twice, which is not supported: {self.where}.")
-        owner, target = self.builder.new_group(self.module, outputs, depth=self.builder.depth(inputs) + 1)
-        if bias is not None:
-            self.builder.group(owner).slots["bias"] = bias.name
-        return owner, target
+_NAMING = {"view.default", "reshape.default", "_unsafe_view.default", "unflatten.int"}
+"""Operations whose arguments are sizes."""
+_COPYING = {"clone.default", "contiguous.default", "detach.default", "alias.default", "to.dtype"}
+"""Operations that leave a parameter as it is."""
 
 
 def _convolution(call: Call) -> Activation:
@@ -90,7 +28,7 @@ def _convolution(call: Call) -> Activation:
     kernel = (1, *weight.shape[2:]) if len(weight.shape) == 3 else weight.shape[2:]
     call.builder.connect(
         Connection(
-            name=call.module, parameter=weight.name, kernel=kernel, positions=math.prod(shape[2:]),  # type: ignore[arg-type]
+            name=call.module, parameter=weight.name, kernel=kernel, positions=shape[0] * math.prod(shape[2:]),  # type: ignore[arg-type]
             target=target.reshape(groups, -1), source=source.reshape(groups, -1),
         )
     )  # fmt: skip
@@ -116,7 +54,7 @@ def _linear(call: Call) -> Activation:
         Connection(
             name=call.module, parameter=weight.name, target=target[None], source=neuron_major[None],
             kernel=(side, side) if side * side == taps else (1, taps), taps_first=taps_first,
-            positions=math.prod(shape[1:-1]),
+            positions=math.prod(shape[:-1]),
         )
     )  # fmt: skip
     return Activation(target.reshape(*[1] * (len(shape) - 1), -1), owner)
@@ -176,6 +114,9 @@ def _add(call: Call) -> Activation:
     left, right = operands
     if torch.equal(left.labels, right.labels):
         return Activation(left.labels)
+    for constant, x in ((left, right), (right, left)):
+        if bool((constant.labels == NOBODY).all()):  # attention scores, a mask, a length
+            return Activation(x.labels)
     if left.labels.shape != right.labels.shape:
         raise TraceError(f"operator 'aten.{call.operator}' adds tensors of other channels: {call.where}.")
     builder = call.builder
@@ -214,6 +155,9 @@ def _multiply(call: Call) -> Activation:
     left, right = operands
     if torch.equal(left.labels, right.labels):
         return Activation(left.labels)
+    for constant, x in ((left, right), (right, left)):
+        if bool((constant.labels == NOBODY).all()):
+            return Activation(x.labels)
     for gate, x in ((left, right), (right, left)):
         if gate.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
             call.builder.fixed += gate.labels.flatten().tolist()
@@ -277,7 +221,11 @@ def _move(call: Call) -> Any:
     labels = shrink(result)
     varying = [size for size in labels.shape if size > 1]
     if len(varying) > 1 and not several and call.activation().labels.numel() == max(call.activation().labels.shape):
-        call.builder.tie(labels.reshape(varying[0], -1))  # channels in a grid: rows stay as long as each other
+        grid = labels.reshape(-1, varying[-1])
+        call.builder.tie(grid)  # rows stay as long as each other
+        call.builder.extents.append(Extent(module=call.module, nodes=grid[0]))
+    if not several and len(varying) == 1 and call.operator in _NAMING:
+        call.builder.extents.append(Extent(module=call.module, nodes=labels.flatten()))
     owner = None if several else call.activation().owner
     if owner is not None:
         group = call.builder.group(owner)
@@ -311,6 +259,8 @@ def moved_parameter(call: Call) -> Parameter | None:
     """Return a parameter that was only moved; None is anything else that no activation has a part in."""
     first = call.node.args[0] if call.node.args else None
     value = call.value(first) if isinstance(first, torch.fx.Node) else None
+    if isinstance(value, Parameter) and call.operator in _COPYING:
+        return value
     if isinstance(value, Parameter) and OPERATORS.get(call.operator) is _move:
         result = _run(call, value.elements)
         if isinstance(result, Tensor):
@@ -356,19 +306,27 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
         "hardswish_.default hardsigmoid.default sigmoid.default tanh.default mish.default softplus.default "
         "dropout.default dropout_.default feature_dropout.default clone.default contiguous.default alias.default "
         "detach.default detach_.default to.dtype _to_copy.default lift_fresh_copy.default neg.default mul.Scalar "
-        "div.Scalar clamp.default clamp_min.default clamp_max.default",
+        "expand_as.default softmax.int masked_fill.Scalar masked_fill.Tensor div.Scalar clamp.default "
+        "clamp_min.default clamp_max.default",
     ),
     **_table(
         _spatial,
         "max_pool2d.default avg_pool2d.default adaptive_avg_pool2d.default adaptive_max_pool2d.default "
         "upsample_nearest2d.vec upsample_bilinear2d.vec",
     ),
+    **_table(attention.attention, "scaled_dot_product_attention.default"),
+    **_table(attention.matmul, "matmul.default bmm.default"),
+    **_table(attention.einsum, "einsum.default"),
+    **_table(attention.normalized, "linalg_vector_norm.default"),
+    **_table(attention.constant, "new_zeros.default new_ones.default new_full.default zeros_like.default "
+             "ones_like.default"),
     **_table(_reduce, "mean.dim sum.dim_IntList"),
     **_table(
         _move,
         "flatten.using_ints view.default reshape.default _unsafe_view.default permute.default transpose.int "
-        "unsqueeze.default squeeze.default squeeze.dim squeeze.dims slice.Tensor select.int cat.default "
-        "chunk.default expand.default swapaxes.default unflatten.int split.Tensor split_with_sizes.default",
+        "swapaxes.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims slice.Tensor select.int "
+        "cat.default chunk.default roll.default unbind.int unflatten.int expand.default split.Tensor "
+        "split_with_sizes.default",
     ),
     "<built-in function getitem>": _item,
     **_table(_pad, "pad.default constant_pad_nd.default"),

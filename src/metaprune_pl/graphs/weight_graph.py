@@ -1,8 +1,9 @@
 """The topology of a network: which neurons there are, and which parameters connect them. It holds no values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -15,12 +16,14 @@ class NeuronGroup:
         start: Number of its first node.
         size: Number of neurons, as wide as the layer is now.
         slots: Slot name (`norm.weight`, `bias`, ...) to the name of the parameter or buffer that fills it.
+        rows: For slots that hold a part of a parameter (`q_bias`), which of its elements, [size].
     """
 
     name: str
     start: int
     size: int
     slots: dict[str, str]
+    rows: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def stop(self) -> int:
@@ -38,6 +41,8 @@ class Connection:
         target: Nodes that it leads to, [G, O].
         source: Nodes that it comes from, [G, I].
         kernel: Extent of the taps, (kH, kW); their product is T.
+        rows: Rows of the parameter for each output neuron, [O, R], where one has several (query, key and value of an
+            attention neuron); these are the taps then.
         taps_first: The parameter's input dimension counts taps first, then neurons (flattened channels-last maps).
         positions: How often each weight is used for one image: multiply-accumulates per weight.
     """
@@ -48,6 +53,7 @@ class Connection:
     source: Tensor
     kernel: tuple[int, int] = (1, 1)
     taps_first: bool = False
+    rows: Tensor | None = None
     positions: int = 0
 
     @property
@@ -64,12 +70,16 @@ class Connection:
     def block(self, parameter: Tensor) -> Tensor:
         """View the parameter as edges: its own shape -> [G, O, I, T]."""
         groups, outputs, inputs, taps = self.shape
+        if self.rows is not None:
+            return parameter[self.rows].transpose(1, 2)[None]
         if self.taps_first:
             return parameter.reshape(groups, outputs, taps, inputs).transpose(2, 3)
         return parameter.reshape(groups, outputs, inputs, taps)
 
     def unblock(self, edges: Tensor, like: Tensor) -> Tensor:
         """Undo `block`: [G, O, I, T] -> the shape of `like`."""
+        if self.rows is not None:
+            return edges[0].transpose(1, 2).flatten(0, 1)[torch.argsort(self.rows.flatten())]
         return (edges.transpose(2, 3) if self.taps_first else edges).reshape(like.shape)
 
 
@@ -89,6 +99,32 @@ class Follower:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Product:
+    """A product of activations, such as attention scores.
+
+    Attributes:
+        nodes: Nodes whose values are multiplied, in the order of one operand.
+        positions: Multiply-accumulates for each of them.
+    """
+
+    nodes: Tensor
+    positions: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extent:
+    """A place where a forward pass names how many neurons there are, perhaps by an attribute of its module.
+
+    Attributes:
+        module: Path of the module.
+        nodes: The neurons that it counts.
+    """
+
+    module: str
+    nodes: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WeightGraph:
     """A network's topology.
 
@@ -98,9 +134,13 @@ class WeightGraph:
         output: Nodes of the network's output, in the order of the classes, [K].
         fixed: Nodes that are added to zero padding of a fixed number of channels, so that none can be removed.
         ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split, [2, pairs].
+        equals: Pairs of nodes of attention and of what it reads, where both are as wide: some forward passes count on
+            that, [2, pairs].
         mixed: Nodes that are normalised together with others of their layer (layer norm), so that removing one changes
             what the others give.
         followers: Parameters outside the graph that are as wide as neurons are many.
+        products: Multiplications of activations with each other.
+        extents: Where a forward pass names numbers of neurons.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
     """
 
@@ -109,8 +149,11 @@ class WeightGraph:
     output: Tensor
     fixed: Tensor
     ties: Tensor
+    equals: Tensor
     mixed: Tensor
     followers: tuple[Follower, ...] = ()
+    products: tuple[Product, ...] = ()
+    extents: tuple[Extent, ...] = ()
     outside: tuple[str, ...] = ()
 
     @property
@@ -140,7 +183,7 @@ class WeightGraph:
         Args:
             kept: Whether each node stays, bool [N].
         """
-        total = 0
+        total = sum(int(kept[product.nodes].sum()) * product.positions for product in self.products)
         for connection in self.connections:
             if connection.positions:
                 outputs, inputs = kept[connection.target].sum(1), kept[connection.source].sum(1)

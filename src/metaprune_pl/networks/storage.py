@@ -20,7 +20,7 @@ from torch import nn
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.create import NetworkSettings, create_network
-from metaprune_pl.networks.widths import layer_widths, set_tensors
+from metaprune_pl.networks.widths import layer_widths, set_attributes, set_tensors, size_attributes
 
 FORMAT = 1
 
@@ -35,6 +35,8 @@ class NetworkCard:
         record: Facts worth keeping: seed, accuracies, speed-up.
         layers: Shape of every parameter and buffer as stored; filled in by `save_network`.
         frozen: Parameters that require no gradient; filled in by `save_network`.
+        attributes: Whole numbers that modules keep as attributes (`hidden_dim`, `head_dim`), by the module's path;
+            filled in by `save_network`.
     """
 
     settings: NetworkSettings
@@ -42,6 +44,7 @@ class NetworkCard:
     record: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, list[int]] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
+    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
         The card as stored, with the widths of the layers.
     """
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
-    card = replace(card, layers=layer_widths(network), frozen=frozen)
+    card = replace(card, layers=layer_widths(network), frozen=frozen, attributes=size_attributes(network))
     with whole_folder(Path(folder)) as new:
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         save_file(tensors, new / "weights.safetensors")
@@ -122,6 +125,7 @@ def load_network(folder: str | Path) -> nn.Module:
     if {name: list(value.shape) for name, value in tensors.items()} != card.layers:
         raise StorageError(f"{path} does not hold the widths that network.json beside it names.")
     set_tensors(network, tensors)
+    set_attributes(network, card.attributes)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in card.frozen)
     return network.eval()

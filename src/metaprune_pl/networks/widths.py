@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
 
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+"""Layers whose width attributes follow from their tensors."""
+
 
 def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replace parameters and buffers by tensors of any width, and set the layers' width attributes to match.
@@ -54,6 +57,32 @@ def _match_attributes(module: nn.Module) -> None:
         module.num_channels = channels
     elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.weight is not None:
         module.num_features = module.weight.shape[0]
+
+
+def size_attributes(network: nn.Module) -> dict[str, dict[str, int]]:
+    """Return the whole numbers that modules keep as attributes, which pruning may have set: path to name to value."""
+    found = {}
+    for path, module in network.named_modules():
+        numbers = {
+            name: value for name, value in vars(module).items() if type(value) is int and not name.startswith("_")
+        }
+        if numbers and not isinstance(module, (*_LAYERS, nn.Dropout)):
+            found[path] = numbers
+    return found
+
+
+def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
+    """Set what `size_attributes` returned of a network of the same kind.
+
+    Raises:
+        StorageError: The network has no such module.
+    """
+    modules = dict(network.named_modules())
+    for path, numbers in attributes.items():
+        if path not in modules:
+            raise StorageError(f"network.json names the module '{path}', which the network does not have.")
+        for name, value in numbers.items():
+            setattr(modules[path], name, value)
 
 
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from metaprune_pl.graphs import trace
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, count_parameters, find_groups
+from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, count_parameters, prunable_groups
 from metaprune_pl.pruning.structured import highest_speed_up
 
 
@@ -47,8 +46,8 @@ def inspect_network(folder: str) -> Inspection:
     """
     network, card = load_network(folder), read_card(folder)
     example = torch.zeros(1, *card.input_shape)
-    graph = trace(network, example)
-    groups = find_groups(graph)
+    groups = prunable_groups(network, example)
+    graph = groups.graph
     sizes = dict(network.named_parameters())
     total = count_parameters(network)
     return Inspection(

@@ -16,10 +16,14 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
         network: Any network; counted in evaluation mode and left as it was.
         example: One image as a batch, [1, C, H, W].
     """
-    training = network.training
-    with FlopCounterMode(display=False) as counter:
-        network.eval()(example)
-    network.train(training)
+    training, fast = network.training, torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that no counter looks into
+    try:
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        network.train(training)
     return int(counter.get_total_flops()) // 2
 
 

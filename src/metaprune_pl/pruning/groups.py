@@ -47,9 +47,14 @@ class PruningGroups:
         return torch.zeros(len(self.names), dtype=torch.long).index_add(0, self.group, chosen.long())
 
 
-def find_groups(graph: WeightGraph) -> PruningGroups:
-    """Find the pruning groups of a graph."""
-    pairs = [graph.ties]
+def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGroups:
+    """Find the pruning groups of a graph.
+
+    Args:
+        graph: Topology.
+        equal_widths: Keep attention as wide as what it reads, for forward passes that count on it.
+    """
+    pairs = [graph.ties, graph.equals] if equal_widths else [graph.ties]
     for connection in graph.connections:
         if connection.parameter is None:
             pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import Connection, WeightGraph, trace
 from metaprune_pl.networks.widths import set_tensors
+from metaprune_pl.pruning.cost import count_macs
 from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 
@@ -83,16 +84,57 @@ def plan(
         kept = _nodes(groups, units)
 
 
+def prunable_groups(network: nn.Module, example: Tensor) -> PruningGroups:
+    """Trace a network and find pruning groups that its forward pass can follow.
+
+    One channel of each group is removed for a trial: where the result does not run, attention is kept as wide as what
+    it reads.
+
+    Args:
+        network: Left as it is.
+        example: One image as a batch, [1, C, H, W], on the network's device.
+
+    Raises:
+        TraceError: The network cannot be turned into a graph.
+    """
+    graph = trace(network, example)
+    groups = find_groups(graph)
+    if not graph.equals.numel():
+        return groups
+    units = groups.prunable.clone()
+    first = torch.full((len(groups.names),), len(units)).scatter_reduce(
+        0, groups.group[units], units.nonzero().flatten(), "amin"
+    )
+    units[first[(groups.sizes() > 1) & (first < len(units))]] = False
+    try:
+        with torch.no_grad():
+            remove(network, graph, _nodes(groups, units)).eval()(example)
+    except (RuntimeError, AssertionError):
+        return find_groups(graph, equal_widths=True)
+    return groups
+
+
 def highest_speed_up(
     groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings
 ) -> float:
     """Return how much less a network costs when all is removed that may be."""
-    graph = groups.graph
+    everything = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
+    return groups.graph.macs(everything) / groups.graph.macs(_nodes(groups, _least(groups, state, criterion, settings)))
+
+
+def _least(
+    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings
+) -> Tensor:
+    """Prunable units that are left when all is removed that may be, bool [U]."""
     state = {name: value.cpu() for name, value in state.items()}
-    floor = _floor(groups, settings)
-    everything = torch.ones(graph.num_nodes, dtype=torch.bool)
-    order = _next_units(groups, state, criterion, groups.prunable, everything, floor)
-    return graph.macs(everything) / graph.macs(_nodes(groups, _without(groups, groups.prunable, order)))
+    everything = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
+    order = _next_units(groups, state, criterion, groups.prunable, everything, _floor(groups, settings))
+    return _without(groups, groups.prunable, order)
+
+
+def _outside_macs(network: nn.Module, graph: WeightGraph, example: Tensor) -> int:
+    """Multiply-accumulates of what is not in the graph, such as networks that make position tables."""
+    return count_macs(network, example[:1]) - graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
 
 
 def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
@@ -150,8 +192,11 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
     """
     tensors = dict(network.state_dict())
     for group in graph.groups:
-        for name in group.slots.values():
-            tensors[name] = tensors[name][kept[group.start : group.stop].to(tensors[name].device)]
+        stays = kept[group.start : group.stop]
+        for name in set(group.slots.values()):
+            rows = [group.rows[slot] for slot in group.slots if group.slots[slot] == name and slot in group.rows]
+            index = torch.cat([part[stays] for part in rows]).sort().values if rows else stays
+            tensors[name] = tensors[name][index.to(tensors[name].device)]
     for connection in graph.connections:
         if connection.parameter is not None:
             tensors[connection.parameter] = _cut(connection, tensors[connection.parameter], kept)
@@ -161,12 +206,20 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     pruned = copy.deepcopy(network)
     set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
+    for extent in graph.extents:
+        module, old, new = pruned.get_submodule(extent.module), len(extent.nodes), int(kept[extent.nodes].sum())
+        for name, value in vars(module).items():
+            if type(value) is int and value == old:
+                setattr(module, name, new)
     return pruned
 
 
 def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
     block = connection.block(parameter)
     targets, sources = kept[connection.target].to(block.device), kept[connection.source].to(block.device)
+    if connection.rows is not None:
+        rows = connection.rows.to(block.device)[targets[0]].flatten().sort().values
+        return parameter[rows][:, sources[0]]
     if connection.shape[0] > 1:
         block = block[targets[:, 0]]
         assert bool((targets == targets[:, :1]).all()) and bool((sources == targets[:, :1]).all())
@@ -205,9 +258,11 @@ def prune(
         TraceError: The network cannot be turned into a graph.
     """
     check_prunable(network, example, speed_ups, base_macs, settings)
-    graph = trace(network, example)
+    groups = prunable_groups(network, example)
+    graph = groups.graph
     state = {name: value.cpu() for name, value in network.state_dict().items()}
-    for kept in plan(find_groups(graph), state, criterion, settings, [base_macs / value for value in speed_ups]):
+    outside = _outside_macs(network, graph, example)
+    for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):
         pruned = remove(network, graph, kept)
         _check(network, pruned, graph, kept, example)
         yield pruned
@@ -226,10 +281,11 @@ def check_prunable(
     check_speed_ups(speed_ups)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise PruningError("the network is frozen: no parameter requires a gradient. Call requires_grad_(True) first.")
-    graph = trace(network, example)
-    groups = find_groups(graph)
-    now = base_macs / graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
-    reach = now * highest_speed_up(groups, network.state_dict(), GroupNorm(), settings)
+    groups = prunable_groups(network, example)
+    graph = groups.graph
+    outside = _outside_macs(network, graph, example)
+    least = graph.macs(_nodes(groups, _least(groups, network.state_dict(), GroupNorm(), settings)))
+    reach = base_macs / (least + outside)
     if speed_ups[-1] > reach:
         raise PruningError(
             f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with "
@@ -262,7 +318,7 @@ def _check(network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tens
     images = torch.randn(2, *example.shape[1:], generator=generator).to(example)
     try:
         after = pruned.eval()(images)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise PruningError(f"the pruned network does not run: {error}. Its forward counts on a fixed width.") from error
     if not bool(kept[graph.mixed].all()):
         return  # a layer norm over fewer channels gives other values than over masked ones

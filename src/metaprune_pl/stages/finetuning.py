@@ -11,9 +11,8 @@ from torch.optim import Optimizer
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.graphs import trace
 from metaprune_pl.networks import load_network, read_card, save_network
-from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, find_groups
+from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -57,7 +56,7 @@ class Finetuning(LightningModule):
             raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is None:
             example = torch.zeros(1, *self.card.input_shape, device=next(self.network.parameters()).device)
-            self.groups = find_groups(trace(self.network, example))
+            self.groups = prunable_groups(self.network, example)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, [B, C, H, W] -> [B, K]."""

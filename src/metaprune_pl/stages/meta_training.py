@@ -12,10 +12,10 @@ from torch.func import functional_call
 
 from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, find_groups
+from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 BatchNormMode = Literal["train", "eval"]
@@ -42,12 +42,12 @@ class DataModel:
 def load_data_model(folder: Path, batch_norm: BatchNormMode, device: torch.device) -> DataModel:
     """Load a stored network and find its graph and pruning groups."""
     network, card = load_network(folder), read_card(folder)
-    graph = trace(network, torch.zeros(1, *card.input_shape))
+    groups = prunable_groups(network, torch.zeros(1, *card.input_shape))
     for module in network.modules():
         if isinstance(module, _BATCH_NORMS):
             module.train(batch_norm == "train")
     state = {name: value.detach().to(device) for name, value in network.state_dict().items()}
-    return DataModel(network.to(device), graph, find_groups(graph), state)
+    return DataModel(network.to(device), groups.graph, groups, state)
 
 
 def accuracy_gradient(
