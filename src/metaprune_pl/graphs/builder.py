@@ -95,8 +95,12 @@ class GraphBuilder:
         nodes = nodes.flatten()
         for dim, coordinate in enumerate(coordinates):
             of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
-            if shape[dim] > 1 and torch.equal(of_index[coordinate], nodes):
-                self.followers.append(Follower(parameter=parameter, dim=dim, nodes=of_index))
+            if shape[dim] > 1 and bool((of_index >= 0).any()) and torch.equal(of_index[coordinate], nodes):
+                known = next((f for f in self.followers if (f.parameter, f.dim) == (parameter, dim)), None)
+                if known is None:
+                    self.followers.append(Follower(parameter=parameter, dim=dim, nodes=of_index))
+                elif not torch.equal(known.nodes, of_index):  # it meets the neurons of two layers: they go together
+                    self.tie(torch.stack([known.nodes, of_index]))
                 return
 
     def can_absorb(self, main: str, shortcut: str) -> bool:

@@ -11,7 +11,7 @@ from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs import attention
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, moved, shrink
-from metaprune_pl.graphs.weight_graph import Connection, Extent
+from metaprune_pl.graphs.weight_graph import Connection, Extent, Product
 
 _NAMING = {"view.default", "reshape.default", "_unsafe_view.default", "unflatten.int"}
 """Operations whose arguments are sizes."""
@@ -39,7 +39,10 @@ def _linear(call: Call) -> Activation:
     weight = call.parameter(1)
     assert weight is not None
     shape = call.shape_of(call.node)
-    features = call.neurons(call.activation(), -1)
+    x = call.activation()
+    if x.labels.shape[-1] == 1 and (x.labels.numel() > 1 or bool((x.labels == NOBODY).all())):
+        return _mix_places(call, x)
+    features = call.neurons(x, -1)
     source = torch.unique(features)
     taps = len(features) // len(source)
     neuron_major = features[::taps]
@@ -58,6 +61,16 @@ def _linear(call: Call) -> Activation:
         )
     )  # fmt: skip
     return Activation(target.reshape(*[1] * (len(shape) - 1), -1), owner)
+
+
+def _mix_places(call: Call, x: Activation) -> Activation:
+    """A linear layer over places, the same for each channel (token mixing): its weights connect no neurons."""
+    nodes = x.labels[x.labels != NOBODY]
+    if len(nodes):
+        inputs = call.shape_of(call.argument(0))[-1]
+        work = call.shape_of(call.node).numel() * inputs
+        call.builder.products.append(Product(nodes=nodes, positions=work // len(nodes)))
+    return Activation(x.labels)
 
 
 def _batch_norm(call: Call) -> Activation:
@@ -175,7 +188,7 @@ def _operands(call: Call) -> list[Activation]:
 
 def _follow(call: Call, x: Activation) -> None:
     """Note that a parameter outside the graph meets an activation element by element."""
-    for argument in call.node.args[:2]:
+    for argument in call.node.args:
         value = call.value(argument)
         if isinstance(value, Parameter) and math.prod(value.shape) > 1:
             shape = call.shape_of(call.node)
@@ -199,11 +212,13 @@ def _reduce(call: Call) -> Activation:
     x = call.activation()
     dims = call.argument(1)
     dims = [dims] if isinstance(dims, int) else list(dims or range(x.labels.dim()))
-    if any(x.labels.shape[dim] > 1 for dim in dims):
-        raise TraceError(f"operator 'aten.{call.operator}' mixes channels: {call.where}.")
-    keep = bool(call.argument(2, False))
-    labels = x.labels if keep else x.labels.squeeze([dim % x.labels.dim() for dim in dims])
-    return Activation(labels, x.owner)
+    labels, owner = x.labels, x.owner
+    if any(labels.shape[dim] > 1 for dim in dims):  # over channels: the result belongs to none of them
+        call.builder.mixed.append(labels[labels != NOBODY])
+        labels, owner = torch.full([1] * labels.dim(), NOBODY), None
+    if not bool(call.argument(2, False)):
+        labels = labels.squeeze([dim % labels.dim() for dim in dims])
+    return Activation(labels, owner)
 
 
 def _move(call: Call) -> Any:
@@ -212,9 +227,14 @@ def _move(call: Call) -> Any:
     several = isinstance(first, list | tuple)
     sources = list(first) if several else [first]
     full = [_full_labels(call, source, sources) for source in sources]
+    if call.operator == "cat.default":
+        full = _joined(call, full)
     result = _run(call, full if several else full[0])
     if isinstance(result, list | tuple):
         parts = [shrink(part) for part in result]
+        for part in parts:
+            rows = part.reshape(-1, [size for size in part.shape if size > 1][-1]) if part.numel() > 1 else part
+            call.builder.extents.append(Extent(module=call.module, nodes=rows.flatten()[: rows.shape[-1]]))
         if len({part.shape for part in parts}) == 1 and parts[0].numel() > 1:  # halves stay as wide as each other
             call.builder.tie(torch.stack([part.flatten() for part in parts]))
         return [Activation(part) for part in parts]
@@ -232,6 +252,37 @@ def _move(call: Call) -> Any:
         whole = torch.arange(group.start, group.start + group.size)
         owner = owner if torch.equal(labels.flatten(), whole) else None
     return Activation(labels, owner)
+
+
+def _joined(call: Call, full: list[Tensor]) -> list[Tensor]:
+    """Places of different producers side by side (a class token of its own): their channels go together."""
+    axis = call.argument(1, 0)
+    small = [shrink(labels) for labels in full]
+    if any(part.shape[axis] > 1 or bool((part == NOBODY).any()) for part in small) or small[0].numel() == 1:
+        return full
+    for index, part in enumerate(small[1:], 1):
+        if part.shape == small[0].shape and not torch.equal(part, small[0]):
+            call.builder.connect_identity(call.module, part.flatten(), small[0].flatten())
+            full[index] = small[0].expand(full[index].shape)
+    return full
+
+
+def _like(call: Call) -> Activation:
+    """Takes the shape of another tensor."""
+    x = call.activation()
+    labels = shrink(x.labels.expand(call.shape_of(call.argument(0))).reshape(call.shape_of(call.node)))
+    return Activation(labels)
+
+
+def _affine(call: Call) -> Activation:
+    """A product and a sum in one, of one activation and parameters."""
+    found = [node for node in call.node.args if isinstance(call.value(node), Activation)]
+    if len(found) != 1:
+        raise TraceError(f"operator 'aten.{call.operator}' of several activations is not supported: {call.where}.")
+    x = call.value(found[0])
+    assert isinstance(x, Activation)
+    _follow(call, x)
+    return Activation(x.labels)
 
 
 def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
@@ -328,6 +379,8 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
         "cat.default chunk.default roll.default unbind.int unflatten.int expand.default split.Tensor "
         "split_with_sizes.default",
     ),
+    **_table(_like, "reshape_as.default view_as.default"),
+    **_table(_affine, "addcmul.default"),
     "<built-in function getitem>": _item,
     **_table(_pad, "pad.default constant_pad_nd.default"),
 }  # fmt: skip

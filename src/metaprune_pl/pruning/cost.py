@@ -17,13 +17,18 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
         example: One image as a batch, [1, C, H, W].
     """
     training, fast = network.training, torch.backends.mha.get_fastpath_enabled()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that no counter looks into
+    for parameter in trained:
+        parameter.requires_grad_(False)  # the counter wants gradients of parameters that are handed to modules
     try:
         with FlopCounterMode(display=False) as counter:
             network.eval()(example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         network.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops()) // 2
 
 
