@@ -45,7 +45,8 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         ([*FIT, "--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int, got 'abc'."),
         ([*PRUNE, "--pruning.stepp=1"], "no setting 'pruning.stepp'. Did you mean 'pruning.step'?"),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
-        (["fit"], "required: fit.data, fit.model"),
+        (["fit"], "required: fit.data, fit.model. Name them, or a config that does: --config CONFIG."),
+        ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
     ],
 )
 def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,9 +66,12 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
         ([*FIT, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
         ([*FIT, "--model.init_args.seeds=[1, 1]"], "each once"),
         ([*FIT, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),
-        ([*FIT, "--data.batch_size=5000"], "Take a smaller batch_size."),
+        ([*FIT, "--data.batch_size=5000"], "Take a smaller batch_size, among the data's init_args."),
         (META, "has 0 data models and 3 are held out"),
-        (PRUNE, "no stored network in 'net'"),
+        (PRUNE, "no stored network in 'net': it has no network.json. `metaprune fit` and"),
+        ([*PRUNE, "--trainer.max_epochs=3"], "no effect on prune: set finetune.epochs and finetune_after.epochs."),
+        (["experiment", "--config=quickstart.yaml", "--trainer.max_epochs=3"], "no effect on experiment: set it for a"),
+        (["experiment", "--config=quickstart.yaml", "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
     ],
 )
 def test_impossible(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +99,22 @@ def test_pruning(args: list[str], said: str, workdir: Path, capsys: pytest.Captu
     assert status == 1
     assert said in message
     assert [path.name for path in workdir.iterdir() if any(path.rglob("*.*"))] == ["net"]
+
+
+def test_a_folder_with_networks_in_it_names_one(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store("nets/speed_up_2/network")
+    status, message = fails([*PRUNE, "--network=nets"], capsys)
+    assert status == 1
+    assert message.endswith("Did you mean 'nets/speed_up_2/network'?")
+
+
+def test_another_number_of_classes(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(workdir / "images")
+    store()
+    data = ["--data=ImageFolder", "--data.folder=images", "--data.grayscale=true", "--data.cache=cache"]
+    status, message = fails([*PRUNE, *data], capsys)
+    assert status == 1
+    assert message.endswith("the network tells 10 classes apart and the data have 2.")
 
 
 def test_a_frozen_network_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

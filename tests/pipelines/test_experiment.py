@@ -114,12 +114,22 @@ def test_nothing_is_run_twice_and_a_changed_stage_moves_the_old_aside(
     main(ARGS)
     assert {stage: (stage / "run.json").stat().st_mtime_ns for stage in stages} == times
     assert without_times(json.loads((whole / "report.json").read_text())) == without_times(json.loads(before))
+    again = (whole / "report.json").read_text()
     capsys.readouterr()
     main([*ARGS, "--chain.speed_ups=[2]", "--chain.methods=[none]"])
     assert "held a run with other settings" in capsys.readouterr().err.replace("\n", " ")
     assert (whole / "networks" / "seed_0003-none" / "prune.old-1" / "speed_up_3").is_dir()
     rows = json.loads((whole / "report.json").read_text())["results"]["pruned"]
     assert [(row["target"], row["method"]) for row in rows] == [(2, "none")]
+    assert (whole / "report.old-1" / "report.json").read_text() == again
+
+
+@pytest.mark.slow
+def test_settings_of_a_stage_can_be_overridden(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole.parents[1])
+    main([*ARGS, "--chain.methods=[none]", "--chain.overrides={prune: {finetune_after.epochs: 1}}"])
+    config = yaml.safe_load((whole / "networks" / "seed_0004-none" / "prune" / "config.yaml").read_text())
+    assert config["finetune_after"]["epochs"] == 1
 
 
 def start_and_kill(folder: Path, when: Path) -> None:

@@ -20,7 +20,7 @@ from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classe
 from metaprune_pl.cli.configs import find_config, resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
 from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
-from metaprune_pl.errors import MetapruneError
+from metaprune_pl.errors import ConfigError, MetapruneError
 from metaprune_pl.pipelines.experiment import run_experiment
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
@@ -29,6 +29,12 @@ from metaprune_pl.reports.summary import flat_region_sentence
 HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
 """Trainer flags of an experiment that its stages take over."""
 _OWN = {"prune": {"data"}, "curve": {"data"}, "inspect": set[str](), "experiment": set[str]()}
+
+_EPOCHS = {
+    "prune": "set finetune.epochs and finetune_after.epochs.",
+    "curve": "set finetune.epochs.",
+    "experiment": "set it for a stage, as in --chain.overrides '{data_models: {trainer.max_epochs: 9}}'.",
+}
 
 
 class App(LightningCLI):
@@ -91,6 +97,10 @@ class App(LightningCLI):
         assert isinstance(trainer, MetapruneTrainer)
         return trainer
 
+    def _set_seed(self) -> None:
+        if self.subcommand != "inspect":
+            super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: settings stored in a checkpoint do not override it."""
 
@@ -106,6 +116,8 @@ class App(LightningCLI):
         if subcommand in {"validate", "test", "inspect"} or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._show(subcommand, getattr(self.trainer, subcommand)(**kwargs))
             return
+        if subcommand in _OWN and self.config[subcommand].trainer.max_epochs is not None:
+            raise ConfigError(f"trainer.max_epochs has no effect on {subcommand}: {_EPOCHS[subcommand]}")
         config = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
         settings = {} if subcommand == "experiment" else yaml.safe_load(config)  # its stages have keys of their own
         folder = RunFolder(Path(self.trainer.default_root_dir), subcommand, run_key(subcommand, settings))
@@ -115,6 +127,8 @@ class App(LightningCLI):
             _say(f"[dim]{folder.path} is finished; it is not run again.")
             return
         if is_main_process():
+            if subcommand == "experiment" and (kept := folder.keep_report(config)) is not None:
+                _say(f"[yellow]{folder.path} held a report with other settings; it is now in {kept}")
             folder.start(config)
         try:
             if subcommand == "experiment":

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,13 @@ class MetapruneTrainer(pl.Trainer):
         last = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
         if ckpt_path is None and not self.fast_dev_run and last.is_file():  # type: ignore[attr-defined]
             ckpt_path = last
-        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True)
+        try:
+            super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True)
+        except SystemExit:
+            if not self.interrupted:
+                raise
+            sys.stderr.write("Stopped. The same command continues from the last epoch that was finished.\n")
+            sys.exit(130)
 
     def prune(
         self,

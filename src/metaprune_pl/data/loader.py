@@ -89,7 +89,7 @@ class TensorLoader(Resumable):
         if train and len(images) < batch_size * ranks:
             raise ConfigError(
                 f"batch_size {batch_size} on {ranks} device(s) needs {batch_size * ranks} training images; "
-                f"there are {len(images)}. Take a smaller batch_size."
+                f"there are {len(images)}. Take a smaller batch_size, among the data's init_args."
             )
         self._order: tuple[int, Tensor, Tensor] | None = None
 

@@ -103,7 +103,10 @@ def read_card(folder: str | Path) -> NetworkCard:
         channels, height, width = data.pop("input_shape")
         return NetworkCard(settings=settings, input_shape=(channels, height, width), **data)
     except (FileNotFoundError, NotADirectoryError):
-        raise StorageError(f"no stored network in '{folder}': it has no network.json.") from None
+        inside = sorted(found.parent for found in Path(folder).glob("*/network.json")) if Path(folder).is_dir() else []
+        inside += sorted(found.parent for found in Path(folder).glob("*/network/network.json")) if not inside else []
+        hint = f"Did you mean '{inside[0]}'?" if inside else "`metaprune fit` and `metaprune prune` make networks."
+        raise StorageError(f"no stored network in '{folder}': it has no network.json. {hint}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path} is damaged ({error}). Make the network again.") from error
 

@@ -37,6 +37,7 @@ class ExperimentSettings:
         sparsity: Sparsity term of the control `sparsity_learning`.
         methods: What is compared.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None leaves them.
+        overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that override its config's.
     """
 
     data_models: str
@@ -49,11 +50,14 @@ class ExperimentSettings:
     sparsity: Sparsity = field(default_factory=Sparsity)
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     images: dict[str, Any] | None = None
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_speed_ups(self.speed_ups)
         if min(self.held_out, self.candidates) < 1:
             raise ConfigError("chain: held_out and candidates are at least 1.")
+        if other := sorted(self.overrides.keys() - {"data_models", "meta_training", "curve", "prune"}):
+            raise ConfigError(f"chain.overrides: '{other[0]}' is none of data_models, meta_training, curve, prune.")
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {', '.join(METHODS)}.")
 
@@ -73,7 +77,7 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
         ConfigError: No data models are left to train on.
     """
     images = {} if settings.images is None else {"data": settings.images}
-    run("fit", settings.data_models, folder / "data_models", images)
+    run("fit", settings.data_models, folder / "data_models", {**settings.overrides.get("data_models", {}), **images})
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
     if len(networks) <= settings.held_out:
         raise ConfigError(
@@ -83,8 +87,9 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
     zoo: dict[str, Any] = {f"{key}.init_args.images": value for key, value in images.items()}
     zoo["data.init_args.data_models"] = str(folder / "data_models" / "networks")
     zoo["data.init_args.held_out"] = settings.held_out
-    run("fit", settings.meta_training, folder / "meta_training", zoo)
-    choice = _choose(folder, settings, {**images, "network": str(networks[0])}, run)
+    run("fit", settings.meta_training, folder / "meta_training", {**settings.overrides.get("meta_training", {}), **zoo})
+    changes = {stage: settings.overrides.get(stage, {}) for stage in ("curve", "prune")}
+    choice = _choose(folder, settings, {**changes["curve"], **images, "network": str(networks[0])}, run)
     seconds = {
         "once: data models": seconds_of(folder / "data_models"),
         "once: meta-training": seconds_of(folder / "meta_training"),
@@ -95,11 +100,13 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
         places = [folder / "networks" / f"{network.name}-{method}" for network in networks[-settings.held_out :]]
         for place, network in zip(places, networks[-settings.held_out :], strict=True):
             source = {"network": str(network), **_source(method, settings, choice["metanetwork"])}
-            run("curve", settings.curve, place / "curve", {**images, **source, "grid.split": "test"})
+            run(
+                "curve", settings.curve, place / "curve", {**changes["curve"], **images, **source, "grid.split": "test"}
+            )
             curves.append(Curve.from_json(place / "curve" / "curve.json"))
             ready = {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
             ready |= {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
-            run("prune", settings.prune, place / "prune", {**images, **ready})
+            run("prune", settings.prune, place / "prune", {**changes["prune"], **images, **ready})
             pruned += read_report(place / "prune")
         for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
             per_network = sum(seconds_of(place / stage) for place in places) / len(places)

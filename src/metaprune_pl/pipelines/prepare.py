@@ -18,6 +18,7 @@ from metaprune_pl.networks import NetworkCard, create_network, load_network, rea
 from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity, count_macs
 from metaprune_pl.pruning.structured import check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
+from metaprune_pl.stages.finetuning import check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +122,10 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
     source, card = Path(how.network), read_card(how.network)
     if how.metanetwork is not None:
         find_metanetwork(how.metanetwork)
-    if place.data.input_shape != card.input_shape:
-        shape = "x".join(map(str, card.input_shape))
-        raise ConfigError(f"'{how.network}' was made for images of {shape}; set data to a data set of such images.")
+    network = load_network(source)
+    check_fits(network, card, place.data)
     base_macs = _base_macs(card)
-    check_prunable(load_network(source), torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
+    check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
     if how.metanetwork is not None:
         method, source = "metanetwork", _rewrite(place, source, Path(how.metanetwork))

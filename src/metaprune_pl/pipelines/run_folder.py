@@ -106,6 +106,20 @@ class RunFolder:
         assert known is not None
         self._write(finished=True, seconds=known["seconds"] + time.time() - known["started"])
 
+    def keep_report(self, config: str) -> Path | None:
+        """Put the report of other settings into a folder of its own, and return that folder."""
+        old = self.path / "config.yaml"
+        if not (self.path / "report.json").is_file() or not old.is_file() or old.read_text() == config:
+            return None
+        number = 1
+        while (kept := self.path / f"report.old-{number}").exists():
+            number += 1
+        kept.mkdir()
+        for name in ("config.yaml", "report.json", "report.csv", "curves.csv", "curve.png", "choice.json"):
+            if (self.path / name).is_file():
+                (self.path / name).rename(kept / name)
+        return kept
+
     def discard_if_empty(self) -> None:
         """Remove the folder of a run that made no network, checkpoint or result."""
         made = (path for pattern in ("*.safetensors", "*.ckpt", "*.json") for path in self.path.rglob(pattern))

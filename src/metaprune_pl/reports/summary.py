@@ -11,6 +11,10 @@ FLAT_DROP = 0.02
 """A curve is flat as long as accuracy stays within this of the unpruned network's."""
 
 
+CLEAR_GAIN = 0.05
+"""Flat regions that differ by less than this speed-up count as equal."""
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and sample standard deviation; None for fewer than two values."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
@@ -71,7 +75,7 @@ def flat_region_sentence(experiment: Experiment) -> str:
     if not gains:
         return "There is no pair of curves with and without metanetwork to compare."
     mean, longer = statistics.fmean(gains), sum(gain > 0 for gain in gains)
-    verb = "lengthens" if mean > 0 else "does NOT lengthen"
+    verb = "lengthens" if mean >= CLEAR_GAIN and 2 * longer > len(gains) else "does NOT clearly lengthen"
     figures = ", ".join(f"{gain:+.2f}" for gain in gains)
     return (
         f"The metanetwork {verb} the flat region over no metanetwork: {mean:+.2f}x on average, "

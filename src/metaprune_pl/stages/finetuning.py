@@ -6,14 +6,31 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import load_network, read_card, save_network
+from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
 from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.optimizers import OptimizerSettings
+
+
+@torch.no_grad()
+def check_fits(network: nn.Module, card: NetworkCard, data: object) -> None:
+    """Refuse data that a network was not made for.
+
+    Raises:
+        ConfigError: The data are no images, of another shape, or of other classes.
+    """
+    shape = "x".join(map(str, card.input_shape))
+    if not isinstance(data, ImageDataModule) or data.input_shape != card.input_shape:
+        raise ConfigError(f"the network was made for images of {shape}; set data to a data set of such images.")
+    training, weight = network.training, next(network.parameters())
+    classes = network.eval()(torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)).shape[1]
+    network.train(training)
+    if classes != data.num_classes:
+        raise ConfigError(f"the network tells {classes} classes apart and the data have {data.num_classes}.")
 
 
 class Finetuning(LightningModule):
@@ -48,10 +65,7 @@ class Finetuning(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Find the pruning groups where a sparsity term needs them."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, ImageDataModule) or data.input_shape != self.card.input_shape:
-            shape = "x".join(map(str, self.card.input_shape))
-            raise ConfigError(f"the network was made for images of {shape}; set data to a data set of such images.")
+        check_fits(self.network, self.card, self.trainer.datamodule)  # type: ignore[attr-defined]
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is None:
