@@ -15,7 +15,8 @@ from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.builder import GraphBuilder
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import Activation, Parameter
-from metaprune_pl.graphs.operators import OPERATORS, moved_parameter
+from metaprune_pl.graphs.moves import moved_parameter
+from metaprune_pl.graphs.operators import OPERATORS
 from metaprune_pl.graphs.weight_graph import WeightGraph
 
 

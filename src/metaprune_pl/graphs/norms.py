@@ -1,0 +1,54 @@
+"""Normalisations: their parameters belong to the neurons that they read."""
+
+from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.labels import Activation
+
+
+def batch_norm(call: Call) -> Activation:
+    """Batch norm: each channel by itself."""
+    names = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
+    found = {slot: p.name for index, slot in enumerate(names, 1) if (p := call.parameter(index)) is not None}
+    x = call.activation()
+    return _norm(call, x, 1, x.owner, found)
+
+
+def group_norm(call: Call) -> Activation:
+    """Group norm: channels of one norm group together."""
+    x, groups = call.activation(), call.argument(1)
+    nodes = call.neurons(x, 1)
+    if groups > 1:  # whole norm groups are removed: their nodes go together
+        call.builder.tie(nodes.reshape(groups, -1).t())
+    else:
+        call.builder.mixed.append(nodes)
+    names = (("norm.weight", 2), ("norm.bias", 3))
+    found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
+    return _norm(call, x, 1, x.owner, found)
+
+
+def layer_norm(call: Call) -> Activation:
+    """Layer norm over the last dimension."""
+    x = call.activation()
+    if len(call.argument(1)) != 1:
+        raise TraceError(f"operator 'aten.{call.operator}' over several dimensions is not supported: {call.where}.")
+    nodes = call.neurons(x, -1)
+    call.builder.mixed.append(nodes)
+    names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
+    found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
+    home = call.builder.owner_of(nodes)  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
+    return _norm(call, x, -1, home, found)
+
+
+def _norm(call: Call, x: Activation, dim: int, home: str | None, found: dict[str, str]) -> Activation:
+    """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
+    source = call.neurons(x, dim)
+    group = None if home is None else call.builder.group(home)
+    if group is not None and group.size == len(source) and not any(slot in group.slots for slot in found):
+        group.slots.update(found)
+        return x
+    owner, target = call.builder.new_group(call.module, len(source), depth=call.builder.depth(source))
+    call.builder.connect_identity(call.module, source, target)
+    call.builder.group(owner).slots.update(found)
+    shape = [1] * x.labels.dim()
+    shape[dim] = -1
+    return Activation(target.reshape(shape), owner)
