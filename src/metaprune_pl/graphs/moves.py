@@ -36,7 +36,7 @@ def move(call: Call) -> Any:
     result = _run(call, full if several else full[0])
     if isinstance(result, list | tuple):
         parts = [shrink(part) for part in result]
-        for part in parts:
+        for part in [shrink(full[0]), *parts]:
             rows = part.reshape(-1, [size for size in part.shape if size > 1][-1]) if part.numel() > 1 else part
             call.builder.extents.append(Extent(module=call.module, nodes=rows.flatten()[: rows.shape[-1]]))
         if len({part.shape for part in parts}) == 1 and parts[0].numel() > 1:  # halves stay as wide as each other

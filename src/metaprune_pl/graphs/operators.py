@@ -185,7 +185,7 @@ def _table(handler: Callable[[Call], Any], names: str) -> dict[str, Callable[[Ca
 
 
 OPERATORS: dict[str, Callable[[Call], Any]] = {
-    **_table(_convolution, "conv1d.default conv2d.default"),
+    **_table(_convolution, "conv1d.default conv2d.default conv2d.padding"),
     **_table(_linear, "linear.default"),
     **_table(norms.batch_norm, "batch_norm.default"),
     **_table(norms.group_norm, "group_norm.default"),
@@ -205,6 +205,7 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
     **_table(
         _spatial,
         "max_pool2d.default avg_pool2d.default adaptive_avg_pool2d.default adaptive_max_pool2d.default "
+        "avg_pool1d.default max_pool1d.default upsample_bicubic2d.vec "
         "upsample_nearest2d.vec upsample_bilinear2d.vec",
     ),
     **_table(attention.attention, "scaled_dot_product_attention.default"),

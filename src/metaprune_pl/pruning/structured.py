@@ -14,6 +14,9 @@ from metaprune_pl.pruning.cost import count_macs
 from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 
+_FORWARD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+"""What forward passes raise that count on a fixed width."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PruningSettings:
@@ -109,7 +112,7 @@ def prunable_groups(network: nn.Module, example: Tensor) -> PruningGroups:
     try:
         with torch.no_grad():
             remove(network, graph, _nodes(groups, units)).eval()(example)
-    except (RuntimeError, AssertionError):
+    except _FORWARD_ERRORS:
         return find_groups(graph, equal_widths=True)
     return groups
 
@@ -318,7 +321,7 @@ def _check(network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tens
     images = torch.randn(2, *example.shape[1:], generator=generator).to(example)
     try:
         after = pruned.eval()(images)
-    except (RuntimeError, AssertionError) as error:
+    except _FORWARD_ERRORS as error:
         raise PruningError(f"the pruned network does not run: {error}. Its forward counts on a fixed width.") from error
     if not bool(kept[graph.mixed].all()):
         return  # a layer norm over fewer channels gives other values than over masked ones
