@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  (its log handler must not take a stream that one test captures)
 import matplotlib
 import pytest
 import torch

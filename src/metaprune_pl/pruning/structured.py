@@ -260,11 +260,9 @@ def prune(
         PruningError: The network is frozen, a target is out of reach, or the network cannot be pruned exactly.
         TraceError: The network cannot be turned into a graph.
     """
-    check_prunable(network, example, speed_ups, base_macs, settings)
-    groups = prunable_groups(network, example)
+    groups, outside = check_prunable(network, example, speed_ups, base_macs, settings)
     graph = groups.graph
     state = {name: value.cpu() for name, value in network.state_dict().items()}
-    outside = _outside_macs(network, graph, example)
     for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):
         pruned = remove(network, graph, kept)
         _check(network, pruned, graph, kept, example)
@@ -273,8 +271,11 @@ def prune(
 
 def check_prunable(
     network: nn.Module, example: Tensor, speed_ups: Sequence[float], base_macs: int, settings: PruningSettings
-) -> None:
+) -> tuple[PruningGroups, int]:
     """Refuse a network or targets that cannot be, before any time is spent.
+
+    Returns:
+        The network's pruning groups, and the multiply-accumulates that no pruning reaches.
 
     Raises:
         ConfigError: The targets make no sense.
@@ -294,6 +295,7 @@ def check_prunable(
             f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with "
             f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}. Lower the target."
         )
+    return groups, outside
 
 
 def check_speed_ups(speed_ups: Sequence[float]) -> None:
