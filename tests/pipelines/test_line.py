@@ -146,3 +146,18 @@ def test_inspect_answers_in_text_and_json(runs: Path, capsys: pytest.CaptureFixt
     assert (found["nodes"], found["edges"]) == (graph.num_nodes, graph.num_edges)
     assert (found["covered"], found["outside"], found["fixed"]) == (1.0, [], 11)  # 1 input channel, 10 classes
     assert found["groups"]["conv1"] == 4 and sum(found["groups"].values()) == 4 + 4 + 8 + 8 + 16 + 16
+
+
+def test_a_network_by_name_with_a_state_is_pruned_like_a_stored_one(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = load_network(runs / "data_models" / "networks" / "seed_0004")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in stored.state_dict().items()}}, "state.pth")
+    by_name = ["--network=cifar_resnet", "--arguments={depth: 8, width: 4}", "--state=state.pth", "--metanetwork=null"]
+    main(tiny("prune prune", *by_name, "--finetune.epochs=0", "--finetune_after.epochs=0", "--speed_ups=[2]"))
+    source = tmp_path / "runs/quickstart/prune/source"
+    assert read_card(source).settings.arguments == {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1}
+    assert torch.equal(load_network(source)(torch.ones(1, 1, 8, 8)), stored(torch.ones(1, 1, 8, 8)))
+    (result,) = json.loads((tmp_path / "runs/quickstart/prune/report.json").read_text())
+    assert result["network"] == "cifar_resnet" and result["speed_up"] >= 2

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.loader import Resumable
 from metaprune_pl.errors import StorageError
+from metaprune_pl.networks import NetworkSource
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
@@ -147,6 +148,8 @@ class MetapruneTrainer(pl.Trainer):
         datamodule: ImageDataModule,
         *,
         network: str,
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
         metanetwork: str | None = None,
         sparsity: Sparsity | None = None,
         criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
@@ -160,7 +163,10 @@ class MetapruneTrainer(pl.Trainer):
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network.
+            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
+                one of these knows, or package.module:function of your own.
+            arguments: Keyword arguments of the builder that is named.
+            state: File of its weights: safetensors, or a state dict of torch.save.
             metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
             sparsity: Sparsity term of the first finetuning, instead of a metanetwork: sparsity learning, a control.
             criterion: Which channels matter.
@@ -171,8 +177,8 @@ class MetapruneTrainer(pl.Trainer):
             latency_batches: Numbers of images in a forward pass whose time is measured.
         """
         how = Preparation(
-            network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, pruning=pruning,
-            finetune=finetune,
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
+            sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         return run_prune(
             self.workplace(datamodule), how, finetune_after=finetune_after, speed_ups=speed_ups,
@@ -184,6 +190,8 @@ class MetapruneTrainer(pl.Trainer):
         datamodule: ImageDataModule,
         *,
         network: str,
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
         metanetwork: str | None = None,
         sparsity: Sparsity | None = None,
         criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
@@ -195,7 +203,10 @@ class MetapruneTrainer(pl.Trainer):
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network.
+            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
+                one of these knows, or package.module:function of your own.
+            arguments: Keyword arguments of the builder that is named.
+            state: File of its weights: safetensors, or a state dict of torch.save.
             metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
             sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a control.
             criterion: Which channels matter.
@@ -204,8 +215,8 @@ class MetapruneTrainer(pl.Trainer):
             grid: Which points.
         """
         how = Preparation(
-            network=network, metanetwork=metanetwork, sparsity=sparsity, criterion=criterion, pruning=pruning,
-            finetune=finetune,
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
+            sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         return run_curve(self.workplace(datamodule), how, grid)
 
@@ -213,7 +224,10 @@ class MetapruneTrainer(pl.Trainer):
         """Tell what can be pruned in a stored network.
 
         Args:
-            network: Folder of a stored network.
+            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
+                one of these knows, or package.module:function of your own.
+            arguments: Keyword arguments of the builder that is named.
+            state: File of its weights: safetensors, or a state dict of torch.save.
         """
         return inspect_network(network)
 

@@ -1,12 +1,34 @@
 """Residual networks for small images: depth 6n + 2, three stages (He et al., 2016, section 4.2).
 
-Shortcuts between stages are 1x1 convolutions with batch norm (option B), as in the paper's experiments.
+Shortcuts between stages are 1x1 convolutions with batch norm (option B), as in the paper's experiments, or zero-padded
+(option A), as in many public checkpoints.
 """
 
+from typing import Literal, get_args
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaprune_pl.errors import NetworkError
+
+Shortcut = Literal["conv", "pad"]
+"""How a block's input meets a wider output: a 1x1 convolution with batch norm (option B), or zeros (option A)."""
+
+
+class PaddedShortcut(nn.Module):
+    """Takes each second row and column, and has as many channels of zeros before the input's as after them.
+
+    Shapes: [B, in, H, W] -> [B, in + 2 * padding, H / stride, W / stride].
+    """
+
+    def __init__(self, padding: int, stride: int) -> None:
+        super().__init__()
+        self.padding, self.stride = padding, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the shortcut."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
 
 
 class BasicBlock(nn.Module):
@@ -15,14 +37,16 @@ class BasicBlock(nn.Module):
     Shapes: [B, in, H, W] -> [B, out, H / stride, W / stride].
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Sequential()
-        if stride != 1 or in_channels != out_channels:
+        if in_channels != out_channels and shortcut == "pad":
+            self.shortcut = nn.Sequential(PaddedShortcut((out_channels - in_channels) // 2, stride))
+        elif in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
@@ -34,9 +58,10 @@ class BasicBlock(nn.Module):
         return torch.relu(y + self.shortcut(x))
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, out_channels, stride)
-    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+def _stage(in_channels: int, out_channels: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, out_channels // in_channels, shortcut)
+    rest = (BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)
 
 
 class CifarResNet(nn.Module):
@@ -47,25 +72,38 @@ class CifarResNet(nn.Module):
         width: Channels of the first stage; the second has twice, the third four times as many.
         num_classes: Number of classes K.
         in_channels: Channels C of the images.
+        shortcut: How stages meet.
 
     Shapes: [B, C, H, W] -> [B, K].
 
     Raises:
-        NetworkError: The depth is not 6n + 2 or a size is below 1.
+        NetworkError: The depth is not 6n + 2, a size is below 1, or the shortcut is none for it.
     """
 
-    def __init__(self, *, depth: int = 56, width: int = 16, num_classes: int = 10, in_channels: int = 3) -> None:
+    input_size = (3, 32, 32)
+
+    def __init__(
+        self,
+        *,
+        depth: int = 56,
+        width: int = 16,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        shortcut: Shortcut = "conv",
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise NetworkError(f"cifar_resnet: depth {depth} is not 6n + 2. Take 8, 14, 20, 32, 44, 56 or 110.")
         if min(width, num_classes, in_channels) < 1:
             raise NetworkError("cifar_resnet: width, num_classes and in_channels must be at least 1.")
+        if shortcut not in get_args(Shortcut) or (shortcut == "pad" and width % 2):
+            raise NetworkError("cifar_resnet: shortcut is 'conv', or 'pad' with an even width.")
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         blocks = (depth - 2) // 6
-        self.layer1 = _stage(width, width, blocks, 1)
-        self.layer2 = _stage(width, 2 * width, blocks, 2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks, 2)
+        self.layer1 = _stage(width, width, blocks, shortcut)
+        self.layer2 = _stage(width, 2 * width, blocks, shortcut)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, shortcut)
         self.fc = nn.Linear(4 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

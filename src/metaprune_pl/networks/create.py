@@ -1,18 +1,18 @@
-"""From a name to a network: our builders, torchvision's and timm's."""
+"""Build a network by name, and say plainly why it cannot be built."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import traceback
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from metaprune_pl.errors import NetworkError, did_you_mean
-from metaprune_pl.networks.cifar_resnet import CifarResNet
+from metaprune_pl.errors import NetworkError
+from metaprune_pl.networks.names import find_builder
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"cifar_resnet": CifarResNet}
-"""Our own builders by name. Each takes keyword arguments only, `num_classes` and `in_channels` among them."""
+DOWNLOADS = ("pretrained", "weights")
+"""Arguments that ask a library for trained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,10 @@ class NetworkSettings:
     """How to build a network.
 
     Attributes:
-        builder: One of our builders (`cifar_resnet`), or `torchvision/NAME`, or `timm/NAME`.
-        arguments: Keyword arguments of the builder. `num_classes` and `in_channels` are filled in from the data.
+        builder: One of ours (`cifar_resnet`), `torchvision/NAME`, `timm/NAME`, a NAME that only one of these knows, or
+            `package.module:function` of your own, looked up in the current folder first.
+        arguments: Keyword arguments of the builder. `num_classes` and `in_channels` are filled in from the data where
+            the builder has them.
     """
 
     builder: str = "cifar_resnet"
@@ -29,16 +31,23 @@ class NetworkSettings:
 
     def for_data(self, num_classes: int, in_channels: int) -> "NetworkSettings":
         """Return these settings with the data's sizes filled in where the builder knows them and none are given."""
-        arguments = dict(self.arguments)
-        if not self.builder.startswith("torchvision/"):  # torchvision networks read three channels only
-            key = "in_chans" if self.builder.startswith("timm/") else "in_channels"
-            arguments.setdefault(key, in_channels)
-        arguments.setdefault("num_classes", num_classes)
-        return NetworkSettings(builder=self.builder, arguments=arguments)
+        name, build = find_builder(self.builder)
+        sizes = {"num_classes": num_classes, "in_channels": in_channels}
+        if name.startswith("timm/"):
+            sizes = {"num_classes": num_classes, "in_chans": in_channels}
+        elif name.startswith("torchvision/"):  # they read three channels, and trained weights fix the classes
+            sizes = {} if self.arguments.get("weights") else {"num_classes": num_classes}
+        else:
+            sizes = {key: value for key, value in sizes.items() if key in inspect.signature(build).parameters}
+        return replace(self, arguments={**sizes, **self.arguments})
+
+    def without_downloads(self) -> "NetworkSettings":
+        """Return these settings without what asks a library for trained weights: stored ones take their place."""
+        return replace(self, arguments={k: v for k, v in self.arguments.items() if k not in DOWNLOADS})
 
 
 def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -> nn.Module:
-    """Build a network with random weights.
+    """Build a network, with random weights unless its arguments ask for others.
 
     Args:
         builder: See `NetworkSettings`.
@@ -46,36 +55,55 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
         arguments: Keyword arguments of the builder.
 
     Raises:
-        NetworkError: The name is unknown, or the builder refuses the arguments.
+        NetworkError: The name is unknown, the builder refuses the arguments, trained weights cannot be fetched, or the
+            network is quantised.
     """
-    build = _find_builder(builder)
+    name, build = find_builder(builder)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            return build(**arguments)
-        except TypeError as error:
-            known = [name for name in inspect.signature(build).parameters if name not in {"args", "kwargs", "name"}]
-            raise NetworkError(f"network '{builder}': {error}. Its arguments: {', '.join(known)}.") from error
+            network = build(**arguments)
+        except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError, NameError) as error:
+            raise NetworkError(f"network '{name}': {_reason(error)}{_known(name, build, error)}") from error
+        except OSError as error:
+            if not any(arguments.get(key) for key in DOWNLOADS):
+                raise NetworkError(f"network '{name}': {_reason(error)}") from error
+            raise NetworkError(
+                f"network '{name}': its trained weights cannot be fetched ({_reason(error).rstrip('.')}). Go online "
+                "once, or give a file: --state FILE."
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"network '{name}' gave {type(network).__name__}, not a torch.nn.Module.")
+    refuse_quantised(network)
+    return network
 
 
-def _find_builder(name: str) -> Callable[..., nn.Module]:
-    library, _, short = name.rpartition("/")
-    if name in BUILDERS:
-        return BUILDERS[name]
-    if library == "torchvision":
-        from torchvision import models
+def refuse_quantised(network: nn.Module) -> None:
+    """Refuse a network of whole numbers: it has no weights that could be changed.
 
-        if short in (names := models.list_models(module=models)):
-            return lambda **arguments: models.get_model(short, **arguments)
-    elif library == "timm":
-        import timm
+    Raises:
+        NetworkError: A layer or tensor of the network is quantised.
+    """
+    for path, module in network.named_modules():
+        tensors = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+        kinds = " ".join(type(thing).__module__ for thing in (module, *tensors))
+        if "quantized" in kinds or "torchao" in kinds or any(tensor.is_quantized for tensor in tensors):
+            raise NetworkError(
+                f"the network is quantised (layer '{path}' is a {type(module).__name__}). Prune it before quantisation."
+            )
 
-        if short in (names := timm.list_models()):
-            return lambda **arguments: timm.create_model(short, **arguments)
-    else:
-        names = list(BUILDERS)
-    known = [f"{library}/{known}" for known in names] if library in {"torchvision", "timm"} else names
-    raise NetworkError(
-        f"no network '{name}'.{did_you_mean(name, known)} Known: {', '.join(BUILDERS)}, torchvision/NAME, timm/NAME."
-    )
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+    return f"no {text}." if isinstance(error, KeyError) else f"{text}."
+
+
+def _known(name: str, build: Any, error: BaseException) -> str:
+    """Where in the user's own code an error arose, or else the arguments that a builder takes."""
+    if ":" in name and error.__traceback__ is not None:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f" At {last.filename}:{last.lineno}."
+    known = [key for key in inspect.signature(build).parameters if key not in {"args", "kwargs", "name"}]
+    return f" Its arguments: {', '.join(known)}." if isinstance(error, TypeError) and known else ""

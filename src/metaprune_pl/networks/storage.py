@@ -20,6 +20,7 @@ from torch import nn
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.create import NetworkSettings, create_network
+from metaprune_pl.networks.names import check_harmless
 from metaprune_pl.networks.widths import layer_widths, set_attributes, set_tensors, size_attributes
 
 FORMAT = 1
@@ -80,7 +81,10 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
         The card as stored, with the widths of the layers.
     """
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
-    card = replace(card, layers=layer_widths(network), frozen=frozen, attributes=size_attributes(network))
+    card = replace(
+        card, settings=card.settings.without_downloads(), layers=layer_widths(network), frozen=frozen,
+        attributes=size_attributes(network),
+    )  # fmt: skip
     with whole_folder(Path(folder)) as new:
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         save_file(tensors, new / "weights.safetensors")
@@ -115,11 +119,12 @@ def load_network(folder: str | Path) -> nn.Module:
     """Load a stored network, dense or pruned, in evaluation mode on the CPU.
 
     Raises:
-        StorageError: The folder holds no network, or its files do not fit each other.
+        StorageError: The folder holds no network, its files do not fit each other, or its builder is not to be called.
         NetworkError: The network cannot be built.
     """
     card = read_card(folder)
-    network = create_network(card.settings.builder, **_without_downloads(card.settings.arguments))
+    check_harmless(card.settings.builder)
+    network = create_network(card.settings.builder, **card.settings.arguments)
     path = Path(folder) / "weights.safetensors"
     try:
         tensors = load_file(path)
@@ -132,8 +137,3 @@ def load_network(folder: str | Path) -> nn.Module:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in card.frozen)
     return network.eval()
-
-
-def _without_downloads(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Drop what asks a library for pretrained weights: the stored ones take their place."""
-    return {key: value for key, value in arguments.items() if key not in {"pretrained", "weights"}}

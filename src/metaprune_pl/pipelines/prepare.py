@@ -14,7 +14,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import NetworkCard, create_network, load_network, read_card, save_network
+from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
 from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity, count_macs
 from metaprune_pl.pruning.structured import check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
@@ -80,10 +80,10 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How a stored network is made ready for pruning, and how it will be pruned.
+    """How a network is made ready for pruning, and how it will be pruned.
 
     Attributes:
-        network: Folder of a stored network.
+        source: The network.
         metanetwork: Folder of a metanetwork (or of several: the last is taken) that rewrites it first.
         sparsity: Sparsity term of the finetuning, instead of a metanetwork: DepGraph's sparsity learning.
         criterion: Which channels matter.
@@ -91,7 +91,7 @@ class Preparation:
         finetune: Finetuning before pruning.
     """
 
-    network: str
+    source: NetworkSource
     metanetwork: str | None
     sparsity: Sparsity | None
     criterion: GroupNorm
@@ -117,15 +117,18 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
         ConfigError: The targets make no sense, or the network was made for other images.
         DataError: The images are missing or cannot be read.
         PruningError: The network is frozen, or the last target is out of reach.
-        StorageError: There is no such network or metanetwork.
+        NetworkError: The network cannot be built.
+        StorageError: There is no such network, state or metanetwork.
     """
-    source, card = Path(how.network), read_card(how.network)
     if how.metanetwork is not None:
         find_metanetwork(how.metanetwork)
-    network = load_network(source)
+    network, card = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     check_fits(network, card, place.data)
     base_macs = _base_macs(card)
     check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
+    source = Path(how.source.network) if how.source.stored else place.folder / "source"
+    if place.writes and not how.source.stored:
+        card = save_network(source, network, card)
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
     if how.metanetwork is not None:
         method, source = "metanetwork", _rewrite(place, source, Path(how.metanetwork))
@@ -134,14 +137,15 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
     if how.finetune.epochs:
         source = run_finetuning(place, "finetuned", source, how.finetune, how.sparsity, how.criterion)
     card = replace(card, record={**card.record, "name": name, "method": method})
-    if place.writes and source != Path(how.network):
+    if place.writes and source != Path(how.source.network):
         save_network(source, load_network(source), card)
     network = load_network(source).to(place.device)
     return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs)
 
 
 def _base_macs(card: NetworkCard) -> int:
-    unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments)
+    settings = card.settings.without_downloads()
+    unpruned = create_network(settings.builder, seed=0, **settings.arguments)
     return count_macs(unpruned, torch.zeros(1, *card.input_shape))
 
 

@@ -22,8 +22,8 @@ HARDWARE = {
     "log_every_n_steps", "profiler", "threads", "default_root_dir",
 }  # fmt: skip
 """Trainer settings that do not make it another run."""
-ARTIFACTS = {"network", "metanetwork", "data_models"}
-"""Settings that name folders of stored networks, whose weights belong to the key."""
+ARTIFACTS = {"network", "state", "metanetwork", "data_models"}
+"""Settings that name folders of stored networks or a file of weights, which belong to the key."""
 
 
 def run_key(command: str, config: Mapping[str, Any]) -> str:
@@ -32,7 +32,8 @@ def run_key(command: str, config: Mapping[str, Any]) -> str:
     trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in HARDWARE}
     digest = hashlib.sha256(json.dumps([command, plain, trainer], sort_keys=True, default=str).encode())
     for folder in sorted(_artifacts(plain)):
-        for path in sorted([*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")]):
+        inside = sorted([*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")])
+        for path in [folder] if folder.is_file() else inside:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:20]
 

@@ -1,4 +1,4 @@
-"""Finetune one stored network, dense or pruned; with a sparsity term it is DepGraph's sparsity learning."""
+"""Finetune one network, dense or pruned; with a sparsity term it is DepGraph's sparsity learning."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
+from metaprune_pl.networks import NetworkCard, NetworkSource, save_network
 from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
@@ -37,14 +37,16 @@ class Finetuning(LightningModule):
     """Trains a stored network further and stores the result as `network` in the run's folder.
 
     Args:
-        network: Folder of a stored network.
+        network: Folder of a stored network, or a name (see `NetworkSettings.builder`).
         optimizer: Optimiser and learning rate.
         label_smoothing: Share of the label spread over the other classes.
         sparsity: Sparsity term added to the gradient; None is plain finetuning.
         criterion: Importance that the sparsity term follows.
+        arguments: Keyword arguments of the builder that is named.
+        state: File of the weights of a network by name.
 
     Raises:
-        StorageError: There is no network in the folder.
+        StorageError: There is no such network.
     """
 
     def __init__(
@@ -55,17 +57,24 @@ class Finetuning(LightningModule):
         label_smoothing: float = 0.0,
         sparsity: Sparsity | None = None,
         criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
     ) -> None:
         super().__init__()
-        self.card = read_card(network)
-        self.network = load_network(network).train()
+        self.source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+        if self.source.stored:
+            self.network, self.card = self.source.open()
         self.optimizer, self.label_smoothing = optimizer, label_smoothing
         self.sparsity, self.criterion = sparsity, criterion
         self.groups: PruningGroups | None = None
 
     def setup(self, stage: str) -> None:
-        """Find the pruning groups where a sparsity term needs them."""
-        check_fits(self.network, self.card, self.trainer.datamodule)  # type: ignore[attr-defined]
+        """Build a network by name, and find the pruning groups where a sparsity term needs them."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(self, "network"):
+            shape, classes = (data.input_shape, data.num_classes) if isinstance(data, ImageDataModule) else (None, None)
+            self.network, self.card = self.source.open(input_shape=shape, num_classes=classes)
+        check_fits(self.network.train(), self.card, data)
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is None:

@@ -1,0 +1,121 @@
+"""From a name to the function that builds a network: ours, torchvision's, timm's, or one of the user's own."""
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from torch import nn
+
+from metaprune_pl.errors import NetworkError, StorageError, did_you_mean
+from metaprune_pl.networks.cifar_resnet import CifarResNet
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"cifar_resnet": CifarResNet}
+"""Our own builders by name. Each takes keyword arguments only, `num_classes` and `in_channels` among them."""
+
+
+def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
+    """Return the full name of a network and what builds it.
+
+    Args:
+        name: One of ours, `torchvision/NAME`, `timm/NAME`, a NAME that only one of these knows, or
+            `package.module:function`.
+
+    Raises:
+        NetworkError: There is none of that name, or several.
+    """
+    if name in BUILDERS:
+        return name, BUILDERS[name]
+    if ":" in name:
+        return name, find_own(name)
+    library, _, short = name.rpartition("/")
+    known = {found: _library_names(found) for found in _LIBRARIES if library in {"", found}}
+    full = [f"{found}/{short}" for found, names in known.items() if short.partition(".")[0] in names]
+    if len(full) > 1:
+        raise NetworkError(f"network '{name}' is ambiguous: {' or '.join(full)}?")
+    if not full:
+        by_short = {n: f"{found}/{n}" for found, names in known.items() for n in names}
+        by_short |= {n: n for n in BUILDERS} if not library else {}
+        close = difflib.get_close_matches(short, by_short, n=1, cutoff=0.6)
+        hint = f" Did you mean '{by_short[close[0]]}'?" if close else ""
+        raise NetworkError(
+            f"no network '{name}'.{hint} Known: a folder of a stored "
+            f"network, {', '.join(BUILDERS)}, torchvision/NAME, timm/NAME, package.module:function."
+        )
+    found = full[0].partition("/")[0]
+    return full[0], partial(_LIBRARIES[found], short)
+
+
+def find_own(name: str) -> Callable[..., nn.Module]:
+    """Import `package.module:function`, looking in the current folder first.
+
+    Raises:
+        NetworkError: There is no such module, or it has no such function.
+    """
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise NetworkError(f"cannot import '{module_name}' for the network '{name}': {error}.") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        hint = did_you_mean(attribute, vars(module))
+        raise NetworkError(f"module '{module_name}' has no function '{attribute}' that builds a network.{hint}")
+    return function  # type: ignore[no-any-return]
+
+
+def check_harmless(name: str) -> None:
+    """Refuse to call just any function because a stored network names it.
+
+    It must be a class of modules, be annotated to return one, or be defined below the current folder.
+
+    Raises:
+        StorageError: It is none of these.
+    """
+    if ":" not in name:
+        return
+    function = find_own(name)
+    source = getattr(sys.modules.get(getattr(function, "__module__", None) or ""), "__file__", None)
+    if source is not None and Path(source).resolve().is_relative_to(Path.cwd()):
+        return
+    try:
+        result = function if inspect.isclass(function) else get_type_hints(function).get("return")
+    except (NameError, TypeError):
+        result = None
+    if not (inspect.isclass(result) and issubclass(result, nn.Module)):
+        raise StorageError(
+            f"the stored network names '{name}' as its builder, which is neither below the current folder nor "
+            "annotated to return a torch.nn.Module; it is not called."
+        )
+
+
+def _torchvision(name: str, **kwargs: Any) -> nn.Module:
+    from torchvision import models
+
+    return models.get_model(name, **kwargs)  # type: ignore[no-any-return]
+
+
+def _timm(name: str, **kwargs: Any) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, **kwargs)  # type: ignore[no-any-return]
+
+
+_LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
+
+
+def _library_names(library: str) -> list[str]:
+    if library == "torchvision":
+        from torchvision import models
+
+        return models.list_models(module=models)  # type: ignore[no-any-return]
+    import timm
+
+    return timm.list_models()  # type: ignore[no-any-return]

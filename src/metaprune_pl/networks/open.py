@@ -1,0 +1,79 @@
+"""Whatever a person names as a network, ready to use: a stored one, or one by name with weights from a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks.create import NetworkSettings, create_network
+from metaprune_pl.networks.names import find_builder
+from metaprune_pl.networks.states import load_state, read_state
+from metaprune_pl.networks.storage import NetworkCard, load_network, read_card
+
+Shape = tuple[int, int, int]
+"""Shape (C, H, W) of one image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSource:
+    """Which network to take.
+
+    Attributes:
+        network: Folder of a stored network, or a name (see `NetworkSettings.builder`).
+        arguments: Keyword arguments of the builder that is named.
+        state: File of its weights, safetensors or a state dict of `torch.save`; None leaves those it is built with.
+    """
+
+    network: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    state: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stored and (self.arguments or self.state):
+            raise ConfigError(f"'{self.network}' is a stored network: it takes no arguments and no state.")
+
+    @property
+    def stored(self) -> bool:
+        """Whether the network is a folder; a path that is none and no name either counts as one."""
+        path = Path(self.network)
+        return path.is_dir() or path.is_absolute() or (self.network.count("/") > 1 and ":" not in self.network)
+
+    def open(
+        self, *, input_shape: Shape | None = None, num_classes: int | None = None
+    ) -> tuple[nn.Module, NetworkCard]:
+        """Return the network, in evaluation mode on the CPU, and its card.
+
+        Args:
+            input_shape: Shape of the images, for a network by name; None is what the network is known to be made for,
+                or else 3x224x224.
+            num_classes: Number of classes of the data, for a builder that has this argument.
+
+        Raises:
+            NetworkError: The network cannot be built.
+            StorageError: The folder or the state cannot be read, or do not fit.
+        """
+        if self.stored:
+            return load_network(self.network), read_card(self.network)
+        settings = NetworkSettings(builder=find_builder(self.network)[0], arguments=dict(self.arguments))
+        if input_shape is not None and num_classes is not None:
+            settings = settings.for_data(num_classes, input_shape[0])
+        state = None if self.state is None else read_state(self.state)
+        network = create_network(settings.builder, seed=0, **settings.arguments).eval()
+        if state is not None:
+            load_state(network, state)
+        name = self.network.replace(":", "/").rpartition("/")[2]
+        shape = input_shape or usual_input(network)
+        return network, NetworkCard(settings=settings, input_shape=shape, record={"name": name})
+
+
+def usual_input(network: nn.Module) -> Shape:
+    """Return the shape of the images that a network is made for, as far as it tells, or else 3x224x224."""
+    config = getattr(network, "default_cfg", None)  # timm's
+    shape = config.get("input_size") if isinstance(config, Mapping) else getattr(network, "input_size", None)
+    side = getattr(network, "image_size", 224)  # torchvision's transformers
+    channels, height, width = shape if isinstance(shape, tuple) and len(shape) == 3 else (3, side, side)
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return first.in_channels if first is not None else channels, height, width

@@ -1,0 +1,114 @@
+"""Weights from a file of somebody else's program: plain tensors, under whatever names."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from metaprune_pl.errors import StorageError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
+"""Keys under which programs keep a network's state."""
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file, or from one of `torch.save` without unpickling code.
+
+    Wrappers such as `{"state_dict": ...}` are taken off.
+
+    Raises:
+        StorageError: The file is missing, damaged, or holds no plain state dict.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise StorageError(f"no file '{path}' with a network's state.")
+    try:
+        if file.suffix == ".safetensors":
+            data: Any = dict(sorted(load_file(file).items(), key=lambda item: _natural(item[0])))
+        else:
+            data = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise StorageError(
+            f"'{path}' holds more than tensors and plain values; it is not loaded. Store the network's state_dict()."
+        ) from error
+    except (SafetensorError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
+    while isinstance(data, Mapping) and (
+        inner := [data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)]
+    ):
+        data = inner[0]
+    state = {n: v for n, v in data.items() if isinstance(v, Tensor)} if isinstance(data, Mapping) else {}
+    if not state:
+        raise StorageError(f"'{path}' holds no state dict: names with tensors.")
+    return state
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts layer 10 behind layer 9; safetensors files have lost their order."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a state into a network, under other names if need be.
+
+    Leading parts of a path that all names share (`module.`) are taken off. Modules of the same path go together; those
+    that are left on both sides go together in their order, each with the same tensors of the same shapes.
+
+    Raises:
+        StorageError: The state does not fit.
+    """
+    own = network.state_dict()
+    theirs, ours = _modules(_stripped(state, own)), _modules(own)
+    rest = [path for path in ours if path not in theirs], [path for path in theirs if path not in ours]
+    pairs = [(path, path) for path in ours if path in theirs] + list(zip(*rest, strict=False))
+    for mine, other in pairs:
+        if _shapes(ours[mine]) != _shapes(theirs[other]):
+            raise StorageError(
+                f"the state does not fit the network: '{mine}' has {_text(ours[mine])}, and '{other}' of the file has "
+                f"{_text(theirs[other])}. Are the arguments those that it was made with?"
+            )
+    for side, of, more, less in (("file", ours, rest[0], rest[1]), ("network", theirs, rest[1], rest[0])):
+        if len(more) > len(less):
+            path = more[len(less)]
+            raise StorageError(
+                f"the state does not fit the network: the {side} has nothing for '{path}' ({_text(of[path])}). Are the "
+                "arguments those that it was made with?"
+            )
+    found = {f"{mine}.{leaf}".lstrip("."): v for mine, other in pairs for leaf, v in theirs[other].items()}
+    network.load_state_dict({**own, **{name: value for name, value in found.items() if name in own}})
+
+
+def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off leading parts that all names share and no name of the network has."""
+    names = list(state)
+    while names and len({name.partition(".")[0] for name in names}) == 1 and "." in names[0]:
+        first = names[0].partition(".")[0]
+        if any(name.partition(".")[0] == first for name in own) or not all("." in name for name in names):
+            break
+        names = [name.partition(".")[2] for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _modules(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by the path of their module and their name in it, in order."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        path, _, leaf = name.rpartition(".")
+        found.setdefault(path, {})[leaf] = value
+    return found
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Shapes of a module's tensors; old files have no counters of batches."""
+    return {leaf: value.shape for leaf, value in tensors.items() if leaf != "num_batches_tracked"}
+
+
+def _text(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{leaf} {'x'.join(map(str, value.shape)) or 'one'}" for leaf, value in tensors.items())

@@ -1,0 +1,228 @@
+"""What a person may name as a network: a folder, a name of a library, a function of their own; with a state."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from metaprune_pl.errors import ConfigError, NetworkError, StorageError
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    NetworkSource,
+    create_network,
+    load_network,
+    save_network,
+)
+from metaprune_pl.networks.create import refuse_quantised
+from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+
+OWN = """
+import torch
+from torch import nn
+
+def build(width=8, num_classes=10):
+    pool = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(nn.Conv2d(3, width, 3), *pool, nn.Linear(width, num_classes))
+
+def broken():
+    return undefined.thing
+
+def no_network():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(workdir: Path, request: pytest.FixtureRequest) -> str:
+    """Write a module of the user's into the current folder and return its name."""
+    name = f"own_{abs(hash(request.node.nodeid))}"
+    (workdir / f"{name}.py").write_text(OWN)
+    return name
+
+
+# By name
+
+
+@pytest.mark.parametrize(
+    ("name", "full"), [("shufflenet_v2_x0_5", "torchvision"), ("test_vit", "timm"), ("timm/test_vit", "timm")]
+)
+def test_a_name_that_one_library_knows(name: str, full: str) -> None:
+    network, card = NetworkSource(network=name).open()
+    assert card.settings.builder == f"{full}/{name.rpartition('/')[2]}"
+    assert card.input_shape == ((3, 160, 160) if full == "timm" else (3, 224, 224))
+    assert not network.training
+
+
+def test_a_name_that_both_libraries_know_is_refused() -> None:
+    with pytest.raises(NetworkError, match=r"'resnet18' is ambiguous: torchvision/resnet18 or timm/resnet18\?"):
+        NetworkSource(network="resnet18").open()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("mobilenet_v3_smal", "torchvision/mobilenet_v3_small"), ("timm/convnext_tinny", "timm/convnext_tiny")],
+)
+def test_an_unknown_name_is_an_error_with_the_closest(name: str, meant: str) -> None:
+    with pytest.raises(NetworkError, match=rf"no network '{name}'\. Did you mean '{meant}'\? Known: a folder of a"):
+        NetworkSource(network=name).open()
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", "/nowhere-to-write")
+    monkeypatch.setattr("os.makedirs", lambda *a, **k: None)
+    with pytest.raises(
+        NetworkError, match=r"trained weights cannot be fetched \(Name or service not known\)\. Go online"
+    ):
+        NetworkSource(network="torchvision/resnet18", arguments={"weights": "DEFAULT"}).open()
+    with pytest.raises(NetworkError, match=r"network 'torchvision/resnet18': no 'DEFALT'"):
+        NetworkSource(network="torchvision/resnet18", arguments={"weights": "DEFALT"}).open()
+
+
+def test_the_datas_classes_are_not_forced_on_trained_weights() -> None:
+    settings = NetworkSettings(builder="torchvision/resnet18", arguments={"weights": "DEFAULT"})
+    assert settings.for_data(10, 3).arguments == {"weights": "DEFAULT"}
+    assert settings.without_downloads().arguments == {}
+
+
+# Of one's own
+
+
+def test_a_function_in_the_current_folder(own: str) -> None:
+    network, card = NetworkSource(network=f"{own}:build", arguments={"width": 6}).open(
+        input_shape=(3, 8, 8), num_classes=4
+    )
+    assert card.settings.arguments == {"width": 6, "num_classes": 4}  # it has no `in_channels` to be filled in
+    assert card.record == {"name": "build"}
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("buidl", r"has no function 'buidl' that builds a network\. Did you mean 'build'\?"),
+        ("broken", r"name 'undefined' is not defined\. At .*own_\d+\.py:10\."),
+        ("no_network", r"gave int, not a torch\.nn\.Module"),
+    ],
+)
+def test_a_function_that_does_not_do(what: str, said: str, own: str) -> None:
+    with pytest.raises(NetworkError, match=said):
+        NetworkSource(network=f"{own}:{what}").open()
+    with pytest.raises(NetworkError, match="cannot import 'no_such_module'"):
+        NetworkSource(network="no_such_module:build").open()
+
+
+def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> None:
+    network, card = NetworkSource(network=f"{own}:build").open(input_shape=(3, 8, 8), num_classes=4)
+    image = torch.randn(1, 3, 8, 8)
+    macs = count_macs(network, image)
+    (small,) = prune(network, image, speed_ups=[2.0], base_macs=macs, criterion=GroupNorm(), settings=PruningSettings())
+    save_network("small", small, card)
+    sys.modules.pop(own)
+    assert torch.equal(load_network("small")(image), small(image))
+    assert NetworkSource(network="small").open()[1].settings == card.settings
+
+
+def test_a_stored_network_does_not_have_just_any_function_called(workdir: Path) -> None:
+    card = NetworkCard(settings=NetworkSettings(arguments={"depth": 8, "width": 4}), input_shape=(3, 8, 8))
+    save_network("evil", create_network("cifar_resnet", depth=8, width=4), card)
+    data = json.loads(Path("evil/network.json").read_text())
+    data["settings"] = {"builder": "os:mkdir", "arguments": {"path": "harm"}}
+    Path("evil/network.json").write_text(json.dumps(data))
+    with pytest.raises(StorageError, match=r"neither below the current folder nor annotated.* it is not called"):
+        load_network("evil")
+    assert not Path("harm").exists()
+    for harmless in ("torch.nn:Identity", "torchvision.models:resnet18"):
+        data["settings"] = {"builder": harmless, "arguments": {}}
+        Path("evil/network.json").write_text(json.dumps(data))
+        with pytest.raises(StorageError, match="the weights"):  # it is built; these weights are another's
+            load_network("evil")
+
+
+def test_a_stored_network_takes_no_arguments(workdir: Path) -> None:
+    Path("net").mkdir()
+    with pytest.raises(ConfigError, match="'net' is a stored network: it takes no arguments and no state"):
+        NetworkSource(network="net", arguments={"depth": 8})
+
+
+# With a state
+
+
+def resnet(**arguments: object) -> nn.Module:
+    return create_network("cifar_resnet", seed=1, **{"depth": 8, "width": 4, **arguments})
+
+
+def keep_torch(state: dict[str, Tensor]) -> str:
+    torch.save(state, "state.pt")
+    return "state.pt"
+
+
+def keep_safetensors(state: dict[str, Tensor]) -> str:
+    save_file(state, "state.safetensors")
+    return "state.safetensors"
+
+
+def keep_wrapped(state: dict[str, Tensor]) -> str:
+    torch.save({"epoch": 3, "model": {"state_dict": {f"module.{n}": v for n, v in state.items()}}}, "state.ckpt")
+    return "state.ckpt"
+
+
+@pytest.mark.parametrize("keep", [keep_torch, keep_safetensors, keep_wrapped])
+def test_a_state_from_a_file(keep: Callable[[dict[str, Tensor]], str], workdir: Path) -> None:
+    expected = resnet().state_dict()
+    file = keep(expected)
+    network, _ = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4}, state=file).open()
+    assert all(torch.equal(expected[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num_classes": 7}, r"'fc' has weight 7x16, bias 7, and 'fc' of the file has weight 10x16, bias 10"),
+        ({"depth": 14}, r"the file has nothing for 'layer1\.1\.conv1' \(weight 4x4x3x3\)"),
+        ({"shortcut": "pad"}, r"the network has nothing for 'layer2\.0\.shortcut\.0' \(weight 8x4x1x1\)"),
+    ],
+)
+def test_a_state_that_does_not_fit(arguments: dict[str, object], said: str, workdir: Path) -> None:
+    keep_torch(resnet().state_dict())
+    source = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4, **arguments}, state="state.pt")
+    with pytest.raises(StorageError, match=said):
+        source.open()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, ("evil.txt", "w"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no file 'state.pt'"), ({"a": Evil()}, "more than tensors and plain values; it is not loaded"),
+        (b"xyz", "'state.pt'"), ({"epoch": 3}, "holds no state dict"), ([1], "holds no state dict"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_state(content: object, said: str, workdir: Path) -> None:
+    if isinstance(content, bytes):
+        Path("state.pt").write_bytes(content)
+    elif content is not None:
+        torch.save(content, "state.pt")
+    with pytest.raises(StorageError, match=said):
+        NetworkSource(network="cifar_resnet", state="state.pt").open()
+    assert not Path("evil.txt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_quantised_network_is_refused() -> None:
+    network = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2)))
+    with pytest.raises(NetworkError, match=r"quantised \(layer '1' is a Linear\)\. Prune it before"):
+        refuse_quantised(network)
