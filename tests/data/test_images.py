@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from metaprune_pl.data import Augmentation, Batch, Digits, ImageFolder
+from metaprune_pl.data import Augmentation, Batch, Digits, ImageFolder, Mixing
 from metaprune_pl.errors import ConfigError, DataError
 
 # Augmentation
@@ -62,6 +62,30 @@ def test_shifts_go_as_far_as_they_may_in_each_direction() -> None:
 def test_a_negative_shift_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"augmentation\.shift is -1"):
         Augmentation(shift=-1)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0), (0.2, 1.0)])
+def test_mixed_images_and_labels_are_shares_of_two(mixup: float, cutmix: float) -> None:
+    images = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)  # image n is all n
+    labels, seen = torch.arange(4), set()
+    for value in torch.linspace(0, 0.99, 20):
+        draws = value.expand(4, 3)
+        mixed, shares = Mixing(mixup=mixup, cutmix=cutmix)(images, labels, draws, 5)
+        again, _ = Mixing(mixup=mixup, cutmix=cutmix)(images, labels, draws, 5)
+        assert torch.equal(mixed, again)  # all follows from the draws
+        assert shares.shape == (4, 5) and torch.allclose(shares.sum(1), torch.ones(4))
+        expected = shares @ torch.arange(5.0)  # mean of an image = its mean label
+        assert torch.allclose(mixed.mean((1, 2, 3)), expected, atol=1e-5)
+        seen.add(len(mixed[1].unique()) > 1)
+    assert len(seen) == (2 if mixup and cutmix else 1) or not mixup
+
+
+def test_without_mixing_nothing_is_changed() -> None:
+    images, draws = batch_of()
+    labels = torch.arange(12)
+    assert Mixing()(images, labels, draws, 12) == (images, labels)
+    with pytest.raises(ConfigError, match="at least 0"):
+        Mixing(mixup=-0.1)
 
 
 # Digits
@@ -309,5 +333,5 @@ def test_train_and_test_of_different_classes_are_an_error(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("setting", [{"validation_share": 0.0}, {"test_share": 1.0}, {"validation_share": 1.5}])
 def test_shares_outside_0_to_1_are_refused(setting: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="lie between 0 and 1"):
+    with pytest.raises(ConfigError, match="lies between 0 and 1"):
         ImageFolder(folder="anywhere", **setting)

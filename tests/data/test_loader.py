@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.data import Batch, MetaBatch, TensorLoader
-from metaprune_pl.data.loader import Resumable
+from metaprune_pl.data.loader import Order, Resumable
 from metaprune_pl.data.zoo import MetaLoader
 from metaprune_pl.errors import ConfigError
 
@@ -19,7 +19,8 @@ def loader(
     """Images whose only pixel, and label, is their number."""
     numbers = torch.arange(count)
     images = numbers.to(torch.uint8).reshape(-1, 1, 1, 1)
-    return TensorLoader(images, numbers, batch_size=batch_size, train=train, seed=seed, rank=rank, ranks=ranks)
+    order = Order(count, batch_size=batch_size, train=train, seed=seed, rank=rank, ranks=ranks)
+    return TensorLoader(images, numbers, order)
 
 
 def labels(batches: list[Batch]) -> list[int]:
@@ -214,3 +215,9 @@ def test_meta_training_goes_on_exactly_after_a_resume(stop: int) -> None:
     assert len(served) + len(rest) == len(batches) == 48
     for found, expected in zip([*served, *rest], batches, strict=True):
         assert same(found, expected)
+
+
+def test_evaluation_starts_from_the_front_though_the_last_one_was_cut_short() -> None:
+    data = loader(train=False)
+    list(islice(data, 2))  # Lightning's sanity check
+    assert labels(list(data)) == list(range(COUNT))

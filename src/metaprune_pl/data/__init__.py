@@ -1,15 +1,19 @@
-"""Images and data models, held in memory as tensors and served in batches that resume exactly.
+"""Images and data models, served in batches that resume exactly.
 
-Letters in shapes: B images per batch, C channels, H and W height and width.
+Letters in shapes: B images per batch, C channels, H and W height and width, K classes.
 """
 
+from metaprune_pl.data.augmentation import Augmentation, Mixing
+from metaprune_pl.data.cifar_svhn import CIFAR10, CIFAR100, SVHN
 from metaprune_pl.data.digits import Digits
 from metaprune_pl.data.folder import ImageFolder
-from metaprune_pl.data.images import Augmentation, ImageDataModule, ImageSet, Splits
-from metaprune_pl.data.loader import Batch, TensorLoader
+from metaprune_pl.data.images import ImageDataModule
+from metaprune_pl.data.loader import Batch, ImageLoader, TensorLoader
+from metaprune_pl.data.memory import ImageSet, Splits
+from metaprune_pl.data.stream import ImageNet, StreamedImageFolder
 from metaprune_pl.data.zoo import DataModelZoo, MetaBatch
 
 __all__ = [
-    "Augmentation", "Batch", "DataModelZoo", "Digits", "ImageDataModule", "ImageFolder", "ImageSet", "MetaBatch",
-    "Splits", "TensorLoader",
+    "CIFAR10", "CIFAR100", "SVHN", "Augmentation", "Batch", "DataModelZoo", "Digits", "ImageDataModule", "ImageFolder",
+    "ImageLoader", "ImageNet", "ImageSet", "MetaBatch", "Mixing", "Splits", "StreamedImageFolder", "TensorLoader",
 ]  # fmt: skip

@@ -2,10 +2,11 @@
 
 import torch
 
-from metaprune_pl.data.images import Augmentation, ImageDataModule, ImageSet, Splits
+from metaprune_pl.data.augmentation import Augmentation
+from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 
 
-class Digits(ImageDataModule):
+class Digits(MemoryImages):
     """Handwritten digits, 8x8, one channel, ten classes: 1,000 for training, 397 for validation, 400 for the test.
 
     The split is the same for every seed.

@@ -2,30 +2,29 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from metaprune_pl.data.images import Augmentation, ImageDataModule, ImageSet, Splits
-from metaprune_pl.errors import ConfigError, DataError
+from metaprune_pl.data.augmentation import Augmentation, Mixing
+from metaprune_pl.data.files import check_shares, class_names, fraction_of, list_images, path_of, read_image, share
+from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
+from metaprune_pl.errors import DataError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
-
-class ImageFolder(ImageDataModule):
+class ImageFolder(MemoryImages):
     """Images in one folder per class.
 
     With `FOLDER/train/CLASS/*.jpg` and `FOLDER/test/CLASS/*.jpg` the test set is `test`, and the validation set is a
     share of `train`; with `FOLDER/CLASS/*.jpg` both are shares of the whole. Shares are drawn class by class, always
-    the same way. Images are decoded once into a cache file.
+    the same way. Images are decoded once into a cache file. Images that do not fit into memory: `StreamedImageFolder`.
 
     Args:
         folder: Where the images are.
@@ -33,11 +32,13 @@ class ImageFolder(ImageDataModule):
         grayscale: One channel instead of three.
         validation_share: Share of the training images kept for validation.
         test_share: Share of all images kept for the test, where there is no `test` folder.
+        fraction: Share of the remaining training images that is used, class by class.
         cache: Folder for decoded images; None is the user's cache folder.
         batch_size: Training images per batch and device.
         eval_batch_size: Images per batch and device in validation and test.
         augmentation: What is done to training images.
-        seed: Seed of order and augmentation.
+        mixing: How training images are mixed.
+        seed: Seed of order, augmentation and `fraction`.
 
     Raises:
         ConfigError: A share is not between 0 and 1.
@@ -51,23 +52,22 @@ class ImageFolder(ImageDataModule):
         grayscale: bool = False,
         validation_share: float = 0.1,
         test_share: float = 0.2,
+        fraction: float = 1.0,
         cache: str | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
         augmentation: Augmentation = Augmentation(shift=4, flip=True),  # noqa: B008  (frozen)
+        mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation, seed=seed)
-        if not (0 < validation_share < 1 and 0 < test_share < 1):
-            raise ConfigError("data: validation_share and test_share lie between 0 and 1.")
+        super().__init__(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation, mixing=mixing, seed=seed
+        )
+        check_shares(validation_share=validation_share, test_share=test_share, fraction=fraction)
         self.folder, self.image_size, self.grayscale = Path(folder).expanduser(), image_size, grayscale
-        self.validation_share, self.test_share = validation_share, test_share
+        self.validation_share, self.test_share, self.fraction = validation_share, test_share, fraction
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self.cache = Path(cache).expanduser() if cache else Path(home) / "metaprune_pl"
-
-    def prepare_data(self) -> None:
-        """Decode the images on one process, before the others look for them."""
-        _ = self.splits
 
     def load(self) -> Splits:
         """Return the images, from the cache where it fits the folder as it is now.
@@ -77,39 +77,37 @@ class ImageFolder(ImageDataModule):
         """
         if not self.folder.is_dir():
             raise DataError(f"no folder '{self.folder}'. Set data.init_args.folder to a folder of class folders.")
-        if not (self.folder / "train").is_dir():
-            images, labels = self._read(self.folder)
-            test, rest = _share(labels, self.test_share)
-            held = ImageSet(images[test], labels[test])
-            images, labels = images[rest], labels[rest]
+        train = self.folder / "train"
+        if not train.is_dir():
+            images = self._read(self.folder)
+            test, rest = share(images.labels, self.test_share, least=3)
+            images, held = images.pick(rest), images.pick(test)
         else:
-            images, labels = self._read(self.folder / "train")
-            held = self._read(self.folder / "test")
-            if held.images.shape[1:] != images.shape[1:] or _classes(self.folder / "train") != _classes(
-                self.folder / "test"
-            ):
+            images, held = self._read(train), self._read(self.folder / "test")
+            same_classes = class_names(train) == class_names(self.folder / "test")
+            if held.images.shape[1:] != images.images.shape[1:] or not same_classes:
                 raise DataError(f"'{self.folder}': train and test differ in their classes or image sizes.")
-        validation, train = _share(labels, self.validation_share)
-        return Splits(
-            ImageSet(images[train], labels[train]), ImageSet(images[validation], labels[validation]), held
-        )  # fmt: skip
+        validation, rest = share(images.labels, self.validation_share, least=2)
+        used = rest[fraction_of(images.labels[rest], self.fraction, self.seed)]
+        return Splits(images.pick(used), images.pick(validation), held)
 
     def _read(self, folder: Path) -> ImageSet:
-        files, labels = _list_images(folder)
-        facts = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+        names, labels = list_images(folder)
+        stats = [os.stat(os.path.join(os.fsencode(folder), name)) for name in names]
+        facts = [f"{os.fsdecode(n)} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
         key = hashlib.sha256("\n".join([str(self.image_size), str(self.grayscale), *facts]).encode()).hexdigest()[:16]
         path = self.cache / f"{folder.parent.name}-{folder.name}-{key}.safetensors"
         try:
             return ImageSet(load_file(path)["images"], labels)
         except (OSError, SafetensorError, KeyError):
-            images = self._decode(files)
+            images = self._decode([path_of(folder, name) for name in names])
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(f".{os.getpid()}")
         save_file({"images": images}, new)
         os.replace(new, path)
         return ImageSet(images, labels)
 
-    def _decode(self, files: Sequence[Path]) -> Tensor:
+    def _decode(self, files: list[Path]) -> Tensor:
         with ThreadPoolExecutor() as pool:
             found = list(track(pool.map(self._decode_one, files), f"Decoding {files[0].parents[1]}", len(files)))
         for path, image in zip(files, found, strict=True):
@@ -119,48 +117,8 @@ class ImageFolder(ImageDataModule):
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
     def _decode_one(self, path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if self.grayscale else "RGB")
-        except (OSError, SyntaxError, UnidentifiedImageError) as error:
-            raise DataError(f"cannot read the image {path}: {error}. Replace or remove it.") from error
+        image = read_image(path, "L" if self.grayscale else "RGB")
         if self.image_size is not None:
             image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
         return pixels[:, :, None] if self.grayscale else pixels
-
-
-def _classes(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _list_images(folder: Path) -> tuple[list[Path], Tensor]:
-    if not folder.is_dir():
-        raise DataError(f"no folder '{folder}'. An image folder has 'train' and 'test', or class folders alone.")
-    names = _classes(folder)
-    if len(names) < 2:
-        raise DataError(f"'{folder}' has {len(names)} class folders; at least two are needed: {folder}/CLASS/*.jpg.")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(f"the class folder '{folder / name}' has no images. Add some or remove the folder.")
-        files += found
-        labels += [label] * len(found)
-    return files, torch.tensor(labels)
-
-
-def _share(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Split indices class by class: (a share of at least one image of each class, the rest)."""
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(labels), generator=generator)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = order[labels[order] == label]
-        if len(members) < 3:
-            raise DataError(
-                f"class number {int(label)} has {len(members)} images; at least 3 are needed to split them."
-            )
-        chosen[members[: max(1, round(share * len(members)))]] = True
-    return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()

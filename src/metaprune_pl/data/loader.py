@@ -1,7 +1,7 @@
-"""Batches of an image set that is held in memory, the same after a resume and on any number of ranks."""
+"""Batches of images, the same after a resume and on any number of ranks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -52,69 +52,114 @@ class Resumable(ABC):
         """Go on from where another loader stood."""
         self.epoch, self.position = state["epoch"], state["position"]
 
-    def remaining(self) -> Iterator[int]:
-        """Count the batches that are left of the epoch; all of the next one where it was finished."""
+    def remaining(self) -> range:
+        """Return the batches that are left of the epoch; all of the next one where it was finished."""
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
-        for index in range(self.position, len(self)):
-            self.position = index + 1
-            yield index
+        return range(self.position, len(self))
 
 
-class TensorLoader(Resumable):
-    """An iterable over batches, with random access.
+class Order:
+    """Which images are in which batch, and the random numbers of each image.
 
-    Shuffling and augmentation follow from (seed, epoch) alone. In training, rank r of W serves every W-th batch from
-    the r-th on; otherwise every W-th image. So W ranks together see what one process sees.
+    All follows from (seed, epoch). In training, batches are counted over all ranks and the incomplete last one is
+    dropped; otherwise each rank serves every W-th image once, in order.
 
     Args:
-        images: uint8 [n, C, H, W].
-        labels: int64 [n].
+        count: Number of images n.
         batch_size: Images per batch and rank.
-        train: Shuffle, and drop the incomplete last batch; otherwise serve every image once, in order.
+        train: Shuffle.
         seed: Seed of the order and of the draws.
         rank: Number of this process.
-        ranks: Number of processes.
+        ranks: Number of processes W.
 
     Raises:
         ConfigError: There are fewer images than one batch on each rank takes.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, batch_size: int, train: bool, seed: int, rank: int = 0, ranks: int = 1
+        self, count: int, *, batch_size: int, train: bool, seed: int = 0, rank: int = 0, ranks: int = 1
     ) -> None:
-        super().__init__()
-        self.images, self.labels = (images, labels) if train else (images[rank::ranks], labels[rank::ranks])
-        self.batch_size, self.train, self.seed, self.rank, self.ranks = batch_size, train, seed, rank, ranks
-        if train and len(images) < batch_size * ranks:
+        if train and count < batch_size * ranks:
             raise ConfigError(
                 f"batch_size {batch_size} on {ranks} device(s) needs {batch_size * ranks} training images; "
-                f"there are {len(images)}. Take a smaller batch_size, among the data's init_args."
+                f"there are {count}. Take a smaller batch_size, among the data's init_args."
             )
+        self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
+        self.rank, self.ranks = rank, ranks
         self._order: tuple[int, Tensor, Tensor] | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of this rank in an epoch."""
+        if self.train:
+            return self.count // (self.batch_size * self.ranks)
+        return -(-len(range(self.rank, self.count, self.ranks)) // self.batch_size)
+
+    def chosen(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Return the numbers of a batch's images, [B], and the draws of each, [B, 3]."""
+        order, draws = self._shuffled(epoch)
+        numbers = order[index * self.batch_size : (index + 1) * self.batch_size]
+        return numbers, draws[numbers]
+
+    def _shuffled(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Order of the images and the draws of all, [n, 3]."""
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            every = torch.randperm(self.count, generator=generator)
+            order = every if self.train else torch.arange(self.rank, self.count, self.ranks)
+            self._order = epoch, order, torch.rand(self.count, 3, generator=generator)
+        return self._order[1], self._order[2]
+
+
+class ImageLoader(Resumable):
+    """An iterable over the batches of an epoch, with access to any batch of any epoch.
+
+    In training, rank r of W serves every W-th batch from the r-th on; otherwise every W-th image. So W ranks together
+    see what one process sees.
+
+    Args:
+        order: Which images are in which batch.
+    """
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self.order = order
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""
-        if self.train:
-            return len(self.images) // (self.batch_size * self.ranks)
-        return -(-len(self.images) // self.batch_size)
+        return self.order.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """Serve the rest of the epoch; a whole one where the last was finished."""
-        for index in self.remaining():
-            yield self.batch(self.epoch, index * self.ranks + self.rank if self.train else index)
+        """Serve the rest of the epoch, a whole one where the last was finished; evaluation starts from the front."""
+        rank, ranks = (self.order.rank, self.order.ranks) if self.order.train else (0, 1)
+        if not self.order.train:
+            self.position = 0
+        left, epoch = self.remaining(), self.epoch
+        for index, batch in zip(left, self.serve((epoch, index * ranks + rank) for index in left), strict=True):
+            self.position = index + 1
+            yield batch
 
-    def batch(self, epoch: int, index: int) -> Batch:
-        """Return one batch of an epoch; in training, batches are counted over all ranks."""
-        order, draws = self._shuffled(epoch)
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        return Batch(self.images[chosen], self.labels[chosen], draws[chosen])
+    @abstractmethod
+    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+        """Serve the batches of these epochs and indices, as `Order` counts them."""
 
-    def _shuffled(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Order of the images, [n], and the draws of each, [n, 3]."""
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            count = len(self.images)
-            order = torch.randperm(count, generator=generator) if self.train else torch.arange(count)
-            self._order = epoch, order, torch.rand(count, 3, generator=generator)
-        return self._order[1], self._order[2]
+
+class TensorLoader(ImageLoader):
+    """Batches of images in memory.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        labels: int64 [n].
+        order: Which images are in which batch.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, order: Order) -> None:
+        super().__init__(order)
+        self.images, self.labels = images, labels
+
+    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+        """Serve the batches of these epochs and indices."""
+        for epoch, index in where:
+            numbers, draws = self.order.chosen(epoch, index)
+            yield Batch(self.images.index_select(0, numbers), self.labels[numbers], draws)

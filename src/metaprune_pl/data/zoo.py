@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from metaprune_pl.data.images import ImageDataModule
-from metaprune_pl.data.loader import Batch, Resumable, TensorLoader
+from metaprune_pl.data.loader import Batch, ImageLoader, Resumable
 from metaprune_pl.errors import ConfigError, DataError
 
 
@@ -94,7 +94,7 @@ class DataModelZoo(LightningDataModule):
             self.images.train_loader(), models=len(self.models), micro_batches=self.micro_batches, rounds=self.rounds
         )
 
-    def val_dataloader(self) -> TensorLoader:
+    def val_dataloader(self) -> ImageLoader:
         """Validation images, for the first data model."""
         return self.images.val_dataloader()
 
@@ -116,7 +116,7 @@ class MetaLoader(Resumable):
         rounds: Big batches of each data model in an epoch.
     """
 
-    def __init__(self, images: TensorLoader, *, models: int, micro_batches: int, rounds: int) -> None:
+    def __init__(self, images: ImageLoader, *, models: int, micro_batches: int, rounds: int) -> None:
         super().__init__()
         self.images, self.models, self.micro_batches, self.rounds = images, models, micro_batches, rounds
 
@@ -126,13 +126,15 @@ class MetaLoader(Resumable):
 
     def __iter__(self) -> Iterator[MetaBatch]:
         """Serve the rest of the epoch; a whole one where the last was finished."""
-        per_pass = len(self.images.images) // self.images.batch_size
-        for index in self.remaining():
+        order, left = self.images.order, self.remaining()
+        models, begun = self._order(self.epoch), self.epoch * len(self)
+        numbers = ((begun + index) * order.ranks + order.rank for index in left)
+        served = self.images.serve(divmod(number, order.count // order.batch_size) for number in numbers)
+        for index, batch in zip(left, served, strict=True):
+            self.position = index + 1
             step, micro_batch = divmod(index, self.micro_batches)
-            number = (self.epoch * len(self) + index) * self.images.ranks + self.images.rank
-            batch = self.images.batch(*divmod(number, per_pass))
-            yield MetaBatch(*batch, model=self._order(self.epoch)[step], last=micro_batch == self.micro_batches - 1)
+            yield MetaBatch(*batch, model=models[step], last=micro_batch == self.micro_batches - 1)
 
     def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.images.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self.images.order.seed * 1_000_003 + epoch)
         return torch.cat([torch.randperm(self.models, generator=generator) for _ in range(self.rounds)]).tolist()

@@ -1,0 +1,107 @@
+"""Images held in memory as uint8 tensors, augmented as whole batches on the device."""
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+
+from metaprune_pl.data.augmentation import Augmentation, Mixing
+from metaprune_pl.data.images import ImageDataModule, Split
+from metaprune_pl.data.loader import Batch, Order, TensorLoader
+
+
+class ImageSet(NamedTuple):
+    """Images uint8 [n, C, H, W] and labels int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def pick(self, numbers: Tensor) -> "ImageSet":
+        """Return the images of these numbers."""
+        return ImageSet(self.images[numbers], self.labels[numbers])
+
+
+class Splits(NamedTuple):
+    """The three parts of a data set; validation is a part of the training data, not of the test data."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+
+class MemoryImages(ImageDataModule):
+    """Base of data modules whose images are held in memory.
+
+    Args:
+        batch_size: Training images per batch and device.
+        eval_batch_size: Images per batch and device in validation and test.
+        augmentation: What is done to training images.
+        mixing: How training images are mixed.
+        seed: Seed of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        augmentation: Augmentation,
+        mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed)
+        self.augmentation = augmentation
+        self._splits: Splits | None = None
+        self._normalization: tuple[Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Return the images. Called once in each process.
+
+        Raises:
+            DataError: They are missing or cannot be read.
+        """
+
+    @property
+    def splits(self) -> Splits:
+        """The images, loaded when first asked for."""
+        if self._splits is None:
+            self._splits = self.load()
+        return self._splits
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(max(part.labels.max() for part in self.splits)) + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.splits.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of up to 5,000 to 10,000 training images in [0, 255], each [C, 1, 1]."""
+        if self._normalization is None:
+            images = self.splits.train.images
+            images = images[:: max(1, len(images) // 5000)].float()  # from all over: they may lie class by class
+            mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1)
+            self._normalization = mean[:, None, None], std[:, None, None]
+        return self._normalization
+
+    def count(self, split: Split) -> int:
+        """Return the number of images of a part."""
+        return len(self._part(split).labels)
+
+    def loader(self, split: Split, order: Order) -> TensorLoader:
+        """Return batches of a part of the data."""
+        return TensorLoader(*self._part(split), order)
+
+    def _part(self, split: Split) -> ImageSet:
+        part: ImageSet = getattr(self.splits, split)
+        return part
+
+    def transform(self, batch: Batch, *, train: bool) -> Tensor:
+        """Augment images [B, C, H, W] in training."""
+        return self.augmentation(batch.images, batch.draws) if train else batch.images

@@ -1,0 +1,219 @@
+"""Images that do not fit into memory: read, cut and mirrored by worker processes, batch by batch."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from metaprune_pl.data.augmentation import Mixing
+from metaprune_pl.data.files import check_shares, class_names, fraction_of, list_images, path_of, read_image, share
+from metaprune_pl.data.images import ImageDataModule, Split
+from metaprune_pl.data.loader import Batch, ImageLoader, Order
+from metaprune_pl.errors import DataError
+
+
+class FileSet(NamedTuple):
+    """Images of class folders.
+
+    Attributes:
+        folder: Where the class folders are.
+        names: Paths within it, bytes [n].
+        labels: int64 [n].
+    """
+
+    folder: Path
+    names: np.ndarray
+    labels: Tensor
+
+    def pick(self, numbers: Tensor) -> "FileSet":
+        """Return the images of these numbers."""
+        return FileSet(self.folder, self.names[numbers.numpy()], self.labels[numbers])
+
+
+class _Reader(Dataset[Any]):
+    """Reads a batch, given (epoch, index). Runs in the workers.
+
+    A `DataError` is returned, not raised: what a worker raises arrives wrapped in a page of traceback.
+    """
+
+    def __init__(self, files: FileSet, order: Order, transform: v2.Compose) -> None:
+        self.files, self.order, self.transform = files, order, transform
+
+    def __getitem__(self, where: tuple[int, int]) -> Batch | DataError:
+        numbers, draws = self.order.chosen(*where)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                images = [self._read(*pair) for pair in zip(numbers.tolist(), draws.tolist(), strict=True)]
+            except DataError as error:
+                return error
+        return Batch(torch.stack(images), self.files.labels[numbers], draws)
+
+    def _read(self, number: int, draws: list[float]) -> Tensor:
+        """Read an image [3, size, size]; what is random about it follows from its draws."""
+        torch.default_generator.manual_seed((int(draws[0] * 2**24) << 24) + int(draws[1] * 2**24))
+        image: Tensor = self.transform(read_image(path_of(self.files.folder, self.files.names[number])))
+        return image
+
+
+class _Where:
+    """The (epoch, index) that the workers shall read next, in order."""
+
+    def __init__(self) -> None:
+        self.next: Iterable[tuple[int, int]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.next)
+
+
+class StreamLoader(ImageLoader):
+    """Batches of images that worker processes read ahead; the workers stay for as long as the loader.
+
+    Args:
+        files: The images.
+        order: Which images are in which batch.
+        transform: From an image to uint8 [3, size, size].
+        workers: Number of worker processes; 0 reads in this one.
+    """
+
+    def __init__(self, files: FileSet, order: Order, transform: v2.Compose, workers: int) -> None:
+        super().__init__(order)
+        self._where = _Where()
+        self._batches: DataLoader[Any] = DataLoader(
+            _Reader(files, order, transform), batch_size=None, sampler=self._where, num_workers=workers,
+            persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
+        )  # fmt: skip
+
+    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+        """Serve the batches of these epochs and indices."""
+        self._where.next = where
+        for batch in self._batches:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+class StreamedImageFolder(ImageDataModule):
+    """Images in one folder per class, `FOLDER/train/CLASS/*.jpg` and `FOLDER/val/CLASS/*.jpg`, of any size and number.
+
+    The test set is `test`, or `val` where there is none; the validation set is a share of `train`, drawn class by
+    class, always the same way. Training images are windows of random size and place, resized and mirrored at random
+    (torchvision's RandomResizedCrop); otherwise the middle of the resized image is taken.
+
+    Args:
+        folder: Where the images are.
+        image_size: Pixels of both sides.
+        validation_share: Share of the training images kept for validation.
+        fraction: Share of the remaining training images that is used, class by class.
+        workers: Processes that read images, at most one per core; 0 reads in the training process.
+        batch_size: Training images per batch and device.
+        eval_batch_size: Images per batch and device in validation and test.
+        mixing: How training images are mixed.
+        seed: Seed of order, augmentation and `fraction`.
+
+    Raises:
+        ConfigError: A share is not between 0 and 1.
+    """
+
+    how: ClassVar[str] = "Set data.init_args.folder to a folder with 'train' and 'val' of class folders."
+    mean: ClassVar = (0.485, 0.456, 0.406)
+    std: ClassVar = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        image_size: int = 224,
+        validation_share: float = 0.02,
+        fraction: float = 1.0,
+        workers: int = 8,
+        batch_size: int = 32,
+        eval_batch_size: int = 128,
+        mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed)
+        check_shares(validation_share=validation_share, fraction=fraction)
+        self.folder, self.image_size = Path(folder).expanduser(), image_size
+        self.validation_share, self.fraction = validation_share, fraction
+        self.workers = min(workers, len(os.sched_getaffinity(0)))
+        self._parts: dict[Split, FileSet] = {}
+        self._evaluated: dict[tuple[Split, int, int], StreamLoader] = {}
+
+    @property
+    def parts(self) -> dict[Split, FileSet]:
+        """The images of each part, listed when first asked for.
+
+        Raises:
+            DataError: A folder, a class or images are missing.
+        """
+        if not self._parts:
+            test = next(
+                (path for name in ("test", "val") if (path := self.folder / name).is_dir()), self.folder / "val"
+            )
+            for needed in (self.folder / "train", test):
+                if not needed.is_dir():
+                    raise DataError(f"no {type(self).__name__} in '{self.folder}': there is no '{needed}'. {self.how}")
+            if class_names(self.folder / "train") != class_names(test):
+                raise DataError(f"'{self.folder}': train and {test.name} differ in their classes.")
+            train = FileSet(self.folder / "train", *list_images(self.folder / "train"))
+            validation, rest = share(train.labels, self.validation_share)
+            used = rest[fraction_of(train.labels[rest], self.fraction, self.seed)]
+            self._parts = {
+                "train": train.pick(used), "validation": train.pick(validation),
+                "test": FileSet(test, *list_images(test)),
+            }  # fmt: skip
+        return self._parts
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.parts["test"].labels[-1]) + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return 3, self.image_size, self.image_size
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """ImageNet's mean and standard deviation, which pretrained networks expect, in [0, 255], each [3, 1, 1]."""
+        mean, std = (255 * torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
+        return mean, std
+
+    def count(self, split: Split) -> int:
+        """Return the number of images of a part."""
+        return len(self.parts[split].labels)
+
+    def loader(self, split: Split, order: Order) -> StreamLoader:
+        """Return batches of a part of the data; those of evaluation are kept, and their workers with them."""
+        size = self.image_size
+        if order.train:
+            window = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+        else:
+            window = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
+        key = split, order.rank, order.ranks
+        found = None if order.train else self._evaluated.get(key)
+        if found is None:
+            found = StreamLoader(self.parts[split], order, v2.Compose([*window, v2.PILToTensor()]), self.workers)
+            if not order.train:
+                self._evaluated[key] = found
+        return found
+
+    def transform(self, batch: Batch, *, train: bool) -> Tensor:
+        """Return the images as they are: the workers have augmented them."""
+        return batch.images
+
+
+class ImageNet(StreamedImageFolder):
+    """ImageNet's 1,000 classes (ILSVRC 2012); the published validation images are the test set."""
+
+    how = (
+        "Ask for ILSVRC 2012 at image-net.org, unpack it so that train/CLASS/*.JPEG and val/CLASS/*.JPEG are there, "
+        "and set data.init_args.folder."
+    )
