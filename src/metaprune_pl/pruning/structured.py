@@ -13,6 +13,7 @@ from metaprune_pl.networks.widths import set_tensors
 from metaprune_pl.pruning.cost import count_macs
 from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
+from metaprune_pl.pruning.rounding import Rounding, rank_within, rounding
 
 _FORWARD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 """What forward passes raise that count on a fixed width."""
@@ -26,15 +27,24 @@ class PruningSettings:
         step: Share of all channels removed between two rankings.
         min_channels: No group is pruned below this many channels.
         max_ratio: No group loses more than this share of its channels.
+        round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them. The speed-up is
+            reached all the same.
     """
 
     step: float = 0.005
     min_channels: int = 1
     max_ratio: float = 1.0
+    round_to: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.step <= 1 or not 0 <= self.max_ratio <= 1 or self.min_channels < 1:
-            raise ConfigError("pruning: 0 < step <= 1, 0 <= max_ratio <= 1 and min_channels >= 1 are needed.")
+        if not 0 < self.step <= 1 or not 0 <= self.max_ratio <= 1 or min(self.min_channels, self.round_to) < 1:
+            raise ConfigError("pruning: 0 < step <= 1, 0 <= max_ratio <= 1, min_channels and round_to >= 1 are needed.")
+
+    @property
+    def floors(self) -> str:
+        """What keeps channels, for errors."""
+        rounding = f", round_to={self.round_to}" if self.round_to > 1 else ""
+        return f"min_channels={self.min_channels} and max_ratio={self.max_ratio:g}{rounding}"
 
 
 @torch.no_grad()
@@ -66,23 +76,29 @@ def plan(
     graph = groups.graph
     units = groups.prunable.clone()
     floor = _floor(groups, settings)
+    rounded = rounding(groups, floor, settings.round_to)
     per_step = max(1, round(settings.step * int(groups.prunable.sum())))
     kept = torch.ones(graph.num_nodes, dtype=torch.bool)
+    priority = torch.zeros(len(units), dtype=torch.long)  # of what goes the later, then of what stays the important
     found: list[Tensor] = []
     while True:
-        while len(found) < len(macs) and graph.macs(kept) <= macs[len(found)]:
-            found.append(kept)
+        order = _ranking(groups, state, criterion, units, kept)
+        priority[order] = len(units) + torch.arange(len(order))
+        while len(found) < len(macs) and graph.macs(_nodes(groups, rounded(units, priority))) <= macs[len(found)]:
+            found.append(_nodes(groups, rounded(units, priority)))
         if len(found) == len(macs):
             return found
-        order = _next_units(groups, state, criterion, units, kept, floor)[:per_step]
+        order = _removable(groups, order, floor)[:per_step]
         if not len(order):
+            least = graph.macs(_nodes(groups, rounded(units, priority)))
             raise PruningError(
-                f"{macs[len(found)]:.0f} multiply-accumulates are out of reach: at least {graph.macs(kept)} stay with "
-                f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}."
+                f"{macs[len(found)]:.0f} multiply-accumulates are out of reach: at least {least} stay with "
+                f"{settings.floors}."
             )
+        priority[order] = int((groups.prunable & ~units).sum()) + torch.arange(len(order))
         after = _without(groups, units, order)
-        while len(found) < len(macs) and graph.macs(_nodes(groups, after)) <= macs[len(found)]:
-            found.append(_nodes(groups, _fewest(groups, units, order, macs[len(found)])))
+        while len(found) < len(macs) and graph.macs(_nodes(groups, rounded(after, priority))) <= macs[len(found)]:
+            found.append(_nodes(groups, _fewest(groups, units, order, macs[len(found)], rounded, priority)))
         units = after
         kept = _nodes(groups, units)
 
@@ -131,8 +147,12 @@ def _least(
     """Prunable units that are left when all is removed that may be, bool [U]."""
     state = {name: value.cpu() for name, value in state.items()}
     everything = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
-    order = _next_units(groups, state, criterion, groups.prunable, everything, _floor(groups, settings))
-    return _without(groups, groups.prunable, order)
+    floor = _floor(groups, settings)
+    order = _ranking(groups, state, criterion, groups.prunable, everything)
+    priority = torch.zeros_like(groups.group)
+    priority[order] = torch.arange(len(order))
+    units = _without(groups, groups.prunable, _removable(groups, order, floor))
+    return rounding(groups, floor, settings.round_to)(units, priority)
 
 
 def _outside_macs(network: nn.Module, graph: WeightGraph, example: Tensor) -> int:
@@ -147,21 +167,21 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
     return torch.maximum(torch.full_like(sizes, settings.min_channels), by_ratio)
 
 
-def _next_units(
-    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, units: Tensor, kept: Tensor, floor: Tensor
+def _ranking(
+    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, units: Tensor, kept: Tensor
 ) -> Tensor:
-    """Units that may go next, least important first; no group falls below its floor."""
+    """Units that are there, least important first."""
     scores = criterion.scores(groups, state, kept)
     scores = scores / criterion.normalizer(groups, scores, units | ~groups.prunable)
     candidates = units.nonzero().flatten()
-    candidates = candidates[torch.argsort(scores[candidates], stable=True)]
-    group = groups.group[candidates]
-    by_group = torch.argsort(group, stable=True)  # rank within the group keeps the order of scores
+    return candidates[torch.argsort(scores[candidates], stable=True)]
+
+
+def _removable(groups: PruningGroups, order: Tensor, floor: Tensor) -> Tensor:
+    """Units of an order that may go, so that no group falls below its floor."""
+    group = groups.group[order]
     sizes = torch.bincount(group, minlength=len(floor))
-    starts = torch.cumsum(sizes, 0) - sizes
-    rank = torch.empty_like(group)
-    rank[by_group] = torch.arange(len(group)) - starts[group[by_group]]
-    return candidates[rank < (sizes - floor)[group]]
+    return order[rank_within(group, len(floor)) < (sizes - floor)[group]]
 
 
 def _without(groups: PruningGroups, units: Tensor, order: Tensor) -> Tensor:
@@ -175,14 +195,16 @@ def _nodes(groups: PruningGroups, units: Tensor) -> Tensor:
     return (units | ~groups.prunable)[groups.unit]
 
 
-def _fewest(groups: PruningGroups, units: Tensor, order: Tensor, macs: float) -> Tensor:
+def _fewest(
+    groups: PruningGroups, units: Tensor, order: Tensor, macs: float, rounded: Rounding, priority: Tensor
+) -> Tensor:
     """Remove as few units from the front of the order as bring the cost down far enough."""
     low, high = 1, len(order)
     while low < high:
         middle = (low + high) // 2
-        enough = groups.graph.macs(_nodes(groups, _without(groups, units, order[:middle]))) <= macs
+        enough = groups.graph.macs(_nodes(groups, rounded(_without(groups, units, order[:middle]), priority))) <= macs
         low, high = (low, middle) if enough else (middle + 1, high)
-    return _without(groups, units, order[:low])
+    return rounded(_without(groups, units, order[:low]), priority)
 
 
 def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
@@ -292,8 +314,8 @@ def check_prunable(
     reach = base_macs / (least + outside)
     if speed_ups[-1] > reach:
         raise PruningError(
-            f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with "
-            f"min_channels={settings.min_channels} and max_ratio={settings.max_ratio:g}. Lower the target."
+            f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with {settings.floors}. "
+            "Lower the target."
         )
     return groups, outside
 

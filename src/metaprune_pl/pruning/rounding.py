@@ -1,0 +1,74 @@
+"""Widths that are multiples of a number, for hardware that computes in blocks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metaprune_pl.pruning.groups import PruningGroups
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rounding:
+    """The nearest allowed width of each pruning group.
+
+    Attributes:
+        groups: Pruning groups.
+        nearest: Number of prunable units that a group of each number of them is rounded to, [groups, largest + 1].
+    """
+
+    groups: PruningGroups
+    nearest: Tensor
+
+    def __call__(self, units: Tensor, priority: Tensor) -> Tensor:
+        """Take units back or away until each group has an allowed width.
+
+        Args:
+            units: Prunable units that are kept, bool [U].
+            priority: Which ones of a group to keep: those of the highest, [U].
+        """
+        sizes = torch.zeros(len(self.nearest), dtype=torch.long).index_add(0, self.groups.group, units.long())
+        counts = self.nearest[torch.arange(len(sizes)), sizes]
+        if torch.equal(counts, sizes):
+            return units
+        there = self.groups.prunable.nonzero().flatten()
+        there = there[torch.argsort(priority[there], descending=True, stable=True)]
+        chosen = there[rank_within(self.groups.group[there], len(sizes)) < counts[self.groups.group[there]]]
+        return torch.zeros_like(units).index_fill(0, chosen, True)
+
+
+def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
+    """Find the allowed widths: multiples, never zero, and the width that a group has now.
+
+    Args:
+        groups: Pruning groups. A unit of several channels (of a conv group, of all attention heads) counts as many.
+        floor: Units that must stay in each group, [groups].
+        multiple: What the widths of layers are to be multiples of.
+    """
+    sizes = groups.sizes()
+    owner = torch.cat([torch.full((group.size,), number) for number, group in enumerate(groups.graph.groups)])
+    none = torch.full_like(groups.group, len(groups.graph.groups))
+    first = none.scatter_reduce(0, groups.unit, owner, "amin")
+    channels = torch.bincount(groups.unit[owner == first[groups.unit]], minlength=len(none))  # of each unit
+    stay = torch.zeros_like(sizes).index_add(0, groups.group, channels * ~groups.prunable)
+    per_unit = torch.zeros_like(sizes).scatter_reduce(0, groups.group, channels * groups.prunable, "amax")
+    nearest = torch.zeros(len(sizes), int(sizes.max()) + 1 if len(sizes) else 1, dtype=torch.long)
+    for number, size in enumerate(sizes.tolist()):
+        if size:
+            counts = torch.arange(size + 1)
+            allowed = (counts * per_unit[number] + stay[number]) % multiple == 0
+            allowed[: max(1, int(floor[number]))] = False
+            allowed[size] = True
+            choice = allowed.nonzero().flatten().flip(0)  # of two as near the wider one
+            nearest[number, : size + 1] = choice[(counts[:, None] - choice).abs().argmin(1)]
+    return Rounding(groups=groups, nearest=nearest)
+
+
+def rank_within(group: Tensor, count: int) -> Tensor:
+    """Number the members of each of `count` groups in the order in which they come, [members]."""
+    by_group = torch.argsort(group, stable=True)
+    sizes = torch.bincount(group, minlength=count)
+    starts = torch.cumsum(sizes, 0) - sizes
+    rank = torch.empty_like(group)
+    rank[by_group] = torch.arange(len(group)) - starts[group[by_group]]
+    return rank
