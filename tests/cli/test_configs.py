@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import find_config, shipped_configs
+from metaprune_pl.cli.configs import find_config, resolve_configs, shipped_configs
 from metaprune_pl.errors import StorageError
 
 COMMANDS = {"data": "fit", "meta": "fit", "curve": "curve", "prune": "prune"}
@@ -42,3 +43,44 @@ def test_a_config_printed_can_be_fed_back(workdir: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["prune", "--config", "again.yaml", "--print_config"])
     assert capsys.readouterr().out == printed
+
+
+def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What the program takes a command line for."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--print_config"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    parsed: dict[str, Any] = yaml.safe_load(out)
+    return parsed
+
+
+@pytest.mark.parametrize(
+    "line", ["include: base.yaml", "include: [other.yaml, base.yaml]  # both", "include:\n- base.yaml"]
+)
+def test_a_config_builds_on_others(line: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workdir / "parts").mkdir()
+    (workdir / "parts" / "other.yaml").write_text("seed_everything: 5\nspeed_ups: [9.0]\n")
+    (workdir / "parts" / "base.yaml").write_text(
+        "# first\ninclude: prune_quickstart.yaml\ndata:\n  init_args:\n    batch_size: 9\nspeed_ups: [5.0]\n"
+    )
+    (workdir / "parts" / "own.yaml").write_text(f"# a comment\n{line}\nfinetune:\n  optimizer: {{lr: 0.5}}\n")
+    found = printed(["prune", "--config", "parts/own.yaml"], capsys)
+    assert found["finetune"]["optimizer"]["lr"] == 0.5  # its own
+    assert found["finetune"]["optimizer"]["weight_decay"] == 0.01  # of what base.yaml includes
+    assert (found["data"]["init_args"]["batch_size"], found["speed_ups"]) == (9, [5.0])  # of base.yaml
+    assert "include" not in found
+    flags = ["--speed_ups=[7]", "--config=parts/own.yaml", "--finetune.optimizer.lr=0.25"]  # what comes later wins
+    found = printed(["prune", *flags], capsys)
+    assert (found["speed_ups"], found["finetune"]["optimizer"]["lr"]) == ([5.0], 0.25)
+
+
+def test_a_config_that_includes_itself_or_nothing_is_one_message(workdir: Path) -> None:
+    (workdir / "a.yaml").write_text("include: b.yaml\n")
+    (workdir / "b.yaml").write_text("include: [a.yaml]\n")
+    with pytest.raises(StorageError, match=r"the config .*a\.yaml includes itself\."):
+        resolve_configs(["--config=a.yaml"])
+    (workdir / "a.yaml").write_text("include: meta_quikstart.yaml\n")
+    with pytest.raises(StorageError, match=r"no config 'meta_quikstart.yaml'.* Did you mean 'meta_quickstart.yaml'"):
+        resolve_configs(["--config", "a.yaml"])

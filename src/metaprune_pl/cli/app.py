@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
-from metaprune_pl.cli.configs import find_config, resolve_configs
+from metaprune_pl.cli.configs import resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
 from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
 from metaprune_pl.errors import ConfigError, MetapruneError
@@ -153,7 +153,7 @@ class App(LightningCLI):
         merged = {"trainer.default_root_dir": str(folder), **quiet, **changed, **settings}
         flags = [f"--{key}={_as_text(value)}" for key, value in merged.items()]
         _say(f"[bold]{command}[/bold] {config} -> {folder}")
-        App([command, "--config", str(find_config(config)), *flags], inside=True)
+        App([command, *resolve_configs(["--config", config]), *flags], inside=True)
 
     def _show(self, subcommand: str, result: Any) -> None:
         """Print a result for a person."""

@@ -1,11 +1,17 @@
-"""Configs that come with the program. Imports nothing heavy: `metaprune --help` lists them."""
+"""Configs that come with the program, and configs that build on others. Imports nothing heavy, for `--help`."""
 
+import re
 from pathlib import Path
+
+import yaml
 
 from metaprune_pl.errors import StorageError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")  # installed; in a checkout
+
+_INCLUDE = re.compile(r"^include:.*\n?(?:[ \t-].*\n?)*", re.MULTILINE)
+"""The line `include: ...`, and those of a list below it."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -29,12 +35,44 @@ def find_config(name: str) -> Path:
     return shipped[name]
 
 
+def with_included(config: str | Path, chain: tuple[Path, ...] = ()) -> list[str]:
+    """Return what `--config` takes for a config: what it includes, in order, then its own text.
+
+    A config builds on others with a line `include: NAME.yaml` or `include: [A.yaml, B.yaml]`; they are looked for
+    beside it, then like any config. What comes later wins, as with several `--config`.
+
+    Args:
+        config: Path or name.
+        chain: Configs that include this one.
+
+    Raises:
+        StorageError: There is no such config, or one includes itself.
+    """
+    path = find_config(str(config))
+    if path.resolve() in chain:
+        raise StorageError(f"the config {path} includes itself.")
+    text = path.read_text()
+    found = _INCLUDE.search(text)
+    if found is None:
+        return [str(path)]
+    named = yaml.safe_load(found[0])["include"]
+    parts = []
+    for name in [named] if isinstance(named, str) else named:
+        beside = path.parent / name
+        parts += with_included(beside if beside.is_file() else name, (*chain, path.resolve()))
+    return [*parts, text.replace(found[0], "")]
+
+
 def resolve_configs(args: list[str]) -> list[str]:
-    """Replace names of configs after `--config` and `-c` by paths."""
-    result = list(args)
-    for index, arg in enumerate(args):
-        if arg in {"--config", "-c"} and index + 1 < len(args):
-            result[index + 1] = str(find_config(args[index + 1]))
-        elif arg.startswith("--config="):
-            result[index] = f"--config={find_config(arg.removeprefix('--config='))}"
+    """Replace names of configs after `--config` and `-c` by what they hold."""
+    result: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name = arg.removeprefix("--config=") if arg.startswith("--config=") else None
+        if arg in {"--config", "-c"}:
+            name = next(rest, None)
+        if name is None:
+            result.append(arg)
+        else:
+            result += [f"--config={part}" for part in with_included(name)]
     return result

@@ -14,8 +14,9 @@ from torch import nn
 
 from metaprune_pl.errors import NetworkError, StorageError, did_you_mean
 from metaprune_pl.networks.cifar_resnet import CifarResNet
+from metaprune_pl.networks.cifar_vgg import CifarVGG
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"cifar_resnet": CifarResNet}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"cifar_resnet": CifarResNet, "cifar_vgg": CifarVGG}
 """Our own builders by name. Each takes keyword arguments only, `num_classes` and `in_channels` among them."""
 
 

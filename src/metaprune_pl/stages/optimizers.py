@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
 from metaprune_pl.errors import ConfigError
 
@@ -17,13 +17,15 @@ class OptimizerSettings:
 
     Attributes:
         name: `sgd` or `adamw`.
-        lr: Learning rate at the start.
+        lr: Learning rate at the start, or after warming up.
         weight_decay: As the optimiser defines it.
         momentum: Of `sgd`.
-        schedule: `multistep` multiplies the rate by `gamma` at each milestone; `cosine` lowers it to 0 at the last
-            epoch; `constant` leaves it.
-        milestones: Epochs.
+        schedule: `multistep` multiplies the rate by `gamma` at each milestone; `cosine` lowers it to `min_lr` at the
+            last epoch; `constant` leaves it.
+        milestones: Epochs, counted from the start.
         gamma: Factor at a milestone.
+        min_lr: Learning rate at the end of `cosine`.
+        warm_up: Epochs at the start in which the rate rises evenly from a hundredth of `lr`; 0 is none.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -33,11 +35,19 @@ class OptimizerSettings:
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
+    min_lr: float = 0.0
+    warm_up: int = 0
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0:
             raise ConfigError(
                 f"optimizer: lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at least 0."
+            )
+        if not 0 <= self.min_lr <= self.lr:
+            raise ConfigError(f"optimizer: min_lr {self.min_lr} lies between 0 and lr {self.lr}.")
+        if self.warm_up < 0 or any(epoch <= self.warm_up for epoch in self.milestones):
+            raise ConfigError(
+                f"optimizer: warm_up {self.warm_up} is at least 0 and before the milestones {self.milestones}."
             )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -48,9 +58,18 @@ class OptimizerSettings:
 
     def build_schedule(self, optimizer: Optimizer, epochs: int) -> LRScheduler:
         """Return the schedule, to be stepped once an epoch."""
+        begin = min(self.warm_up, epochs - 1) if self.warm_up else 0  # a warm-up that is all leaves no epoch at `lr`
+        if not begin:
+            return self._main(optimizer, epochs, 0)
+        rise = LinearLR(optimizer, start_factor=0.01, total_iters=begin)
+        return SequentialLR(optimizer, [rise, self._main(optimizer, epochs, begin)], milestones=[begin])
+
+    def _main(self, optimizer: Optimizer, epochs: int, begin: int) -> LRScheduler:
+        """Return the schedule from epoch `begin` on."""
         if self.schedule == "cosine":
-            return CosineAnnealingLR(optimizer, T_max=max(epochs, 1))
-        return MultiStepLR(optimizer, self.milestones if self.schedule == "multistep" else [], self.gamma)
+            return CosineAnnealingLR(optimizer, T_max=max(epochs - begin, 1), eta_min=self.min_lr)
+        milestones = [epoch - begin for epoch in self.milestones] if self.schedule == "multistep" else []
+        return MultiStepLR(optimizer, milestones, self.gamma)
 
     def configure(self, parameters: Iterable[nn.Parameter], epochs: int) -> dict[str, Any]:
         """Return what a LightningModule's `configure_optimizers` returns."""
