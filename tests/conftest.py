@@ -11,7 +11,7 @@ import torch
 
 matplotlib.use("agg")
 TINY = {
-    "fit data": ["--model.init_args.network.arguments={depth: 8, width: 4}", "--trainer.max_epochs=2"],
+    "data_models data": ["--model.init_args.network.arguments={depth: 8, width: 4}", "--trainer.max_epochs=2"],
     "fit meta": [
         "--model.init_args.metanetwork.init_args.layers=2", "--model.init_args.metanetwork.init_args.hidden=8",
         "--data.init_args.rounds=1", "--trainer.max_epochs=2",

@@ -5,9 +5,10 @@ import sys
 from metaprune_pl import __version__
 
 COMMANDS = {
-    "fit": "Train data models, a metanetwork, or one network further.",
+    "fit": "Train a metanetwork, or one network further.",
     "validate": "Evaluate on the validation images.",
     "test": "Evaluate on the test images.",
+    "data_models": "Make data models: train, prune a little, finetune; several processes may share the work.",
     "prune": "Prune a network to speed-ups: metanetwork, finetune, prune, finetune.",
     "curve": "Draw accuracy over speed-up.",
     "inspect": "Tell what can be pruned in a stored network.",
@@ -35,7 +36,7 @@ def main(args: list[str] | None = None) -> None:
     if not args or args[0] in {"-h", "--help"}:
         from metaprune_pl.cli.configs import shipped_configs
 
-        commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+        commands = "\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())
         sys.stdout.write(HELP.format(commands=commands, configs="  " + " ".join(shipped_configs())))
     elif args[0] == "--version":
         sys.stdout.write(f"metaprune {__version__}\n")

@@ -10,7 +10,8 @@ from PIL import Image
 from metaprune_pl.__main__ import main
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
 
-FIT = ["fit", "--config", "data_quickstart.yaml"]
+DATA = ["data_models", "--config", "data_quickstart.yaml"]
+FINETUNE = ["fit", "--model=Finetuning", "--model.network=net", "--model.optimizer.lr=0.02", "--data=Digits"]
 META = ["fit", "--config", "meta_quickstart.yaml"]
 PRUNE = ["prune", "--config", "prune_quickstart.yaml", "--network", "net", "--metanetwork=null"]
 
@@ -36,13 +37,13 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ([*FIT, "--trainer.max_epoch", "3"], "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
-        ([*FIT, "--model.init_args.optimizer.lrr", "3"], "no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
-        ([*FIT, "--model.init_args.seedz", "3"], "DataModelTraining has no setting 'seedz'. Did you mean 'seeds'?"),
-        ([*FIT, "--data", "Digitz"], "data: there is no class 'Digitz'. Did you mean 'Digits'?"),
-        ([*FIT, "--model", "MetaTrainin"], "there is no class 'MetaTrainin'. Did you mean 'MetaTraining'?"),
+        ([*DATA, "--trainer.max_epoch", "3"], "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        ([*DATA, "--model.init_args.optimizer.lrr", "3"], "no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
+        ([*DATA, "--model.init_args.seedz", "3"], "DataModelTraining has no setting 'seedz'. Did you mean 'seeds'?"),
+        ([*DATA, "--data", "Digitz"], "data: there is no class 'Digitz'. Did you mean 'Digits'?"),
+        ([*DATA, "--model", "MetaTrainin"], "there is no class 'MetaTrainin'. Did you mean 'MetaTraining'?"),
         ([*META, "--model.init_args.metanetwork", "PNAMetanetwrk"], "Did you mean 'PNAMetanetwork'?"),
-        ([*FIT, "--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int, got 'abc'."),
+        ([*DATA, "--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int, got 'abc'."),
         ([*PRUNE, "--pruning.stepp=1"], "no setting 'pruning.stepp'. Did you mean 'pruning.step'?"),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
         (["fit"], "required: fit.data, fit.model. Name them, or a config that does: --config CONFIG."),
@@ -59,14 +60,14 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
     ("args", "said"),
     [
         (["fit", "--config", "data_quikstart.yaml"], "Did you mean 'data_quickstart.yaml'?"),
-        ([*FIT, "--model.init_args.network.builder", "cifar_resnt"], "Did you mean 'cifar_resnet'?"),
-        ([*FIT, "--model.init_args.network.builder", "torchvision/resnet19"], "Did you mean 'torchvision/resnet1"),
-        ([*FIT, "--model.init_args.network.arguments.depth=9"], "depth 9 is not 6n + 2"),
-        ([*FIT, "--model.init_args.network.arguments.deep=9"], "Its arguments: depth, width, num_classes"),
-        ([*FIT, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
-        ([*FIT, "--model.init_args.seeds=[1, 1]"], "each once"),
-        ([*FIT, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),
-        ([*FIT, "--data.batch_size=5000"], "Take a smaller batch_size, among the data's init_args."),
+        ([*DATA, "--model.init_args.network.builder", "cifar_resnt"], "Did you mean 'cifar_resnet'?"),
+        ([*DATA, "--model.init_args.network.builder", "torchvision/resnet19"], "Did you mean 'torchvision/resnet1"),
+        ([*DATA, "--model.init_args.network.arguments.depth=9"], "depth 9 is not 6n + 2"),
+        ([*DATA, "--model.init_args.network.arguments.deep=9"], "Its arguments: depth, width, num_classes"),
+        ([*DATA, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
+        ([*DATA, "--model.init_args.seeds=[1, 1]"], "each once"),
+        ([*DATA, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),
+        ([*DATA, "--data.batch_size=5000"], "Take a smaller batch_size, among the data's init_args."),
         (META, "has 0 data models and 3 are held out"),
         (PRUNE, "no network 'net'. Did you mean"),
         (
@@ -141,7 +142,7 @@ def draw(folder: Path, size: int = 8) -> None:
 def test_a_class_folder_without_images(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(workdir / "images")
     (workdir / "images" / "train" / "empty").mkdir()
-    args = [*FIT, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
+    args = [*DATA, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
     status, message = fails(args, capsys)
     assert status == 1
     assert message.endswith("the class folder 'images/train/empty' has no images. Add some or remove the folder.")
@@ -152,7 +153,7 @@ def test_a_truncated_image(workdir: Path, capsys: pytest.CaptureFixture[str]) ->
     draw(workdir / "images", size=64)
     victim = workdir / "images" / "train" / "cat" / "1.jpg"
     victim.write_bytes(victim.read_bytes()[:200])
-    args = [*FIT, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
+    args = [*DATA, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
     status, message = fails(args, capsys)
     assert status == 1
     assert "cannot read the image images/train/cat/1.jpg" in message and message.endswith("Replace or remove it.")
@@ -167,20 +168,22 @@ class Evil:
 
 @pytest.mark.parametrize("how", ["pickle", "torch"])
 def test_a_pickle_with_code_is_not_loaded(how: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store()
     if how == "torch":
         torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
     else:
         Path("evil.ckpt").write_bytes(pickle.dumps(Evil()))
-    status, message = fails([*FIT, "--ckpt_path", "evil.ckpt"], capsys)
+    status, message = fails([*FINETUNE, "--ckpt_path", "evil.ckpt"], capsys)
     assert status == 1
     assert "evil.ckpt is no checkpoint of tensors only; it is not loaded." in message
     assert not Path("evil.txt").exists()
 
 
 def test_a_damaged_checkpoint(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store()
     torch.save({"state_dict": {"a": torch.zeros(1000)}}, "half.ckpt")
     Path("half.ckpt").write_bytes(Path("half.ckpt").read_bytes()[:500])
-    status, message = fails([*FIT, "--ckpt_path", "half.ckpt"], capsys)
+    status, message = fails([*FINETUNE, "--ckpt_path", "half.ckpt"], capsys)
     assert status == 1
     assert "half.ckpt is" in message
 
@@ -189,7 +192,7 @@ def test_an_output_folder_with_another_run(line: Path, monkeypatch: pytest.Monke
                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(line)
     config = (line / "runs/quickstart/data_models/config.yaml").read_text()
-    status, message = fails([*FIT, "--trainer.max_epochs=7"], capsys)
+    status, message = fails([*DATA, "--trainer.max_epochs=7"], capsys)
     assert status == 1
     assert "'runs/quickstart/data_models' holds another run. Set --trainer.default_root_dir to a new folder" in message
     assert (line / "runs/quickstart/data_models/config.yaml").read_text() == config

@@ -91,7 +91,11 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
     best = max(report["choice"]["areas"], key=lambda name: report["choice"]["areas"][name])
     assert report["choice"]["metanetwork"] == best and len(report["choice"]["areas"]) == 2
     assert "flat region over no metanetwork" in report["results"]["flat_region"]
-    assert {"once: meta-training", "per network, none: finetuning and curve"} <= set(report["seconds"])
+    costs = {(c["stage"], c["method"]): c for c in report["costs"]}
+    assert costs["meta-training", "metanetwork"]["once"] and costs["data models", ""]["cost"]["images"] == 5 * 3 * 1000
+    assert not costs["finetuning and curve", "none"]["once"]
+    assert costs["finetuning and curve", "none"]["cost"]["images"] == 3 * 1000  # for each network
+    assert all(c["cost"]["seconds"] > 0 and c["cost"]["host_bytes"] > 1e8 for c in costs.values())
     for name in ("report.csv", "curves.csv", "curve.png", "choice.json", "config.yaml"):
         assert (whole / name).stat().st_size > 0
 

@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import tiny
+from conftest import QUIET, tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network
 from metaprune_pl.stages import DataModelTraining, Finetuning, MetaTraining
+
+FIT_DATA = [
+    "fit", "--model=DataModelTraining", "--model.network.arguments={depth: 8, width: 4}", "--model.seeds=[0]",
+    "--model.optimizer.lr=0.1", "--data=Digits", "--trainer.accelerator=cpu", *QUIET,
+]  # fmt: skip
 
 
 class Killed(BaseException):
@@ -47,7 +52,7 @@ def states_equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("steps", [25, 47])  # 20 steps an epoch: in the second and in the third
 def test_data_models(steps: int, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = tiny("fit data", "--trainer.max_epochs=3", "--model.init_args.seeds=[0, 1]")
+    args = tiny("data_models data", "--trainer.max_epochs=3", "--model.init_args.seeds=[0, 1]")
     interrupted_and_whole(args, steps, DataModelTraining, monkeypatch)
     for seed in ("seed_0000", "seed_0001"):
         stopped, whole = (load_network(f"{run}/networks/{seed}") for run in ("stopped", "whole"))
@@ -59,7 +64,7 @@ def test_data_models_from_the_middle_of_an_epoch(workdir: Path, monkeypatch: pyt
         "trainer:\n  callbacks:\n  - class_path: ModelCheckpoint\n    init_args:\n"
         "      {dirpath: often, filename: step, every_n_train_steps: 7, enable_version_counter: false}\n"
     )
-    args = tiny("fit data", "--trainer.max_epochs=2", "--model.init_args.seeds=[0]")
+    args = [*FIT_DATA, "--trainer.max_epochs=2"]
     with monkeypatch.context() as patch:
         stop_after(31, DataModelTraining, patch)
         with pytest.raises(Killed):
@@ -96,7 +101,7 @@ def test_early_stopping_from_the_config_stops(workdir: Path) -> None:
         "trainer:\n  callbacks:\n  - class_path: EarlyStopping\n    init_args:\n"
         "      {monitor: val/loss, mode: max, patience: 1, min_delta: 1000.0}\n"
     )
-    main(tiny("fit data", "--config=early.yaml", "--trainer.max_epochs=9", "--model.init_args.seeds=[0]"))
-    checkpoint = torch.load("runs/quickstart/data_models/checkpoints/last.ckpt", weights_only=True)
+    main(tiny("data_models data", "--config=early.yaml", "--trainer.max_epochs=9", "--model.init_args.seeds=[0]"))
+    checkpoint = torch.load("runs/quickstart/data_models/work/seeds_0000/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1  # the first epoch is best, the second is the one of patience
     assert Path("runs/quickstart/data_models/networks/seed_0000/network.json").is_file()

@@ -21,6 +21,7 @@ from metaprune_pl.cli.configs import resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
 from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
 from metaprune_pl.errors import ConfigError, MetapruneError
+from metaprune_pl.pipelines.data_models import missing
 from metaprune_pl.pipelines.experiment import run_experiment
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
@@ -66,7 +67,10 @@ class App(LightningCLI):
         lightning = LightningCLI.subcommands()
         del lightning["predict"]
         lightning["fit"].add("weights_only")
-        return {**lightning, "prune": {"datamodule"}, "curve": {"datamodule"}, "inspect": set(), "experiment": set()}
+        return {
+            **lightning, "data_models": {"model", "datamodule"}, "prune": {"datamodule"}, "curve": {"datamodule"},
+            "inspect": set(), "experiment": set(),
+        }  # fmt: skip
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._building = subcommand
@@ -112,37 +116,46 @@ class App(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run in the run's folder: not again what is finished, and nothing over another run."""
-        kwargs = self._prepare_subcommand_kwargs(subcommand)
-        if subcommand in {"validate", "test", "inspect"} or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._show(subcommand, getattr(self.trainer, subcommand)(**kwargs))
+        kwargs, trainer = self._prepare_subcommand_kwargs(subcommand), self.trainer
+        assert isinstance(trainer, MetapruneTrainer)
+        if subcommand in {"validate", "test", "inspect"} or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._show(subcommand, getattr(trainer, subcommand)(**kwargs))
             return
         if subcommand in _OWN and self.config[subcommand].trainer.max_epochs is not None:
             raise ConfigError(f"trainer.max_epochs has no effect on {subcommand}: {_EPOCHS[subcommand]}")
         config = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
         settings = {} if subcommand == "experiment" else yaml.safe_load(config)  # its stages have keys of their own
-        folder = RunFolder(Path(self.trainer.default_root_dir), subcommand, run_key(subcommand, settings))
+        if subcommand == "data_models":  # more of the same are no other run
+            if not isinstance(kwargs["model"], stages.DataModelTraining):
+                raise ConfigError(f"data_models trains a DataModelTraining; model is {type(kwargs['model']).__name__}.")
+            del settings["model"]["init_args"]["seeds"], settings["side_by_side"]
+        folder = RunFolder(Path(trainer.default_root_dir), subcommand, run_key(subcommand, settings))
         if self._inside and folder.foreign and is_main_process():
             _say(f"[yellow]{folder.path} held a run with other settings; it is now {folder.move_aside()}")
-        if folder.finished and subcommand != "experiment":
+        wanting = subcommand == "data_models" and missing(folder.path, kwargs["model"].seeds)
+        if folder.finished and subcommand != "experiment" and not wanting:
             _say(f"[dim]{folder.path} is finished; it is not run again.")
             return
         if is_main_process():
             if subcommand == "experiment" and (kept := folder.keep_report(config)) is not None:
                 _say(f"[yellow]{folder.path} held a report with other settings; it is now in {kept}")
             folder.start(config)
+        if subcommand != "fit" and not self._inside:
+            trainer.join()
         try:
             if subcommand == "experiment":
                 result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage, writes=is_main_process())
             else:
-                result = getattr(self.trainer, subcommand)(**kwargs)
+                result = getattr(trainer, subcommand)(**kwargs)
         except MetapruneError:
             folder.discard_if_empty()
             raise
         if is_main_process():
             folder.finish()
-            if not self._inside:
-                self._show(subcommand, result)
-                _say(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
+        trainer.agree(None)
+        if is_main_process() and not self._inside:
+            self._show(subcommand, result)
+            _say(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
 
     def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Run a stage of an experiment as if by hand, on the experiment's devices."""
@@ -160,6 +173,8 @@ class App(LightningCLI):
         console = Console(width=None if sys.stdout.isatty() else 150)
         if subcommand == "curve":
             console.print(tables.curve_table(result))
+        elif subcommand == "data_models":
+            console.print(tables.data_model_table([card.record for card in result]))
         elif subcommand == "prune":
             console.print(tables.pruned_table(result))
         elif subcommand == "experiment":

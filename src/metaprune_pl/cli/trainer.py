@@ -1,72 +1,31 @@
 """Lightning's Trainer with our subcommands as methods; LightningCLI reads their signatures."""
 
 import copy
-import os
-import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from metaprune_pl.cli.callbacks import CountImages, SameEpochs
+from metaprune_pl.cli.checkpoints import WholeFileCheckpointIO
 from metaprune_pl.data import ImageDataModule
-from metaprune_pl.data.loader import Resumable
-from metaprune_pl.errors import StorageError
-from metaprune_pl.networks import NetworkSource
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks import NetworkCard, NetworkSource
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
+from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
 from metaprune_pl.pipelines.prune import run_prune
 from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity
 from metaprune_pl.reports import Curve, Pruned
-
-_AGAIN = "Train again in a new folder, or remove this file."
-
-
-class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, and that load without unpickling code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write beside the target and rename."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name}.{os.getpid()}")
-        torch.save(checkpoint, new)
-        os.replace(new, target)
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Read tensors and plain values only.
-
-        Raises:
-            StorageError: The file is missing, damaged, or holds more than tensors and plain values.
-        """
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
-        except FileNotFoundError as error:
-            raise StorageError(f"no checkpoint {path}.") from error
-        except pickle.UnpicklingError as error:
-            raise StorageError(f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}") from error
-        except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise StorageError(f"{path} is damaged. {_AGAIN}") from error
-
-
-class SameEpochs(Callback):
-    """Makes an epoch the same after a resume: the loader's order, and the generators that dropout draws from."""
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed from the run's seed, the epoch and the rank."""
-        if isinstance(trainer.train_dataloader, Resumable):
-            trainer.train_dataloader.set_epoch(trainer.current_epoch)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        torch.manual_seed(seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank)
+from metaprune_pl.stages import DataModelTraining
 
 
 class MetapruneTrainer(pl.Trainer):
@@ -93,7 +52,7 @@ class MetapruneTrainer(pl.Trainer):
                 folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
             )
             kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
-        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs()]
+        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs(), CountImages()]
         kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]
         kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
         super().__init__(**kwargs)
@@ -110,8 +69,20 @@ class MetapruneTrainer(pl.Trainer):
         """Return where pipelines run: this Trainer's folder and device."""
         return Workplace(
             folder=Path(self.default_root_dir), device=self.strategy.root_device, data=data, trainer=self.for_stage,
-            writes=is_main_process(),
+            writes=is_main_process(), agree=self.agree,
         )  # fmt: skip
+
+    def join(self) -> None:
+        """Start the other processes of a run on several devices, or meet those that were started from outside."""
+        if self.world_size > 1:
+            launcher = self.strategy.launcher
+            if launcher is not None:
+                launcher.launch(lambda: None, trainer=self)
+            self.strategy.setup_environment()
+
+    def agree(self, value: Any) -> Any:
+        """Return the main process's value on every process, none of which goes on before the main one is there."""
+        return self.strategy.broadcast(value)
 
     def fit(
         self,
@@ -142,6 +113,29 @@ class MetapruneTrainer(pl.Trainer):
                 raise
             sys.stderr.write("Stopped. The same command continues from the last epoch that was finished.\n")
             sys.exit(130)
+
+    def data_models(
+        self,
+        model: LightningModule,
+        datamodule: ImageDataModule,
+        *,
+        initial: InitialPruning | None = None,
+        side_by_side: int = 1,
+    ) -> list[NetworkCard]:
+        """Make data models: train, prune a little, finetune; several processes may share the work.
+
+        Args:
+            model: DataModelTraining; `trainer.max_epochs` is its length.
+            datamodule: The images.
+            initial: Pruning and finetuning after the training.
+            side_by_side: Networks that a process trains in one fit, on the same batches.
+        """
+        assert isinstance(model, DataModelTraining)
+        if self.max_epochs is None or self.max_epochs < 0:
+            raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
+        return run_data_models(
+            self.workplace(datamodule), model, epochs=self.max_epochs, initial=initial, side_by_side=side_by_side
+        )
 
     def prune(
         self,

@@ -75,7 +75,7 @@ class DataModelZoo(LightningDataModule):
         if len(found) <= self.held_out:
             raise DataError(
                 f"'{self.data_models}' has {len(found)} data models and {self.held_out} are held out: none is left to "
-                "train on. Make more with `metaprune fit --config data_quickstart.yaml`."
+                "train on. Make more with `metaprune data_models --config data_quickstart.yaml`."
             )
         return found[: len(found) - self.held_out]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.cost import cost_of
 from metaprune_pl.pipelines.prune import read_report
-from metaprune_pl.pipelines.run_folder import seconds_of
 from metaprune_pl.pruning import Sparsity
 from metaprune_pl.pruning.structured import check_speed_ups
-from metaprune_pl.reports import Curve, Experiment, write_csv, write_json
+from metaprune_pl.reports import Cost, Curve, Experiment, StageCost, write_csv, write_json
 from metaprune_pl.reports.figures import draw_curves, save_figure
 from metaprune_pl.reports.summary import METHODS, curve_rows, flat_region_sentence, pruned_rows
 from metaprune_pl.reports.tensorboard import log_curves
@@ -27,7 +27,7 @@ class ExperimentSettings:
     """Which stages an experiment chains, and what it compares.
 
     Attributes:
-        data_models: Config of `fit` that trains data models; those with the last seeds are held out.
+        data_models: Config of `data_models`; those with the last seeds are held out.
         meta_training: Config of `fit` that trains the metanetwork.
         curve: Config of `curve`.
         prune: Config of `prune`.
@@ -77,7 +77,12 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
         ConfigError: No data models are left to train on.
     """
     images = {} if settings.images is None else {"data": settings.images}
-    run("fit", settings.data_models, folder / "data_models", {**settings.overrides.get("data_models", {}), **images})
+    run(
+        "data_models",
+        settings.data_models,
+        folder / "data_models",
+        {**settings.overrides.get("data_models", {}), **images},
+    )
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
     if len(networks) <= settings.held_out:
         raise ConfigError(
@@ -90,11 +95,12 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
     run("fit", settings.meta_training, folder / "meta_training", {**settings.overrides.get("meta_training", {}), **zoo})
     changes = {stage: settings.overrides.get(stage, {}) for stage in ("curve", "prune")}
     choice = _choose(folder, settings, {**changes["curve"], **images, "network": str(networks[0])}, run)
-    seconds = {
-        "once: data models": seconds_of(folder / "data_models"),
-        "once: meta-training": seconds_of(folder / "meta_training"),
-        "once: choice of the metanetwork": sum(seconds_of(folder / "choice" / Path(n).name) for n in choice["areas"]),
-    }
+    chosen = sum((cost_of(folder / "choice" / Path(name).name) for name in choice["areas"]), Cost())
+    costs = [
+        StageCost(stage="data models", method="", once=True, cost=cost_of(folder / "data_models")),
+        StageCost(stage="meta-training", method="metanetwork", once=True, cost=cost_of(folder / "meta_training")),
+        StageCost(stage="choice of the metanetwork", method="metanetwork", once=True, cost=chosen),
+    ]
     curves, pruned = [], []
     for method in settings.methods:
         places = [folder / "networks" / f"{network.name}-{method}" for network in networks[-settings.held_out :]]
@@ -109,9 +115,9 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
             run("prune", settings.prune, place / "prune", {**changes["prune"], **images, **ready})
             pruned += read_report(place / "prune")
         for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
-            per_network = sum(seconds_of(place / stage) for place in places) / len(places)
-            seconds[f"per network, {method}: {text}"] = per_network
-    experiment = Experiment(curves=curves, pruned=pruned, choice=choice, seconds=seconds)
+            cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
+            costs.append(StageCost(stage=text, method=method, once=False, cost=cost))
+    experiment = Experiment(curves=curves, pruned=pruned, choice=choice, costs=costs)
     if writes:
         write_json(folder / "choice.json", choice)
         _write_report(folder, experiment)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -50,6 +51,7 @@ class Workplace:
         data: The images.
         trainer: Makes a fresh Trainer for a fit, given its folder and number of epochs.
         writes: Whether this process writes files.
+        agree: Gives all processes of a run the value of the one that writes, which they wait for.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Workplace:
     data: ImageDataModule
     trainer: Callable[[Path, int], Trainer]
     writes: bool = True
+    agree: Callable[[Any], Any] = field(default=lambda value: value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +127,12 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
         find_metanetwork(how.metanetwork)
     network, card = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     check_fits(network, card, place.data)
-    base_macs = _base_macs(card)
+    base_macs = unpruned_macs(card)
     check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
     source = Path(how.source.network) if how.source.stored else place.folder / "source"
     if place.writes and not how.source.stored:
         card = save_network(source, network, card)
+    place.agree(None)
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
     if how.metanetwork is not None:
         method, source = "metanetwork", _rewrite(place, source, Path(how.metanetwork))
@@ -139,11 +143,13 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
     card = replace(card, record={**card.record, "name": name, "method": method})
     if place.writes and source != Path(how.source.network):
         save_network(source, load_network(source), card)
+    place.agree(None)
     network = load_network(source).to(place.device)
     return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs)
 
 
-def _base_macs(card: NetworkCard) -> int:
+def unpruned_macs(card: NetworkCard) -> int:
+    """Count multiply-accumulates of the network that a stored one was before any pruning, for one image."""
     settings = card.settings.without_downloads()
     unpruned = create_network(settings.builder, seed=0, **settings.arguments)
     return count_macs(unpruned, torch.zeros(1, *card.input_shape))
@@ -159,6 +165,7 @@ def _rewrite(place: Workplace, source: Path, metanetwork: Path) -> Path:
     network.load_state_dict(load_metanetwork(metanetwork).to(place.device).rewrite(graph, state))
     if place.writes:
         save_network(folder, network, card)
+    place.agree(None)
     return folder
 
 
@@ -172,14 +179,14 @@ def run_finetuning(
 ) -> Path:
     """Finetune a stored network in a folder of its own, unless that was done before; return the result's folder."""
     result = place.folder / name / "network"
-    if not (result / "network.json").is_file():
+    if place.agree(not (result / "network.json").is_file()):
         module = Finetuning(
             network=str(source), optimizer=settings.optimizer, label_smoothing=settings.label_smoothing,
             sparsity=sparsity, criterion=criterion,
         )  # fmt: skip
         trainer = place.trainer(place.folder / name, settings.epochs)
         trainer.fit(module, datamodule=place.data)
-        trainer.strategy.barrier()
+    place.agree(None)
     return result
 
 

@@ -56,11 +56,12 @@ def run_prune(
     results = []
     for target, pruned in zip(speed_ups, networks, strict=True):
         folder = place.folder / f"speed_up_{target:g}"
-        if (folder / "result.json").is_file():
+        if place.agree((folder / "result.json").is_file()):
             results.append(Pruned(**read_json(folder / "result.json")))
             continue
         if place.writes:
             save_network(folder / "pruned", pruned, ready.card)
+        place.agree(None)
         straight = accuracy(pruned, place.data, "test", place.device)
         final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(place.device)
         macs = count_macs(final, example)

@@ -9,13 +9,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.storage import write_text
-from metaprune_pl.reports import read_json, write_json
+from metaprune_pl.pipelines.cost import cost_of, current_files, peak_memory, reset_peaks, trained_images
+from metaprune_pl.reports import Cost, read_json, write_json
 
 HARDWARE = {
     "accelerator", "devices", "strategy", "num_nodes", "logger", "enable_progress_bar", "enable_model_summary",
@@ -62,6 +63,11 @@ class RunFolder:
     key: str
 
     @property
+    def shared(self) -> bool:
+        """Whether several processes may be at it, each with pieces that are runs of their own."""
+        return self.command == "data_models"
+
+    @property
     def _file(self) -> Path:
         return self.path / "run.json"
 
@@ -84,7 +90,7 @@ class RunFolder:
         known = self._read()
         return known is not None and known["key"] == self.key and known["finished"]
 
-    def start(self, config: str) -> None:
+    def start(self, config: str | None = None) -> None:
         """Write the settings, and go on counting time where an earlier session stopped.
 
         Raises:
@@ -94,18 +100,27 @@ class RunFolder:
             raise StorageError(
                 f"'{self.path}' holds another run. Set --trainer.default_root_dir to a new folder, or remove this one."
             )
-        known = self._read() or {"seconds": 0.0}
-        if "started" in known:
+        known = self._read() or {}
+        cost = Cost(**known.get("cost", {}))
+        if "started" in known and not self.shared:
             last = max(path.stat().st_mtime for path in self.path.rglob("*") if path.is_file())
-            known["seconds"] += max(0.0, last - known["started"])
-        self._write(finished=False, seconds=known["seconds"], started=time.time())
-        write_text(self.path / "config.yaml", config)
+            cost = replace(cost, seconds=cost.seconds + max(0.0, last - known["started"]))
+        reset_peaks()
+        self._write(finished=False, cost=asdict(cost), started=time.time())
+        if config is not None:
+            write_text(self.path / "config.yaml", config)
 
     def finish(self) -> None:
-        """Mark the run as finished."""
+        """Mark the run as finished, and write what it cost."""
         known = self._read()
         assert known is not None
-        self._write(finished=True, seconds=known["seconds"] + time.time() - known["started"])
+        inner = sum(
+            (cost_of(path.parent) for path in current_files(self.path, "run.json") if path != self._file), Cost()
+        )
+        own = Cost(**known["cost"]) + peak_memory() + inner
+        seconds = inner.seconds if self.shared else known["cost"]["seconds"] + time.time() - known["started"]
+        cost = replace(own, seconds=seconds, images=trained_images(self.path))
+        self._write(finished=True, cost=asdict(cost))
 
     def keep_report(self, config: str) -> Path | None:
         """Put the report of other settings into a folder of its own, and return that folder."""
@@ -137,8 +152,3 @@ class RunFolder:
             number += 1
         self.path.rename(aside)
         return aside
-
-
-def seconds_of(folder: Path) -> float:
-    """Return the seconds that a finished run took."""
-    return float(read_json(folder / "run.json")["seconds"])

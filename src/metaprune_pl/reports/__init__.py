@@ -1,5 +1,15 @@
 """What a run found out: dataclasses that go to JSON and CSV, and pictures and tables made from them."""
 
-from metaprune_pl.reports.results import Curve, CurvePoint, Experiment, Pruned, read_json, write_csv, write_json
+from metaprune_pl.reports.results import (
+    Cost,
+    Curve,
+    CurvePoint,
+    Experiment,
+    Pruned,
+    StageCost,
+    read_json,
+    write_csv,
+    write_json,
+)
 
-__all__ = ["Curve", "CurvePoint", "Experiment", "Pruned", "read_json", "write_csv", "write_json"]
+__all__ = ["Cost", "Curve", "CurvePoint", "Experiment", "Pruned", "StageCost", "read_json", "write_csv", "write_json"]

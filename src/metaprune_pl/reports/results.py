@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,51 @@ class Pruned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run costs.
+
+    Attributes:
+        seconds: Wall-clock time, those of processes that share the work added up.
+        images: Training images, counted each time that one went forward and backward through a network.
+        host_bytes: Largest resident memory of the main process.
+        device_bytes: Largest memory that tensors took on its GPU; 0 without one.
+    """
+
+    seconds: float = 0.0
+    images: float = 0
+    host_bytes: int = 0
+    device_bytes: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Cost of two runs, one after the other."""
+        return Cost(
+            seconds=self.seconds + other.seconds, images=self.images + other.images,
+            host_bytes=max(self.host_bytes, other.host_bytes), device_bytes=max(self.device_bytes, other.device_bytes),
+        )  # fmt: skip
+
+    def shared_by(self, networks: int) -> "Cost":
+        """Cost for each of so many networks."""
+        return replace(self, seconds=self.seconds / networks, images=self.images / networks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """What a stage of an experiment costs.
+
+    Attributes:
+        stage: Which.
+        method: Whose; empty for what all metanetworks share.
+        once: Whether it is spent once, and not for each network that is pruned.
+        cost: How much.
+    """
+
+    stage: str
+    method: str
+    once: bool
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that an experiment measured.
 
@@ -108,13 +153,13 @@ class Experiment:
         curves: One for each held-out network and method.
         pruned: One for each held-out network, method and target.
         choice: The choice of the metanetwork: validation curve's area by metanetwork, and which was taken.
-        seconds: Time spent by stage; what meta-training costs once, and each method for each network.
+        costs: What each stage costs, once or for each network.
     """
 
     curves: Sequence[Curve]
     pruned: Sequence[Pruned]
     choice: Mapping[str, Any]
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    costs: Sequence[StageCost] = ()
 
 
 def write_json(path: Path, data: Any) -> None:

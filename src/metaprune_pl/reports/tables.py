@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaprune_pl.reports.results import Curve, Experiment, Pruned
+from metaprune_pl.reports.results import Curve, Experiment, Pruned, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
 
 
@@ -44,6 +44,16 @@ def curve_table(curve: Curve) -> Table:
         f"area {curve.area:.4f}"
     )
     return _table(title, ["speed-up", "accuracy %", "MACs", "parameters"], rows)
+
+
+def data_model_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what is recorded of data models."""
+    rows = []
+    for record in records:
+        stored = record["validation_accuracy"]
+        trained = record.get("validation_accuracy_trained", stored)
+        rows.append((str(record["seed"]), f"{record['speed_up']:.2f}x", _percent(trained), _percent(stored)))
+    return _table("Data models: validation accuracy", ["seed", "speed-up", "trained %", "as stored %"], rows)
 
 
 def pruned_table(results: Sequence[Pruned]) -> Table:
@@ -93,7 +103,7 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
             curves,
         ),
         _latency_table(experiment),
-        _seconds_table(experiment.seconds),
+        _cost_table(experiment.costs),
     ]
 
 
@@ -112,10 +122,16 @@ def _latency_table(experiment: Experiment) -> Table:
     )
 
 
-def _seconds_table(seconds: Mapping[str, Any]) -> Table:
-    return _table(
-        "Measured on this machine: seconds", ["stage", "seconds"], [(k, f"{v:.1f}") for k, v in seconds.items()]
-    )
+def _cost_table(costs: Sequence[StageCost]) -> Table:
+    rows = [
+        (
+            f"{'once' if c.once else 'per network'}: {c.stage}", c.method, f"{c.cost.seconds:.1f}",
+            _count(c.cost.images), _count(c.cost.host_bytes), _count(c.cost.device_bytes),
+        )
+        for c in costs
+    ]  # fmt: skip
+    columns = ["stage", "method", "seconds", "images", "host bytes", "device bytes"]
+    return _table("Measured on this machine: time, images trained on, memory at its peak", columns, rows)
 
 
 def inspection_table(inspection: Any) -> Table:

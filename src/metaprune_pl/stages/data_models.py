@@ -1,5 +1,6 @@
 """Train data models: several networks of one kind from different seeds, side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    NetworkSource,
+    create_network,
+    save_network,
+)
+from metaprune_pl.stages.finetuning import check_fits
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -20,37 +28,62 @@ class DataModelTraining(LightningModule):
     At the end the networks are stored as `networks/seed_NNNN` in the run's folder.
 
     Args:
-        network: How to build them.
+        network: How to build them. With weights that its library provides (`weights` or `pretrained` among the
+            arguments), a seed stands for an order of the images.
         seeds: Seed of each network's initial weights.
+        start: A network that all go on from, instead of `network`: a stored one, or one by name with a file of weights.
         optimizer: Optimiser and learning rate.
         label_smoothing: Share of the label spread over the other classes.
 
     Raises:
-        ConfigError: There are no seeds, or one is given twice.
+        ConfigError: There are no seeds, one is given twice, or there is both a network to build and one to go on from.
     """
 
     def __init__(
         self,
         *,
-        network: NetworkSettings,
+        network: NetworkSettings = NetworkSettings(),  # noqa: B008  (frozen)
         seeds: list[int],
         optimizer: OptimizerSettings,
         label_smoothing: float = 0.0,
+        start: NetworkSource | None = None,
     ) -> None:
         super().__init__()
         if not seeds or len(set(seeds)) != len(seeds):
             raise ConfigError(f"model.seeds {seeds}: name at least one seed, and each once.")
+        if start is not None and network != NetworkSettings():
+            raise ConfigError("give model.network or model.start, not both: a stored network says how it is built.")
         self.settings, self.seeds, self.optimizer = network, seeds, optimizer
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.start = label_smoothing, start
         self.networks = nn.ModuleList()
 
     def setup(self, stage: str) -> None:
         """Build the networks for the data's sizes."""
-        data = self._data
-        self.settings = self.settings.for_data(data.num_classes, data.input_shape[0])
-        if not len(self.networks):
-            for seed in self.seeds:
-                self.networks.append(create_network(self.settings.builder, seed=seed, **self.settings.arguments))
+        if len(self.networks):
+            return
+        if self.start is not None:
+            data = self._data
+            for _ in self.seeds:
+                network, card = self.start.open(input_shape=data.input_shape, num_classes=data.num_classes)
+                self.networks.append(network.train())
+            self.settings = card.settings
+            check_fits(network, card, data)
+            return
+        self.settings = self.settings.for_data(self._data.num_classes, self._data.input_shape[0])
+        for seed in self.seeds:
+            self.networks.append(create_network(self.settings.builder, seed=seed, **self.settings.arguments))
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether all networks start from the same weights."""
+        return self.start is not None or any(self.settings.arguments.get(key) for key in ("weights", "pretrained"))
+
+    def for_seeds(self, seeds: Sequence[int]) -> "DataModelTraining":
+        """Return the same training of other networks."""
+        return DataModelTraining(
+            network=self.settings, seeds=list(seeds), optimizer=self.optimizer, label_smoothing=self.label_smoothing,
+            start=self.start,
+        )  # fmt: skip
 
     @property
     def _data(self) -> ImageDataModule:

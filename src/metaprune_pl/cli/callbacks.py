@@ -1,0 +1,52 @@
+"""What our Trainer adds to every fit."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from metaprune_pl.data.loader import Resumable
+from metaprune_pl.pipelines.cost import IMAGES_FILE
+from metaprune_pl.reports import write_json
+from metaprune_pl.stages import DataModelTraining
+
+
+class SameEpochs(Callback):
+    """Makes an epoch the same after a resume: the loader's order, and the generators that dropout draws from."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed from the run's seed, the epoch and the rank."""
+        if isinstance(trainer.train_dataloader, Resumable):
+            trainer.train_dataloader.set_epoch(trainer.current_epoch)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        torch.manual_seed(seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank)
+
+
+class CountImages(Callback):
+    """Counts training images, over all devices and resumed sessions, once for each network they went through."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a batch (images, labels, ...)."""
+        networks = len(pl_module.networks) if isinstance(pl_module, DataModelTraining) else 1
+        self.images += len(batch[1]) * networks * trainer.world_size
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the number to the fit's folder."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_json(Path(trainer.default_root_dir) / IMAGES_FILE, self.images)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.images = state_dict["images"]

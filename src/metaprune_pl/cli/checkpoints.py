@@ -1,0 +1,41 @@
+"""Checkpoints that appear whole or not at all, and that load without unpickling code."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from metaprune_pl.errors import StorageError
+
+_AGAIN = "Train again in a new folder, or remove this file."
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, and that load without unpickling code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside the target and rename."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        torch.save(checkpoint, new)
+        os.replace(new, target)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read tensors and plain values only.
+
+        Raises:
+            StorageError: The file is missing, damaged, or holds more than tensors and plain values.
+        """
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+        except FileNotFoundError as error:
+            raise StorageError(f"no checkpoint {path}.") from error
+        except pickle.UnpicklingError as error:
+            raise StorageError(f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}") from error
+        except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            raise StorageError(f"{path} is damaged. {_AGAIN}") from error

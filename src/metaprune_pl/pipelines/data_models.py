@@ -1,0 +1,147 @@
+"""Data models: the networks that a metanetwork learns from (paper, D.1.1): trained, pruned a little, finetuned."""
+
+import copy
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
+from metaprune_pl.pipelines.claims import claim
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Workplace, accuracy, run_finetuning, unpruned_macs
+from metaprune_pl.pipelines.run_folder import RunFolder
+from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.reports import write_csv
+from metaprune_pl.stages import DataModelTraining
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialPruning:
+    """Pruning of a data model before a metanetwork sees it.
+
+    Attributes:
+        speed_up: Multiply-accumulates of the unpruned network over those of the data model.
+        criterion: Which channels matter.
+        pruning: Steps and floors.
+        finetune: Finetuning after it.
+    """
+
+    speed_up: float
+    criterion: GroupNorm = field(default_factory=GroupNorm)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def __post_init__(self) -> None:
+        if self.speed_up <= 1:
+            raise ConfigError(f"initial.speed_up is {self.speed_up:g}; it is above 1. Leave `initial` out for none.")
+
+
+def run_data_models(
+    place: Workplace, training: DataModelTraining, *, epochs: int, initial: InitialPruning | None, side_by_side: int
+) -> list[NetworkCard]:
+    """Make the data models that are not there yet, together with any other process that runs the same.
+
+    Writes `networks/seed_NNNN` for each, its record in its card, and `data_models.csv` to the run's folder.
+
+    Args:
+        place: Where to run.
+        training: What to train: one network from each seed.
+        epochs: Of the training; 0 takes pretrained networks as they are.
+        initial: Pruning and finetuning after the training; None is none.
+        side_by_side: Networks that are trained in one fit, on the same batches.
+
+    Returns:
+        Their cards, one for each seed.
+
+    Raises:
+        ConfigError: Networks that start from the same weights are to be trained on the same batches.
+        PruningError: The speed-up is out of reach.
+    """
+    if side_by_side < 1 or (training.pretrained and side_by_side > 1):
+        raise ConfigError("side_by_side is 1 for pretrained networks, which differ by the order of the images only.")
+    seeds = training.seeds
+    groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]
+    while left := place.agree([group for group in groups if missing(place.folder, group)]):
+        made = [_make_claimed(place, training, group, epochs, initial) for group in left]
+        if not any(made):
+            with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
+                time.sleep(_POLL_SECONDS)
+    cards = [read_card(_stored(place.folder, seed)) for seed in seeds]
+    if place.writes:
+        write_csv(place.folder / "data_models.csv", [card.record for card in cards])
+    return cards
+
+
+def _stored(folder: Path, seed: int) -> Path:
+    return folder / "networks" / f"seed_{seed:04d}"
+
+
+def missing(folder: Path, seeds: Sequence[int]) -> list[int]:
+    """Return the seeds whose data models are not in a run's folder yet."""
+    return [seed for seed in seeds if not (_stored(folder, seed) / "network.json").is_file()]
+
+
+def _make_claimed(
+    place: Workplace, training: DataModelTraining, seeds: Sequence[int], epochs: int, initial: InitialPruning | None
+) -> bool:
+    """Make data models unless another process is at it; return whether they are there."""
+    name = "seeds_" + "_".join(f"{seed:04d}" for seed in seeds)
+    with claim(place.folder / "claims" / name) if place.writes else nullcontext(False) as mine:
+        if not place.agree(mine):
+            return False
+        todo = place.agree(missing(place.folder, seeds))
+        if not todo:
+            return True
+        work = RunFolder(place.folder / "work" / name, "data_model", name)
+        if place.writes:
+            work.start()
+        place.data.count("train")  # what is used of the images does not depend on their order
+        own = replace(place, folder=work.path, data=copy.copy(place.data))
+        if training.pretrained:
+            own.data.seed += seeds[0]
+        trainer = own.trainer(work.path, epochs)
+        trainer.fit(training.for_seeds(seeds), datamodule=own.data)
+        place.agree(None)
+        for seed in todo:
+            source = _stored(work.path, seed)
+            record: dict[str, Any] = {"speed_up": 1.0}
+            if initial is not None:
+                source, record = _prune_initially(replace(own, folder=work.path / source.name), source, initial)
+            network, card = load_network(source), read_card(source)
+            record["validation_accuracy"] = accuracy(network, place.data, "validation", place.device)
+            if place.writes:
+                save_network(_stored(place.folder, seed), network.cpu(), replace(card, record=card.record | record))
+            place.agree(None)
+        if place.writes:
+            work.finish()
+    return True
+
+
+def _prune_initially(place: Workplace, source: Path, initial: InitialPruning) -> tuple[Path, dict[str, Any]]:
+    """Prune and finetune a trained network; return where the result is, and what to record."""
+    network, card = load_network(source).to(place.device), read_card(source)
+    macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=place.device)
+    trained = accuracy(network, place.data, "validation", place.device)
+    (pruned,) = prune(
+        network, example, speed_ups=[initial.speed_up], base_macs=macs, criterion=initial.criterion,
+        settings=initial.pruning,
+    )  # fmt: skip
+    if place.writes:
+        save_network(place.folder / "pruned", pruned, card)
+    place.agree(None)
+    result = place.folder / "pruned"
+    if initial.finetune.epochs:
+        result = run_finetuning(place, "finetuned", result, initial.finetune, None, initial.criterion)
+    record = {
+        "speed_up": macs / count_macs(pruned, example), "validation_accuracy_trained": trained,
+        "epochs_finetuned": initial.finetune.epochs,
+    }  # fmt: skip
+    return result, record
