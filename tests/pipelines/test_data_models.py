@@ -75,10 +75,11 @@ def test_three_processes_make_six_models_once_each_though_one_is_killed(workdir:
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     processes.append(start(args))
-    for process in processes:
-        output = process.communicate(timeout=240)[0]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-2000:]
-        assert "│ 5 " in output  # each waits for all six and lists them
+    assert all("│ 5 " in output for output in outputs[:2])  # each waits for all six and lists them
+    assert f"work/{seeds}/checkpoints" in "".join(outputs)  # another process went on from the dead one's checkpoint
     names = [f"seed_{seed:04d}" for seed in range(6)]
     assert sorted(path.name for path in Path("made/networks").iterdir()) == names
     assert sorted(Path("stored.txt").read_text().split()) == names
