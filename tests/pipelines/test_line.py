@@ -144,9 +144,9 @@ def test_inspect_answers_in_text_and_json(runs: Path, capsys: pytest.CaptureFixt
     found = json.loads(capsys.readouterr().out)
     network = load_network(folder)
     graph = trace(network, torch.zeros(1, 1, 8, 8))
-    assert (found["nodes"], found["edges"]) == (graph.num_nodes, graph.num_edges)
-    assert (found["covered"], found["outside"], found["fixed"]) == (1.0, [], 11)  # 1 input channel, 10 classes
-    assert found["groups"]["conv1"] == 4 and sum(found["groups"].values()) == 4 + 4 + 8 + 8 + 16 + 16
+    assert (found["neurons"], found["edges"]) == (graph.num_nodes, graph.num_edges)
+    assert (found["covered"], found["outside"], list(found["stays"])) == (1.0, {}, ["input", "fc"])
+    assert sum(group["units"] for group in found["groups"]) == 4 + 4 + 8 + 8 + 16 + 16
 
 
 def test_a_network_by_name_with_a_state_is_pruned_like_a_stored_one(

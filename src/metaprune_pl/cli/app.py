@@ -182,10 +182,10 @@ class App(LightningCLI):
                 console.print(table)
             console.print(flat_region_sentence(result))
         elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
-            as_json = self.config["inspect"]["json"]
-            console.print_json(json.dumps(asdict(result))) if as_json else console.print(
-                tables.inspection_table(result)
-            )
+            if self.config["inspect"]["json"]:
+                console.print_json(json.dumps(asdict(result)))
+            else:
+                console.print(*tables.inspection_tables(result), sep="\n")
 
 
 def _as_text(value: Any) -> str:
@@ -212,6 +212,7 @@ def _quiet() -> None:
     """Keep Lightning's adverts, and hints about what is meant to be so, out of the way."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_ADVERTS))
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").addFilter(lambda _: False)  # our message follows
     for hint in _HINTS:
         warnings.filterwarnings("ignore", message=f".*{hint}.*")
 

@@ -1,6 +1,7 @@
 """Lightning's Trainer with our subcommands as methods; LightningCLI reads their signatures."""
 
 import copy
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -214,16 +215,29 @@ class MetapruneTrainer(pl.Trainer):
         )  # fmt: skip
         return run_curve(self.workplace(datamodule), how, grid)
 
-    def inspect(self, network: str) -> Inspection:
-        """Tell what can be pruned in a stored network.
+    def inspect(
+        self,
+        network: str,
+        *,
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
+        input_shape: str | None = None,
+        figure: str | None = None,
+    ) -> Inspection:
+        """Tell what can be pruned in a network, before any training.
 
         Args:
             network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
                 one of these knows, or package.module:function of your own.
             arguments: Keyword arguments of the builder that is named.
             state: File of its weights: safetensors, or a state dict of torch.save.
+            input_shape: Channels, height and width of one image, as in 3,224,224; by default what the network is made
+                for, as far as it tells.
+            figure: File for a picture of the graph (.png, .pdf or .svg).
         """
-        return inspect_network(network)
+        source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+        shape = None if input_shape is None else _as_shape(input_shape)
+        return inspect_network(source, input_shape=shape, figure=figure)
 
     def experiment(self, chain: ExperimentSettings) -> ExperimentSettings:
         """Run the whole method with its controls, and report.
@@ -238,6 +252,13 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _as_shape(text: str) -> tuple[int, int, int]:
+    numbers = re.findall(r"\d+", text)
+    if len(numbers) != 3 or not all(map(int, numbers)):
+        raise ConfigError(f"input_shape '{text}': give channels, height and width, as in 3,224,224.")
+    return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
 def is_main_process() -> bool:

@@ -33,7 +33,9 @@ class Call:
     def where(self) -> str:
         """Module path and tensor of the operation, for errors."""
         shape = "x".join(map(str, self.shape_of(self.node)))
-        return f"module '{self.module or 'the network'}', tensor '{self.node.name}' of shape {shape}"
+        return (
+            f"module '{self.module or 'the network'}', tensor '{self.node.name}'{f' of shape {shape}' if shape else ''}"
+        )
 
     @staticmethod
     def shape_of(node: Any) -> torch.Size:

@@ -4,7 +4,9 @@
 of its elements belongs to; an operation that it does not know is an error, never a guess.
 """
 
+import contextlib
 import copy
+import io
 from typing import Any
 
 import torch
@@ -57,7 +59,7 @@ def trace(network: nn.Module, example: Tensor) -> WeightGraph:
 def _export(network: nn.Module, example: Tensor) -> Any:
     clean = copy.deepcopy(network).eval().requires_grad_(True)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # it prints what it could not follow
             return torch.export.export(clean, (example[:1],), strict=False)
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,12 +1,44 @@
 """What the program sees in a network: the doctor that one runs before any training."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, count_parameters, prunable_groups
+from metaprune_pl.errors import ConfigError, TraceError
+from metaprune_pl.networks import NetworkSource
+from metaprune_pl.pruning import (
+    GroupNorm,
+    PruningGroups,
+    PruningSettings,
+    count_macs,
+    count_parameters,
+    prunable_groups,
+)
 from metaprune_pl.pruning.structured import highest_speed_up
+from metaprune_pl.reports.figures import save_figure
+from metaprune_pl.reports.graph_figure import draw_graph
+
+FIGURES = (".png", ".pdf", ".svg")
+"""Endings of pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupFacts:
+    """A pruning group.
+
+    Attributes:
+        name: Its first layer.
+        layers: Layers whose channels go together.
+        width: Channels of the first layer.
+        units: Number of prunable units: sets of channels that can only go together, over all layers.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    width: int
+    units: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,47 +46,115 @@ class Inspection:
     """What was found in a network.
 
     Attributes:
-        nodes: Number of neurons.
-        edges: Number of connected pairs of neurons.
+        network: What was asked for.
+        input_shape: Shape (C, H, W) of the image that it was traced with.
+        neurons: Number of neurons.
+        neuron_groups: Number of layers that they stand in.
         connections: Number of layers that connect them, identity shortcuts included.
+        edges: Number of connected pairs of neurons.
         parameters: Number of parameters.
         covered: Share of the parameters that lie in the graph.
-        outside: Names of the others.
+        outside: Names of the others, and how many elements each has; they are kept, or cut with the neurons they meet.
         macs: Multiply-accumulates for one image.
-        groups: Prunable channels of each pruning group.
-        fixed: Number of channels that cannot be pruned.
-        highest_speed_up: Speed-up with one channel left in each group.
+        groups: What can be pruned.
+        stays: Layers with channels that cannot be pruned: how many, and why.
+        highest_speed_up: Multiply-accumulates now over those with one unit left in each group.
     """
 
-    nodes: int
-    edges: int
+    network: str
+    input_shape: tuple[int, int, int]
+    neurons: int
+    neuron_groups: int
     connections: int
+    edges: int
     parameters: int
     covered: float
-    outside: tuple[str, ...]
+    outside: dict[str, int]
     macs: int
-    groups: dict[str, int]
-    fixed: int
+    groups: tuple[GroupFacts, ...]
+    stays: dict[str, str]
     highest_speed_up: float
 
 
-def inspect_network(folder: str) -> Inspection:
-    """Trace a stored network and find its pruning groups.
+def inspect_network(
+    source: NetworkSource, *, input_shape: tuple[int, int, int] | None = None, figure: str | None = None
+) -> Inspection:
+    """Trace a network and find its pruning groups.
 
     Args:
-        folder: Folder of a stored network.
+        source: The network.
+        input_shape: Shape of one image; None is what the network is known to be made for.
+        figure: File for a picture of the graph.
+
+    Raises:
+        ConfigError: The picture's ending is not known.
+        NetworkError: The network cannot be built.
+        StorageError: The network cannot be read.
+        TraceError: The network cannot be turned into a graph.
     """
-    network, card = load_network(folder), read_card(folder)
-    example = torch.zeros(1, *card.input_shape)
-    groups = prunable_groups(network, example)
-    graph = groups.graph
-    sizes = dict(network.named_parameters())
+    if figure is not None and Path(figure).suffix not in FIGURES:
+        raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
+    network, card = source.open(input_shape=input_shape)
+    shape = card.input_shape if input_shape is None else input_shape
+    example = torch.zeros(1, *shape)
+    try:
+        groups = prunable_groups(network, example)
+    except TraceError as error:
+        if source.stored or input_shape is not None:
+            raise
+        text = "x".join(map(str, shape))
+        raise TraceError(f"{error} (Traced with an image of {text}; --input_shape sets another.)") from error
+    graph, macs = groups.graph, count_macs(network, example)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    outside = {name: sizes[name] for name in graph.outside}
     total = count_parameters(network)
+    fixed = macs - graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
+    if figure is not None:
+        title = f"{source.network} · {total / 1e6:,.2f} M parameters · {macs / 1e9:,.2f} G multiply-accumulates"
+        save_figure(draw_graph(groups, title), Path(figure))
     return Inspection(
-        nodes=graph.num_nodes, edges=graph.num_edges, connections=len(graph.connections), parameters=total,
-        covered=1 - sum(sizes[name].numel() for name in graph.outside) / total, outside=graph.outside,
-        macs=count_macs(network, example),
-        groups={name: size for name, size in zip(groups.names, groups.sizes().tolist(), strict=True) if size},
-        fixed=int((~groups.prunable).sum()),
-        highest_speed_up=highest_speed_up(groups, network.state_dict(), GroupNorm(), PruningSettings(step=0.05)),
+        network=source.network, input_shape=shape, neurons=graph.num_nodes, neuron_groups=len(graph.groups),
+        connections=len(graph.connections), edges=graph.num_edges, parameters=total,
+        covered=1 - sum(outside.values()) / max(1, total), outside=outside, macs=macs, groups=_facts(groups),
+        stays=_stays(groups),
+        highest_speed_up=highest_speed_up(groups, network.state_dict(), GroupNorm(), PruningSettings(), fixed),
     )  # fmt: skip
+
+
+def _facts(groups: PruningGroups) -> tuple[GroupFacts, ...]:
+    layers: dict[int, list[str]] = {}
+    width: dict[int, int] = {}
+    for layer in groups.graph.groups:
+        for number in groups.group[groups.unit[layer.start : layer.stop]].unique().tolist():
+            layers.setdefault(number, []).append(layer.name)
+            width.setdefault(number, layer.size)
+    return tuple(
+        GroupFacts(name=name, layers=tuple(layers[number]), width=width[number], units=units)
+        for number, (name, units) in enumerate(zip(groups.names, groups.sizes().tolist(), strict=True))
+        if units
+    )
+
+
+def _stays(groups: PruningGroups) -> dict[str, str]:
+    """Layers with channels that cannot be pruned, and why."""
+    graph = groups.graph
+    image = torch.zeros(len(groups.prunable), dtype=torch.bool)
+    classes, counted = image.clone(), image.clone()
+    image[groups.unit[graph.input.start : graph.input.stop]] = True
+    classes[groups.unit[graph.output]] = True
+    counted[groups.unit[graph.fixed]] = True
+
+    def why(units: Tensor) -> str:
+        if bool(image[units].any()):
+            return "the image's channels, or tied to them"
+        if bool(classes[units].any()):
+            return "the classes, or tied to them"
+        assert bool(counted[units].any())
+        return "the forward pass counts on how many they are (zero padding, one gate for all, fixed places)"
+
+    found = {}
+    for layer in graph.groups:
+        units = groups.unit[layer.start : layer.stop]
+        if number := int((~groups.prunable[units]).sum()):
+            found[layer.name] = f"{number} of {layer.size} channels: {why(units[~groups.prunable[units]])}"
+    return found

@@ -134,11 +134,24 @@ def prunable_groups(network: nn.Module, example: Tensor) -> PruningGroups:
 
 
 def highest_speed_up(
-    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings
+    groups: PruningGroups,
+    state: Mapping[str, Tensor],
+    criterion: GroupNorm,
+    settings: PruningSettings,
+    outside: int = 0,
 ) -> float:
-    """Return how much less a network costs when all is removed that may be."""
+    """Return how much less a network costs when all is removed that may be.
+
+    Args:
+        groups: Pruning groups of the network.
+        state: Its parameters by name.
+        criterion: What is important.
+        settings: Floors.
+        outside: Multiply-accumulates that no pruning reaches.
+    """
     everything = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
-    return groups.graph.macs(everything) / groups.graph.macs(_nodes(groups, _least(groups, state, criterion, settings)))
+    least = groups.graph.macs(_nodes(groups, _least(groups, state, criterion, settings)))
+    return (groups.graph.macs(everything) + outside) / max(1, least + outside)
 
 
 def _least(
@@ -308,6 +321,10 @@ def check_prunable(
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise PruningError("the network is frozen: no parameter requires a gradient. Call requires_grad_(True) first.")
     groups = prunable_groups(network, example)
+    if not bool(groups.prunable.any()):
+        raise PruningError(
+            "nothing can be pruned in this network: all its channels are the image's, the classes', or tied."
+        )
     graph = groups.graph
     outside = _outside_macs(network, graph, example)
     least = graph.macs(_nodes(groups, _least(groups, network.state_dict(), GroupNorm(), settings)))

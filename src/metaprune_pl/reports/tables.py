@@ -134,16 +134,35 @@ def _cost_table(costs: Sequence[StageCost]) -> Table:
     return _table("Measured on this machine: time, images trained on, memory at its peak", columns, rows)
 
 
-def inspection_table(inspection: Any) -> Table:
-    """Return what `metaprune inspect` found."""
-    rows = [
-        ("neurons, connected pairs, connections", f"{inspection.nodes}, {inspection.edges}, {inspection.connections}"),
-        ("parameters", f"{inspection.parameters}, {100 * inspection.covered:.2f} % in the graph"),
-        ("outside the graph", ", ".join(inspection.outside) or "none"),
-        ("multiply-accumulates", _count(inspection.macs)),
-        ("pruning groups", f"{len(inspection.groups)} with {sum(inspection.groups.values())} prunable channels"),
-        ("channels that stay", str(inspection.fixed)),
-        ("highest speed-up", f"{inspection.highest_speed_up:.1f}x with one channel left in each group"),
-        *((f"  {name}", f"{size} channels") for name, size in inspection.groups.items()),
-    ]
-    return _table("What can be pruned", ["what", "found"], rows)
+MOST_ROWS = 40
+"""Rows of a table of what was found in a network, at most."""
+
+
+def inspection_tables(found: Any) -> list[RenderableType]:
+    """Return what `metaprune inspect` found: the network as a whole, what can be pruned, and what cannot."""
+    outside = [f"{name} ({_count(size)})" for name, size in found.outside.items()]
+    more = f" and {len(outside) - 12} more" if len(outside) > 12 else ""
+    whole = Table(title=found.network, title_justify="left", show_header=False)
+    for row in (
+        ("image", "x".join(map(str, found.input_shape))),
+        ("multiply-accumulates", _count(found.macs)),
+        ("parameters", f"{_count(found.parameters)}, {100 * found.covered:.2f} % of them in the graph"),
+        ("parameters outside", ", ".join(outside[:12]) + more if outside else "none"),
+        ("neurons", f"{found.neurons:,} in {found.neuron_groups} layers"),
+        ("connections", f"{found.connections} with {found.edges:,} edges"),
+        ("highest speed-up", f"{found.highest_speed_up:.1f}x, with one unit left in each pruning group"),
+    ):
+        whole.add_row(*row)
+    tables: list[RenderableType] = [whole]
+    if found.groups:
+        rest = f" (the first {MOST_ROWS}; --json has all)" if len(found.groups) > MOST_ROWS else ""
+        table = _table(f"What can be pruned: {len(found.groups)} groups{rest}", ["group", "channels", "units"], [])
+        table.add_column("together with", overflow="fold")
+        for g in found.groups[:MOST_ROWS]:
+            others = ", ".join(g.layers[1:4]) + (f" and {len(g.layers) - 4} more" if len(g.layers) > 4 else "")
+            table.add_row(g.name, str(g.width), str(g.units), others)
+        tables.append(table)
+    stays = Table("layer", "why", title="What cannot be pruned", title_justify="left")
+    for name, why in list(found.stays.items())[:MOST_ROWS]:
+        stays.add_row(name, why)
+    return [*tables, stays]

@@ -26,8 +26,13 @@ def check_fits(network: nn.Module, card: NetworkCard, data: object) -> None:
     shape = "x".join(map(str, card.input_shape))
     if not isinstance(data, ImageDataModule) or data.input_shape != card.input_shape:
         raise ConfigError(f"the network was made for images of {shape}; set data to a data set of such images.")
-    training, weight = network.training, next(network.parameters())
-    classes = network.eval()(torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)).shape[1]
+    training, weight = network.training, next(network.parameters(), torch.zeros(()))
+    image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
+    try:
+        classes = network.eval()(image).shape[1]
+    except (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"the network does not turn an image of {shape} into scores [1, K]: {reason}") from error
     network.train(training)
     if classes != data.num_classes:
         raise ConfigError(f"the network tells {classes} classes apart and the data have {data.num_classes}.")

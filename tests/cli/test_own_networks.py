@@ -1,0 +1,92 @@
+"""Networks of one's own that cannot be taken: one clear message each, of `inspect` and of `prune`."""
+
+from pathlib import Path
+
+import pytest
+from test_errors import fails
+
+OWN = """
+import torch
+from torch import nn
+
+class Sorted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.fc = nn.Linear(4, 10)
+    def forward(self, x):
+        return self.fc(torch.sort(self.conv(x).mean((2, 3)), 1).values)
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+    def forward(self, x, y):
+        return self.fc((x + y).flatten(1))
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(linear())
+
+def branching():
+    class Branching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else super().forward(-x)
+    return Branching(*linear())
+"""
+
+
+@pytest.fixture
+def module(workdir: Path, request: pytest.FixtureRequest) -> str:
+    name = f"mine_{abs(hash(request.node.nodeid))}"
+    (workdir / f"{name}.py").write_text(OWN)
+    return name
+
+
+CASES = {
+    "Sorted": "operator 'aten.sort.default' is not supported: module 'the network', tensor 'sort'.",
+    "TwoInputs": "argument: 'y'",
+    "quantised": "the network is quantised (layer '1' is a Linear). Prune it before quantisation.",
+    "branching": "the network cannot be exported with an input of 1x8x8: Could not guard on data-dependent expression",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("command", ["inspect", "prune"])
+def test_one_message(name: str, command: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if command == "inspect":
+        args = ["inspect", f"{module}:{name}", "--input_shape=1,8,8"]
+    else:
+        args = ["prune", "--config=prune_quickstart.yaml", f"--network={module}:{name}", "--metanetwork=null"]
+    status, message = fails(args, capsys)
+    assert status == 1
+    assert CASES[name] in message
+
+
+def test_nothing_to_prune(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["prune", "--config=prune_quickstart.yaml", f"--network={module}:linear", "--metanetwork=null"]
+    status, message = fails(args, capsys)
+    assert status == 1
+    assert "nothing can be pruned in this network: all its channels are the image's, the classes', or tied" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["cifar_resnet", "--input_shape=3,8"], "input_shape '3,8': give channels, height and width, as in 3,224,224."),
+        (["cifar_resnet", "--figure=graph.doc"], "the name of a picture ends in .png, .pdf, .svg."),
+        (["cifar_resnet", "--arguments={depth: 9}"], "depth 9 is not 6n + 2"),
+        (["cifar_resnet", "--input_shape=1,8,8"], "cannot be exported with an input of 1x8x8"),
+        (["mixer_b16_224", "--input_shape=3,100,100"], "cannot be exported with an input of 3x100x100"),
+        (["nowhere:build"], "cannot import 'nowhere' for the network 'nowhere:build'"),
+        (["cifar_resnet", "--state=none.pt"], "no file 'none.pt'"),
+    ],
+)
+def test_inspect(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, message = fails(["inspect", *args], capsys)
+    assert status == 1
+    assert said in message
+    assert list(workdir.iterdir()) == []

@@ -1,0 +1,87 @@
+"""The doctor: what it finds is what the graph and the network say, for a person and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from metaprune_pl.__main__ import main
+from metaprune_pl.networks import NetworkCard, NetworkSettings, NetworkSource, create_network, save_network
+from metaprune_pl.pipelines.inspect import inspect_network
+from metaprune_pl.pruning import count_macs, count_parameters, prunable_groups
+from metaprune_pl.reports.graph_figure import draw_graph, lay_out
+
+
+def found(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, object]:
+    capsys.readouterr()
+    main(["inspect", *args, "--json"])
+    return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+
+def test_numbers_are_those_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = found(capsys, "cifar_resnet", "--arguments={depth: 8, width: 4}", "--input_shape=3,8,8")
+    network = create_network("cifar_resnet", depth=8, width=4)
+    image = torch.zeros(1, 3, 8, 8)
+    assert facts["parameters"] == count_parameters(network)
+    assert facts["macs"] == count_macs(network, image)
+    assert (facts["covered"], facts["outside"]) == (1.0, {})
+    assert facts["neurons"] == 3 + 4 + 2 * (4 + 8 + 16) + 10
+    groups = {group["name"]: group for group in facts["groups"]}  # type: ignore[attr-defined]
+    assert groups["conv1"] == {"name": "conv1", "layers": ["conv1", "layer1.0.conv2"], "width": 4, "units": 4}
+    assert {name: group["units"] for name, group in groups.items()} == {
+        "conv1": 4, "layer1.0.conv1": 4, "layer2.0.conv1": 8, "layer2.0.conv2": 8, "layer3.0.conv1": 16,
+        "layer3.0.conv2": 16,
+    }  # fmt: skip
+    assert list(facts["stays"]) == ["input", "fc"]  # type: ignore[call-overload]
+    one_channel_each = 64 * (3 * 9 + 9 + 9) + 16 * (9 + 9 + 1) + 4 * (9 + 9 + 1) + 10
+    assert facts["highest_speed_up"] == pytest.approx(facts["macs"] / one_channel_each)  # type: ignore[operator]
+
+
+def test_what_stays_is_named_with_its_reason() -> None:
+    source = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4, "shortcut": "pad"})
+    facts = inspect_network(source, input_shape=(3, 8, 8))
+    assert facts.stays["layer2.0.conv2"].startswith("4 of 8 channels: the forward pass counts on how many they are")
+    assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
+    assert facts.stays["fc"] == "10 of 10 channels: the classes, or tied to them"
+    source = NetworkSource(network="torchvision/vit_b_32", arguments={"image_size": 32, "num_classes": 4})
+    facts = inspect_network(source)
+    assert facts.input_shape == (3, 32, 32)
+    assert facts.outside == {"class_token": 768, "encoder.pos_embedding": 1536}
+    assert facts.covered == pytest.approx(1 - 2304 / facts.parameters)
+
+
+def test_a_person_reads_tables(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = NetworkSettings(arguments={"depth": 8, "width": 4})
+    save_network(
+        "net", create_network("cifar_resnet", depth=8, width=4), NetworkCard(settings=settings, input_shape=(3, 8, 8))
+    )
+    main(["inspect", "net", "--figure", "graph.png"])
+    text = capsys.readouterr().out
+    for words in ("multiply-accumulates", "What can be pruned: 6 groups", "What cannot be pruned", "layer1.0.conv2"):
+        assert words in text
+    assert Path("graph.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_resnet", "test_convnext"])
+def test_the_picture_shows_each_group_once_where_no_other_is(name: str) -> None:
+    network, card = NetworkSource(network=name).open()
+    groups = prunable_groups(network, torch.zeros(1, *card.input_shape))
+    bars = lay_out(groups)
+    assert [bar.name for bar in bars] == [group.name for group in groups.graph.groups]
+    assert [bar.size for bar in bars] == [group.size for group in groups.graph.groups]
+    assert all(sum(share for share, _ in bar.colors) == pytest.approx(1) for bar in bars)
+    for number, bar in enumerate(bars):
+        for other in bars[:number]:
+            if (bar.row, bar.x) == (other.row, other.x):
+                assert abs(bar.y - other.y) > (bar.height + other.height) / 2
+    draw_graph(groups, name)
+
+
+def test_a_long_network_goes_on_in_the_next_row_and_ties_share_a_colour() -> None:
+    network, card = NetworkSource(network="cifar_resnet", arguments={"depth": 56, "width": 2}).open()
+    bars = {bar.name: bar for bar in lay_out(prunable_groups(network, torch.zeros(1, *card.input_shape)))}
+    assert {bar.row for bar in bars.values()} == {0, 1}
+    assert bars["layer1.0.conv2"].colors == bars["layer1.8.conv2"].colors == bars["conv1"].colors
+    assert bars["layer1.0.conv2"].colors != bars["layer2.0.conv2"].colors
+    assert bars["layer1.0.conv1"].colors == bars["layer2.3.conv1"].colors != bars["fc"].colors == bars["input"].colors
