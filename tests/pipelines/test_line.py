@@ -17,7 +17,7 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
-from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.networks import create_network, load_network, read_card
 from metaprune_pl.pipelines.prepare import accuracy
 from metaprune_pl.pruning import count_macs, count_parameters
 from metaprune_pl.reports import Curve
@@ -147,6 +147,16 @@ def test_inspect_answers_in_text_and_json(runs: Path, capsys: pytest.CaptureFixt
     assert (found["neurons"], found["edges"]) == (graph.num_nodes, graph.num_edges)
     assert (found["covered"], found["outside"], list(found["stays"])) == (1.0, {}, ["input", "fc"])
     assert sum(group["units"] for group in found["groups"]) == 4 + 4 + 8 + 8 + 16 + 16
+
+
+def test_a_network_by_name_is_finetuned(workdir: Path) -> None:
+    network = "network: cifar_resnet, arguments: {depth: 8, width: 4}"
+    model = f"{{class_path: Finetuning, init_args: {{{network}, optimizer: {{lr: 0.1}}}}}}"
+    main(["fit", "--data=Digits", f"--model={model}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"])
+    card = read_card("runs/unnamed/network")
+    assert (card.input_shape, card.settings.arguments["num_classes"]) == ((1, 8, 8), 10)
+    start = create_network("cifar_resnet", seed=0, **card.settings.arguments)
+    assert not torch.equal(load_network("runs/unnamed/network").conv1.weight, start.conv1.weight)
 
 
 def test_a_network_by_name_with_a_state_is_pruned_like_a_stored_one(

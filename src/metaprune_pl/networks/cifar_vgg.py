@@ -25,6 +25,8 @@ class CifarVGG(nn.Module):
         NetworkError: There is no such depth, or a size is below 1.
     """
 
+    input_size = (3, 32, 32)
+
     def __init__(self, *, depth: int = 19, width: int = 64, num_classes: int = 100, in_channels: int = 3) -> None:
         super().__init__()
         if depth not in _BLOCKS:

@@ -66,7 +66,7 @@ class NetworkSource:
             load_state(network, state)
         name = self.network.replace(":", "/").rpartition("/")[2]
         shape = input_shape or usual_input(network)
-        return network, NetworkCard(settings=settings, input_shape=shape, record={"name": name})
+        return network, NetworkCard(settings=settings.without_downloads(), input_shape=shape, record={"name": name})
 
 
 def usual_input(network: nn.Module) -> Shape:

@@ -150,8 +150,7 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
 
 def unpruned_macs(card: NetworkCard) -> int:
     """Count multiply-accumulates of the network that a stored one was before any pruning, for one image."""
-    settings = card.settings.without_downloads()
-    unpruned = create_network(settings.builder, seed=0, **settings.arguments)
+    unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments)
     return count_macs(unpruned, torch.zeros(1, *card.input_shape))
 
 
