@@ -24,7 +24,7 @@ from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
 from metaprune_pl.pipelines.prune import run_prune
-from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity
+from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningSettings, Sparsity
 from metaprune_pl.reports import Curve, Pruned
 from metaprune_pl.stages import DataModelTraining
 
@@ -222,6 +222,7 @@ class MetapruneTrainer(pl.Trainer):
         arguments: dict[str, Any] | None = None,
         state: str | None = None,
         input_shape: str | None = None,
+        attention: AttentionUnits = "width",
         figure: str | None = None,
     ) -> Inspection:
         """Tell what can be pruned in a network, before any training.
@@ -233,11 +234,12 @@ class MetapruneTrainer(pl.Trainer):
             state: File of its weights: safetensors, or a state dict of torch.save.
             input_shape: Channels, height and width of one image, as in 3,224,224; by default what the network is made
                 for, as far as it tells.
+            attention: What goes together in attention: `width`, the same channels of all heads, or whole `heads`.
             figure: File for a picture of the graph (.png, .pdf or .svg).
         """
         source = NetworkSource(network=network, arguments=arguments or {}, state=state)
         shape = None if input_shape is None else _as_shape(input_shape)
-        return inspect_network(source, input_shape=shape, figure=figure)
+        return inspect_network(source, input_shape=shape, attention=attention, figure=figure)
 
     def experiment(self, chain: ExperimentSettings) -> ExperimentSettings:
         """Run the whole method with its controls, and report.

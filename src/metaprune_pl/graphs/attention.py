@@ -20,6 +20,7 @@ def attention(call: Call) -> Activation:
     call.builder.tie(torch.stack(nodes))
     call.builder.mixed += nodes[:2]
     call.builder.heads.append((nodes[0], nodes[1], nodes[2]))
+    call.builder.attend(call.module, nodes[0].numel() // query.labels.shape[-1], *nodes)
     places = call.shape_of(call.argument(0)).numel() // len(nodes[0])
     tokens = call.shape_of(call.argument(1))[-2]
     call.builder.products += [Product(nodes=part, positions=places * tokens) for part in (nodes[0], nodes[2])]
@@ -71,6 +72,8 @@ def _contract(call: Call, left: str, right: str, output: str, operands: object =
         shared = [letter for letter in left if letter in varying[0] | varying[1]]
         nodes = torch.stack([_aligned(p, ls, shared, size) for p, ls in zip(labels, (left, right), strict=True)])
         call.builder.tie(nodes)
+        heads = math.prod(size[letter] for letter in shared if letter not in summed)
+        call.builder.attend(call.module, heads, *nodes)
         _may_equal_input(call, nodes[0])
         call.builder.mixed += [nodes[0], nodes[1]]
         call.builder.products.append(Product(nodes=nodes[0], positions=work // nodes.shape[1]))
@@ -81,6 +84,8 @@ def _contract(call: Call, left: str, right: str, output: str, operands: object =
     if not varying[0] | varying[1]:
         return none
     call.builder.products.append(Product(nodes=part.flatten(), positions=work // part.numel()))
+    if summed and part.numel() > part.shape[-1] > 1:
+        call.builder.attend(call.module, part.numel() // part.shape[-1], part.flatten())
     order = [letters.index(letter) for letter in output if letter in letters]
     rest = [index for index in range(len(letters)) if index not in order]
     sizes = [part.shape[letters.index(letter)] if letter in letters else 1 for letter in output]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from metaprune_pl.graphs.weight_graph import Connection, Extent, Follower, NeuronGroup, Product, WeightGraph
+from metaprune_pl.graphs.weight_graph import Attention, Connection, Extent, Follower, NeuronGroup, Product, WeightGraph
 
 
 @dataclass
@@ -37,6 +37,7 @@ class GraphBuilder:
     extents: list[Extent] = field(default_factory=list)
     equals: list[Tensor] = field(default_factory=list)
     heads: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    attentions: list[Attention] = field(default_factory=list)
 
     def new_group(self, name: str, size: int, *, depth: int = 0) -> tuple[str, Tensor]:
         """Add neurons and return the group's unique name and their node numbers, [size]."""
@@ -81,6 +82,17 @@ class GraphBuilder:
         """Keep as many of each row: nodes [rows, columns] of one column go together."""
         first = nodes[:1].expand_as(nodes)
         self.ties.append(torch.stack([first.flatten(), nodes.flatten()]))
+
+    def attend(self, module: str, heads: int, *parts: Tensor) -> None:
+        """Note attention: queries and keys, then values, or all at once, each in the order of the heads."""
+        rows = tuple(part.reshape(heads, -1) for part in parts)
+        if len(parts) == 1:  # values of the scores that were last met here
+            index = max((i for i, a in enumerate(self.attentions) if a.module == module), default=-1)
+            if index >= 0 and len(self.attentions[index].parts) == 2:
+                before = self.attentions[index]
+                self.attentions[index] = replace(before, parts=(*before.parts, *rows))
+        else:
+            self.attentions.append(Attention(module=module, parts=rows))
 
     def follow(self, parameter: str, shape: Sequence[int], index: Tensor, nodes: Tensor) -> None:
         """Note which dimension of a parameter outside the graph belongs to neurons.
@@ -153,6 +165,7 @@ class GraphBuilder:
             mixed=number[torch.cat([none, *self.mixed])],
             followers=tuple(replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers),
             products=tuple(replace(p, nodes=number[p.nodes]) for p in self.products),
+            attentions=tuple(replace(a, parts=tuple(number[p] for p in a.parts)) for a in self.attentions),
             extents=tuple(replace(e, nodes=number[e.nodes]) for e in self.extents),
         )  # fmt: skip
         inside = set(graph.parameters)

@@ -118,10 +118,25 @@ class Extent:
     Attributes:
         module: Path of the module.
         nodes: The neurons that it counts.
+        heads: Whether these stand for attention heads.
     """
 
     module: str
     nodes: Tensor
+    heads: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention:
+    """Attention of several heads.
+
+    Attributes:
+        module: Path of its module.
+        parts: Nodes of queries, keys and values, each [heads, width].
+    """
+
+    module: str
+    parts: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +156,7 @@ class WeightGraph:
         followers: Parameters outside the graph that are as wide as neurons are many.
         products: Multiplications of activations with each other.
         extents: Where a forward pass names numbers of neurons.
+        attentions: Attention of several heads.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
     """
 
@@ -154,6 +170,7 @@ class WeightGraph:
     followers: tuple[Follower, ...] = ()
     products: tuple[Product, ...] = ()
     extents: tuple[Extent, ...] = ()
+    attentions: tuple[Attention, ...] = ()
     outside: tuple[str, ...] = ()
 
     @property

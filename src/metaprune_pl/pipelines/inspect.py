@@ -9,6 +9,7 @@ from torch import Tensor
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.pruning import (
+    AttentionUnits,
     GroupNorm,
     PruningGroups,
     PruningSettings,
@@ -77,18 +78,24 @@ class Inspection:
 
 
 def inspect_network(
-    source: NetworkSource, *, input_shape: tuple[int, int, int] | None = None, figure: str | None = None
+    source: NetworkSource,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    attention: AttentionUnits = "width",
+    figure: str | None = None,
 ) -> Inspection:
     """Trace a network and find its pruning groups.
 
     Args:
         source: The network.
         input_shape: Shape of one image; None is what the network is known to be made for.
+        attention: What goes together in attention.
         figure: File for a picture of the graph.
 
     Raises:
         ConfigError: The picture's ending is not known.
         NetworkError: The network cannot be built.
+        PruningError: Whole heads are asked for, and cannot be pruned in this network.
         StorageError: The network cannot be read.
         TraceError: The network cannot be turned into a graph.
     """
@@ -98,7 +105,7 @@ def inspect_network(
     shape = card.input_shape if input_shape is None else input_shape
     example = torch.zeros(1, *shape)
     try:
-        groups = prunable_groups(network, example)
+        groups = prunable_groups(network, example, attention)
     except TraceError as error:
         if source.stored or input_shape is not None:
             raise

@@ -16,7 +16,7 @@ from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
-from metaprune_pl.pruning import GroupNorm, PruningSettings, Sparsity, count_macs
+from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningSettings, Sparsity, count_macs
 from metaprune_pl.pruning.structured import check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 from metaprune_pl.stages.finetuning import check_fits
@@ -139,7 +139,9 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
     elif how.sparsity is not None:
         method = "sparsity_learning"
     if how.finetune.epochs:
-        source = run_finetuning(place, "finetuned", source, how.finetune, how.sparsity, how.criterion)
+        source = run_finetuning(
+            place, "finetuned", source, how.finetune, how.sparsity, how.criterion, how.pruning.attention
+        )
     card = replace(card, record={**card.record, "name": name, "method": method})
     if place.writes and source != Path(how.source.network):
         save_network(source, load_network(source), card)
@@ -175,13 +177,14 @@ def run_finetuning(
     settings: FinetuneSettings,
     sparsity: Sparsity | None,
     criterion: GroupNorm,
+    attention: AttentionUnits = "width",
 ) -> Path:
     """Finetune a stored network in a folder of its own, unless that was done before; return the result's folder."""
     result = place.folder / name / "network"
     if place.agree(not (result / "network.json").is_file()):
         module = Finetuning(
             network=str(source), optimizer=settings.optimizer, label_smoothing=settings.label_smoothing,
-            sparsity=sparsity, criterion=criterion,
+            sparsity=sparsity, criterion=criterion, attention=attention,
         )  # fmt: skip
         trainer = place.trainer(place.folder / name, settings.epochs)
         trainer.fit(module, datamodule=place.data)

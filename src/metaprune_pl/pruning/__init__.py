@@ -6,9 +6,10 @@ Letters in shapes: N nodes, U units (channels that are removed together with all
 from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_latency
 from metaprune_pl.pruning.criteria import GroupNorm, Sparsity
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
+from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.structured import PruningSettings, plan, prunable_groups, prune, remove
 
 __all__ = [
-    "GroupNorm", "PruningGroups", "PruningSettings", "Sparsity", "count_macs", "count_parameters", "find_groups",
-    "measure_latency", "plan", "prunable_groups", "prune", "remove",
+    "AttentionUnits", "GroupNorm", "PruningGroups", "PruningSettings", "Sparsity", "count_macs", "count_parameters",
+    "find_groups", "measure_latency", "plan", "prunable_groups", "prune", "remove",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from metaprune_pl.networks.widths import set_tensors
 from metaprune_pl.pruning.cost import count_macs
 from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
+from metaprune_pl.pruning.heads import AttentionUnits, by_heads
 from metaprune_pl.pruning.rounding import Rounding, rank_within, rounding
 
 _FORWARD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
@@ -29,12 +30,14 @@ class PruningSettings:
         max_ratio: No group loses more than this share of its channels.
         round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them. The speed-up is
             reached all the same.
+        attention: What goes in attention: `width`, the same channels of all heads, or whole `heads`.
     """
 
     step: float = 0.005
     min_channels: int = 1
     max_ratio: float = 1.0
     round_to: int = 1
+    attention: AttentionUnits = "width"
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1 or not 0 <= self.max_ratio <= 1 or min(self.min_channels, self.round_to) < 1:
@@ -103,23 +106,53 @@ def plan(
         kept = _nodes(groups, units)
 
 
-def prunable_groups(network: nn.Module, example: Tensor) -> PruningGroups:
+def prunable_groups(network: nn.Module, example: Tensor, attention: AttentionUnits = "width") -> PruningGroups:
     """Trace a network and find pruning groups that its forward pass can follow.
 
-    One channel of each group is removed for a trial: where the result does not run, attention is kept as wide as what
-    it reads.
+    One unit of each group is removed for a trial: where the result does not run, attention is kept as wide as what it
+    reads.
 
     Args:
         network: Left as it is.
         example: One image as a batch, [1, C, H, W], on the network's device.
+        attention: What goes together in attention.
 
     Raises:
+        PruningError: Whole heads are asked for, and cannot be pruned in this network.
         TraceError: The network cannot be turned into a graph.
     """
     graph = trace(network, example)
+    if attention == "heads" and graph.attentions:
+        graph = by_heads(graph, network)
+        return _groups_of_heads(network, graph, example)
     groups = find_groups(graph)
-    if not graph.equals.numel():
+    if not graph.equals.numel() or _trial(network, example, groups) is None:
         return groups
+    return find_groups(graph, equal_widths=True)
+
+
+def _groups_of_heads(network: nn.Module, graph: WeightGraph, example: Tensor) -> PruningGroups:
+    """Find the groups where attention goes by whole heads; a network without one head is compared with a masked one."""
+    reason: Exception | None = None
+    for equal_widths in (False, True):
+        groups = find_groups(graph, equal_widths=equal_widths)
+        reason = _trial(network, example, groups)
+        if reason is None:
+            units = groups.prunable.clone()
+            units[groups.unit[torch.cat([attention.parts[0][-1] for attention in graph.attentions])]] = False
+            kept = _nodes(groups, units)
+            if all(bool(kept[attention.parts[0][0]].all()) for attention in graph.attentions):
+                try:
+                    _check(network, remove(network, graph, kept), graph, kept, example)
+                except PruningError as error:
+                    reason = error
+                    continue
+            return groups
+    raise PruningError(f"whole heads cannot be pruned in this network ({reason}). Take attention: width.")
+
+
+def _trial(network: nn.Module, example: Tensor, groups: PruningGroups) -> Exception | None:
+    """Remove one unit of each group, and return the error of a forward pass that cannot follow."""
     units = groups.prunable.clone()
     first = torch.full((len(groups.names),), len(units)).scatter_reduce(
         0, groups.group[units], units.nonzero().flatten(), "amin"
@@ -127,10 +160,10 @@ def prunable_groups(network: nn.Module, example: Tensor) -> PruningGroups:
     units[first[(groups.sizes() > 1) & (first < len(units))]] = False
     try:
         with torch.no_grad():
-            remove(network, graph, _nodes(groups, units)).eval()(example)
-    except _FORWARD_ERRORS:
-        return find_groups(graph, equal_widths=True)
-    return groups
+            remove(network, groups.graph, _nodes(groups, units)).eval()(example)
+    except _FORWARD_ERRORS as error:
+        return error
+    return None
 
 
 def highest_speed_up(
@@ -245,11 +278,18 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
     pruned = copy.deepcopy(network)
     set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
     for extent in graph.extents:
-        module, old, new = pruned.get_submodule(extent.module), len(extent.nodes), int(kept[extent.nodes].sum())
-        for name, value in vars(module).items():
-            if type(value) is int and value == old:
-                setattr(module, name, new)
+        old, new = len(extent.nodes), int(kept[extent.nodes].sum())
+        unpruned = vars(network.get_submodule(extent.module))
+        names = [name for name, value in unpruned.items() if type(value) is int and value == old]
+        fitting = [name for name in names if _counts_heads(name) == extent.heads]
+        for name in fitting or names:
+            setattr(pruned.get_submodule(extent.module), name, new)
     return pruned
+
+
+def _counts_heads(name: str) -> bool:
+    """Whether an attribute of this name is a number of heads, not the width of one."""
+    return "head" in name and not any(word in name for word in ("dim", "size", "width", "channel"))
 
 
 def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
@@ -320,7 +360,7 @@ def check_prunable(
     check_speed_ups(speed_ups)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise PruningError("the network is frozen: no parameter requires a gradient. Call requires_grad_(True) first.")
-    groups = prunable_groups(network, example)
+    groups = prunable_groups(network, example, settings.attention)
     if not bool(groups.prunable.any()):
         raise PruningError(
             "nothing can be pruned in this network: all its channels are the image's, the classes', or tied."

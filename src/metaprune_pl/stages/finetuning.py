@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource, save_network
-from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -47,6 +47,7 @@ class Finetuning(LightningModule):
         label_smoothing: Share of the label spread over the other classes.
         sparsity: Sparsity term added to the gradient; None is plain finetuning.
         criterion: Importance that the sparsity term follows.
+        attention: What goes together in attention, for the sparsity term.
         arguments: Keyword arguments of the builder that is named.
         state: File of the weights of a network by name.
 
@@ -62,6 +63,7 @@ class Finetuning(LightningModule):
         label_smoothing: float = 0.0,
         sparsity: Sparsity | None = None,
         criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        attention: AttentionUnits = "width",
         arguments: dict[str, Any] | None = None,
         state: str | None = None,
     ) -> None:
@@ -70,7 +72,7 @@ class Finetuning(LightningModule):
         if self.source.stored:
             self.network, self.card = self.source.open()
         self.optimizer, self.label_smoothing = optimizer, label_smoothing
-        self.sparsity, self.criterion = sparsity, criterion
+        self.sparsity, self.criterion, self.attention = sparsity, criterion, attention
         self.groups: PruningGroups | None = None
 
     def setup(self, stage: str) -> None:
@@ -84,7 +86,7 @@ class Finetuning(LightningModule):
             raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is None:
             example = torch.zeros(1, *self.card.input_shape, device=next(self.network.parameters()).device)
-            self.groups = prunable_groups(self.network, example)
+            self.groups = prunable_groups(self.network, example, self.attention)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, [B, C, H, W] -> [B, K]."""

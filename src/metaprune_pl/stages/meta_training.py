@@ -15,7 +15,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 BatchNormMode = Literal["train", "eval"]
@@ -39,10 +39,12 @@ class DataModel:
     state: dict[str, Tensor]
 
 
-def load_data_model(folder: Path, batch_norm: BatchNormMode, device: torch.device) -> DataModel:
+def load_data_model(
+    folder: Path, batch_norm: BatchNormMode, device: torch.device, attention: AttentionUnits = "width"
+) -> DataModel:
     """Load a stored network and find its graph and pruning groups."""
     network, card = load_network(folder), read_card(folder)
-    groups = prunable_groups(network, torch.zeros(1, *card.input_shape))
+    groups = prunable_groups(network, torch.zeros(1, *card.input_shape), attention)
     for module in network.modules():
         if isinstance(module, _BATCH_NORMS):
             module.train(batch_norm == "train")
@@ -81,6 +83,7 @@ class MetaTraining(LightningModule):
         criterion: The pruning criterion to make networks easy for.
         batch_norm: Mode of the data models' batch norms in the accuracy loss: statistics of the batch (`train`) or the
             data model's running ones (`eval`, as in the authors' code).
+        attention: What goes together in attention: as in the pruning that follows.
         clip: Largest norm of the metanetwork's gradient; 0 is none.
     """
 
@@ -92,13 +95,14 @@ class MetaTraining(LightningModule):
         sparsity: Sparsity = Sparsity(),  # noqa: B008  (frozen)
         criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
         batch_norm: BatchNormMode = "eval",
+        attention: AttentionUnits = "width",
         clip: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.metanetwork = metanetwork
         self.optimizer, self.sparsity, self.criterion = optimizer, sparsity, criterion
-        self.batch_norm, self.clip = batch_norm, clip
+        self.batch_norm, self.attention, self.clip = batch_norm, attention, clip
         self.data_models: list[DataModel] = []
         self._leaves: dict[str, Tensor] = {}
         self._gradient: list[Tensor] = []
@@ -111,7 +115,9 @@ class MetaTraining(LightningModule):
         if not isinstance(zoo, DataModelZoo):
             raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
         if not self.data_models:
-            self.data_models = [load_data_model(path, self.batch_norm, self.device) for path in zoo.models]
+            self.data_models = [
+                load_data_model(path, self.batch_norm, self.device, self.attention) for path in zoo.models
+            ]
 
     def training_step(self, batch: MetaBatch, batch_idx: int) -> None:
         """Take in one micro-batch, and step at the end of the big batch."""

@@ -1,0 +1,55 @@
+"""Pruning of whole attention heads, instead of the same channels of all heads."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.graphs.weight_graph import Attention, Extent, Follower
+
+AttentionUnits = Literal["width", "heads"]
+"""What goes together in attention: the same channels of all heads, or all channels of a head."""
+
+
+def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
+    """Return the topology with whole heads tied, instead of the channels of all heads.
+
+    Args:
+        graph: Topology as traced.
+        network: Its network, for parameters with a value for each head (tables of relative positions, temperatures).
+    """
+    head, owner = torch.full((2, graph.num_nodes), -1)
+    for number, attention in enumerate(graph.attentions):
+        for part in attention.parts:
+            head[part] = torch.arange(len(part))[:, None].expand_as(part)
+            owner[part] = number
+    first, second = graph.ties
+    across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
+    whole = [_tied(part) for attention in graph.attentions for part in attention.parts]
+    whole += [_tied(torch.stack([p[:, 0] for p in attention.parts], 1)) for attention in graph.attentions]
+    inside = [e for e in graph.extents if bool((owner[e.nodes] >= 0).all()) and len(head[e.nodes].unique()) == 1]
+    counts = [Extent(module=a.module, nodes=a.parts[0][:, 0], heads=True) for a in graph.attentions]
+    return replace(
+        graph, ties=torch.cat([graph.ties[:, ~across], *whole], 1), mixed=graph.mixed[owner[graph.mixed] < 0],
+        extents=(*(e for e in graph.extents if all(e is not other for other in inside)), *counts),
+        followers=(*graph.followers, *(f for a in graph.attentions for f in _tables(a, graph, network))),
+    )  # fmt: skip
+
+
+def _tied(rows: Tensor) -> Tensor:
+    """Pairs that tie the nodes of each row, [2, pairs]."""
+    return torch.stack([rows[:, :1].expand_as(rows).flatten(), rows.flatten()])
+
+
+def _tables(attention: Attention, graph: WeightGraph, network: nn.Module) -> list[Follower]:
+    """Parameters of an attention module with one value, row or column for each head."""
+    known = {*graph.parameters, *(follower.parameter for follower in graph.followers)}
+    heads, prefix = attention.parts[0][:, 0], f"{attention.module}." if attention.module else ""
+    found = []
+    for name, parameter in network.named_parameters():
+        dims = [dim for dim, size in enumerate(parameter.shape) if size == len(heads) > 1]
+        if name.startswith(prefix) and name not in known and len(dims) == 1:
+            found.append(Follower(parameter=name, dim=dims[0], nodes=heads))
+    return found
