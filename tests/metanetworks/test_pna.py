@@ -154,7 +154,7 @@ def assert_same(fast: Metanetwork, graph: WeightGraph, features: Features, toler
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
 @pytest.mark.parametrize(("kernels", "taps"), KERNELS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
 def test_dense_blocks_give_the_outputs_and_gradients_of_message_passing_edge_by_edge(
     pruned: bool, kernels: str, taps: list[int], dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -175,7 +175,7 @@ class _Depthwise(nn.Module):
         return self.fc(torch.relu(self.depthwise(torch.relu(self.conv(x)))).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
 def test_nodes_with_one_neighbour_agree_with_the_reference(dtype: torch.dtype, tolerance: float) -> None:
     network = randomize(_Depthwise()).to(dtype)
     graph = trace(network, torch.zeros(1, 1, 8, 8, dtype=dtype))
@@ -189,7 +189,7 @@ def test_nodes_with_one_neighbour_agree_with_the_reference(dtype: torch.dtype, t
     assert_same(random_metanetwork().to(dtype), graph, features, tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
 def test_constant_node_features_agree_with_the_reference(dtype: torch.dtype, tolerance: float) -> None:
     graph, features = resnet_graph(False, dtype)
     constant = Features(nodes=torch.full_like(features.nodes, 0.5), edges=features.edges)

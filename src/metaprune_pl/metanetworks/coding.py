@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, TraceError
 
-Kernels = Literal["pad", "per_size"]
+KernelSizes = Literal["pad", "per_size"]
 
 
 class Decoder(nn.Module):
@@ -50,7 +50,7 @@ class Coding(nn.Module):
     """
 
     def __init__(
-        self, *, node_features: int, hidden: int, kernels: Kernels, taps: list[int], node_ratio: float,
+        self, *, node_features: int, hidden: int, kernels: KernelSizes, taps: list[int], node_ratio: float,
         edge_ratio: float, edge_scale: float,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -60,6 +60,7 @@ class Coding(nn.Module):
         if not taps or min(taps) < 1:
             raise ConfigError(f"taps {taps}: name at least one number of kernel positions, such as [1, 9].")
         self.kernels = kernels
+        self.hidden = hidden
         self.ratios = node_ratio, edge_ratio
         self.edge_scale = edge_scale
         self.node_encoder = nn.Linear(node_features, hidden)
@@ -77,16 +78,29 @@ class Coding(nn.Module):
 
     def encode_edges(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         """Equation (13): [..., T] -> [..., H]."""
-        edges = self._pad(edges, kernel)
-        return self.edge_encoders[self._size(edges)](edges * self.edge_scale)  # type: ignore[no-any-return]
+        return self.edge_encoders[self._size(kernel)](self._pad(edges, kernel) * self.edge_scale)  # type: ignore[no-any-return]
 
     def decode_edges(self, hidden: Tensor, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         """Equations (21) and (23): [..., H] and the input [..., T] -> [..., T]."""
-        delta = self.edge_decoders[self._size(self._pad(edges, kernel))](hidden)
+        delta = self.edge_decoders[self._size(kernel)](hidden)
         return edges + self.ratios[1] * self._crop(delta, kernel)
 
-    def _size(self, edges: Tensor) -> str:
-        size = str(edges.shape[-1])
+    def edge_encoder(self, kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The encoder of one kernel size: weight [H, T], with `edge_scale` in it, and bias [H]."""
+        values = dict(self.edge_encoders[self._size(kernel)].named_parameters())
+        return self._crop(values["weight"], kernel) * self.edge_scale, values["bias"]
+
+    def edge_decoder(self, kernel: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The decoder of one kernel size: [H, H], [H], [T, H] and [T], the last two times the residual coefficient."""
+        values = dict(self.edge_decoders[self._size(kernel)].named_parameters())
+        last, bias = self._crop(values["last.weight"].t(), kernel).t(), self._crop(values["last.bias"], kernel)
+        return values["first.weight"], values["first.bias"], self.ratios[1] * last, self.ratios[1] * bias
+
+    def _size(self, kernel: tuple[int, int]) -> str:
+        if self.kernels == "pad":
+            self._margins(kernel)
+            return str(self.side**2)
+        size = str(kernel[0] * kernel[1])
         if size not in self.edge_encoders:
             known = ", ".join(self.edge_encoders)
             raise TraceError(

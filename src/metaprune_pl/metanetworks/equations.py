@@ -1,0 +1,147 @@
+"""The metanetwork on one dense piece of a network, forward and backward: equations (13) to (23) of the paper.
+
+A piece has rows r (output neurons), columns c (input neurons) and hidden channels. Edges are [H, G, R, C]: with the
+hidden channel first, the encoder, the edge update and most gradients are matrix products. The nodes' factors are
+[5, H, G, R] and [5, H, G, C]: a, b = inv a, p, q and p' = inv p. Nothing of the size of the edges outlives a call.
+`engine` joins the pieces; `native.cpp` computes the same with all loops fused.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOOR = 1e-5
+"""Variances below this count as zero, as in torch_geometric's standard deviation."""
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that statistics are accumulated in: half precision would not hold them."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def encode(raw: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Equation (13): e_0 = W w + b; [G, R, C, T], [H, T] and [H] -> [H, G, R, C]."""
+    edges = torch.addmm(bias[:, None], weight, raw.flatten(0, 2).t())
+    return edges.view(len(bias), *raw.shape[:3])
+
+
+def update_factor(rows: Tensor, columns: Tensor) -> Tensor:
+    """Equation (19): what one layer multiplies the edges with, 1 + p_r q_c + q_r p'_c, [H, G, R, C]."""
+    left, right = rows[2:4].permute(1, 2, 3, 0).flatten(0, 1), columns[3:5].permute(1, 2, 0, 3).flatten(0, 1)
+    product = torch.baddbmm(left.new_ones(1, 1, 1), left, right)
+    return product.view(*rows.shape[1:], columns.shape[3])
+
+
+def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Equations (14) and (15): messages y_rc = a_r e_rc to the columns and b_c e_rc to the rows, reduced.
+
+    Returns:
+        Sum of y, of y^2, maximum of y and of -y and how often each is attained, at the rows [6, H, G, R] and columns
+        [6, H, G, C]. The receiver's factor, which all messages to a node have in common, is not in y.
+    """
+    to_columns = _reduce(rows[0, ..., None] * edges, 2)
+    return _reduce(columns[1, :, :, None] * edges, 3), to_columns
+
+
+def _reduce(messages: Tensor, dim: int) -> Tensor:
+    wide = accumulator(messages.dtype)
+    high, low = messages.amax(dim), messages.amin(dim)
+    attained = [(messages == extreme.unsqueeze(dim)).sum(dim, dtype=wide) for extreme in (high, low)]
+    total, squares = messages.sum(dim, dtype=wide), messages.to(wide).square().sum(dim)
+    return torch.stack([total, squares, high.to(wide), -low.to(wide), *attained])
+
+
+def aggregate(received: Tensor, counts: Tensor, factor: Tensor) -> Tensor:
+    """Equation (18): mean, standard deviation, maximum and minimum of each node's messages.
+
+    Args:
+        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and of -y,
+            [..., N, 4, H].
+        counts: Number of messages, at least 1, [..., N].
+        factor: z, [N, H].
+
+    Returns:
+        [..., N, 4, H].
+    """
+    total, squares, high, low = received.unbind(-2)
+    many = counts[..., None].to(total)
+    mean = factor * total / many
+    variance = factor.square() * squares / many - mean.square()
+    deviation = variance.clamp(min=FLOOR).sqrt().masked_fill(variance <= FLOOR, 0.0)
+    high, low = factor * high, factor * -low
+    return torch.stack([mean, deviation, torch.where(factor >= 0, high, low), torch.where(factor >= 0, low, high)], -2)
+
+
+def message_gradient(messages: Tensor, dim: int, received: Tensor) -> Tensor:
+    """Gradient of equation (18) for each message y: gS + 2 gQ y + [y = M] gM / #M - [-y = m] gm / #m.
+
+    Args:
+        messages: [H, G, R, C].
+        dim: The senders' dimension.
+        received: gS, 2 gQ, gM / #M, gm / #m, M and m at the receivers, [6, H, G, C] or [6, H, G, R].
+    """
+    total, square, high, low, highest, lowest = received.unsqueeze(dim + 1)
+    gradient = torch.addcmul(total, square, messages)
+    gradient += (messages == highest) * high
+    gradient -= (messages == -lowest) * low
+    return gradient
+
+
+def layer_backward(
+    edges: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, to_rows: Tensor, to_columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Backward pass of equations (14), (15) and (19).
+
+    Args:
+        edges: e of this layer, [H, G, R, C].
+        gradient: In: of the next layer's edges, [H, G, R, C]. Out: of this layer's.
+        rows: Factors at the rows.
+        columns: Factors at the columns.
+        to_rows: What `message_gradient` takes for the messages that the rows receive, [6, H, G, R].
+        to_columns: The same for the columns, [6, H, G, C].
+
+    Returns:
+        Gradients of the factors at the rows, [5, H, G, R], and at the columns, [5, H, G, C].
+    """
+    g_rows, g_columns = torch.zeros_like(rows), torch.zeros_like(columns)
+    a, b = rows[0, ..., None], columns[1, :, :, None]
+    u = message_gradient(a * edges, 2, to_columns)
+    own = u * a
+    g_rows[0] = u.mul_(edges).sum(3)
+    u = message_gradient(b * edges, 3, to_rows)
+    own.addcmul_(u, b)
+    g_columns[1] = u.mul_(edges).sum(2)
+    t = edges * gradient
+    g_rows[2:4] = (t @ columns[3:5].permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+    g_columns[3:5] = (rows[2:4].permute(1, 2, 0, 3) @ t).permute(2, 0, 1, 3)
+    gradient.mul_(update_factor(rows, columns)).add_(own)
+    return g_rows, g_columns
+
+
+def decode(
+    edges: Tensor, raw: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor
+) -> Tensor:  # fmt: skip
+    """Equations (21) and (23): LayerNorm, two layers, and the residual connection.
+
+    Args:
+        edges: e of the last layer, [H, G, R, C].
+        raw: Edge features that came in, [G, R, C, T].
+        first: [H, H].
+        first_bias: [H].
+        last: Times the residual coefficient, [T, H].
+        last_bias: The same, [T].
+    """
+    x = F.layer_norm(edges.flatten(1).t(), (len(first),))
+    delta = F.linear(F.silu(F.linear(x, first, first_bias)), last, last_bias)
+    return raw + delta.view_as(raw)
+
+
+def decode_backward(
+    edges: Tensor, raw: Tensor, decoder: tuple[Tensor, ...], gradient: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradient of `decode` for the edges, [H, G, R, C], and for the four parameters."""
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_() for value in (edges, *decoder)]
+        new = decode(leaves[0], raw, *leaves[1:])
+    g_edges, *g_decoder = torch.autograd.grad(new, leaves, gradient)
+    return g_edges, tuple(g_decoder)
