@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from helpers import random_kept, random_resnet, randomize, relative_error
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import SCHEMAS, Features, WeightGraph, read, trace
 from metaprune_pl.metanetworks import PNAMetanetwork, native
-from metaprune_pl.metanetworks.blocks import batch_blocks
+from metaprune_pl.metanetworks.blocks import Block, batch_blocks
+from metaprune_pl.metanetworks.engine import EdgeBlock, Kernels
+from metaprune_pl.metanetworks.native import NativeKernels
+from metaprune_pl.metanetworks.plain import PlainKernels
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.pruning import find_groups, remove
 
@@ -130,13 +134,38 @@ def test_constant_features_have_the_reference_s_gradient_below_the_floor_of_the_
     assert worst(result(PNAMetanetwork, engine, case, torch.float64), expected) < 1e-8  # far from 1: e-6 of e-6
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_equal_messages_share_the_gradient_of_their_extremes(engine: str) -> None:
-    graph, features, settings = CASES["resnet"]
-    ones = Features(nodes=torch.ones_like(features.nodes), edges=tuple(map(torch.ones_like, features.edges)))
-    case = graph, ones, {**settings, "layers": 1}  # after a layer, rounding makes equal numbers differ
-    expected = result(PyGMetanetwork, "auto", case, torch.float64)
-    assert worst(result(PNAMetanetwork, engine, case, torch.float64), expected) < 1e-12
+@pytest.mark.parametrize(
+    "kernels", [PlainKernels, lambda: PlainKernels(9), pytest.param(NativeKernels, marks=NEEDS_COMPILER)]
+)
+def test_equal_messages_share_the_gradient_of_their_extremes(kernels: Callable[[], Kernels]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(-1, 2, (1, 7, 9, 1), generator=generator).double()  # exact, and full of equal numbers
+    block = Block((0,), (1,), torch.arange(7)[None], torch.arange(7, 16)[None], (1, 1))
+    encoder, hidden = (torch.ones(4, 1).double(), torch.zeros(4).double()), 4
+    factors = torch.zeros(16, 5, hidden).double()
+    factors[:, :2] = torch.randint(1, 3, (16, 2, hidden), generator=generator)
+    values, own = [EdgeBlock(block, raw, encoder, ())], kernels()
+    received = own.statistics(values, [factors])
+    weights = torch.randn(2, 16, 4, hidden, generator=generator).double()
+    to = torch.cat([weights, received[:, :, 2:4]], 2)
+    to[:, :, 1] *= 2
+    to[:, :, 2:4] /= received[:, :, 4:].clamp(min=1)
+    gradient = torch.zeros(raw.numel() * hidden).double()
+    found = own.layer_backward(values, [factors], to, [gradient])
+
+    leaf = factors.clone().requires_grad_()  # autograd's amax shares the gradient out, too
+    edges = raw[0].expand(7, 9, hidden)
+    to_rows, to_columns = leaf[7:, None, 1] * edges.transpose(0, 1), leaf[:7, None, 0] * edges
+    total = torch.zeros(()).double()
+    for y, statistics, weight in (
+        (to_rows, received[0, :7], weights[0, :7]), (to_columns, received[1, 7:], weights[1, 7:])
+    ):  # fmt: skip
+        reduced = torch.stack([y.sum(0), y.square().sum(0), y.amax(0), (-y).amax(0)], 1)
+        counts = torch.stack([(y == y.amax(0)).sum(0), (y == y.amin(0)).sum(0)], 1)
+        assert torch.equal(statistics, torch.cat([reduced.detach(), counts], 1))
+        total = total + (reduced * weight).sum()
+    total.backward()
+    torch.testing.assert_close(found, leaf.grad)
 
 
 @pytest.mark.parametrize("name", ["pruned bottleneck", "transformer"])
