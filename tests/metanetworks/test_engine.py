@@ -24,9 +24,8 @@ from metaprune_pl.metanetworks.plain import PlainKernels
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.pruning import find_groups, remove
 
-ENGINES = [
-    "plain", pytest.param("native", marks=pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler"))
-]  # fmt: skip
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler")
+ENGINES = ["plain", pytest.param("native", marks=NEEDS_COMPILER)]
 Case = tuple[WeightGraph, Features, dict[str, Any]]
 
 
