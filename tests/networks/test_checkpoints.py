@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import masked_logits, randomize
+from metaprune_pl.errors import StorageError
 from metaprune_pl.graphs import trace
-from metaprune_pl.networks import NetworkSource
+from metaprune_pl.networks import NetworkSource, create_network
 from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, find_groups, plan, remove
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -92,6 +93,21 @@ def test_a_public_checkpoint_loads_is_pruned_and_equals_its_masked_self(layout: 
     small = remove(network, graph, kept)
     assert 2.0 <= macs / count_macs(small, image) < 2.1
     torch.testing.assert_close(small(IMAGES), masked_logits(network, graph, kept, IMAGES), rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_of_other_names_throughout_loads_by_its_order(workdir: Path) -> None:
+    expected = create_network("cifar_resnet", seed=2, depth=20, num_classes=100)
+    paths = {name.rpartition(".")[0]: None for name in expected.state_dict()}
+    renamed = {path: f"features.unit{number}.{'conv' if number % 2 else 'bn'}" for number, path in enumerate(paths)}
+    state = {f"{renamed[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": v for n, v in expected.state_dict().items()}
+    torch.save(state, "state.pth")
+    source = NetworkSource(network="cifar_resnet", arguments={"depth": 20, "num_classes": 100}, state="state.pth")
+    found = source.open()[0].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
+    shuffled = dict(sorted(state.items(), key=lambda item: len(item[0])))
+    torch.save({name: value for name, value in shuffled.items()}, "state.pth")
+    with pytest.raises(StorageError, match="the state does not fit the network"):
+        source.open()
 
 
 @pytest.mark.parametrize("depth", [32, 44, 56])

@@ -132,13 +132,24 @@ def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> No
     assert NetworkSource(network="small").open()[1].settings == card.settings
 
 
-def test_a_stored_network_does_not_have_just_any_function_called(workdir: Path) -> None:
+def test_a_stored_network_does_not_have_just_any_function_called(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card = NetworkCard(settings=NetworkSettings(arguments={"depth": 8, "width": 4}), input_shape=(3, 8, 8))
     save_network("evil", create_network("cifar_resnet", depth=8, width=4), card)
     data = json.loads(Path("evil/network.json").read_text())
     data["settings"] = {"builder": "os:mkdir", "arguments": {"path": "harm"}}
     Path("evil/network.json").write_text(json.dumps(data))
     with pytest.raises(StorageError, match=r"neither below the current folder nor annotated.* it is not called"):
+        load_network("evil")
+    assert not Path("harm").exists()
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"purelib": str(workdir / "site")})
+    Path("site").mkdir()
+    Path("site/installed_here.py").write_text("def harm(path): open(path, 'w')")
+    monkeypatch.syspath_prepend("site")  # an environment inside the current folder
+    data["settings"] = {"builder": "installed_here:harm", "arguments": {"path": "harm"}}
+    Path("evil/network.json").write_text(json.dumps(data))
+    with pytest.raises(StorageError, match="it is not called"):
         load_network("evil")
     assert not Path("harm").exists()
     for harmless in ("torch.nn:Identity", "torchvision.models:resnet18"):

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,8 @@ def find_own(name: str) -> Callable[..., nn.Module]:
 def check_harmless(name: str) -> None:
     """Refuse to call just any function because a stored network names it.
 
-    It must be a class of modules, be annotated to return one, or be defined below the current folder.
+    It must be a class of modules, be annotated to return one, or be the user's own: below the current folder, and not
+    of an installed package.
 
     Raises:
         StorageError: It is none of these.
@@ -84,8 +86,10 @@ def check_harmless(name: str) -> None:
         return
     function = find_own(name)
     source = getattr(sys.modules.get(getattr(function, "__module__", None) or ""), "__file__", None)
-    if source is not None and Path(source).resolve().is_relative_to(Path.cwd()):
-        return
+    if source is not None and Path(source).resolve().is_relative_to(Path.cwd().resolve()):
+        installed = {Path(path).resolve() for path in sysconfig.get_paths().values()} - {Path.cwd().resolve()}
+        if not any(Path(source).resolve().is_relative_to(path) for path in installed):
+            return
     try:
         result = function if inspect.isclass(function) else get_type_hints(function).get("return")
     except (NameError, TypeError):

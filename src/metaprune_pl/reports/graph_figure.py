@@ -224,6 +224,7 @@ class _Page:
         for bar in bars:
             columns.setdefault((bar.row, bar.x), []).append(_short(bar.name))
         for (row, x), names in columns.items():
+            names = names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"]
             y = self.middles[row] - self.tall[row] / 2 - 0.08
             self.axes.text(x, y, "\n".join(names), fontsize=6, rotation=90, ha="center", va="top", linespacing=1.0)
 
