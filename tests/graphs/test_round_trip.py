@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import ConcatNet, PlainNet, random_kept, random_resnet, randomize
+from helpers import ConcatNet, PlainNet, masked_logits, random_kept, random_resnet, randomize
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs import SCHEMAS, Connection, Features, WeightGraph, read, trace, write
 from metaprune_pl.graphs.features import READ_ONLY
-from metaprune_pl.pruning import find_groups, remove
+from metaprune_pl.pruning import find_groups, prunable_groups, remove
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -272,12 +272,29 @@ def test_an_unknown_operator_is_an_error_that_names_operator_module_and_tensor()
     assert "tensor 'cumsum' of shape 1x4x8x8" in message
 
 
-def test_a_layer_that_is_used_twice_is_refused() -> None:
-    shared = nn.Conv2d(4, 4, 1)
-    with pytest.raises(TraceError, match=r"parameter 'block\.\d\.weight' is used twice.*module 'block\.2'"):
-        network = _WithBlock(nn.Identity())
-        network.block = nn.Sequential(shared, nn.ReLU(), shared)
-        trace(network, IMAGE)
+def test_a_layer_that_is_used_twice_has_one_set_of_neurons() -> None:
+    network, shared = _WithBlock(nn.Identity()), nn.Conv2d(4, 4, 1)
+    network.block = nn.Sequential(shared, nn.ReLU(), shared)
+    graph, state = trace(network, IMAGE), network.state_dict()
+    assert [c.parameter for c in graph.connections] == ["conv.weight", "block.0.weight", "fc.weight"]
+    new = write(
+        graph,
+        Features(nodes=read(graph, state, SCHEMAS["universal"]).nodes, edges=_doubled(graph, state)),
+        state,
+        SCHEMAS["universal"],
+    )
+    assert torch.equal(new["block.2.weight"], 2 * state["block.0.weight"])  # its other name
+    groups = prunable_groups(network, IMAGE)
+    kept = torch.ones(graph.num_nodes, dtype=torch.bool)
+    kept[groups.unit == groups.unit[3]] = False  # the first channel of conv, and of the layer that reads itself
+    small = remove(network, graph, kept)
+    assert small.block[0] is small.block[2] and small.block[0].weight.shape == (3, 3, 1, 1)
+    images = torch.randn(2, *IMAGE.shape[1:])
+    assert torch.allclose(small(images), masked_logits(network, graph, kept, images), atol=1e-6)
+
+
+def _doubled(graph: WeightGraph, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(2 * edges for edges in read(graph, state, SCHEMAS["universal"]).edges)
 
 
 def test_an_input_that_the_network_cannot_take_is_an_error_that_names_its_shape() -> None:

@@ -274,8 +274,8 @@ class _FixedWidth(nn.Module):
         return self.fc(x.mean((2, 3)).view(-1, 4) if self.view else (x + self.scale).mean((2, 3)))
 
 
-def test_a_network_whose_forward_counts_on_a_width_is_refused() -> None:
-    with pytest.raises(PruningError, match=r"does not run.*counts on a fixed width"):
+def test_what_a_forward_counts_on_stays_whole() -> None:
+    with pytest.raises(PruningError, match="nothing can be pruned in this network"):
         pruned(_FixedWidth(view=True).eval(), 1.5)
 
 

@@ -1,11 +1,12 @@
 """What a trace has found so far: neuron groups and connections under provisional node numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from metaprune_pl.graphs.labels import shrink, varying
 from metaprune_pl.graphs.weight_graph import Attention, Connection, Extent, Follower, NeuronGroup, Product, WeightGraph
 
 
@@ -32,6 +33,7 @@ class GraphBuilder:
     fixed: list[int] = field(default_factory=list)
     ties: list[Tensor] = field(default_factory=list)
     mixed: list[Tensor] = field(default_factory=list)
+    several: list[Tensor] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
@@ -58,6 +60,13 @@ class GraphBuilder:
         for group in self.groups:
             if torch.equal(nodes, torch.arange(group.start, group.start + group.size)):
                 return group.name
+        return None
+
+    def filled_by(self, parameters: set[str]) -> Tensor | None:
+        """Return the nodes whose slots these parameters fill, [K]."""
+        for group in self.groups:
+            if parameters & set(group.slots.values()):
+                return torch.arange(group.start, group.start + group.size)
         return None
 
     def depth(self, nodes: Tensor) -> int:
@@ -94,8 +103,27 @@ class GraphBuilder:
         else:
             self.attentions.append(Attention(module=module, parts=rows))
 
+    def count(self, module: str, *parts: Tensor) -> None:
+        """Note that a forward pass names how many neurons there are in each part."""
+        self.extents.append(Extent(module=module, parts=tuple(part.flatten() for part in parts)))
+
+    def tie_counted(self, modules: Mapping[str, object]) -> None:
+        """Tie neurons that the same attribute of a module counts: there is one number for all of them."""
+        counted: dict[tuple[str, int], Tensor] = {}
+        for extent in self.extents:
+            (nodes, *others), numbers = extent.parts, vars(modules[extent.module]).values()
+            if others or not any(type(value) is int and value == len(nodes) for value in numbers):
+                continue
+            first = counted.setdefault((extent.module, len(nodes)), nodes)
+            pairs = torch.stack([first, nodes])
+            self.ties.append(pairs[:, (pairs >= 0).all(0)])
+
+    def fix(self, nodes: Tensor) -> None:
+        """Keep neurons: something counts on how many they are."""
+        self.fixed += nodes[nodes >= 0].flatten().tolist()
+
     def follow(self, parameter: str, shape: Sequence[int], index: Tensor, nodes: Tensor) -> None:
-        """Note which dimension of a parameter outside the graph belongs to neurons.
+        """Note which dimension of a parameter outside the graph belongs to neurons; where none does, neurons stay.
 
         Args:
             parameter: Name of the parameter.
@@ -103,17 +131,31 @@ class GraphBuilder:
             index: Which of its elements meets each element of an activation, any shape.
             nodes: The node of each element of the activation, the same shape.
         """
-        coordinates = torch.unravel_index(index.flatten(), list(shape))
-        nodes = nodes.flatten()
-        for dim, coordinate in enumerate(coordinates):
-            of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
-            if shape[dim] > 1 and bool((of_index >= 0).any()) and torch.equal(of_index[coordinate], nodes):
-                known = next((f for f in self.followers if (f.parameter, f.dim) == (parameter, dim)), None)
-                if known is None:
-                    self.followers.append(Follower(parameter=parameter, dim=dim, nodes=of_index))
-                elif not torch.equal(known.nodes, of_index):  # it meets the neurons of two layers: they go together
-                    self.tie(torch.stack([known.nodes, of_index]))
-                return
+        if not varying(shrink(index)) & varying(shrink(nodes)):
+            return  # the same for all neurons
+        index, nodes = index.flatten(), nodes.flatten()
+        coordinates = torch.unravel_index(index, list(shape))
+        for shared in (False, True):  # last, whether a place may meet several neurons: those of all heads
+            for dim, coordinate in enumerate(coordinates):
+                of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
+                fits = torch.equal(of_index[coordinate], nodes)
+                if shared:
+                    highest = torch.full((int(nodes.max()) + 2,), -1).scatter(0, nodes + 1, coordinate)
+                    fits = torch.equal(highest[nodes + 1], coordinate)
+                if shape[dim] > 1 and bool((of_index >= 0).any()) and fits:
+                    if shared:
+                        self.ties.append(torch.stack([of_index[coordinate], nodes])[:, nodes >= 0].unique(dim=1))
+                    self._add_follower(Follower(parameter=parameter, dim=dim, nodes=of_index))
+                    return
+        self.fix(nodes)
+
+    def _add_follower(self, follower: Follower) -> None:
+        known = next((f for f in self.followers if (f.parameter, f.dim) == (follower.parameter, follower.dim)), None)
+        if known is None:
+            self.followers.append(follower)
+        elif not torch.equal(known.nodes, follower.nodes):  # it meets the neurons of two layers: they go together
+            both = torch.stack([known.nodes, follower.nodes])
+            self.ties.append(both[:, (both >= 0).all(0)])
 
     def can_absorb(self, main: str, shortcut: str) -> bool:
         """Whether the shortcut's parameters find free slots on the main branch's nodes."""
@@ -163,10 +205,11 @@ class GraphBuilder:
             ties=number[torch.cat([pairs, *self.ties], 1)],
             equals=number[torch.cat([pairs, *self.equals], 1)],
             mixed=number[torch.cat([none, *self.mixed])],
+            several=number[torch.cat([none, *self.several])],
             followers=tuple(replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers),
             products=tuple(replace(p, nodes=number[p.nodes]) for p in self.products),
             attentions=tuple(replace(a, parts=tuple(number[p] for p in a.parts)) for a in self.attentions),
-            extents=tuple(replace(e, nodes=number[e.nodes]) for e in self.extents),
+            extents=tuple(replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents),
         )  # fmt: skip
         inside = set(graph.parameters)
         return replace(graph, outside=tuple(name for name in parameters if name not in inside))
@@ -190,4 +233,6 @@ class GraphBuilder:
         if rows is None or connection.parameter is None:
             return replace(connection, target=number[connection.target], source=number[connection.source])
         target = number[first + rows[:, 0]][None]
-        return replace(connection, target=target, source=number[connection.source], rows=rows, kernel=(1, 3))
+        places = connection.kernel[0] * connection.kernel[1]
+        kernel = (1, 3) if places == 1 else (3, places)
+        return replace(connection, target=target, source=number[connection.source], rows=rows, kernel=kernel)

@@ -1,6 +1,7 @@
 """One operation of the exported program, and what its arguments stand for."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.builder import GraphBuilder
-from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, channels
+from metaprune_pl.graphs.labels import NOBODY, Activation, Joined, Parameter, channels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,6 +22,7 @@ class Call:
         operator: Its name without `aten.`.
         module: Path of the innermost module that it runs in.
         values: What the nodes before it stand for.
+        constant: Gives the value of a node that depends on no activation and no parameter, or None.
     """
 
     builder: GraphBuilder
@@ -28,6 +30,7 @@ class Call:
     operator: str
     module: str
     values: dict[torch.fx.Node, Any]
+    constant: Callable[[Any], Tensor | None]
 
     @property
     def where(self) -> str:
@@ -57,34 +60,81 @@ class Call:
         value = self.value(node)
         if not isinstance(value, Activation):
             raise TraceError(f"operator 'aten.{self.operator}' on a tensor without neurons: {self.where}.")
-        return Activation(value.labels, value.owner if len(node.users) == 1 else None)
+        return replace(value, owner=value.owner if len(node.users) == 1 else None)
 
     def parameter(self, index: int) -> Parameter | None:
-        """Return an argument that must be a parameter or buffer, or absent."""
+        """Return an argument that must be a parameter or buffer, perhaps computed element by element, or absent."""
         node = self.argument(index)
         value = self.value(node)
         if node is None:
             return None
-        if isinstance(value, Parameter) and value.moved is None:
+        if isinstance(value, Parameter) and value.in_order:
             return value
         raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
 
     def neurons(self, activation: Activation, dim: int) -> Tensor:
-        """Return the nodes along a dimension of the first argument, [C]."""
+        """Return the nodes along a dimension of the first argument, [C]; partners may lie along others only."""
         nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))
-        if nodes is None or bool((nodes == NOBODY).any()):
+        crossed = any(part.shape[dim] > 1 for part in activation.partners)
+        if nodes is None or crossed or bool((nodes == NOBODY).any()):
             raise TraceError(
                 f"operator 'aten.{self.operator}' reads a tensor whose channels are not in one dimension: {self.where}."
             )
         return nodes
 
-    def produce(self, outputs: int, inputs: Tensor, weight: Parameter, bias: Parameter | None) -> tuple[str, Tensor]:
-        """Add the neurons of a layer that reads the given nodes."""
-        if any(connection.parameter == weight.name for connection in self.builder.connections):
-            raise TraceError(f"parameter '{weight.name}' is used twice, which is not supported: {self.where}.")
+    def share(self, activation: Activation, dim: int, parameters: list[Parameter]) -> None:
+        """Let parameters follow a dimension of an activation whose neurons also change along others (heads)."""
+        along = activation.labels.movedim(dim, -1)
+        for parameter in parameters:
+            self.builder.follow(
+                parameter.name, parameter.shape, parameter.elements.flatten(1)[:, 0].expand(along.shape)
+                if parameter.elements.dim() > 1 else parameter.elements.expand(along.shape), along,
+            )  # fmt: skip
+
+    def produce(self, outputs: int, inputs: Tensor, weight: Parameter, bias: int) -> tuple[str, Tensor]:
+        """Add the neurons of a layer that reads the given nodes; `bias` is the place of that argument."""
         owner, target = self.builder.new_group(
             weight.name.removesuffix(".weight"), outputs, depth=self.builder.depth(inputs) + 1
         )
-        if bias is not None:
-            self.builder.group(owner).slots["bias"] = bias.name
+        slots = self.builder.group(owner).slots
+        for companion in weight.companions:
+            elements = companion.elements
+            if elements.numel() == outputs == len(elements) and companion.in_order and "scale" not in slots:
+                slots["scale"] = companion.name
+                continue
+            for dim, nodes in enumerate((target, inputs)):
+                if elements.dim() > dim and elements.shape[dim] == len(nodes) > 1:
+                    along = elements.movedim(dim, 0).flatten(1)[:, 0]
+                    self.builder.follow(companion.name, companion.shape, along, nodes)
+        if weight.normalized:
+            self.builder.mixed.append(inputs)
+            self.builder.several.append(inputs)
+        self._add_bias(bias, owner, target)
         return owner, target
+
+    def _add_bias(self, index: int, owner: str, target: Tensor) -> None:
+        value = self.value(self.argument(index))
+        if isinstance(value, Joined):
+            first = 0
+            for part, size in value.parts:
+                if part is not None:
+                    self.builder.follow(part.name, part.shape, part.elements, target[first : first + size])
+                first += size
+        elif self.argument(index) is not None:
+            bias = self.parameter(index)
+            assert bias is not None
+            self.builder.group(owner).slots["bias"] = bias.name
+            for companion in bias.companions:
+                self.builder.follow(companion.name, companion.shape, companion.elements.expand(target.shape), target)
+
+    def again(self, weight: Parameter, inputs: Tensor, positions: int) -> Tensor | None:
+        """Return the neurons of a layer that has run before, [O]: they are the same, and so are those that it reads."""
+        builder = self.builder
+        for number, connection in enumerate(builder.connections):
+            if connection.parameter == weight.name:
+                if connection.source.numel() != len(inputs):
+                    raise TraceError(f"parameter '{weight.name}' is used for inputs of other widths: {self.where}.")
+                builder.tie(torch.stack([connection.source.flatten(), inputs]))
+                builder.connections[number] = replace(connection, positions=connection.positions + positions)
+                return connection.target.flatten()
+        return None

@@ -140,4 +140,5 @@ def write(graph: WeightGraph, features: Features, state: Mapping[str, Tensor], s
     for connection, edges in zip(graph.connections, features.edges, strict=True):
         if connection.parameter is not None:
             new[connection.parameter] = connection.unblock(edges, state[connection.parameter])
+    new.update({alias: new[name] for alias, name in graph.aliases.items() if alias in new})
     return new

@@ -17,22 +17,50 @@ NOBODY = -1
 
 @dataclass(frozen=True, eq=False)
 class Parameter:
-    """A parameter or buffer met on the walk, perhaps moved.
+    """A parameter or buffer met on the walk, perhaps moved, or computed from element by element.
 
     Attributes:
         name: Its name.
         shape: Its own shape.
         moved: Which of its elements each element of the tensor is; None where nothing was moved.
+        companions: Smaller parameters that took part in its computation (a gain), broadcastable to the tensor.
+        normalized: Statistics of it took part in its computation (weight standardisation).
+        constant: It is a buffer, which no training changes.
     """
 
     name: str
     shape: tuple[int, ...]
     moved: Tensor | None = None
+    companions: tuple["Parameter", ...] = ()
+    normalized: bool = False
+    constant: bool = False
 
     @property
     def elements(self) -> Tensor:
         """Which of the parameter's elements each element of the tensor is."""
         return torch.arange(math.prod(self.shape)).reshape(self.shape) if self.moved is None else self.moved
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the tensor holds each element once, in the parameter's order."""
+        flat = self.elements.flatten()
+        return self.moved is None or torch.equal(flat, torch.arange(math.prod(self.shape)))
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Parameters and constants side by side, such as the biases of queries, keys and values.
+
+    Attributes:
+        parts: Each with its number of elements; None is a constant.
+    """
+
+    parts: tuple[tuple[Parameter | None, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """A mean, variance or length of a parameter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +70,38 @@ class Activation:
     Attributes:
         labels: Node number of each element, broadcastable to the tensor.
         owner: Name of the neuron group whose fresh output this is: all its neurons in order, with no other reader.
+        partners: Further labels, where an element belongs to several neurons (a product of channels with channels).
     """
 
     labels: Tensor
     owner: str | None = None
+    partners: tuple[Tensor, ...] = ()
+
+    @property
+    def all_labels(self) -> tuple[Tensor, ...]:
+        """Labels and partners."""
+        return (self.labels, *self.partners)
+
+
+def nobody(rank: int) -> Activation:
+    """A tensor of so many dimensions that depends on the image and belongs to no neuron."""
+    return Activation(torch.full([1] * rank, NOBODY))
+
+
+def is_nobody(labels: Tensor) -> bool:
+    """Whether no element belongs to a neuron."""
+    return bool((labels == NOBODY).all())
+
+
+def varying(labels: Tensor) -> set[int]:
+    """Return the dimensions along which the neuron changes."""
+    return {dim for dim, size in enumerate(labels.shape) if size > 1}
 
 
 def shrink(labels: Tensor) -> Tensor:
     """Reduce every dimension along which the labels do not vary to length 1."""
+    if not labels.numel():
+        return labels
     for dim in range(labels.dim()):
         first = labels.narrow(dim, 0, 1)
         if labels.shape[dim] > 1 and bool((labels == first).all()):

@@ -7,55 +7,75 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, moved, shrink
-from metaprune_pl.graphs.weight_graph import Extent
+from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, moved, shrink, varying
 
 MOVES = frozenset(
     (
         "flatten.using_ints view.default reshape.default _unsafe_view.default permute.default transpose.int "
         "swapaxes.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims slice.Tensor select.int "
-        "cat.default chunk.default roll.default unbind.int unflatten.int expand.default split.Tensor "
-        "split_with_sizes.default"
+        "cat.default stack.default chunk.default roll.default unbind.int unflatten.int expand.default split.Tensor "
+        "split_with_sizes.default movedim.int movedim.intlist narrow.default flip.default repeat.default tile.default "
+        "repeat_interleave.self_int unfold.default pixel_shuffle.default pixel_unshuffle.default "
+        "channel_shuffle.default t.default tensor_split.sections im2col.default"
     ).split()
 )
 """Operations for `move`."""
-_NAMING = {"view.default", "reshape.default", "_unsafe_view.default", "unflatten.int"}
+_NAMING = {"view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "expand.default"}
 """Operations whose arguments are sizes."""
-_COPYING = {"clone.default", "contiguous.default", "detach.default", "alias.default", "to.dtype"}
-"""Operations that leave a parameter as it is."""
 
 
 def move(call: Call) -> Any:
     """Moves data without changing it: run on the labels themselves."""
     first: Any = call.node.args[0]
-    several = isinstance(first, list | tuple)
-    sources = list(first) if several else [first]
-    full = [_full_labels(call, source, sources) for source in sources]
-    if call.operator == "cat.default":
-        full = _joined(call, full)
-    result = _run(call, full if several else full[0])
-    if isinstance(result, list | tuple):
-        parts = [shrink(part) for part in result]
-        for part in [shrink(full[0]), *parts]:
-            rows = part.reshape(-1, [size for size in part.shape if size > 1][-1]) if part.numel() > 1 else part
-            call.builder.extents.append(Extent(module=call.module, nodes=rows.flatten()[: rows.shape[-1]]))
-        if len({part.shape for part in parts}) == 1 and parts[0].numel() > 1:  # halves stay as wide as each other
-            call.builder.tie(torch.stack([part.flatten() for part in parts]))
-        return [Activation(part) for part in parts]
-    labels = shrink(result)
-    varying = [size for size in labels.shape if size > 1]
-    if len(varying) > 1 and not several and call.activation().labels.numel() == max(call.activation().labels.shape):
-        grid = labels.reshape(-1, varying[-1])
+    if isinstance(first, list | tuple):
+        return _move_several(call, list(first))
+    x = call.activation()
+    shape = call.shape_of(first)
+    results = [rerun(call, labels.expand(shape)) for labels in x.all_labels]
+    if isinstance(results[0], list | tuple):
+        parts = [[shrink(part) for part in result] for result in results]
+        _count_parts(call, shrink(x.labels), parts[0])
+        return [Activation(labels, None, tuple(partners)) for labels, *partners in zip(*parts, strict=True)]
+    labels, *partners = (shrink(result) for result in results)
+    sizes = [size for size in labels.shape if size > 1]
+    if len(sizes) > 1 and x.labels.numel() == max(x.labels.shape):
+        grid = labels.reshape(-1, sizes[-1])
         call.builder.tie(grid)  # rows stay as long as each other
-        call.builder.extents.append(Extent(module=call.module, nodes=grid[0]))
-    if not several and len(varying) == 1 and call.operator in _NAMING:
-        call.builder.extents.append(Extent(module=call.module, nodes=labels.flatten()))
-    owner = None if several else call.activation().owner
+        call.builder.count(call.module, grid[0])
+    if len(sizes) == 1 and call.operator in _NAMING:
+        call.builder.count(call.module, labels)
+    if len(sizes) == 1 and call.operator == "slice.Tensor" and labels.numel() < x.labels.numel() == max(x.labels.shape):
+        start = int((x.labels.flatten() == labels.flatten()[0]).nonzero()[0])
+        call.builder.count(call.module, labels)
+        call.builder.count(call.module, x.labels.flatten()[:start])
+    owner = x.owner
     if owner is not None:
         group = call.builder.group(owner)
         whole = torch.arange(group.start, group.start + group.size)
         owner = owner if torch.equal(labels.flatten(), whole) else None
-    return Activation(labels, owner)
+    return Activation(labels, owner, tuple(partners))
+
+
+def _count_parts(call: Call, whole: Tensor, parts: list[Tensor]) -> None:
+    """A split names widths; parts of equal width stay so."""
+    rows = []
+    for part in (whole, *parts):
+        varied = [size for size in part.shape if size > 1]
+        rows.append(part.reshape(-1, varied[-1])[0] if varied else part.flatten())
+        call.builder.count(call.module, rows[-1])
+    if call.operator == "split_with_sizes.default":
+        call.builder.count(call.module, *rows[1:])
+    if len({part.shape for part in parts}) == 1 < parts[0].numel():
+        call.builder.tie(torch.stack([part.flatten() for part in parts]))
+
+
+def _move_several(call: Call, sources: list[Any]) -> Activation:
+    full = [_full_labels(call, source, sources) for source in sources]
+    if any(isinstance(value := call.value(source), Activation) and value.partners for source in sources):
+        raise TraceError(f"operator 'aten.{call.operator}' of products of channels is not supported: {call.where}.")
+    if call.operator == "cat.default":
+        full = _joined(call, full)
+    return Activation(shrink(rerun(call, full)))
 
 
 def _joined(call: Call, full: list[Tensor]) -> list[Tensor]:
@@ -74,8 +94,42 @@ def _joined(call: Call, full: list[Tensor]) -> list[Tensor]:
 def like(call: Call) -> Activation:
     """Takes the shape of another tensor."""
     x = call.activation()
-    labels = shrink(x.labels.expand(call.shape_of(call.argument(0))).reshape(call.shape_of(call.node)))
-    return Activation(labels)
+    shape = call.shape_of(call.argument(0))
+    labels, *partners = (
+        shrink(part.expand(shape).reshape(call.shape_of(call.node)) if "expand" not in call.operator else part)
+        for part in x.all_labels
+    )
+    return Activation(labels, None, tuple(partners))
+
+
+def indexed(call: Call) -> Activation:
+    """Elements chosen by constant places."""
+    x = call.activation()
+    places = [None if index is None else call.constant(index) for index in call.argument(1)]
+    chosen = {dim for dim, index in enumerate(call.argument(1)) if index is not None}
+    if chosen & varying(x.labels) and any(
+        index is not None and place is None for index, place in zip(call.argument(1), places, strict=True)
+    ):
+        raise TraceError(f"operator 'aten.{call.operator}' chooses channels by computed places: {call.where}.")
+    if any(index is not None and place is None for index, place in zip(call.argument(1), places, strict=True)):
+        return Activation(x.labels) if x.labels.numel() == 1 else _unknown_places(call, x)
+    full = x.labels.expand(call.shape_of(call.argument(0)))
+    if chosen & varying(x.labels):
+        call.builder.fix(x.labels)  # the places are for this width
+    return Activation(shrink(torch.ops.aten.index.Tensor(full, places)))
+
+
+def _unknown_places(call: Call, x: Activation) -> Activation:
+    raise TraceError(f"operator 'aten.{call.operator}' with computed places is not supported: {call.where}.")
+
+
+def overlapped(call: Call) -> Activation:
+    """Places of patches are summed back into a map (fold): each channel by itself."""
+    x = call.activation()
+    full = x.labels.expand(call.shape_of(call.argument(0))).double()
+    total, times = (rerun(call, part) for part in (full, torch.ones_like(full)))
+    labels = (total / times.clamp(min=1)).round().long()
+    return Activation(shrink(labels.where(times > 0, labels.flatten()[0])))
 
 
 def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
@@ -94,22 +148,14 @@ def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
     return labels
 
 
-def _run(call: Call, first: Any) -> Any:
-    assert callable(call.node.target)
-    return call.node.target(first, *call.node.args[1:], **call.node.kwargs)
-
-
-def moved_parameter(call: Call) -> Parameter | None:
-    """Return a parameter that was only moved; None is anything else that no activation has a part in."""
-    first = call.node.args[0] if call.node.args else None
-    value = call.value(first) if isinstance(first, torch.fx.Node) else None
-    if isinstance(value, Parameter) and call.operator in _COPYING:
-        return value
-    if isinstance(value, Parameter) and call.operator in MOVES:
-        result = _run(call, value.elements)
-        if isinstance(result, Tensor):
-            return Parameter(value.name, value.shape, result)
-    return None
+def rerun(call: Call, first: Any) -> Any:
+    """Run a moving operation on another tensor than its own, of the same shape."""
+    target: Any = call.node.target
+    if call.operator == "im2col.default":  # not there for whole numbers
+        return target(first.double(), *call.node.args[1:], **call.node.kwargs).long()
+    if call.operator == "view.default":  # labels may lie otherwise in memory
+        return first.reshape(call.node.args[1])
+    return target(first, *call.node.args[1:], **call.node.kwargs)
 
 
 def item(call: Call) -> Any:
@@ -130,3 +176,25 @@ def pad(call: Call) -> Activation:
     if not any(amounts):
         return x
     return Activation(moved(x, x.labels.shape, lambda labels: torch.nn.functional.pad(labels, amounts, value=NOBODY)))
+
+
+def overwritten(call: Call) -> Activation:
+    """A tensor written over another of the same neurons."""
+    old, new = call.activation(), call.activation(1)
+    if not torch.equal(old.labels, new.labels) and not (is_nobody(old.labels) and is_nobody(new.labels)):
+        raise TraceError(f"operator 'aten.{call.operator}' writes over other channels: {call.where}.")
+    return Activation(old.labels, None, old.partners)
+
+
+def opaque(call: Call) -> list[Activation | None]:
+    """An operation that is not followed, such as a recurrent layer: neurons before and behind it stay as many."""
+    for node in call.node.all_input_nodes:
+        if isinstance(value := call.value(node), Activation):
+            for labels in value.all_labels:
+                call.builder.fix(labels)
+    width = call.node.meta["val"][0].shape[-1]
+    rank = call.node.meta["val"][0].dim()
+    depth = call.builder.depth(call.activation().labels.flatten()) + 1
+    _, target = call.builder.new_group(call.module, width, depth=depth)
+    call.builder.fix(target)
+    return [Activation(target.reshape(*[1] * (rank - 1), -1)), *[None] * (len(call.node.meta["val"]) - 1)]

@@ -1,8 +1,10 @@
 """Normalisations: their parameters belong to the neurons that they read."""
 
+import torch
+
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.labels import Activation
+from metaprune_pl.graphs.labels import Activation, varying
 
 
 def batch_norm(call: Call) -> Activation:
@@ -31,9 +33,13 @@ def layer_norm(call: Call) -> Activation:
     x = call.activation()
     if len(call.argument(1)) != 1:
         raise TraceError(f"operator 'aten.{call.operator}' over several dimensions is not supported: {call.where}.")
+    names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
+    if len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1:  # each head by itself, with the same parameters
+        call.builder.mixed.append(x.labels.flatten())
+        call.share(x, -1, [p for _, index in names if (p := call.parameter(index)) is not None])
+        return Activation(x.labels, None, x.partners)
     nodes = call.neurons(x, -1)
     call.builder.mixed.append(nodes)
-    names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
     found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
     home = call.builder.owner_of(nodes)  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
     return _norm(call, x, -1, home, found)
@@ -42,6 +48,10 @@ def layer_norm(call: Call) -> Activation:
 def _norm(call: Call, x: Activation, dim: int, home: str | None, found: dict[str, str]) -> Activation:
     """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
     source = call.neurons(x, dim)
+    names = set(found.values())
+    if names and (known := call.builder.filled_by(names)) is not None:  # the same norm once more: the same neurons
+        call.builder.tie(torch.stack([known, source]))
+        return Activation(x.labels, None, x.partners)
     group = None if home is None else call.builder.group(home)
     if group is not None and group.size == len(source) and not any(slot in group.slots for slot in found):
         group.slots.update(found)
@@ -51,4 +61,4 @@ def _norm(call: Call, x: Activation, dim: int, home: str | None, found: dict[str
     call.builder.group(owner).slots.update(found)
     shape = [1] * x.labels.dim()
     shape[dim] = -1
-    return Activation(target.reshape(shape), owner)
+    return Activation(target.reshape(shape), owner, x.partners)

@@ -41,6 +41,7 @@ class Connection:
         target: Nodes that it leads to, [G, O].
         source: Nodes that it comes from, [G, I].
         kernel: Extent of the taps, (kH, kW); their product is T.
+        inputs_first: The parameter's first dimension are inputs, its second the outputs of one group (transposed conv).
         rows: Rows of the parameter for each output neuron, [O, R], where one has several (query, key and value of an
             attention neuron); these are the taps then.
         taps_first: The parameter's input dimension counts taps first, then neurons (flattened channels-last maps).
@@ -53,6 +54,7 @@ class Connection:
     source: Tensor
     kernel: tuple[int, int] = (1, 1)
     taps_first: bool = False
+    inputs_first: bool = False
     rows: Tensor | None = None
     positions: int = 0
 
@@ -71,15 +73,22 @@ class Connection:
         """View the parameter as edges: its own shape -> [G, O, I, T]."""
         groups, outputs, inputs, taps = self.shape
         if self.rows is not None:
-            return parameter[self.rows].transpose(1, 2)[None]
+            rows = parameter.reshape(len(parameter), inputs, -1)[self.rows]  # [O, R, I, K]
+            return rows.transpose(1, 2).reshape(1, outputs, inputs, taps)
         if self.taps_first:
             return parameter.reshape(groups, outputs, taps, inputs).transpose(2, 3)
+        if self.inputs_first:
+            return parameter.reshape(groups, inputs, outputs, taps).transpose(1, 2)
         return parameter.reshape(groups, outputs, inputs, taps)
 
     def unblock(self, edges: Tensor, like: Tensor) -> Tensor:
         """Undo `block`: [G, O, I, T] -> the shape of `like`."""
         if self.rows is not None:
-            return edges[0].transpose(1, 2).flatten(0, 1)[torch.argsort(self.rows.flatten())]
+            outputs, several = self.rows.shape
+            rows = edges[0].reshape(outputs, edges.shape[2], several, -1).transpose(1, 2).flatten(0, 1)
+            return rows[torch.argsort(self.rows.flatten())].reshape(like.shape)
+        if self.inputs_first:
+            edges = edges.transpose(1, 2)
         return (edges.transpose(2, 3) if self.taps_first else edges).reshape(like.shape)
 
 
@@ -117,12 +126,12 @@ class Extent:
 
     Attributes:
         module: Path of the module.
-        nodes: The neurons that it counts.
+        parts: The neurons that it counts; several parts are the sizes of a split.
         heads: Whether these stand for attention heads.
     """
 
     module: str
-    nodes: Tensor
+    parts: tuple[Tensor, ...]
     heads: bool = False
 
 
@@ -147,16 +156,18 @@ class WeightGraph:
         groups: Neuron groups in node order; the first is the input.
         connections: Blocks of edges in the order of the network's operations.
         output: Nodes of the network's output, in the order of the classes, [K].
-        fixed: Nodes that are added to zero padding of a fixed number of channels, so that none can be removed.
+        fixed: Nodes that have to stay, since something is made for as many (zero padding of a shortcut, a constant).
         ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split, [2, pairs].
         equals: Pairs of nodes of attention and of what it reads, where both are as wide: some forward passes count on
             that, [2, pairs].
         mixed: Nodes that are normalised together with others of their layer (layer norm), so that removing one changes
             what the others give.
+        several: Nodes of which more than one of each pruning group has to stay: weights from them are standardised.
         followers: Parameters outside the graph that are as wide as neurons are many.
         products: Multiplications of activations with each other.
         extents: Where a forward pass names numbers of neurons.
         attentions: Attention of several heads.
+        aliases: Further names of parameters and buffers that a network shares, to the names that stand here.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
     """
 
@@ -167,10 +178,12 @@ class WeightGraph:
     ties: Tensor
     equals: Tensor
     mixed: Tensor
+    several: Tensor
     followers: tuple[Follower, ...] = ()
     products: tuple[Product, ...] = ()
     extents: tuple[Extent, ...] = ()
     attentions: tuple[Attention, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
 
     @property

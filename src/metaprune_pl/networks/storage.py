@@ -21,7 +21,7 @@ from torch import nn
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.create import NetworkSettings, create_network
 from metaprune_pl.networks.names import check_harmless
-from metaprune_pl.networks.widths import layer_widths, set_attributes, set_tensors, size_attributes
+from metaprune_pl.networks.widths import all_tensors, layer_widths, set_attributes, set_tensors, size_attributes
 
 FORMAT = 1
 
@@ -45,7 +45,7 @@ class NetworkCard:
     record: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, list[int]] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
-    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
+    attributes: dict[str, dict[str, int | list[int]]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
         attributes=size_attributes(network),
     )  # fmt: skip
     with whole_folder(Path(folder)) as new:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in all_tensors(network).items()}
         save_file(tensors, new / "weights.safetensors")
         (new / "network.json").write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=1))
     return card

@@ -23,17 +23,20 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         StorageError: A tensor is missing, unknown, or has other dimensions than the layer can take.
     """
-    own = network.state_dict(keep_vars=True)
+    own = all_tensors(network)
+    tensors = {**{name: own[name] for name in own.keys() - network.state_dict().keys()}, **tensors}
     if missing := sorted(own.keys() ^ tensors.keys()):
         side = "lack" if missing[0] in own else "have besides"
         raise StorageError(f"the weights {side} '{missing[0]}' ({len(missing)} names differ): another network's file?")
+    shared: dict[int, nn.Parameter] = {}
     for name, old in own.items():
         path, _, leaf = name.rpartition(".")
         module, value = network.get_submodule(path), tensors[name]
         if value.dim() != old.dim():
             raise StorageError(f"'{name}' has {value.dim()} dimensions in the file and {old.dim()} in the network.")
         if isinstance(old, nn.Parameter):
-            module._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
+            new = shared.setdefault(id(old), nn.Parameter(value, requires_grad=old.requires_grad))
+            module._parameters[leaf] = new
         else:
             module._buffers[leaf] = value
     for module in network.modules():
@@ -47,6 +50,11 @@ def _match_attributes(module: nn.Module) -> None:
         if module.groups > 1:  # whole groups are removed, so the outputs of one group stay as many
             module.groups = out_channels // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = out_channels, per_group * module.groups
+    elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        in_channels, per_group = module.weight.shape[:2]
+        if module.groups > 1:
+            module.groups = in_channels // (module.in_channels // module.groups)
+        module.in_channels, module.out_channels = in_channels, per_group * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.LayerNorm) and module.weight is not None:
@@ -59,19 +67,33 @@ def _match_attributes(module: nn.Module) -> None:
         module.num_features = module.weight.shape[0]
 
 
-def size_attributes(network: nn.Module) -> dict[str, dict[str, int]]:
+def all_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network by name, and the buffers that its `state_dict` leaves out."""
+    return {**dict(network.named_buffers(remove_duplicate=False)), **network.state_dict(keep_vars=True)}
+
+
+def is_sizes(value: object) -> bool:
+    """Whether an attribute is a whole number, or several of them."""
+    return type(value) is int or (
+        isinstance(value, list | tuple) and bool(value) and all(type(part) is int for part in value)
+    )
+
+
+def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]:
     """Return the whole numbers that modules keep as attributes, which pruning may have set: path to name to value."""
     found = {}
     for path, module in network.named_modules():
         numbers = {
-            name: value for name, value in vars(module).items() if type(value) is int and not name.startswith("_")
+            name: list(value) if isinstance(value, list | tuple) else value
+            for name, value in vars(module).items()
+            if is_sizes(value) and not name.startswith("_")
         }
         if numbers and not isinstance(module, (*_LAYERS, nn.Dropout)):
             found[path] = numbers
     return found
 
 
-def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
+def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, int | list[int]]]) -> None:
     """Set what `size_attributes` returned of a network of the same kind.
 
     Raises:
@@ -82,9 +104,10 @@ def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, int
         if path not in modules:
             raise StorageError(f"network.json names the module '{path}', which the network does not have.")
         for name, value in numbers.items():
-            setattr(modules[path], name, value)
+            kind = tuple if isinstance(getattr(modules[path], name, None), tuple) else type(value)
+            setattr(modules[path], name, kind(value))  # type: ignore[arg-type]
 
 
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:
     """Return the shape of every parameter and buffer by name: the width of every layer."""
-    return {name: list(value.shape) for name, value in network.state_dict().items()}
+    return {name: list(value.shape) for name, value in all_tensors(network).items()}

@@ -7,7 +7,9 @@ from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_late
 from metaprune_pl.pruning.criteria import GroupNorm, Sparsity
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
-from metaprune_pl.pruning.structured import PruningSettings, plan, prunable_groups, prune, remove
+from metaprune_pl.pruning.removal import remove
+from metaprune_pl.pruning.structured import PruningSettings, plan, prune
+from metaprune_pl.pruning.trials import prunable_groups
 
 __all__ = [
     "AttentionUnits", "GroupNorm", "PruningGroups", "PruningSettings", "Sparsity", "count_macs", "count_parameters",

@@ -25,7 +25,8 @@ class PruningGroups:
         graph: Where they come from.
         unit: Unit of each node, [N].
         group: Pruning group of each unit, [U].
-        names: Name of each pruning group: that of its first layer, which alone makes all its units.
+        names: Name of each pruning group: that of its first layer, which alone makes all its units; numbered where
+            parts of the layer go different ways.
         prunable: Whether each unit may be removed, bool [U]: it holds no input, output or fixed node.
         entry_unit: Unit of each entry of `magnitudes`, [P].
         entry_first: Whether an entry belongs to the first parameter of its unit, bool [P].
@@ -40,6 +41,10 @@ class PruningGroups:
     entry_unit: Tensor
     entry_first: Tensor
     members: Tensor
+
+    def nodes(self, units: Tensor) -> Tensor:
+        """Whether each node is kept, given the prunable units that are (bool [U]), bool [N]."""
+        return (units | ~self.prunable)[self.unit]
 
     def sizes(self, kept: Tensor | None = None) -> Tensor:
         """Number of prunable units in each group, or of those that are kept (bool [U]), [groups]."""
@@ -65,7 +70,7 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
     count = int(unit.max()) + 1
     owner = torch.cat([torch.full((group.size,), number) for number, group in enumerate(graph.groups)])
     first_owner = unit.new_zeros(count).scatter_reduce(0, unit, owner, "amin", include_self=False)
-    owners, group = torch.unique(first_owner, return_inverse=True)
+    kinds, group = torch.unique(torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True)
     prunable = torch.ones(count, dtype=torch.bool)
     for nodes in (torch.arange(graph.input.stop), graph.output, graph.fixed):
         prunable[unit[nodes]] = False
@@ -73,10 +78,32 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
     first = entry_unit.new_zeros(count).scatter_reduce(0, entry_unit, entry_member, "amin", include_self=False)
     distinct = torch.unique(torch.stack([entry_unit, entry_member]), dim=1)[0]
     return PruningGroups(
-        graph=graph, unit=unit, group=group, names=tuple(graph.groups[number].name for number in owners.tolist()),
+        graph=graph, unit=unit, group=group, names=_names(graph, kinds[0].tolist()),
         prunable=prunable, entry_unit=entry_unit, entry_first=entry_member == first[entry_unit],
         members=torch.bincount(distinct, minlength=count),
     )  # fmt: skip
+
+
+def _readers(graph: WeightGraph, unit: Tensor, count: int) -> Tensor:
+    """Mark each unit by what reads it, [U]: parts of a layer that go different ways are pruning groups of their own."""
+    reads = [connection.source.flatten() for connection in graph.connections]
+    reads += [product.nodes for product in graph.products]
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(2**40, (len(reads),), generator=generator)
+    marks = torch.zeros(count, dtype=torch.long)
+    for key, nodes in zip(keys, reads, strict=True):
+        marks[unit[nodes]] += key
+    return marks
+
+
+def _names(graph: WeightGraph, owners: list[int]) -> tuple[str, ...]:
+    """Name each group after its first layer; further parts of a layer are numbered."""
+    seen: dict[int, int] = {}
+    names = []
+    for owner in owners:
+        seen[owner] = seen.get(owner, 0) + 1
+        names.append(graph.groups[owner].name + (f":{seen[owner]}" if seen[owner] > 1 else ""))
+    return tuple(names)
 
 
 def magnitudes(graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: Tensor | None = None) -> Tensor:

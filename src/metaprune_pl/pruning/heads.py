@@ -29,8 +29,11 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
     across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
     whole = [_tied(part) for attention in graph.attentions for part in attention.parts]
     whole += [_tied(torch.stack([p[:, 0] for p in attention.parts], 1)) for attention in graph.attentions]
-    inside = [e for e in graph.extents if bool((owner[e.nodes] >= 0).all()) and len(head[e.nodes].unique()) == 1]
-    counts = [Extent(module=a.module, nodes=a.parts[0][:, 0], heads=True) for a in graph.attentions]
+    inside = [
+        extent for extent in graph.extents
+        if bool((owner[torch.cat(extent.parts)] >= 0).all()) and len(head[torch.cat(extent.parts)].unique()) == 1
+    ]  # fmt: skip
+    counts = [Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True) for a in graph.attentions]
     return replace(
         graph, ties=torch.cat([graph.ties[:, ~across], *whole], 1), mixed=graph.mixed[owner[graph.mixed] < 0],
         extents=(*(e for e in graph.extents if all(e is not other for other in inside)), *counts),

@@ -1,6 +1,5 @@
 """Remove the least important channels until a speed-up is reached: our own ranking, step loop and guards."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,16 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
-from metaprune_pl.graphs import Connection, WeightGraph, trace
-from metaprune_pl.networks.widths import set_tensors
+from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.pruning.cost import count_macs
 from metaprune_pl.pruning.criteria import GroupNorm
-from metaprune_pl.pruning.groups import PruningGroups, find_groups
-from metaprune_pl.pruning.heads import AttentionUnits, by_heads
+from metaprune_pl.pruning.groups import PruningGroups
+from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.removal import check_masked, remove
 from metaprune_pl.pruning.rounding import Rounding, rank_within, rounding
-
-_FORWARD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
-"""What forward passes raise that count on a fixed width."""
+from metaprune_pl.pruning.trials import prunable_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,83 +84,23 @@ def plan(
     while True:
         order = _ranking(groups, state, criterion, units, kept)
         priority[order] = len(units) + torch.arange(len(order))
-        while len(found) < len(macs) and graph.macs(_nodes(groups, rounded(units, priority))) <= macs[len(found)]:
-            found.append(_nodes(groups, rounded(units, priority)))
+        while len(found) < len(macs) and graph.macs(groups.nodes(rounded(units, priority))) <= macs[len(found)]:
+            found.append(groups.nodes(rounded(units, priority)))
         if len(found) == len(macs):
             return found
         order = _removable(groups, order, floor)[:per_step]
         if not len(order):
-            least = graph.macs(_nodes(groups, rounded(units, priority)))
+            least = graph.macs(groups.nodes(rounded(units, priority)))
             raise PruningError(
                 f"{macs[len(found)]:.0f} multiply-accumulates are out of reach: at least {least} stay with "
                 f"{settings.floors}."
             )
         priority[order] = int((groups.prunable & ~units).sum()) + torch.arange(len(order))
         after = _without(groups, units, order)
-        while len(found) < len(macs) and graph.macs(_nodes(groups, rounded(after, priority))) <= macs[len(found)]:
-            found.append(_nodes(groups, _fewest(groups, units, order, macs[len(found)], rounded, priority)))
+        while len(found) < len(macs) and graph.macs(groups.nodes(rounded(after, priority))) <= macs[len(found)]:
+            found.append(groups.nodes(_fewest(groups, units, order, macs[len(found)], rounded, priority)))
         units = after
-        kept = _nodes(groups, units)
-
-
-def prunable_groups(network: nn.Module, example: Tensor, attention: AttentionUnits = "width") -> PruningGroups:
-    """Trace a network and find pruning groups that its forward pass can follow.
-
-    One unit of each group is removed for a trial: where the result does not run, attention is kept as wide as what it
-    reads.
-
-    Args:
-        network: Left as it is.
-        example: One image as a batch, [1, C, H, W], on the network's device.
-        attention: What goes together in attention.
-
-    Raises:
-        PruningError: Whole heads are asked for, and cannot be pruned in this network.
-        TraceError: The network cannot be turned into a graph.
-    """
-    graph = trace(network, example)
-    if attention == "heads" and graph.attentions:
-        graph = by_heads(graph, network)
-        return _groups_of_heads(network, graph, example)
-    groups = find_groups(graph)
-    if not graph.equals.numel() or _trial(network, example, groups) is None:
-        return groups
-    return find_groups(graph, equal_widths=True)
-
-
-def _groups_of_heads(network: nn.Module, graph: WeightGraph, example: Tensor) -> PruningGroups:
-    """Find the groups where attention goes by whole heads; a network without one head is compared with a masked one."""
-    reason: Exception | None = None
-    for equal_widths in (False, True):
-        groups = find_groups(graph, equal_widths=equal_widths)
-        reason = _trial(network, example, groups)
-        if reason is None:
-            units = groups.prunable.clone()
-            units[groups.unit[torch.cat([attention.parts[0][-1] for attention in graph.attentions])]] = False
-            kept = _nodes(groups, units)
-            if all(bool(kept[attention.parts[0][0]].all()) for attention in graph.attentions):
-                try:
-                    _check(network, remove(network, graph, kept), graph, kept, example)
-                except PruningError as error:
-                    reason = error
-                    continue
-            return groups
-    raise PruningError(f"whole heads cannot be pruned in this network ({reason}). Take attention: width.")
-
-
-def _trial(network: nn.Module, example: Tensor, groups: PruningGroups) -> Exception | None:
-    """Remove one unit of each group, and return the error of a forward pass that cannot follow."""
-    units = groups.prunable.clone()
-    first = torch.full((len(groups.names),), len(units)).scatter_reduce(
-        0, groups.group[units], units.nonzero().flatten(), "amin"
-    )
-    units[first[(groups.sizes() > 1) & (first < len(units))]] = False
-    try:
-        with torch.no_grad():
-            remove(network, groups.graph, _nodes(groups, units)).eval()(example)
-    except _FORWARD_ERRORS as error:
-        return error
-    return None
+        kept = groups.nodes(units)
 
 
 def highest_speed_up(
@@ -183,7 +120,7 @@ def highest_speed_up(
         outside: Multiply-accumulates that no pruning reaches.
     """
     everything = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
-    least = groups.graph.macs(_nodes(groups, _least(groups, state, criterion, settings)))
+    least = groups.graph.macs(groups.nodes(_least(groups, state, criterion, settings)))
     return (groups.graph.macs(everything) + outside) / max(1, least + outside)
 
 
@@ -210,7 +147,10 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
     """Channels that must stay in each group, [groups]."""
     sizes = groups.sizes()
     by_ratio = sizes - torch.floor(sizes.double() * settings.max_ratio + 1e-9).long()
-    return torch.maximum(torch.full_like(sizes, settings.min_channels), by_ratio)
+    floor = torch.full_like(sizes, settings.min_channels)
+    standardized = groups.group[groups.unit[groups.graph.several]]
+    floor[standardized] = floor[standardized].clamp(min=2)
+    return torch.maximum(floor, by_ratio)
 
 
 def _ranking(
@@ -236,11 +176,6 @@ def _without(groups: PruningGroups, units: Tensor, order: Tensor) -> Tensor:
     return after
 
 
-def _nodes(groups: PruningGroups, units: Tensor) -> Tensor:
-    """Whether each node is kept, given the prunable units that are, bool [N]."""
-    return (units | ~groups.prunable)[groups.unit]
-
-
 def _fewest(
     groups: PruningGroups, units: Tensor, order: Tensor, macs: float, rounded: Rounding, priority: Tensor
 ) -> Tensor:
@@ -248,65 +183,9 @@ def _fewest(
     low, high = 1, len(order)
     while low < high:
         middle = (low + high) // 2
-        enough = groups.graph.macs(_nodes(groups, rounded(_without(groups, units, order[:middle]), priority))) <= macs
+        enough = groups.graph.macs(groups.nodes(rounded(_without(groups, units, order[:middle]), priority))) <= macs
         low, high = (low, middle) if enough else (middle + 1, high)
     return rounded(_without(groups, units, order[:low]), priority)
-
-
-def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
-    """Return a copy of a network without some of its neurons.
-
-    Args:
-        network: Left as it is.
-        graph: Its topology.
-        kept: Which nodes stay, bool [N].
-    """
-    tensors = dict(network.state_dict())
-    for group in graph.groups:
-        stays = kept[group.start : group.stop]
-        for name in set(group.slots.values()):
-            rows = [group.rows[slot] for slot in group.slots if group.slots[slot] == name and slot in group.rows]
-            index = torch.cat([part[stays] for part in rows]).sort().values if rows else stays
-            tensors[name] = tensors[name][index.to(tensors[name].device)]
-    for connection in graph.connections:
-        if connection.parameter is not None:
-            tensors[connection.parameter] = _cut(connection, tensors[connection.parameter], kept)
-    for follower in graph.followers:
-        stays = ((follower.nodes < 0) | kept[follower.nodes]).nonzero().flatten()
-        value = tensors[follower.parameter]
-        tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
-    pruned = copy.deepcopy(network)
-    set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
-    for extent in graph.extents:
-        old, new = len(extent.nodes), int(kept[extent.nodes].sum())
-        unpruned = vars(network.get_submodule(extent.module))
-        names = [name for name, value in unpruned.items() if type(value) is int and value == old]
-        fitting = [name for name in names if _counts_heads(name) == extent.heads]
-        for name in fitting or names:
-            setattr(pruned.get_submodule(extent.module), name, new)
-    return pruned
-
-
-def _counts_heads(name: str) -> bool:
-    """Whether an attribute of this name is a number of heads, not the width of one."""
-    return "head" in name and not any(word in name for word in ("dim", "size", "width", "channel"))
-
-
-def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
-    block = connection.block(parameter)
-    targets, sources = kept[connection.target].to(block.device), kept[connection.source].to(block.device)
-    if connection.rows is not None:
-        rows = connection.rows.to(block.device)[targets[0]].flatten().sort().values
-        return parameter[rows][:, sources[0]]
-    if connection.shape[0] > 1:
-        block = block[targets[:, 0]]
-        assert bool((targets == targets[:, :1]).all()) and bool((sources == targets[:, :1]).all())
-    else:
-        block = block[:, targets[0]][:, :, sources[0]]
-    groups, outputs, inputs, _ = block.shape
-    if parameter.dim() == 2:
-        return (block.transpose(2, 3) if connection.taps_first else block).reshape(outputs, -1)
-    return block.reshape(groups * outputs, inputs, *parameter.shape[2:])
 
 
 def prune(
@@ -340,7 +219,7 @@ def prune(
     state = {name: value.cpu() for name, value in network.state_dict().items()}
     for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):
         pruned = remove(network, graph, kept)
-        _check(network, pruned, graph, kept, example)
+        check_masked(network, pruned, graph, kept, example)
         yield pruned
 
 
@@ -367,7 +246,7 @@ def check_prunable(
         )
     graph = groups.graph
     outside = _outside_macs(network, graph, example)
-    least = graph.macs(_nodes(groups, _least(groups, network.state_dict(), GroupNorm(), settings)))
+    least = graph.macs(groups.nodes(_least(groups, network.state_dict(), GroupNorm(), settings)))
     reach = base_macs / (least + outside)
     if speed_ups[-1] > reach:
         raise PruningError(
@@ -386,27 +265,3 @@ def check_speed_ups(speed_ups: Sequence[float]) -> None:
     if not speed_ups or min(speed_ups) < 1 or list(speed_ups) != sorted(set(speed_ups)):
         given = ", ".join(f"{value:g}" for value in speed_ups)
         raise ConfigError(f"speed-ups [{given}]: give one or more numbers of at least 1, in increasing order.")
-
-
-@torch.no_grad()
-def _check(network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Tensor) -> None:
-    """Compare a pruned network with the original whose removed channels nobody reads."""
-    masked = copy.deepcopy(network).eval()
-    state = masked.state_dict()
-    for connection in graph.connections:
-        if connection.parameter is not None:
-            parameter = state[connection.parameter]
-            block = connection.block(parameter) * kept[connection.source].to(parameter)[:, None, :, None]
-            parameter.copy_(connection.unblock(block, parameter))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *example.shape[1:], generator=generator).to(example)
-    try:
-        after = pruned.eval()(images)
-    except _FORWARD_ERRORS as error:
-        raise PruningError(f"the pruned network does not run: {error}. Its forward counts on a fixed width.") from error
-    if not bool(kept[graph.mixed].all()):
-        return  # a layer norm over fewer channels gives other values than over masked ones
-    before = masked(images)
-    if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()) + 1e-6):
-        gap = float((before - after).abs().max())
-        raise PruningError(f"the pruned network differs from the masked one by {gap:.2g}: it cannot be pruned exactly.")

@@ -1,0 +1,119 @@
+"""The whole line on one network: trace, read, metanetwork, write, prune, train, save, load."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers import randomize
+from metaprune_pl.errors import MetapruneError
+from metaprune_pl.graphs import SCHEMAS, WeightGraph, read, trace, write
+from metaprune_pl.metanetworks import PNAMetanetwork
+from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, load_network, save_network
+from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    name: {"aux_logits": False, "init_weights": False} for name in ("torchvision/googlenet", "torchvision/inception_v3")
+}
+"""Arguments that a network needs besides its name: one output, and no initialisation of half a minute."""
+ERRORS = (MetapruneError, RuntimeError, AssertionError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+"""What counts as a failure of one network and not of the report."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What came of one network; a step that was not reached is False or 0.
+
+    Attributes:
+        network: Name, as `create_network` takes it.
+        parameters: Number of its parameters.
+        traced: The network is a graph.
+        exact: `write(read(state))` is the state, bit for bit; also after pruning.
+        coverage: Share of the parameters that lie in the graph.
+        metanetwork: An untrained metanetwork leaves the logits as they are.
+        speed_up: MACs before over MACs after pruning to 2x.
+        compared: The pruned network was compared with the masked one, and is equal.
+        trains: The pruned network runs forward and backward in training mode.
+        loads: The stored pruned network gives the same logits.
+        seconds: Time for it all.
+        error: What went wrong.
+    """
+
+    network: str
+    parameters: int = 0
+    traced: bool = False
+    exact: bool = False
+    coverage: float = 0.0
+    metanetwork: bool = False
+    speed_up: float = 0.0
+    compared: bool = False
+    trains: bool = False
+    loads: bool = False
+    seconds: float = 0.0
+    error: str = ""
+
+
+def run_line(name: str, side: int, *, metanetwork: bool = True, **arguments: Any) -> Row:
+    """Take one network through the whole line; images are [3, side, side]."""
+    row, start = Row(network=name), time.perf_counter()
+    try:
+        _run(row, side, {**_ARGUMENTS.get(name, {}), **arguments}, metanetwork)
+    except ERRORS as error:
+        row.error = f"{type(error).__name__}: {error}".splitlines()[0]
+    row.seconds = time.perf_counter() - start
+    return row
+
+
+def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> None:
+    network = randomize(create_network(row.network, seed=0, **arguments))
+    image = torch.zeros(1, 3, side, side)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    sizes = {key: value.numel() for key, value in network.named_parameters()}
+    row.parameters = sum(sizes.values())
+    graph = trace(network, image)
+    row.traced = True
+    row.coverage = 1 - sum(sizes[key] for key in graph.outside) / row.parameters
+    row.exact = round_trip_is_exact(graph, network.state_dict())
+    if metanetwork:
+        row.metanetwork = _identity(network, graph, images)
+    macs = count_macs(network, image)
+    (small,) = prune(
+        network, image, speed_ups=[2.0], base_macs=macs, criterion=GroupNorm(normalize="mean"),
+        settings=PruningSettings(step=0.05),
+    )  # fmt: skip
+    row.speed_up = macs / count_macs(small, image)
+    row.compared = _comparable(graph)
+    small.train()(images).sum().backward()
+    row.trains = True
+    again = trace(small.eval(), image)
+    row.exact = row.exact and round_trip_is_exact(again, small.state_dict())
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        settings = NetworkSettings(builder=row.network, arguments=arguments)
+        save_network(folder + "/network", small, NetworkCard(settings=settings, input_shape=(3, side, side)))
+        loaded, own = load_network(folder + "/network")(images), small(images)
+        row.loads = bool(torch.allclose(loaded, own, rtol=1e-4, atol=1e-5 * float(own.abs().max())))
+
+
+def round_trip_is_exact(graph: WeightGraph, state: dict[str, Tensor]) -> bool:
+    """Whether reading and writing leaves every parameter and buffer as it was, bit for bit."""
+    again = write(graph, read(graph, state, SCHEMAS["universal"]), state, SCHEMAS["universal"])
+    return all(torch.equal(state[key], again[key]) for key in state)
+
+
+@torch.no_grad()
+def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
+    """Whether a fresh metanetwork, which is the identity, reads the network and leaves its logits."""
+    taps = sorted({connection.shape[3] for connection in graph.connections})
+    fresh = PNAMetanetwork(layers=1, hidden=2, schema="universal", kernels="per_size", taps=taps)
+    before = network(images)
+    state = network.state_dict()
+    after = torch.func.functional_call(network, fresh.rewrite(graph, state), (images,))
+    return bool(torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()) + 1e-7))
+
+
+def _comparable(graph: WeightGraph) -> bool:
+    """Whether no neuron is normalised together with others, so that removing is the same as masking."""
+    return not graph.mixed.numel()
