@@ -158,9 +158,9 @@ def overrides(name: str) -> dict[str, dict[str, Any]]:
     batch: dict[str, Any] = {"data.init_args.batch_size": 32, "data.init_args.eval_batch_size": 32}
     if kind in {"resnet50", "vit"}:
         batch |= {"data.init_args.batch_size": 4, "data.init_args.workers": 0, "trainer.accumulate_grad_batches": 2}
-    images = {
-        key.replace("init_args.", "init_args.images.init_args.", 1): v for key, v in batch.items() if "data" in key
-    }
+    if name.endswith("224"):
+        batch["data.init_args.image_size"] = 56
+    images = {k.replace("init_args.", "init_args.images.init_args.", 1): v for k, v in batch.items() if "data" in k}
     network = {"model.init_args.network.builder": builder, "model.init_args.network.arguments": arguments}
     initial = {"initial.finetune.epochs": 1, "initial.pruning.step": 0.05}
     data = {**batch, **network, "model.init_args.seeds": [0, 1], "trainer.max_epochs": 1}
@@ -182,16 +182,13 @@ QUICK = {"resnet56_cifar10", "vit_b_16"}
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in EXPERIMENTS])
 def test_an_experiment_runs_on_small_images_of_its_format(name: str, workdir: Path) -> None:
-    make = {
-        "cifar100": lambda root: fake_cifar(root, 100, 2),
-        "svhn": fake_svhn,
-        "cifar10": lambda root: fake_cifar(root, 10, 3),
-    }
-    found = next((make[part] for part in name.split("_") if part in make), None)
-    if found is None:
-        fake_folders(workdir / "datasets" / "imagenet")
+    root = workdir / "datasets"
+    if "cifar" in name:
+        fake_cifar(root, *((100, 2) if "cifar100" in name else (10, 3)))
+    elif "svhn" in name:
+        fake_svhn(root)
     else:
-        found(workdir / "datasets")
+        fake_folders(root / "imagenet")
     main([
         "experiment", "--config", f"{name}.yaml", *QUIET, "--trainer.accelerator=cpu", "--chain.held_out=1",
         "--chain.methods=[metanetwork]", "--chain.speed_ups=[3.2]", f"--chain.overrides={json.dumps(overrides(name))}",

@@ -22,16 +22,22 @@ def cut(images: Tensor, size: tuple[int, int], draws: Tensor, *, flip: bool) -> 
     Returns:
         [B, C, h, w].
     """
-    room = images.shape[2] - size[0], images.shape[3] - size[1]
+    count, channels, rows, columns = images.shape
+    room = rows - size[0], columns - size[1]
     down, right = ((draws[:, axis] * (room[axis] + 1)).long() for axis in (0, 1))
-    number = torch.arange(len(images), device=images.device)
+    number = torch.arange(count, device=images.device)
     if flip:  # windows of mirrored images, counted from the other side
         mirrored = draws[:, 2] >= 0.5
-        number = number + len(images) * mirrored
+        number = number + count * mirrored
         right = torch.where(mirrored, room[1] - right, right)
         images = torch.cat([images, images.flip(3)])
-    windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view, [., C, rows, columns, h, w]
-    return windows[number, :, down, right]
+    channel, row = (torch.arange(n, device=images.device) for n in (channels, size[0]))
+    first = (number * channels)[:, None] + channel  # number of each map, [B, C]
+    starts = ((first * rows + down[:, None])[:, :, None] + row) * columns + right[
+        :, None, None
+    ]  # of each row, [B, C, h]
+    pieces = images.reshape(-1).unfold(0, size[1], 1)  # a view of all pieces of w pixels
+    return pieces.index_select(0, starts.flatten()).view(count, channels, *size)
 
 
 @dataclass(frozen=True, kw_only=True)
