@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{'batch':>6}  {'torchvision, 2 workers':>22}  {'ours':>12}  ratio   (images/s; ours with {args.threads} thread)")
+    print(f"images/s, ours with {args.threads} thread(s)\n batch  torchvision, 2 workers          ours  ratio")
     for batch_size in (128, 500):
         slow, fast = (rate(make(batch_size), batch_size, args.repeats) for make in (theirs, ours))
         print(f"{batch_size:>6}  {slow:>22,.0f}  {fast:>12,.0f}  {fast / slow:.1f}x", flush=True)
