@@ -44,11 +44,10 @@ def test_what_stays_is_named_with_its_reason() -> None:
     assert facts.stays["layer2.0.conv2"].startswith("4 of 8 channels: the forward pass counts on how many they are")
     assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
     assert facts.stays["fc"] == "10 of 10 channels: the classes, or tied to them"
-    source = NetworkSource(network="torchvision/vit_b_32", arguments={"image_size": 32, "num_classes": 4})
-    facts = inspect_network(source)
-    assert facts.input_shape == (3, 32, 32)
-    assert facts.outside == {"class_token": 768, "encoder.pos_embedding": 1536}
-    assert facts.covered == pytest.approx(1 - 2304 / facts.parameters)
+    facts = inspect_network(NetworkSource(network="test_vit"))
+    assert facts.input_shape == (3, 160, 160)
+    assert facts.outside == {"cls_token": 64, "pos_embed": 101 * 64}
+    assert facts.covered == pytest.approx(1 - 102 * 64 / facts.parameters)
 
 
 def test_a_person_reads_tables(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
