@@ -11,6 +11,7 @@ COMMANDS = {
     "data_models": "Make data models: train, prune a little, finetune; several processes may share the work.",
     "prune": "Prune a network to speed-ups: metanetwork, finetune, prune, finetune.",
     "curve": "Draw accuracy over speed-up.",
+    "select": "Choose among the metanetworks of all epochs by their validation curves.",
     "inspect": "Tell what can be pruned in a network, before any training.",
     "experiment": "Run the whole method with its controls, and report.",
 }

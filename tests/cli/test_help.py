@@ -34,3 +34,17 @@ def test_help_says_what_the_command_says_of_itself(command: str) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"metaprune {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["fit", "prune", "curve", "select", "data_models", "experiment"])
+def test_the_settings_of_a_command_come_before_those_of_lightning(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: metaprune {command} --config CONFIG [--KEY VALUE ...]\n")
+    own = {"fit": "--model", "data_models": "--initial", "experiment": "--chain.speed_ups"}.get(
+        command, "--finetune.epochs"
+    )
+    assert printed.index(own) < printed.index("--trainer.accelerator")

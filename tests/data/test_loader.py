@@ -150,9 +150,19 @@ def test_fewer_images_than_one_batch_on_each_device_are_refused() -> None:
 # MetaLoader
 
 
-def meta(micro_batches: int = 3, *, rank: int = 0, ranks: int = 1, rounds: int = 2, count: int = COUNT) -> MetaLoader:
+def meta(
+    micro_batches: int = 3,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    rounds: int = 2,
+    count: int = COUNT,
+    models_per_step: int = 1,
+) -> MetaLoader:
     images = loader(2, count=count, rank=rank, ranks=ranks)
-    return MetaLoader(images, models=4, micro_batches=micro_batches, rounds=rounds)
+    return MetaLoader(
+        images, models=4, micro_batches=micro_batches, rounds=rounds, models_per_step=models_per_step
+    )  # fmt: skip
 
 
 def big_batches(batches: list[MetaBatch]) -> list[list[MetaBatch]]:
@@ -196,9 +206,40 @@ def test_two_ranks_see_the_big_batches_of_one_with_twice_the_micro_batches(count
         assert len(big) == len(parts[0]) == len(parts[1]) == 8
         for whole, left, right in zip(big, *parts, strict=True):
             assert {b.model for b in whole} == {b.model for b in left} == {b.model for b in right}
-            together = [batch for pair in zip(left, right, strict=True) for batch in pair]
-            for found, expected in zip(together, whole, strict=True):
+            for found, expected in zip(left + right, whole, strict=True):
                 assert same(found[:3], expected[:3])
+
+
+@pytest.mark.parametrize("models", [2, 4])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_take_different_data_models_and_see_together_what_one_rank_sees(models: int, ranks: int) -> None:
+    shared = max(1, ranks // models)  # ranks that share a data model
+    one = meta(2 * shared, models_per_step=models)
+    several = [meta(2, rank=rank, ranks=ranks, models_per_step=models) for rank in range(ranks)]
+    for _ in range(2):  # epochs
+        whole, parts = list(one), [list(loader) for loader in several]
+        assert sum(batch.last and batch.step for batch in whole) == 8 // models  # 4 models x 2 rounds
+        assert all(sum(batch.last and batch.step for batch in part) == 8 // models for part in parts)
+        rows = [[batch for part in parts for batch in part[i : i + len(part) * models // 8]]
+                for i in range(0, len(parts[0]), len(parts[0]) * models // 8)]  # fmt: skip
+        for found, expected in zip([batch for row in rows for batch in row], whole, strict=True):
+            assert same(found[:3], expected[:3]) and found.model == expected.model
+        assert {batch.share for batch in whole} == {1 / models}
+        assert {batch.share for part in parts for batch in part} == {1 / max(1, models // ranks)}
+        steps = [whole[i : i + len(whole) * models // 8] for i in range(0, len(whole), len(whole) * models // 8)]
+        assert all(len({batch.model for batch in step}) == models for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ranks": 2, "models_per_step": 3}, "3 and 2 devices"),
+        ({"models_per_step": 3}, "3 does not divide 4 models x 2"),
+    ],
+)
+def test_steps_that_cannot_be_shared_out_are_refused(options: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        meta(**options)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 10, 24])

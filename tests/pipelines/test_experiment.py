@@ -44,7 +44,7 @@ def write_toy_configs(folder: Path) -> None:
 ARGS = [
     "experiment", "--config=quickstart.yaml", "--chain.data_models=toy_data.yaml", "--chain.held_out=2",
     "--chain.meta_training=toy_meta.yaml", "--chain.curve=toy_curve.yaml", "--chain.prune=toy_prune.yaml",
-    "--chain.candidates=2", "--chain.speed_ups=[2, 3]",
+    "--chain.search.how=all", "--chain.speed_ups=[2, 3]",
 ]  # fmt: skip
 
 
@@ -54,8 +54,9 @@ def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
     for row in results["pruned"]:
         for key in [key for key in row if key.startswith(("milliseconds", "latency"))]:
             del row[key]
-    areas = {Path(name).name: area for name, area in report["choice"]["areas"].items()}
-    return {"results": results, "curves": report["curves"], "areas": areas}
+    del results["cost"]
+    choice = report["choices"]["metanetwork"]
+    return {"results": results, "curves": report["curves"], "choice": choice["curves"]}
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +89,25 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
         assert row["accuracy_finetuned"] == pytest.approx((a + b) / 2)
         assert row["accuracy_finetuned_std"] == pytest.approx(abs(a - b) / 2**0.5)  # sample deviation of two
     assert [row["method"] for row in report["results"]["curves"]] == methods
-    best = max(report["choice"]["areas"], key=lambda name: report["choice"]["areas"][name])
-    assert report["choice"]["metanetwork"] == best and len(report["choice"]["areas"]) == 2
+    choice = json.loads((whole / "choice" / "choice.json").read_text())
+    best = max(choice["areas"], key=lambda name: choice["areas"][name])
+    assert Path(choice["metanetwork"]).name == best and list(choice["areas"]) == ["epoch_001", "epoch_002", "epoch_003"]
+    assert f"{best} has the largest area" in report["results"]["choices"]["metanetwork"] == choice["reason"]
     assert "flat region over no metanetwork" in report["results"]["flat_region"]
     costs = {(c["stage"], c["method"]): c for c in report["costs"]}
     assert costs["meta-training", "metanetwork"]["once"] and costs["data models", ""]["cost"]["images"] == 5 * 3 * 1000
     assert not costs["finetuning and curve", "none"]["once"]
     assert costs["finetuning and curve", "none"]["cost"]["images"] == 3 * 1000  # for each network
     assert all(c["cost"]["seconds"] > 0 and c["cost"]["host_bytes"] > 1e8 for c in costs.values())
-    for name in ("report.csv", "curves.csv", "curve.png", "choice.json", "config.yaml"):
+    for name in ("report.csv", "curves.csv", "curve.png", "cost.png", "choice/curves.png", "config.yaml"):
         assert (whole / name).stat().st_size > 0
 
 
 @pytest.mark.slow
 def test_the_choice_is_by_validation_images_and_the_report_by_test_images(whole: Path) -> None:
-    chosen_by = [json.loads(path.read_text())["split"] for path in (whole / "choice").glob("*/curve.json")]
+    chosen_by = [json.loads(path.read_text())["split"] for path in (whole / "choice").rglob("curve.json")]
     reported = [json.loads(path.read_text())["split"] for path in (whole / "networks").glob("*/curve/curve.json")]
-    assert chosen_by == ["validation"] * 2 and reported == ["test"] * 6
+    assert chosen_by == ["validation"] * 3 and reported == ["test"] * 6
 
 
 @pytest.mark.slow
@@ -126,6 +129,11 @@ def test_nothing_is_run_twice_and_a_changed_stage_moves_the_old_aside(
     rows = json.loads((whole / "report.json").read_text())["results"]["pruned"]
     assert [(row["target"], row["method"]) for row in rows] == [(2, "none")]
     assert (whole / "report.old-1" / "report.json").read_text() == again
+    main(ARGS)  # with the settings of before, what was moved aside is back and not run again
+    assert "is again the run with these settings" in capsys.readouterr().err.replace("\n", " ")
+    back = whole / "networks" / "seed_0003-none" / "prune"
+    assert (back / "run.json").stat().st_mtime_ns == times[back] and (back / "speed_up_3").is_dir()
+    assert without_times(json.loads((whole / "report.json").read_text())) == without_times(json.loads(again))
 
 
 @pytest.mark.slow
@@ -168,3 +176,35 @@ def test_a_killed_experiment_continues_to_the_same_report(tmp_path: Path) -> Non
         json.loads((tmp_path / place / "quickstart" / "report.json").read_text()) for place in ("continued", "runs")
     ]
     assert without_times(reports[0]) == without_times(reports[1])
+
+
+@pytest.mark.slow
+def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
+    write_toy_configs(workdir)
+    rows = yaml.safe_load(find_config("criteria_resnet56_cifar10.yaml").read_text())["chain"]["metanetworks"]
+    normalize_alpha = {  # as in the paper's table 2
+        "max_4": ("max", 4), "max_0": ("max", 0), "max_2": ("max", 2), "max_6": ("max", 6), "mean_4": ("mean", 4),
+        "none_4": ("none", 4), "none_0": ("none", 0),
+    }  # fmt: skip
+    assert list(rows) == list(normalize_alpha)
+    main([
+        *ARGS, f"--chain.metanetworks={json.dumps(rows)}", "--chain.methods=[none, metanetwork]", "--chain.held_out=1",
+        "--chain.speed_ups=[2]", "--chain.search.how=binary",
+        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, meta_training: {trainer.max_epochs: 1}}",
+    ])  # fmt: skip
+    runs = workdir / "runs" / "quickstart"
+    report = json.loads((runs / "report.json").read_text())
+    methods = [f"metanetwork_{name}" for name in rows]
+    assert [row["method"] for row in report["results"]["pruned"]] == ["none", *methods]
+    assert [row["method"] for row in report["results"]["curves"]] == ["none", *methods]
+    assert len(report["results"]["flat_region"].splitlines()) == 7
+    assert sorted(path.name for path in runs.glob("meta_training*")) == [
+        f"meta_training_max_{alpha}" for alpha in (0, 2, 4, 6)
+    ]
+    for name, (normalize, alpha) in normalize_alpha.items():
+        metanetwork = Path(report["choices"][f"metanetwork_{name}"]["metanetwork"])
+        training = yaml.safe_load((workdir / metanetwork.parents[1] / "config.yaml").read_text())
+        assert training["model"]["init_args"]["sparsity"]["alpha"] == alpha
+        for stage in (f"choice_{name}", f"networks/seed_0001-metanetwork_{name}/curve",
+                      f"networks/seed_0001-metanetwork_{name}/prune"):  # fmt: skip
+            assert yaml.safe_load((runs / stage / "config.yaml").read_text())["criterion"]["normalize"] == normalize

@@ -23,17 +23,19 @@ from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
 from metaprune_pl.errors import ConfigError, MetapruneError
 from metaprune_pl.pipelines.data_models import missing
 from metaprune_pl.pipelines.experiment import run_experiment
+from metaprune_pl.pipelines.meta_evaluation import MetaEvaluation  # noqa: F401  (gets a short name in configs)
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
-from metaprune_pl.reports.summary import flat_region_sentence
+from metaprune_pl.reports.summary import cost_sentence, flat_region_sentence
 
 HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
 """Trainer flags of an experiment that its stages take over."""
-_OWN = {"prune": {"data"}, "curve": {"data"}, "inspect": set[str](), "experiment": set[str]()}
+_OWN = {"prune": {"data"}, "curve": {"data"}, "select": {"data"}, "inspect": set[str](), "experiment": set[str]()}
 
 _EPOCHS = {
     "prune": "set finetune.epochs and finetune_after.epochs.",
     "curve": "set finetune.epochs.",
+    "select": "set finetune.epochs.",
     "experiment": "set it for a stage, as in --chain.overrides '{data_models: {trainer.max_epochs: 9}}'.",
 }
 
@@ -69,13 +71,17 @@ class App(LightningCLI):
         lightning["fit"].add("weights_only")
         return {
             **lightning, "data_models": {"model", "datamodule"}, "prune": {"datamodule"}, "curve": {"datamodule"},
-            "inspect": set(), "experiment": set(),
+            "select": {"datamodule"}, "inspect": set(), "experiment": set(),
         }  # fmt: skip
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._building = subcommand
         if subcommand != "inspect":
-            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            parser.usage = f"metaprune {subcommand} --config CONFIG [--KEY VALUE ...]"
+            groups = parser._action_groups  # its own settings come first in the help, Lightning's fifty last
+            parser._action_groups = sorted(groups, key=lambda g: any("trainer" in a.dest for a in g._group_actions))
+            return parser
         parser = self.init_parser(**kwargs)  # a plain question needs no trainer, model and data
         parser.add_argument("--json", action="store_true", help="Print JSON.")
         self._subcommand_method_arguments[subcommand] = parser.add_method_arguments(
@@ -132,8 +138,10 @@ class App(LightningCLI):
         folder = RunFolder(Path(trainer.default_root_dir), subcommand, run_key(subcommand, settings))
         if self._inside and folder.foreign and is_main_process():
             _say(f"[yellow]{folder.path} held a run with other settings; it is now {folder.move_aside()}")
+            if folder.bring_back():
+                _say(f"[yellow]{folder.path} is again the run with these settings that was moved aside before")
         wanting = subcommand == "data_models" and missing(folder.path, kwargs["model"].seeds)
-        if folder.finished and subcommand != "experiment" and not wanting:
+        if trainer.agree(folder.finished and subcommand != "experiment" and not wanting):
             _say(f"[dim]{folder.path} is finished; it is not run again.")
             return
         if is_main_process():
@@ -153,6 +161,8 @@ class App(LightningCLI):
         if is_main_process():
             folder.finish()
         trainer.agree(None)
+        if not self._inside:
+            trainer.leave()
         if is_main_process() and not self._inside:
             self._show(subcommand, result)
             _say(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
@@ -173,6 +183,8 @@ class App(LightningCLI):
         console = Console(width=None if sys.stdout.isatty() else 150)
         if subcommand == "curve":
             console.print(tables.curve_table(result))
+        elif subcommand == "select":
+            console.print(tables.selection_table(result), result.reason, sep="\n")
         elif subcommand == "data_models":
             console.print(tables.data_model_table([card.record for card in result]))
         elif subcommand == "prune":
@@ -180,7 +192,8 @@ class App(LightningCLI):
         elif subcommand == "experiment":
             for table in tables.experiment_tables(result):
                 console.print(table)
-            console.print(flat_region_sentence(result))
+            reasons = [f"Choice, {method}: {choice.reason}" for method, choice in result.choices.items()]
+            console.print(*reasons, flat_region_sentence(result), cost_sentence(result.costs), sep="\n")
         elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
             if self.config["inspect"]["json"]:
                 console.print_json(json.dumps(asdict(result)))

@@ -8,7 +8,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,9 +26,11 @@ from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
 from metaprune_pl.pipelines.prune import run_prune
+from metaprune_pl.pipelines.select import SearchSettings, run_select
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningSettings, Sparsity
-from metaprune_pl.reports import Curve, Pruned
+from metaprune_pl.reports import Curve, Pruned, Selection
 from metaprune_pl.stages import DataModelTraining
+from metaprune_pl.stages.batch_norm import SyncBatchNorms
 
 
 class MetapruneTrainer(pl.Trainer):
@@ -55,16 +59,28 @@ class MetapruneTrainer(pl.Trainer):
             kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
         kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs(), CountImages()]
         kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]
+        sync = SyncBatchNorms()
+        if kwargs.get("sync_batchnorm"):
+            kwargs["plugins"].append(sync)
         kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
         super().__init__(**kwargs)
+        sync.on_cpu = isinstance(self.accelerator, CPUAccelerator)
 
-    def for_stage(self, folder: Path, epochs: int) -> "MetapruneTrainer":
+    def for_stage(self, folder: Path, epochs: int, **changes: Any) -> "MetapruneTrainer":
         """Return a fresh Trainer with the same settings for one fit inside a pipeline."""
         settings = {
             **self._settings, "default_root_dir": str(folder), "max_epochs": epochs, "logger": None,
-            "enable_model_summary": False,
+            "enable_model_summary": False, **changes,
         }  # fmt: skip
         return MetapruneTrainer(**settings, callbacks=copy.deepcopy(self._callbacks))
+
+    def for_device(self, folder: Path, epochs: int) -> "MetapruneTrainer":
+        """Return a fresh Trainer for a fit on this process's device alone."""
+        index = self.strategy.root_device.index
+        return self.for_stage(
+            folder, epochs, strategy="auto", num_nodes=1, devices=1 if index is None else [index], max_steps=-1,
+            enable_progress_bar=False,
+        )  # fmt: skip
 
     def workplace(self, data: ImageDataModule) -> Workplace:
         """Return where pipelines run: this Trainer's folder and device."""
@@ -80,6 +96,12 @@ class MetapruneTrainer(pl.Trainer):
             if launcher is not None:
                 launcher.launch(lambda: None, trainer=self)
             self.strategy.setup_environment()
+
+    def leave(self) -> None:
+        """Part from the other processes, after the last of them is here."""
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
 
     def agree(self, value: Any) -> Any:
         """Return the main process's value on every process, none of which goes on before the main one is there."""
@@ -214,6 +236,40 @@ class MetapruneTrainer(pl.Trainer):
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         return run_curve(self.workplace(datamodule), how, grid)
+
+    def select(
+        self,
+        datamodule: ImageDataModule,
+        *,
+        network: str,
+        metanetwork: str,
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
+        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
+        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+        grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
+        search: SearchSettings = SearchSettings(),  # noqa: B008  (frozen)
+    ) -> Selection:
+        """Choose among the metanetworks of all epochs by their validation curves.
+
+        Args:
+            datamodule: The images.
+            network: Folder of a stored network, or a name (see `metaprune prune --help`), to draw the curves of.
+            metanetwork: Folder of the metanetworks of all epochs.
+            arguments: Keyword arguments of the builder that is named.
+            state: File of its weights: safetensors, or a state dict of torch.save.
+            criterion: Which channels matter.
+            pruning: Steps and floors.
+            finetune: Finetuning before pruning.
+            grid: Which points.
+            search: Which metanetworks are tried.
+        """
+        how = Preparation(
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
+            sparsity=None, criterion=criterion, pruning=pruning, finetune=finetune,
+        )  # fmt: skip
+        return run_select(self.workplace(datamodule), how, grid, search)
 
     def inspect(
         self,

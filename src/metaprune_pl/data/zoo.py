@@ -21,7 +21,9 @@ class MetaBatch(NamedTuple):
         labels: int64 [B].
         draws: Random numbers of the augmentation, [B, 3].
         model: Number of the data model.
-        last: Whether the big batch ends here.
+        last: Whether the data model's part of the big batch on this device ends here.
+        share: Weight of that part in this device's gradient: 1 over the number of data models it takes in a step.
+        step: Whether the big batch ends with that part.
     """
 
     images: Tensor
@@ -29,23 +31,28 @@ class MetaBatch(NamedTuple):
     draws: Tensor
     model: int
     last: bool
+    share: float = 1.0
+    step: bool = True
 
 
 class DataModelZoo(LightningDataModule):
     """Data models to meta-train on, and images.
 
-    An epoch takes every data model through `rounds` big batches, in an order drawn anew for each round. A big batch is
-    `batch_size` x `micro_batches` x devices images.
+    An epoch takes every data model through `rounds` big batches, in an order drawn anew for each round. A step takes
+    `models_per_step` data models at once: several devices take different ones, or share one where there are fewer; a
+    device that takes several has them one after the other, and their gradients are averaged. Each data model sees
+    `batch_size` x `micro_batches` images on each device that takes it.
 
     Args:
         images: The images. Its batch size is that of a micro-batch.
         data_models: Folder of stored networks, one folder each.
         held_out: The last this many of them, by name, are not used for training.
-        micro_batches: Micro-batches of a big batch on each device.
-        rounds: Big batches of each data model in an epoch.
+        micro_batches: Micro-batches of a data model in a step on each device.
+        rounds: Steps of each data model in an epoch.
+        models_per_step: Data models in a step; a multiple of the number of devices, or a divisor of it.
 
     Raises:
-        ConfigError: A number is below 1, or `held_out` is negative.
+        ConfigError: A number is below 1, `held_out` is negative, or `models_per_step` does not fit.
     """
 
     def __init__(
@@ -56,13 +63,15 @@ class DataModelZoo(LightningDataModule):
         held_out: int = 0,
         micro_batches: int = 1,
         rounds: int = 1,
+        models_per_step: int = 1,
     ) -> None:
         super().__init__()
-        if min(micro_batches, rounds) < 1 or held_out < 0:
-            raise ConfigError("data: micro_batches and rounds are at least 1, held_out at least 0.")
+        if min(micro_batches, rounds, models_per_step) < 1 or held_out < 0:
+            raise ConfigError("data: micro_batches, rounds and models_per_step are at least 1, held_out at least 0.")
         self.images = images
         self.data_models = Path(data_models)
         self.held_out, self.micro_batches, self.rounds = held_out, micro_batches, rounds
+        self.models_per_step = models_per_step
 
     @property
     def models(self) -> list[Path]:
@@ -91,8 +100,9 @@ class DataModelZoo(LightningDataModule):
     def train_dataloader(self) -> "MetaLoader":
         """Lightning's hook."""
         return MetaLoader(
-            self.images.train_loader(), models=len(self.models), micro_batches=self.micro_batches, rounds=self.rounds
-        )
+            self.images.train_loader(), models=len(self.models), micro_batches=self.micro_batches, rounds=self.rounds,
+            models_per_step=self.models_per_step,
+        )  # fmt: skip
 
     def val_dataloader(self) -> ImageLoader:
         """Validation images, for the first data model."""
@@ -109,31 +119,63 @@ class DataModelZoo(LightningDataModule):
 class MetaLoader(Resumable):
     """Micro-batches in the order of meta-training, the same after a resume and on any number of ranks.
 
+    A step is a row of parts, `micro_batches` long, over all ranks; each rank has the same number of parts, and each
+    data model of the step the same number of neighbouring ones.
+
     Args:
         images: Training images; its ranks are this loader's ranks.
         models: Number of data models.
-        micro_batches: Micro-batches of a big batch on each rank.
-        rounds: Big batches of each data model in an epoch.
+        micro_batches: Micro-batches of a part.
+        rounds: Steps of each data model in an epoch.
+        models_per_step: Data models in a step.
+
+    Raises:
+        ConfigError: Ranks or data models cannot be shared out evenly.
     """
 
-    def __init__(self, images: ImageLoader, *, models: int, micro_batches: int, rounds: int) -> None:
+    def __init__(
+        self, images: ImageLoader, *, models: int, micro_batches: int, rounds: int, models_per_step: int = 1
+    ) -> None:
         super().__init__()
+        ranks = images.order.ranks
+        if models_per_step % ranks and ranks % models_per_step:
+            raise ConfigError(f"data.models_per_step {models_per_step} and {ranks} devices: one must divide the other.")
+        if models * rounds % models_per_step:
+            raise ConfigError(
+                f"data.models_per_step {models_per_step} does not divide {models} models x {rounds} rounds."
+            )
         self.images, self.models, self.micro_batches, self.rounds = images, models, micro_batches, rounds
+        self.models_per_step, self.parts = models_per_step, max(1, models_per_step // ranks)
 
     def __len__(self) -> int:
         """Micro-batches of this rank in an epoch."""
-        return self.models * self.rounds * self.micro_batches
+        return self.models * self.rounds // self.models_per_step * self.parts * self.micro_batches
 
     def __iter__(self) -> Iterator[MetaBatch]:
         """Serve the rest of the epoch; a whole one where the last was finished."""
-        order, left = self.images.order, self.remaining()
-        models, begun = self._order(self.epoch), self.epoch * len(self)
-        numbers = ((begun + index) * order.ranks + order.rank for index in left)
-        served = self.images.serve(divmod(number, order.count // order.batch_size) for number in numbers)
+        left, order = self.remaining(), self.images.order
+        models, begun = self._order(self.epoch), self.epoch * len(self) * order.ranks
+        per_pass = order.count // order.batch_size
+        served = self.images.serve(divmod(begun + self._number(index), per_pass) for index in left)
         for index, batch in zip(left, served, strict=True):
             self.position = index + 1
-            step, micro_batch = divmod(index, self.micro_batches)
-            yield MetaBatch(*batch, model=models[step], last=micro_batch == self.micro_batches - 1)
+            step, part, micro_batch = self._place(index)
+            slot = (order.rank * self.parts + part) * self.models_per_step // (order.ranks * self.parts)
+            yield MetaBatch(
+                *batch, model=models[step * self.models_per_step + slot], last=micro_batch == self.micro_batches - 1,
+                share=1 / self.parts, step=part == self.parts - 1,
+            )  # fmt: skip
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Step, part on this rank, and micro-batch of the part."""
+        part, micro_batch = divmod(index, self.micro_batches)
+        return part // self.parts, part % self.parts, micro_batch
+
+    def _number(self, index: int) -> int:
+        """Number of a micro-batch among those of all ranks in an epoch."""
+        step, part, micro_batch = self._place(index)
+        parts = step * self.images.order.ranks * self.parts + self.images.order.rank * self.parts + part
+        return parts * self.micro_batches + micro_batch
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.images.order.seed * 1_000_003 + epoch)

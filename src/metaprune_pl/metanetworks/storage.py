@@ -29,6 +29,20 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
         (new / "metanetwork.json").write_text(json.dumps(card, indent=1))
 
 
+def stored_metanetworks(folder: str | Path) -> list[Path]:
+    """Return the folders of all metanetworks in a folder, by name: those of all epochs in their order.
+
+    Raises:
+        StorageError: There is none.
+    """
+    epochs = sorted(path.parent for path in Path(folder).glob("*/metanetwork.json"))
+    if not epochs:
+        raise StorageError(
+            f"no metanetwork in '{folder}'. Make one with `metaprune fit --config meta_quickstart.yaml`."
+        )
+    return epochs
+
+
 def find_metanetwork(folder: str | Path) -> Path:
     """Return the folder of a metanetwork: the given one, or the last epoch of those in it.
 
@@ -36,14 +50,7 @@ def find_metanetwork(folder: str | Path) -> Path:
         StorageError: There is none.
     """
     folder = Path(folder)
-    if (folder / "metanetwork.json").is_file():
-        return folder
-    epochs = sorted(path.parent for path in folder.glob("*/metanetwork.json"))
-    if not epochs:
-        raise StorageError(
-            f"no metanetwork in '{folder}'. Make one with `metaprune fit --config meta_quickstart.yaml`."
-        )
-    return epochs[-1]
+    return folder if (folder / "metanetwork.json").is_file() else stored_metanetworks(folder)[-1]
 
 
 def load_metanetwork(folder: str | Path) -> Metanetwork:

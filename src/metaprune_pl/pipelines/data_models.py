@@ -139,7 +139,8 @@ def _prune_initially(place: Workplace, source: Path, initial: InitialPruning) ->
     place.agree(None)
     result = place.folder / "pruned"
     if initial.finetune.epochs:
-        result = run_finetuning(place, "finetuned", result, initial.finetune, None, initial.criterion)
+        attention = initial.pruning.attention
+        result = run_finetuning(place, "finetuned", result, initial.finetune, None, initial.criterion, attention)
     record = {
         "speed_up": macs / count_macs(pruned, example), "validation_accuracy_trained": trained,
         "epochs_finetuned": initial.finetune.epochs,

@@ -1,25 +1,31 @@
 """The whole method: data models, meta-training, choice of the metanetwork, curves, pruning, one report.
 
-Each stage is a run of `fit`, `curve` or `prune` in a folder of its own, as if started by hand.
+Each stage is a run of `data_models`, `fit`, `select`, `curve` or `prune` in a folder of its own, as if started by hand.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.cost import cost_of
 from metaprune_pl.pipelines.prune import read_report
+from metaprune_pl.pipelines.select import SearchSettings
 from metaprune_pl.pruning import Sparsity
 from metaprune_pl.pruning.structured import check_speed_ups
-from metaprune_pl.reports import Cost, Curve, Experiment, StageCost, write_csv, write_json
-from metaprune_pl.reports.figures import draw_curves, save_figure
-from metaprune_pl.reports.summary import METHODS, curve_rows, flat_region_sentence, pruned_rows
+from metaprune_pl.reports import Cost, Curve, Experiment, Selection, write_csv, write_json
+from metaprune_pl.reports.figures import draw_cost, draw_curves, save_figure
+from metaprune_pl.reports.summary import METHODS, cost_sentence, curve_rows, flat_region_sentence, pruned_rows
 from metaprune_pl.reports.tensorboard import log_curves
 
 RunStage = Callable[[str, str, Path, Mapping[str, Any]], None]
 """Runs a subcommand: its name, its config, its folder, and settings that override the config's."""
+
+
+STAGES = ("data_models", "meta_training", "curve", "prune")
+Overrides = dict[str, dict[str, Any]]
+"""Stage to settings that override its config's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +35,16 @@ class ExperimentSettings:
     Attributes:
         data_models: Config of `data_models`; those with the last seeds are held out.
         meta_training: Config of `fit` that trains the metanetwork.
-        curve: Config of `curve`.
+        curve: Config of `curve`, and of `select`, which chooses the metanetwork.
         prune: Config of `prune`.
         held_out: Number of networks that are pruned and that no metanetwork has seen.
-        candidates: Number of stored metanetworks to choose from, the last ones.
+        search: How the metanetwork is chosen among those of all epochs.
         speed_ups: Targets.
         sparsity: Sparsity term of the control `sparsity_learning`.
         methods: What is compared.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None leaves them.
         overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that override its config's.
+        metanetworks: Several metanetworks in place of one: name to the overrides that make it another one.
     """
 
     data_models: str
@@ -45,27 +52,45 @@ class ExperimentSettings:
     curve: str
     prune: str
     held_out: int = 2
-    candidates: int = 3
+    search: SearchSettings = field(default_factory=SearchSettings)
     speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
     sparsity: Sparsity = field(default_factory=Sparsity)
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     images: dict[str, Any] | None = None
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=dict)
+    metanetworks: dict[str, Overrides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_speed_ups(self.speed_ups)
-        if min(self.held_out, self.candidates) < 1:
-            raise ConfigError("chain: held_out and candidates are at least 1.")
-        if other := sorted(self.overrides.keys() - {"data_models", "meta_training", "curve", "prune"}):
-            raise ConfigError(f"chain.overrides: '{other[0]}' is none of data_models, meta_training, curve, prune.")
+        if self.held_out < 1:
+            raise ConfigError("chain.held_out is at least 1.")
+        for place, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
+            if other := sorted(overrides.keys() - set(STAGES)):
+                raise ConfigError(f"chain, {place}: '{other[0]}' is none of {', '.join(STAGES)}.")
+            if place != "overrides" and "data_models" in overrides:
+                raise ConfigError(f"chain.metanetworks, {place}: all metanetworks learn from the same data models.")
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {', '.join(METHODS)}.")
+
+    @property
+    def compared(self) -> dict[str, Overrides]:
+        """Methods by the names that they have in the report, with what each changes."""
+        found: dict[str, Overrides] = {}
+        for method in self.methods:
+            several = self.metanetworks if method == "metanetwork" else {}
+            found |= {f"{method}_{name}": changes for name, changes in several.items()} or {method: {}}
+        return found
+
+    def trains_like(self, method: str, other: str) -> bool:
+        """Whether two methods have metanetworks of the same training."""
+        both = method.startswith("metanetwork") and other.startswith("metanetwork")
+        return both and self.compared[method].get("meta_training") == self.compared[other].get("meta_training")
 
 
 def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *, writes: bool = True) -> Experiment:
     """Run all stages that are not finished yet, and write the report.
 
-    Writes `choice.json`, `report.json`, `report.csv`, `curves.csv`, `curve.png` and TensorBoard events to the folder.
+    Writes `report.json`, `report.csv`, `curves.csv`, `curve.png`, `cost.png` and TensorBoard events to the folder.
 
     Args:
         folder: The experiment's folder; each stage has one in it.
@@ -76,83 +101,85 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
     Raises:
         ConfigError: No data models are left to train on.
     """
+    result = Experiment(curves=[], pruned=[], choices={}, costs=[])
     images = {} if settings.images is None else {"data": settings.images}
-    run(
-        "data_models",
-        settings.data_models,
-        folder / "data_models",
-        {**settings.overrides.get("data_models", {}), **images},
-    )
+    run("data_models", settings.data_models, folder / "data_models",
+        {**settings.overrides.get("data_models", {}), **images})  # fmt: skip
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
     if len(networks) <= settings.held_out:
         raise ConfigError(
             f"{settings.data_models} trains {len(networks)} data models and {settings.held_out} are held out: "
             "add seeds to it, or lower chain.held_out."
         )
-    zoo: dict[str, Any] = {f"{key}.init_args.images": value for key, value in images.items()}
+    result.add_cost("data models", "", cost_of(folder / "data_models"), once=True)
+    ways: dict[str, tuple[Overrides, dict[str, Any]]] = {}
+    for method, own in settings.compared.items():
+        changes = {stage: {**settings.overrides.get(stage, {}), **own.get(stage, {})} for stage in STAGES}
+        source: dict[str, Any] = {"metanetwork": None, "sparsity": None}
+        if method == "sparsity_learning":
+            source["sparsity"] = asdict(settings.sparsity)
+        elif method != "none":
+            source["metanetwork"] = _metanetwork(folder, settings, run, method, changes, networks[0], result)
+        ways[method] = changes, source
+    for method, (changes, source) in ways.items():
+        _prune_networks(folder, settings, run, method, changes, source, networks[-settings.held_out :], result)
+    if writes:
+        _write_report(folder, result)
+    return result
+
+
+def _metanetwork(
+    folder: Path, settings: ExperimentSettings, run: RunStage, method: str, changes: Overrides, network: Path,
+    result: Experiment,
+) -> str:  # fmt: skip
+    """Train a metanetwork and choose its epoch by the validation curves of a data model; return its folder."""
+    same = next(m for m in settings.compared if settings.trains_like(m, method))
+    training = folder / f"meta_training{same.removeprefix('metanetwork')}"
+    choice = folder / f"choice{method.removeprefix('metanetwork')}"
+    zoo: dict[str, Any] = {} if settings.images is None else {"data.init_args.images": settings.images}
     zoo["data.init_args.data_models"] = str(folder / "data_models" / "networks")
     zoo["data.init_args.held_out"] = settings.held_out
-    run("fit", settings.meta_training, folder / "meta_training", {**settings.overrides.get("meta_training", {}), **zoo})
-    changes = {stage: settings.overrides.get(stage, {}) for stage in ("curve", "prune")}
-    choice = _choose(folder, settings, {**changes["curve"], **images, "network": str(networks[0])}, run)
-    chosen = sum((cost_of(folder / "choice" / Path(name).name) for name in choice["areas"]), Cost())
-    costs = [
-        StageCost(stage="data models", method="", once=True, cost=cost_of(folder / "data_models")),
-        StageCost(stage="meta-training", method="metanetwork", once=True, cost=cost_of(folder / "meta_training")),
-        StageCost(stage="choice of the metanetwork", method="metanetwork", once=True, cost=chosen),
-    ]
-    curves, pruned = [], []
-    for method in settings.methods:
-        places = [folder / "networks" / f"{network.name}-{method}" for network in networks[-settings.held_out :]]
-        for place, network in zip(places, networks[-settings.held_out :], strict=True):
-            source = {"network": str(network), **_source(method, settings, choice["metanetwork"])}
-            run(
-                "curve", settings.curve, place / "curve", {**changes["curve"], **images, **source, "grid.split": "test"}
-            )
-            curves.append(Curve.from_json(place / "curve" / "curve.json"))
-            ready = {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
-            ready |= {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
-            run("prune", settings.prune, place / "prune", {**changes["prune"], **images, **ready})
-            pruned += read_report(place / "prune")
-        for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
-            cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
-            costs.append(StageCost(stage=text, method=method, once=False, cost=cost))
-    experiment = Experiment(curves=curves, pruned=pruned, choice=choice, costs=costs)
-    if writes:
-        write_json(folder / "choice.json", choice)
-        _write_report(folder, experiment)
-    return experiment
+    run("fit", settings.meta_training, training, {**changes["meta_training"], **zoo})
+    images = {} if settings.images is None else {"data": settings.images}
+    source = {"network": str(network), "metanetwork": str(training / "metanetworks"), "grid.split": "validation"}
+    run("select", settings.curve, choice, {**changes["curve"], **images, **source, "search": asdict(settings.search)})
+    result.choices[method] = Selection.from_json(choice / "choice.json")
+    result.add_cost("meta-training", method, cost_of(training), once=True)
+    result.add_cost("choice of the metanetwork", method, cost_of(choice), once=True)
+    return result.choices[method].metanetwork
 
 
-def _source(method: str, settings: ExperimentSettings, metanetwork: str) -> dict[str, Any]:
-    """Settings that make a network ready by one of the methods."""
-    return {
-        "metanetwork": metanetwork if method == "metanetwork" else None,
-        "sparsity": asdict(settings.sparsity) if method == "sparsity_learning" else None,
-    }
-
-
-def _choose(folder: Path, settings: ExperimentSettings, source: Mapping[str, Any], run: RunStage) -> dict[str, Any]:
-    """Take the metanetwork with the largest area under the validation curve of the first data model."""
-    stored = sorted(path.parent for path in (folder / "meta_training" / "metanetworks").glob("*/metanetwork.json"))
-    areas = {}
-    for metanetwork in stored[-settings.candidates :]:
-        place = folder / "choice" / metanetwork.name
-        run("curve", settings.curve, place, {**source, "metanetwork": str(metanetwork), "grid.split": "validation"})
-        areas[str(metanetwork)] = Curve.from_json(place / "curve.json").area
-    best = max(areas, key=lambda name: areas[name])
-    return {"by": "area under the validation curve of the first data model", "areas": areas, "metanetwork": best}
+def _prune_networks(
+    folder: Path, settings: ExperimentSettings, run: RunStage, method: str, changes: Overrides, ready: dict[str, Any],
+    networks: Sequence[Path], result: Experiment,
+) -> None:  # fmt: skip
+    """Draw each network's test curve after it was made ready, and prune it to all targets."""
+    images = {} if settings.images is None else {"data": settings.images}
+    places = [folder / "networks" / f"{network.name}-{method}" for network in networks]
+    for place, network in zip(places, networks, strict=True):
+        source = {"network": str(network), **ready, "grid.split": "test"}
+        run("curve", settings.curve, place / "curve", {**changes["curve"], **images, **source})
+        result.curves.append(replace(Curve.from_json(place / "curve" / "curve.json"), method=method))
+        source = {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
+        source |= {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
+        run("prune", settings.prune, place / "prune", {**changes["prune"], **images, **source})
+        result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune"))
+    for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
+        cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
+        result.add_cost(text, method, cost, once=False)
 
 
 def _write_report(folder: Path, experiment: Experiment) -> None:
     write_csv(folder / "report.csv", pruned_rows(experiment))
     write_csv(folder / "curves.csv", curve_rows(experiment))
     save_figure(draw_curves(experiment.curves), folder / "curve.png")
+    save_figure(draw_cost(experiment.costs), folder / "cost.png")
     log_curves(folder, experiment.curves)
     report = {
         "results": {
             "pruned": pruned_rows(experiment), "curves": curve_rows(experiment),
-            "flat_region": flat_region_sentence(experiment),
+            "flat_region": flat_region_sentence(experiment), "cost": cost_sentence(experiment.costs),
+            "choices": {method: choice.reason for method, choice in experiment.choices.items()},
         },
         **asdict(experiment),
     }  # fmt: skip

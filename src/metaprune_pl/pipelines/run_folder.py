@@ -131,7 +131,7 @@ class RunFolder:
         while (kept := self.path / f"report.old-{number}").exists():
             number += 1
         kept.mkdir()
-        for name in ("config.yaml", "report.json", "report.csv", "curves.csv", "curve.png", "choice.json"):
+        for name in ("config.yaml", "report.json", "report.csv", "curves.csv", "curve.png", "cost.png"):
             if (self.path / name).is_file():
                 (self.path / name).rename(kept / name)
         return kept
@@ -152,3 +152,11 @@ class RunFolder:
             number += 1
         self.path.rename(aside)
         return aside
+
+    def bring_back(self) -> bool:
+        """Rename a folder of this run that was moved aside back, if there is one and its place is free."""
+        for aside in sorted(self.path.parent.glob(f"{self.path.name}.old-*")):
+            if not RunFolder(aside, self.command, self.key).foreign:
+                aside.rename(self.path)
+                return True
+        return False

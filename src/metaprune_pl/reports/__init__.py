@@ -6,10 +6,22 @@ from metaprune_pl.reports.results import (
     CurvePoint,
     Experiment,
     Pruned,
+    Selection,
     StageCost,
     read_json,
     write_csv,
     write_json,
 )
 
-__all__ = ["Cost", "Curve", "CurvePoint", "Experiment", "Pruned", "StageCost", "read_json", "write_csv", "write_json"]
+__all__ = [
+    "Cost",
+    "Curve",
+    "CurvePoint",
+    "Experiment",
+    "Pruned",
+    "Selection",
+    "StageCost",
+    "read_json",
+    "write_csv",
+    "write_json",
+]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaprune_pl.reports.results import Curve
-from metaprune_pl.reports.summary import FLAT_DROP, methods_of
+from metaprune_pl.reports.results import Curve, Selection, StageCost
+from metaprune_pl.reports.summary import FLAT_DROP, amortised, break_even, methods_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,10 +20,10 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for method in methods_of(curves):
+    for index, method in enumerate(methods_of(curves)):
         same = [curve for curve in curves if curve.method == method]
         for number, curve in enumerate(same):
-            color = COLORS.get(method, "black")
+            color = COLORS.get(method, f"C{index}")
             label = (
                 f"{method.replace('_', ' ')} ({len(same)} network{'s' if len(same) > 1 else ''})"
                 if number == 0
@@ -39,6 +39,53 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
     axes.set_title(
         f"Accuracy over speed-up; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
     )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_epochs(selection: Selection) -> "Figure":
+    """Draw the curves of metanetworks of several epochs, the chosen one thick, and the accuracy to keep."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    colors = colormaps["viridis"].resampled(max(2, len(selection.curves)))
+    chosen = Path(selection.metanetwork).name
+    for number, (name, curve) in enumerate(selection.curves.items()):
+        axes.plot(
+            [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points],
+            color=colors(number), linewidth=3 if name == chosen else 1.3,
+            label=f"{name}: area {curve.area:.4f}" + (", chosen" if name == chosen else ""),
+        )  # fmt: skip
+    axes.axhline(100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
+    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
+    axes.set_ylabel("validation accuracy without finetuning (%)")
+    axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_cost(costs: Sequence[StageCost]) -> "Figure":
+    """Draw seconds for each network over the number of networks: what is spent once is shared by them (figure 8)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    amounts = amortised(costs)
+    _, crossing = break_even(costs)
+    last = max(20, 3 * max((n for n in crossing.values() if n is not None and n <= 200), default=0))
+    numbers = range(1, last + 1)
+    for index, (method, (once, each)) in enumerate(amounts.items()):
+        color = COLORS.get(method, f"C{index}")
+        label = f"{method.replace('_', ' ')}: {once:.0f} s once, {each:.1f} s each"
+        axes.plot(numbers, [once / n + each for n in numbers], color=color, linewidth=1.8, label=label)
+    axes.set_xlabel("number of networks that are pruned")
+    axes.set_ylabel("seconds for each network")
+    axes.set_ylim(bottom=0)
+    axes.set_title("Cost; the metanetworks' data models, meta-training and choice are shared", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -56,7 +56,12 @@ class Curve:
 
     def flat_region(self, drop: float) -> float:
         """Largest speed-up before accuracy first falls more than `drop` below the first point's, interpolated."""
-        floor = self.points[0].accuracy - drop
+        return self.speed_up_above(self.points[0].accuracy - drop)
+
+    def speed_up_above(self, floor: float) -> float:
+        """Largest speed-up before accuracy first falls below `floor`, interpolated; the first point's at least."""
+        if self.points[0].accuracy < floor:
+            return self.points[0].speed_up
         for a, b in zip(self.points, self.points[1:], strict=False):
             if b.accuracy < floor:
                 return a.speed_up + (b.speed_up - a.speed_up) * (a.accuracy - floor) / (a.accuracy - b.accuracy)
@@ -65,8 +70,75 @@ class Curve:
     @classmethod
     def from_json(cls, path: Path) -> "Curve":
         """Read a curve that `write_json` wrote."""
-        data = read_json(path)
+        return cls.from_dict(read_json(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Curve":
+        """Return the curve of its plain values."""
         return cls(**{**data, "points": [CurvePoint(**point) for point in data["points"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The choice of a metanetwork.
+
+    Attributes:
+        metanetwork: Folder of the one that was taken: the largest area under its validation curve.
+        curves: Curves that were drawn, by epoch.
+        candidates: Number of metanetworks there were to choose from.
+        accuracy: Validation accuracy of the network before any metanetwork.
+        target: Accuracy that the flat region was to keep.
+        last_kept: Last epoch that keeps it, as far as curves were drawn; None if none does.
+        milestone: Number of epochs after which accuracy is no longer kept, where to lower the learning rate of a new
+            training; None if all keep it, or none.
+    """
+
+    metanetwork: str
+    curves: Mapping[str, Curve]
+    candidates: int
+    accuracy: float
+    target: float
+    last_kept: str | None
+    milestone: int | None
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Area under each curve."""
+        return {name: curve.area for name, curve in self.curves.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each curve."""
+        return [
+            {
+                "epoch": name, "accuracy": curve.points[0].accuracy, "kept": curve.points[0].accuracy >= self.target,
+                "area": curve.area, "chosen": name == Path(self.metanetwork).name,
+            }
+            for name, curve in self.curves.items()
+        ]  # fmt: skip
+
+    @property
+    def reason(self) -> str:
+        """Why this one was taken, and what the curves say of the learning rate."""
+        name = Path(self.metanetwork).name
+        found = (
+            f"{name} has the largest area under its validation curve, {self.areas[name]:.4f}, of "
+            f"{len(self.curves)} drawn of {self.candidates}. To keep {100 * self.target:.2f} % in the flat region "
+            f"(before the metanetwork: {100 * self.accuracy:.2f} %) "
+        )
+        if self.last_kept is None:
+            return found + "is too much for all of them: meta-train with a lower learning rate or sparsity weight."
+        if self.milestone is None:
+            return found + f"is possible up to the last, {self.last_kept}: longer meta-training may bring more."
+        return (
+            found + f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate there, "
+            f"`milestones: [{self.milestone}]`."
+        )
+
+    @classmethod
+    def from_json(cls, path: Path) -> "Selection":
+        """Read a choice that was written with its reason and areas."""
+        data = {key: value for key, value in read_json(path).items() if key not in {"reason", "areas"}}
+        return cls(**{**data, "curves": {name: Curve.from_dict(curve) for name, curve in data["curves"].items()}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +224,18 @@ class Experiment:
     Attributes:
         curves: One for each held-out network and method.
         pruned: One for each held-out network, method and target.
-        choice: The choice of the metanetwork: validation curve's area by metanetwork, and which was taken.
+        choices: The choice of each metanetwork among those of all epochs, by method.
         costs: What each stage costs, once or for each network.
     """
 
-    curves: Sequence[Curve]
-    pruned: Sequence[Pruned]
-    choice: Mapping[str, Any]
-    costs: Sequence[StageCost] = ()
+    curves: list[Curve]
+    pruned: list[Pruned]
+    choices: dict[str, Selection]
+    costs: list[StageCost]
+
+    def add_cost(self, stage: str, method: str, cost: Cost, *, once: bool) -> None:
+        """Add what a stage costs."""
+        self.costs.append(StageCost(stage=stage, method=method, once=once, cost=cost))
 
 
 def write_json(path: Path, data: Any) -> None:

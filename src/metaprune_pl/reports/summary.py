@@ -1,10 +1,11 @@
 """An experiment's numbers by method and target: mean and spread over networks."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metaprune_pl.reports.results import Experiment, Pruned
+from metaprune_pl.reports.results import Experiment, Pruned, StageCost
 
 METHODS = ("none", "sparsity_learning", "metanetwork")
 FLAT_DROP = 0.02
@@ -21,9 +22,8 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def methods_of(items: Iterable[Any]) -> list[str]:
-    """Return the methods of curves or pruned networks, in the order of reports."""
-    found = {item.method for item in items}
-    return [method for method in METHODS if method in found] + sorted(found - set(METHODS))
+    """Return the methods of curves or pruned networks, in the order in which they come."""
+    return list(dict.fromkeys(item.method for item in items))
 
 
 def curve_rows(experiment: Experiment) -> list[dict[str, Any]]:
@@ -68,16 +68,51 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
 
 
 def flat_region_sentence(experiment: Experiment) -> str:
-    """Say whether the metanetwork lengthened the flat region over no metanetwork, with the figures."""
+    """Say of each metanetwork whether it lengthened the flat region over no metanetwork, with the figures."""
     flat: dict[tuple[str, str], float] = {(c.method, c.network): c.flat_region(FLAT_DROP) for c in experiment.curves}
-    networks = sorted({network for method, network in flat if method == "metanetwork"})
-    gains = [flat["metanetwork", n] - flat["none", n] for n in networks if ("none", n) in flat]
-    if not gains:
-        return "There is no pair of curves with and without metanetwork to compare."
-    mean, longer = statistics.fmean(gains), sum(gain > 0 for gain in gains)
-    verb = "lengthens" if mean >= CLEAR_GAIN and 2 * longer > len(gains) else "does NOT clearly lengthen"
-    figures = ", ".join(f"{gain:+.2f}" for gain in gains)
-    return (
-        f"The metanetwork {verb} the flat region over no metanetwork: {mean:+.2f}x on average, "
-        f"longer on {longer} of {len(gains)} held-out networks ({figures})."
+    sentences = []
+    for method in (m for m in methods_of(experiment.curves) if m.startswith("metanetwork")):
+        networks = sorted({network for other, network in flat if other == method})
+        gains = [flat[method, n] - flat["none", n] for n in networks if ("none", n) in flat]
+        if not gains:
+            continue
+        mean, longer = statistics.fmean(gains), sum(gain > 0 for gain in gains)
+        verb = "lengthens" if mean >= CLEAR_GAIN and 2 * longer > len(gains) else "does NOT clearly lengthen"
+        figures = ", ".join(f"{gain:+.2f}" for gain in gains)
+        sentences.append(
+            f"The {method.replace('_', ' ', 1)} {verb} the flat region over no metanetwork: {mean:+.2f}x on average, "
+            f"longer on {longer} of {len(gains)} held-out networks ({figures})."
+        )
+    return "\n".join(sentences) or "There is no pair of curves with and without metanetwork to compare."
+
+
+def amortised(costs: Sequence[StageCost]) -> dict[str, tuple[float, float]]:
+    """Return each method's seconds, those that are spent once and those for each network."""
+    found = {}
+    for method in dict.fromkeys(c.method for c in costs if not c.once):
+        own = any(c.once and c.method == method for c in costs)  # a metanetwork: it needs what all of them share, too
+        once = sum(c.cost.seconds for c in costs if c.once and own and c.method in {method, ""})
+        found[method] = once, sum(c.cost.seconds for c in costs if not c.once and c.method == method)
+    return found
+
+
+def break_even(costs: Sequence[StageCost]) -> tuple[str, dict[str, int | None]]:
+    """Return what metanetworks are compared with, and after how many networks each costs no more; None is never."""
+    amounts = amortised(costs)
+    other = "sparsity_learning" if "sparsity_learning" in amounts else "none"
+    crossing: dict[str, int | None] = {}
+    for method, (once, each) in amounts.items():
+        if once and other in amounts:
+            saved = amounts[other][1] - each
+            crossing[method] = math.ceil(once / saved) if saved > 0 else None
+    return other, crossing
+
+
+def cost_sentence(costs: Sequence[StageCost]) -> str:
+    """Say after how many networks each metanetwork has paid for itself in time."""
+    other, crossing = break_even(costs)
+    return "\n".join(
+        f"In time, the {method.replace('_', ' ', 1)} pays for itself against {other.replace('_', ' ')} "
+        + ("for no number of networks: it is not faster for each of them." if n is None else f"after {n} networks.")
+        for method, n in crossing.items()
     )

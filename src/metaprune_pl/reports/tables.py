@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaprune_pl.reports.results import Curve, Experiment, Pruned, StageCost
+from metaprune_pl.reports.results import Curve, Experiment, Pruned, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
 
 
@@ -54,6 +54,17 @@ def data_model_table(records: Sequence[Mapping[str, Any]]) -> Table:
         trained = record.get("validation_accuracy_trained", stored)
         rows.append((str(record["seed"]), f"{record['speed_up']:.2f}x", _percent(trained), _percent(stored)))
     return _table("Data models: validation accuracy", ["seed", "speed-up", "trained %", "as stored %"], rows)
+
+
+def selection_table(selection: Selection) -> Table:
+    """Return the metanetworks whose curves were drawn."""
+    rows = [
+        (row["epoch"], _percent(row["accuracy"]), "yes" if row["kept"] else "no", f"{row['area']:.4f}",
+         "chosen" if row["chosen"] else "")
+        for row in selection.rows()
+    ]  # fmt: skip
+    columns = ["metanetwork", "flat region %", "kept", "area", ""]
+    return _table(f"Validation curves, {len(rows)} of {selection.candidates}", columns, rows)
 
 
 def pruned_table(results: Sequence[Pruned]) -> Table:

@@ -1,6 +1,7 @@
 """Train the metanetwork: accuracy of the rewritten network plus sparsity of its pruning groups (paper, 4.2)."""
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
 
 from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.errors import ConfigError
@@ -38,6 +40,11 @@ class DataModel:
     groups: PruningGroups
     state: dict[str, Tensor]
 
+    def to(self, device: torch.device) -> "DataModel":
+        """Move the weights to a device."""
+        network = self.network.to(device)
+        return replace(self, network=network, state={n: value.detach() for n, value in network.state_dict().items()})
+
 
 def load_data_model(
     folder: Path, batch_norm: BatchNormMode, device: torch.device, attention: AttentionUnits = "width"
@@ -48,8 +55,7 @@ def load_data_model(
     for module in network.modules():
         if isinstance(module, _BATCH_NORMS):
             module.train(batch_norm == "train")
-    state = {name: value.detach().to(device) for name, value in network.state_dict().items()}
-    return DataModel(network.to(device), groups.graph, groups, state)
+    return DataModel(network, groups.graph, groups, {}).to(device)
 
 
 def accuracy_gradient(
@@ -73,8 +79,9 @@ class MetaTraining(LightningModule):
 
     The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch adds the gradient of
     its cross-entropy to them by plain autograd; the sparsity gradient is added at the end; and one backward pass takes
-    the sum into the metanetwork. That equals one backward pass per micro-batch. The metanetwork is stored after every
-    epoch as `metanetworks/epoch_NNN` in the run's folder.
+    the sum into the metanetwork. That equals one backward pass per micro-batch, and several devices exchange gradients
+    once in a step. One data model at a time is in a device's memory. The metanetwork is stored after every epoch as
+    `metanetworks/epoch_NNN` in the run's folder.
 
     Args:
         metanetwork: What is trained.
@@ -108,6 +115,7 @@ class MetaTraining(LightningModule):
         self._gradient: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._validated: dict[str, Tensor] = {}
+        self._on_device, self._step_begins = 0, True
 
     def setup(self, stage: str) -> None:
         """Load the data models."""
@@ -116,19 +124,29 @@ class MetaTraining(LightningModule):
             raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
         if not self.data_models:
             self.data_models = [
-                load_data_model(path, self.batch_norm, self.device, self.attention) for path in zoo.models
+                load_data_model(path, self.batch_norm, torch.device("cpu"), self.attention) for path in zoo.models
             ]
+
+    def _take(self, number: int) -> DataModel:
+        """Bring a data model to the device, and the one that is there back to the host."""
+        if number != self._on_device:
+            self.data_models[self._on_device] = self.data_models[self._on_device].to(torch.device("cpu"))
+        model = self.data_models[number]
+        if next(model.network.parameters()).device != self.device:
+            model = self.data_models[number] = model.to(self.device)
+        self._on_device = number
+        return model
 
     def training_step(self, batch: MetaBatch, batch_idx: int) -> None:
         """Take in one micro-batch, and step at the end of the big batch."""
-        model = self.data_models[batch.model]
+        model = self._take(batch.model)
         if not self._leaves:
             self._leaves = {name: value.requires_grad_() for name, value in self.new_weights(model).items()}
         loss, gradient = accuracy_gradient(model, self._leaves, batch.images, batch.labels)
         self._losses.append(loss)
         self._gradient = [a + b for a, b in zip(self._gradient, gradient, strict=True)] if self._gradient else gradient
         if batch.last:
-            self._finish(model)
+            self._finish(model, batch.share, batch.step)
 
     @torch.no_grad()
     def new_weights(self, model: DataModel) -> dict[str, Tensor]:
@@ -137,7 +155,8 @@ class MetaTraining(LightningModule):
         trainable = {name for name, _ in model.network.named_parameters()} & set(model.graph.parameters)
         return {name: value.detach().clone() for name, value in new.items() if name in trainable}
 
-    def _finish(self, model: DataModel) -> None:
+    def _finish(self, model: DataModel, share: float, step: bool) -> None:
+        """Take the gradient of a data model's part into the metanetwork, and step at the end of the big batch."""
         scale = 1 / len(self._losses)
         vector = {n: scale * g for n, g in zip(self._leaves, self._gradient, strict=True)}
         sparse, value = self.sparsity.gradient(self.criterion, model.groups, self._leaves)
@@ -147,17 +166,26 @@ class MetaTraining(LightningModule):
         new = self.metanetwork.rewrite(model.graph, model.state)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        optimizer.zero_grad()
-        self.manual_backward(torch.stack([(new[name] * v).sum() for name, v in vector.items()]).sum())
-        if self.clip:
-            self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
-        optimizer.step()
+        if self._step_begins:
+            optimizer.zero_grad()
+        self._step_begins = step
+        with self._alone(not step):
+            self.manual_backward(share * torch.stack([(new[name] * v).sum() for name, v in vector.items()]).sum())
+        if step:
+            if self.clip:
+                self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
+            optimizer.step()
         loss = torch.stack(self._losses).mean()
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/sparsity", value, prog_bar=True)
         for name, norm in norms.items():
             self.log(f"train/gradient_{name}", norm)
         self._leaves, self._gradient, self._losses = {}, [], []
+
+    def _alone(self, alone: bool) -> AbstractContextManager[None]:
+        """Keep a backward pass from exchanging gradients with the other devices."""
+        wrapped = self.trainer.strategy.model if alone else None
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
     def on_train_epoch_end(self) -> None:
         """Step the schedule and store the metanetwork."""
@@ -171,7 +199,7 @@ class MetaTraining(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Rewrite the first data model."""
-        model = self.data_models[0]
+        model = self._take(0)
         self._validated = {**model.state, **self.new_weights(model)}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

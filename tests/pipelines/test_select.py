@@ -1,0 +1,108 @@
+"""The choice of a metanetwork: binary search against all curves, what it draws, and that it resumes."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from conftest import QUIET
+from metaprune_pl.__main__ import main
+from metaprune_pl.pipelines.select import count_kept
+from metaprune_pl.reports import Curve, CurvePoint, Selection, StageCost
+from metaprune_pl.reports.results import Cost
+from metaprune_pl.reports.summary import amortised, break_even, cost_sentence
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 100])
+def test_binary_search_finds_the_last_epoch_that_keeps_accuracy_in_few_questions(count: int) -> None:
+    for kept in range(count + 1):
+        asked: list[int] = []
+
+        def keeps(number: int, kept: int = kept, asked: list[int] = asked) -> bool:
+            asked.append(number)
+            return number < kept
+
+        assert count_kept(count, keeps, "binary") == kept
+        assert len(set(asked)) == len(asked) <= math.log2(count) + 1
+        assert asked[0] == count // 2  # the middle epoch first
+        assert count_kept(count, keeps, "all") == kept
+
+
+def curve(*accuracies: float) -> Curve:
+    points = [CurvePoint(speed_up=1.0 + n, accuracy=a, macs=1, parameters=1) for n, a in enumerate(accuracies)]
+    return Curve(network="a", method="metanetwork", split="validation", points=points)
+
+
+@pytest.mark.parametrize(
+    ("last_kept", "milestone", "said"),
+    [
+        (None, None, "is too much for all of them: meta-train with a lower learning rate or sparsity weight."),
+        ("epoch_002", None, "is possible up to the last, epoch_002: longer meta-training may bring more."),
+        ("epoch_001", 1, "up to epoch_001: a new meta-training may lower its learning rate there, `milestones: [1]`."),
+    ],
+)
+def test_the_choice_says_why(last_kept: str | None, milestone: int | None, said: str, tmp_path: Path) -> None:
+    selection = Selection(
+        metanetwork="m/epoch_002", curves={"epoch_001": curve(0.9, 0.5), "epoch_002": curve(0.9, 0.7)}, candidates=3,
+        accuracy=0.95, target=0.93, last_kept=last_kept, milestone=milestone,
+    )  # fmt: skip
+    assert selection.reason.startswith(
+        "epoch_002 has the largest area under its validation curve, 0.8000, of 2 drawn of 3. To keep 93.00 % in the "
+        "flat region (before the metanetwork: 95.00 %) is "
+    )
+    assert selection.reason.endswith(said)
+    assert selection.areas == {"epoch_001": pytest.approx(0.7), "epoch_002": pytest.approx(0.8)}
+
+
+def chosen(line: Path, folder: str, *flags: str) -> dict[str, object]:
+    runs = line / "runs" / "quickstart"
+    main([
+        "select", "--config=select_quickstart.yaml", "--finetune.epochs=1", "--grid={points: 4, max_speed_up: 3}",
+        "--pruning.step=0.05", f"--network={runs / 'data_models/networks/seed_0000'}",
+        f"--metanetwork={runs / 'meta_training/metanetworks'}", f"--trainer.default_root_dir={folder}", *QUIET, *flags,
+    ])  # fmt: skip
+    found: dict[str, object] = json.loads(Path(folder, "choice.json").read_text())
+    return found
+
+
+def test_all_curves_and_binary_search(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every = chosen(line, "all", "--search.how=all")
+    assert list(every["areas"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
+    assert str(every["reason"]) in " ".join(capsys.readouterr().out.split())
+    found = chosen(line, "binary", "--search.drop=0.9")  # every epoch keeps that: on to the last
+    assert list(found["areas"]) == ["epoch_002"] and found["milestone"] is None  # type: ignore[call-overload]
+    found = chosen(line, "strict", "--search.target=1.0")  # no epoch keeps that: back to the first
+    assert list(found["areas"]) == ["epoch_001", "epoch_002"] and found["last_kept"] is None  # type: ignore[call-overload]
+    for name in ("choice.csv", "curves.png", "curves/epoch_002/curve.json"):
+        assert Path("all", name).stat().st_size > 0
+    drawn = Path("all/curves/epoch_001/curve.json")
+    assert Curve.from_json(drawn).split == "validation"
+    before = drawn.stat().st_mtime_ns
+    Path("all/run.json").write_text(Path("all/run.json").read_text().replace('"finished": true', '"finished": false'))
+    Path("all/curves/epoch_002/curve.json").unlink()
+    assert chosen(line, "all", "--search.how=all") == every  # as if it had been stopped
+    assert drawn.stat().st_mtime_ns == before
+
+
+def test_test_images_are_refused(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        chosen(line, "test", "--grid.split=test")
+    assert "a metanetwork is chosen by validation images" in capsys.readouterr().err
+
+
+def cost(stage: str, method: str, seconds: float, *, once: bool = False) -> StageCost:
+    return StageCost(stage=stage, method=method, once=once, cost=Cost(seconds=seconds))
+
+
+def test_cost_is_shared_by_the_networks() -> None:
+    costs = [
+        cost("data models", "", 60, once=True), cost("meta-training", "metanetwork", 40, once=True),
+        cost("curve", "none", 5), cost("curve", "sparsity_learning", 12), cost("prune", "sparsity_learning", 8),
+        cost("curve", "metanetwork", 8), cost("prune", "metanetwork", 8),
+    ]  # fmt: skip
+    assert amortised(costs) == {"none": (0, 5), "sparsity_learning": (0, 20), "metanetwork": (100, 16)}
+    assert break_even(costs) == ("sparsity_learning", {"metanetwork": 25})  # 100 / (20 - 16)
+    assert cost_sentence(costs).endswith("the metanetwork pays for itself against sparsity learning after 25 networks.")
+    never = [*costs, cost("more", "metanetwork", 5)]
+    assert break_even(never)[1] == {"metanetwork": None} and "for no number of networks" in cost_sentence(never)
