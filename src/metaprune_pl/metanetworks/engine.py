@@ -60,8 +60,8 @@ class Kernels(ABC):
     def statistics(self, blocks: Sequence[EdgeBlock], factors: Sequence[Tensor]) -> Tensor:
         """Messages of the last layer, equations (14) and (15), reduced at each node, [2, N, 6, W].
 
-        The six are the sum of the messages y, of y^2, the maximum of y and of -y, and how often each is attained; all
-        zero for a node without messages. The receiver's factor is not in y.
+        The six are the sum of the messages y, of y^2, the maximum of y and of -y, and how often each is attained, which
+        is 0 for a node without messages. The receiver's factor is not in y.
         """
 
     @abstractmethod

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 #ifdef _OPENMP
 #include <omp.h>
@@ -50,6 +51,52 @@ template <class S> inline Vec<S> spread(Vec<S> v, Mask<S> index) {
 #else
   return __builtin_shuffle(v, index);
 #endif
+}
+
+// f(0), f(1), ... with constants, so that arrays of vectors stay in registers.
+#define INLINE __attribute__((always_inline))
+template <long N, class F> INLINE inline void unroll(F f) {
+  [&]<long... I>(std::integer_sequence<long, I...>) INLINE {
+    (f(std::integral_constant<long, I>()), ...);
+  }(std::make_integer_sequence<long, N>());
+}
+
+// Lane j of from[(j & d) != high], moved by d: one step of a transposition.
+template <class S, long D> struct Step {
+  Mask<S> low, high;
+  Step() {
+    for (long j = 0; j < LANES; ++j) {
+      low[j] = j & D ? LANES + j - D : j;
+      high[j] = j & D ? LANES + j : j + D;
+    }
+  }
+};
+template <class S> INLINE inline Vec<S> pick(Vec<S> a, Vec<S> b, Mask<S> index) {
+#if defined(__clang__)
+  Vec<S> out;
+  for (long i = 0; i < LANES; ++i) out[i] = index[i] < LANES ? a[index[i]] : b[index[i] - LANES];
+  return out;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+template <class S, long D> INLINE inline void transpose_by(Vec<S>* rows) {
+  static const Step<S, D> step;
+  const Mask<S> low = step.low, high = step.high;
+  unroll<LANES>([&](auto i) INLINE {
+    if constexpr (!(i.value & D)) {
+      const Vec<S> a = rows[i], b = rows[i + D];
+      rows[i] = pick<S>(a, b, low);
+      rows[i + D] = pick<S>(a, b, high);
+    }
+  });
+}
+// Transposes 16 vectors.
+template <class S> inline void transpose(Vec<S>* rows) {
+  transpose_by<S, 8>(rows);
+  transpose_by<S, 4>(rows);
+  transpose_by<S, 2>(rows);
+  transpose_by<S, 1>(rows);
 }
 
 inline Vec<float> vexp(Vec<float> x) {  // Cephes' polynomial: 2 units in the last place
@@ -109,7 +156,7 @@ template <class S> struct Tile {
         per_vector(narrow ? LANES / block.W : 1), width(per_edge * LANES),
         most(std::min((block.I + per_vector - 1) / per_vector, std::max(1L, TILE / per_edge)) * per_vector),
         size(most * block.W), updates(updates), weight(block.T * width), bias(width), past(2 * updates * size),
-        patterns(2 * updates * ROWS * width), edges(ROWS * size), taps(ROWS * block.T * (most + LANES)) {
+        patterns(2 * updates * ROWS * width), edges(ROWS * size + LANES), taps(ROWS * block.T * (most + LANES)) {
     for (long i = 0; i < LANES; ++i) lane_edge[i] = i / std::min(long(block.W), LANES);
     for (long t = 0; t < block.T; ++t) pattern(&weight[t * width], block.weight + t * block.W);
     pattern(bias.data(), block.bias);
@@ -156,24 +203,25 @@ template <class S> struct Tile {
     for (long v = 0; v < per_edge; ++v) {
       for (long k = v; k < vectors; k += per_edge) {
         Vec<S> e[R];
-        for (long r = 0; r < R; ++r) e[r] = load(&bias[v * LANES]);
+        unroll<R>([&](auto r) INLINE { e[r] = load(&bias[v * LANES]); });
+        const long from = k / per_edge * T;
         for (long t = 0; t < T; ++t) {
           const Vec<S> w = load(&weight[t * width + v * LANES]);
-          for (long r = 0; r < R; ++r) {
-            if (narrow)
+          if (narrow)
+            unroll<R>([&](auto r) INLINE {
               e[r] += w * spread<S>(load(&taps[(r * T + t) * stride + k * per_vector]), lane_edge);
-            else
-              e[r] += w * raw[r][k / per_edge * T + t];
-          }
+            });
+          else
+            unroll<R>([&](auto r) INLINE { e[r] += w * raw[r][from + t]; });
         }
         for (long l = 0; l < updates; ++l) {
           const Vec<S> q = load(&past[2 * l * size + k * LANES]), p = load(&past[(2 * l + 1) * size + k * LANES]);
-          for (long r = 0; r < R; ++r) {
-            const S* at = &patterns[(l * R + r) * 2 * width + v * LANES];
-            e[r] *= load(at) * q + S(1) + load(at + width) * p;
-          }
+          const S* at = &patterns[l * R * 2 * width + v * LANES];
+          unroll<R>([&](auto r) INLINE {
+            e[r] *= load(at + 2 * r * width) * q + S(1) + load(at + (2 * r + 1) * width) * p;
+          });
         }
-        for (long r = 0; r < R; ++r) store(&edges[r * size + k * LANES], e[r]);
+        unroll<R>([&](auto r) INLINE { store(&edges[r * size + k * LANES], e[r]); });
       }
     }
   }
@@ -187,20 +235,20 @@ template <class S> struct Six {
     const Vec<S> zero = fill(S(0)), least = fill(-std::numeric_limits<S>::infinity());
     return {{zero, zero, least, least, zero, zero}};
   }
-  static Six at(const S* from, long stride) {
+  INLINE static Six at(const S* from, long stride) {
     Six six;
-    for (long k = 0; k < 6; ++k) six.part[k] = load(from + k * stride);
+    unroll<6>([&](auto k) INLINE { six.part[k] = load(from + k * stride); });
     return six;
   }
-  void put(S* to, long stride) const {
-    for (long k = 0; k < 6; ++k) store(to + k * stride, part[k]);
+  INLINE void put(S* to, long stride) const {
+    unroll<6>([&](auto k) INLINE { store(to + k * stride, part[k]); });
   }
-  void further(long k, Vec<S> y) {
+  INLINE void further(long k, Vec<S> y) {
     const auto above = y > part[k], same = y == part[k];
     part[k + 2] = above ? one<S>() : (same ? part[k + 2] + S(1) : part[k + 2]);
     part[k] = above ? y : part[k];
   }
-  void receive(Vec<S> y) {
+  INLINE void receive(Vec<S> y) {
     part[0] += y;
     part[1] += y * y;
     further(2, y);
@@ -308,10 +356,10 @@ template <class S> void statistics(const Block<S>& block, S* received) {
         for (long r = 0; r < R; ++r) tile.pattern(&tile.own[r * width], tile.row(factors, row + r, 5, A));
         for (long v = 0; v < tile.per_edge; ++v) {
           Vec<S> own[R];
-          for (long r = 0; r < R; ++r) own[r] = load(&tile.own[r * width + v * LANES]);
+          unroll<R>([&](auto r) INLINE { own[r] = load(&tile.own[r * width + v * LANES]); });
           for (long k = v; k < tile.vectors; k += tile.per_edge) {
             Six<S> six = Six<S>::at(&at_columns[k * LANES], size);
-            for (long r = 0; r < R; ++r) six.receive(own[r] * load(&tile.edges[r * size + k * LANES]));
+            unroll<R>([&](auto r) INLINE { six.receive(own[r] * load(&tile.edges[r * size + k * LANES])); });
             six.put(&at_columns[k * LANES], size);
           }
           const long full = tile.tail() ? tile.vectors - 1 : tile.vectors;
@@ -361,7 +409,10 @@ template <class S> struct Moments {
   S mean, square, variance, high, low;
   Moments(const S* six, long W, S many, S z)
       : mean(z * six[0] / many), square(six[W] / many), variance(z * z * square - mean * mean), high(six[2 * W]),
-        low(-six[3 * W]) {}
+        low(-six[3 * W]) {
+    high = six[4 * W] > 0 ? high : S(0);  // a node without messages
+    low = six[4 * W] > 0 ? low : S(0);
+  }
 };
 constexpr double FLOOR = 1e-5;
 
@@ -374,6 +425,7 @@ void aggregate(long N, long W, long H, long threads, const S* received, const in
     std::fill(out, out + 4 * H, S(0));
     for (long way = 0; way < 2; ++way) {
       const S *six = received + (way * N + n) * 6 * W, *factor = z + n * H, many = S(counts[way * N + n]);
+#pragma omp simd
       for (long j = 0; j < H; ++j) {
         const S f = factor[j];
         const Moments<S> m(six + j, W, many, f);
@@ -397,6 +449,7 @@ void aggregate_backward(long N, long W, long H, long threads, const S* received,
     for (long way = 0; way < 2; ++way) {
       const S *six = received + (way * N + n) * 6 * W, many = S(counts[way * N + n]);
       S* to = out + (way * N + n) * 6 * W;
+#pragma omp simd
       for (long j = 0; j < H; ++j) {
         const S f = factor[j];
         const Moments<S> m(six + j, W, many, f);
@@ -417,7 +470,7 @@ void aggregate_backward(long N, long W, long H, long threads, const S* received,
 }
 
 // Gradient of a message y, equation (18): `received` as in equations.message_gradient.
-template <class S> inline Vec<S> message_gradient(Vec<S> y, const Vec<S>* received) {
+template <class S> INLINE inline Vec<S> message_gradient(Vec<S> y, const Vec<S>* received) {
   const Vec<S> zero = fill(S(0));
   Vec<S> u = received[0] + received[1] * y;
   u += y == received[4] ? received[2] : zero;
@@ -455,13 +508,13 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
           S* out = &at_rows[(row + r - first) * 3 * width];
           for (long v = 0; v < tile.per_edge; ++v) {
             Vec<S> mine[9], sum[3];
-            for (long k = 0; k < 9; ++k) mine[k] = load(own + k * width + v * LANES);
-            for (long k = 0; k < 3; ++k) sum[k] = load(out + k * width + v * LANES);
+            unroll<9>([&](auto i) INLINE { mine[i] = load(own + i * width + v * LANES); });
+            unroll<3>([&](auto i) INLINE { sum[i] = load(out + i * width + v * LANES); });
             for (long k = v; k < tile.vectors; k += tile.per_edge) {
               const long left = std::min(LANES, tile.columns * W - k * LANES);
               const Vec<S> e = load(&tile.edges[r * size + k * LANES]);
               Vec<S> other[9], ge = fill(S(0));
-              for (long i = 0; i < 9; ++i) other[i] = load(there + i * size + k * LANES);
+              unroll<9>([&](auto i) INLINE { other[i] = load(there + i * size + k * LANES); });
               if (left == LANES) ge = load(edge_gradient + k * LANES);
               else std::memcpy(&ge, edge_gradient + k * LANES, left * sizeof(S));
               const Vec<S> u1 = message_gradient<S>(mine[6] * e, other), u2 = message_gradient<S>(other[6] * e, mine);
@@ -477,7 +530,7 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
               if (left == LANES) store(edge_gradient + k * LANES, ge);
               else std::memcpy(edge_gradient + k * LANES, &ge, left * sizeof(S));
             }
-            for (long k = 0; k < 3; ++k) store(out + k * width + v * LANES, sum[k]);
+            unroll<3>([&](auto i) INLINE { store(out + i * width + v * LANES, sum[i]); });
           }
         }
       });
@@ -565,18 +618,44 @@ template <class S> struct Decoding {
     for (long o = 0; o < n; o += B) {
       Vec<S> sum[B][V];
       const S* at[B];
-      for (long i = 0; i < B; ++i) {
+      unroll<B>([&](auto i) INLINE {
         at[i] = matrix + std::min(o + i, n - 1) * row;
-        for (long v = 0; v < V; ++v) sum[i][v] = fill(bias ? bias[std::min(o + i, n - 1)] : S(0));
+        const Vec<S> start = fill(bias ? bias[std::min(o + i, n - 1)] : S(0));
+        unroll<V>([&](auto v) INLINE { sum[i][v] = start; });
+      });
+      for (long k = 0; k < m; ++k) {
+        Vec<S> value[V];
+        unroll<V>([&](auto v) INLINE { value[v] = load(in + k * EDGES + v * LANES); });
+        unroll<B>([&](auto i) INLINE {
+          const S factor = at[i][k * column];
+          unroll<V>([&](auto v) INLINE { sum[i][v] += value[v] * factor; });
+        });
       }
-      for (long k = 0; k < m; ++k)
-        for (long v = 0; v < V; ++v) {
-          const Vec<S> value = load(in + k * EDGES + v * LANES);
-          for (long i = 0; i < B; ++i) sum[i][v] += value * at[i][k * column];
-        }
-      for (long i = 0; i < std::min(B, n - o); ++i)
-        for (long v = 0; v < V; ++v) store(out + (o + i) * EDGES + v * LANES, sum[i][v]);
+      unroll<B>([&](auto i) INLINE {
+        if (o + i < n) unroll<V>([&](auto v) INLINE { store(out + (o + i) * EDGES + v * LANES, sum[i][v]); });
+      });
     }
+  }
+  // Edges, each with its channels side by side, into x.
+  void gather(const S* const* from) {
+    for (long j = 0; j < H; j += LANES)
+      for (long i = 0; i < EDGES; i += LANES) {
+        Vec<S> part[LANES];
+        for (long k = 0; k < LANES; ++k) part[k] = load(from[i + k] + j);
+        transpose<S>(part);
+        for (long k = 0; k < std::min(LANES, H - j); ++k) store(&x[(j + k) * EDGES + i], part[k]);
+      }
+  }
+  // The way back, from [H, 64] to where each edge has its channels; beyond H they are zero.
+  void scatter(const S* values, S* const* to, long width) const {
+    for (long j = 0; j < width; j += LANES)
+      for (long i = 0; i < EDGES; i += LANES) {
+        Vec<S> part[LANES];
+        for (long k = 0; k < LANES; ++k) part[k] = j + k < H ? load(values + (j + k) * EDGES + i) : fill(S(0));
+        transpose<S>(part);
+        for (long k = 0; k < LANES; ++k)
+          if (to[i + k]) std::memcpy(to[i + k] + j, &part[k], std::min(LANES, width - j) * sizeof(S));
+      }
   }
   // Runs the first layer on what was gathered into x.
   void run() {
@@ -613,12 +692,14 @@ void for_edges(const Block<S>& block, const Split<S>& split, long H, const S* co
         tile.template encode<R>(row);
         for (long start = 0; start < R * tile.columns; start += EDGES) {
           decoding.count = std::min(EDGES, R * tile.columns - start);
+          long r = start / tile.columns, c = start % tile.columns;
+          const S* from[EDGES];  // the last edge again where there are fewer
           for (long i = 0; i < EDGES; ++i) {
-            const long edge = std::min(start + i, R * tile.columns - 1), r = edge / tile.columns, c = edge % tile.columns;
             decoding.at[i] = (g * block.O + row + r) * block.I + begin + c;
-            const S* from = &tile.edges[r * tile.size + c * block.W];
-            for (long j = 0; j < H; ++j) decoding.x[j * EDGES + i] = from[j];
+            from[i] = &tile.edges[r * tile.size + c * block.W];
+            if (i + 1 < decoding.count && ++c == tile.columns) c = 0, ++r;
           }
+          decoding.gather(from);
           decoding.run();
           work(decoding, g, part);
         }
@@ -639,26 +720,35 @@ template <class S> void decode(const Block<S>& block, long H, const S* const* de
 }
 
 // into[o, k] += sum over 64 edges of left[o, edge] right[edge, k]; `right` in rows of `width` lanes
-template <class S> void outer(S* into, const S* left, const S* right, long n, long width) {
-  for (long o = 0; o < n; o += 4)
-    for (long k = 0; k < width; k += 2 * LANES) {
-      const long two = k + LANES < width;
-      Vec<S> sum[4][2];
-      for (long i = 0; i < 4; ++i) sum[i][0] = sum[i][1] = fill(S(0));
+template <class S, long V> void outer(S* into, const S* left, const S* right, long n, long width) {
+  constexpr long B = 4;
+  for (long o = 0; o < n; o += B)
+    for (long k = 0; k < width; k += V * LANES) {
+      Vec<S> sum[B][V];
+      long at[V];  // the last ones again where there are fewer
+      unroll<V>([&](auto v) INLINE { at[v] = std::min(k + v * LANES, width - LANES); });
+      unroll<B>([&](auto i) INLINE { unroll<V>([&](auto v) INLINE { sum[i][v] = fill(S(0)); }); });
       for (long edge = 0; edge < EDGES; ++edge) {
-        const Vec<S> x0 = load(right + edge * width + k), x1 = load(right + edge * width + k + two * LANES);
-        for (long i = 0; i < 4; ++i) {
-          const S g = left[std::min(o + i, n - 1) * EDGES + edge];
-          sum[i][0] += x0 * g;
-          sum[i][1] += x1 * g;
-        }
+        Vec<S> value[V];
+        unroll<V>([&](auto v) INLINE { value[v] = load(right + edge * width + at[v]); });
+        unroll<B>([&](auto i) INLINE {
+          const S factor = left[std::min(o + i, n - 1) * EDGES + edge];
+          unroll<V>([&](auto v) INLINE { sum[i][v] += value[v] * factor; });
+        });
       }
-      for (long i = 0; i < std::min(4L, n - o); ++i)
-        for (long v = 0; v <= two; ++v) {
-          S* at = into + (o + i) * width + k + v * LANES;
-          store(at, load(at) + sum[i][v]);
-        }
+      unroll<B>([&](auto i) INLINE {
+        unroll<V>([&](auto v) INLINE {
+          S* to = into + (o + i) * width + k + v * LANES;
+          if (o + i < n && k + v * LANES < width) store(to, load(to) + sum[i][v]);
+        });
+      });
     }
+}
+
+template <class S> void outer(S* into, const S* left, const S* right, long n, long width) {
+  if (width == LANES) outer<S, 1>(into, left, right, n, width);
+  else if (width == 2 * LANES) outer<S, 2>(into, left, right, n, width);
+  else outer<S, 4>(into, left, right, n, width);
 }
 
 // Backward pass of `decode`: from the gradient of the new features to that of the edges, [G, O, I, W], and of the
@@ -682,10 +772,12 @@ void decode_backward(const Block<S>& block, long H, const S* const* decoder, con
         for (long i = 0; i < LANES; ++i) bias[o] += sum[i];
       }
     };
-    const auto turn = [&](const S* values) {
-      for (long j = 0; j < H; ++j)
-        for (long i = 0; i < EDGES; ++i) turned[i * wide + j] = values[j * EDGES + i];
-    };
+    S *turned_rows[EDGES], *to[EDGES];
+    for (long i = 0; i < EDGES; ++i) {
+      turned_rows[i] = &turned[i * wide];
+      to[i] = i < d.count ? gradient + d.at[i] * block.W : nullptr;
+    }
+    const auto turn = [&](const S* values) { d.scatter(values, turned_rows, wide); };
     turn(d.act.data());
     outer(last, g_out.data(), turned.data(), T, wide);
     add_bias(biases + H, g_out.data(), T);
@@ -712,11 +804,7 @@ void decode_backward(const Block<S>& block, long H, const S* const* decoder, con
         store(&g_x[j * EDGES + v], own * load(&d.scale[v]));
       }
     }
-    for (long i = 0; i < d.count; ++i) {
-      S* to = gradient + d.at[i] * block.W;
-      for (long j = 0; j < H; ++j) to[j] = g_x[j * EDGES + i];
-      for (long j = H; j < block.W; ++j) to[j] = S(0);
-    }
+    d.scatter(g_x.data(), to, block.W);
   });
   const std::vector<S> total = parts.total();
   for (long o = 0; o < H + T; ++o) {

@@ -120,7 +120,6 @@ class NativeKernels(Kernels):
         received[:, :, 2:4] = -torch.inf
         for values in blocks:
             self._call("statistics", values, factors, received)
-        received[:, :, 2:4].masked_fill_(received[:, :, 4:] == 0, 0.0)
         return received
 
     def aggregate(self, received: Tensor, counts: Tensor, factor: Tensor) -> Tensor:
@@ -133,7 +132,8 @@ class NativeKernels(Kernels):
         self, received: Tensor, counts: Tensor, factor: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Implements `Kernels`."""
-        own, found = torch.zeros_like(received), torch.empty_like(factor, memory_format=torch.contiguous_format)
+        make = torch.empty_like if received.shape[3] == factor.shape[1] else torch.zeros_like
+        own, found = make(received), torch.empty_like(factor, memory_format=torch.contiguous_format)
         self._nodes("aggregate_backward", received, counts, factor.contiguous(), gradient, own, found)
         return own, found
 
