@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from metaprune_pl.errors import ConfigError, NetworkError, StorageError
 from metaprune_pl.networks import (
@@ -19,7 +20,7 @@ from metaprune_pl.networks import (
     load_network,
     save_network,
 )
-from metaprune_pl.networks.create import refuse_quantised
+from metaprune_pl.networks.checks import plain_module
 from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
 
 OWN = """
@@ -232,8 +233,31 @@ def test_a_file_that_is_no_state(content: object, said: str, workdir: Path) -> N
     assert not Path("evil.txt").exists()
 
 
+def convolutions() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+
+
 @pytest.mark.filterwarnings("ignore:.*")
-def test_a_quantised_network_is_refused() -> None:
-    network = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2)))
-    with pytest.raises(NetworkError, match=r"quantised \(layer '1' is a Linear\)\. Prune it before"):
-        refuse_quantised(network)
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: torch.ao.quantization.quantize_dynamic(convolutions()), r"quantised \(layer '2' is a Linear\)"),
+        (lambda: torch.jit.trace(convolutions(), torch.zeros(1, 3, 1, 1)), "is a TorchScript module"),
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 1)), r"not initialised \(layer '0' is a LazyConv2d\)"),
+        (lambda: nn.Sequential(masked(nn.Conv2d(3, 4, 1))), "layer '0' computes its weight anew in each pass"),
+        (lambda: {"state_dict": {}}, "gave dict, not a torch"),
+    ],
+)
+def test_a_module_without_weights_of_its_own_is_refused(build: Callable[[], object], said: str) -> None:
+    with pytest.raises(NetworkError, match=said):
+        plain_module(build(), "mine:build")
+
+
+def masked(layer: nn.Module) -> nn.Module:
+    return l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def test_wrappers_are_taken_off() -> None:
+    network = convolutions()
+    for wrapped in (nn.DataParallel(network), torch.compile(network), torch.compile(nn.DataParallel(network))):
+        assert plain_module(wrapped, "mine:build") is network

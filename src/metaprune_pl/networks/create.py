@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metaprune_pl.errors import NetworkError
+from metaprune_pl.networks.checks import plain_module
 from metaprune_pl.networks.names import find_builder
 
 DOWNLOADS = ("pretrained", "weights")
@@ -55,8 +56,8 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
         arguments: Keyword arguments of the builder.
 
     Raises:
-        NetworkError: The name is unknown, the builder refuses the arguments, trained weights cannot be fetched, or the
-            network is quantised.
+        NetworkError: The name is unknown, the builder refuses the arguments, trained weights cannot be fetched, or what
+            it gives is no module with weights of its own.
     """
     name, build = find_builder(builder)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -73,25 +74,7 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
                 f"network '{name}': its trained weights cannot be fetched ({_reason(error).rstrip('.')}). Go online "
                 "once, or give a file: --state FILE."
             ) from error
-    if not isinstance(network, nn.Module):
-        raise NetworkError(f"network '{name}' gave {type(network).__name__}, not a torch.nn.Module.")
-    refuse_quantised(network)
-    return network
-
-
-def refuse_quantised(network: nn.Module) -> None:
-    """Refuse a network of whole numbers: it has no weights that could be changed.
-
-    Raises:
-        NetworkError: A layer or tensor of the network is quantised.
-    """
-    for path, module in network.named_modules():
-        tensors = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-        kinds = " ".join(type(thing).__module__ for thing in (module, *tensors))
-        if "quantized" in kinds or "torchao" in kinds or any(tensor.is_quantized for tensor in tensors):
-            raise NetworkError(
-                f"the network is quantised (layer '{path}' is a {type(module).__name__}). Prune it before quantisation."
-            )
+    return plain_module(network, name)
 
 
 def _reason(error: BaseException) -> str:

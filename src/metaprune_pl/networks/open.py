@@ -61,7 +61,7 @@ class NetworkSource:
         if input_shape is not None and num_classes is not None:
             settings = settings.for_data(num_classes, input_shape[0])
         state = None if self.state is None else read_state(self.state)
-        network = create_network(settings.builder, seed=0, **settings.arguments).eval()
+        network = create_network(settings.builder, seed=0, **settings.arguments).cpu().eval()
         if state is not None:
             load_state(network, state)
         name = self.network.replace(":", "/").rpartition("/")[2]
