@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.prune import l1_unstructured
 
 from metaprune_pl.errors import ConfigError, NetworkError, StorageError
@@ -245,6 +246,7 @@ def convolutions() -> nn.Sequential:
         (lambda: torch.jit.trace(convolutions(), torch.zeros(1, 3, 1, 1)), "is a TorchScript module"),
         (lambda: nn.Sequential(nn.LazyConv2d(4, 1)), r"not initialised \(layer '0' is a LazyConv2d\)"),
         (lambda: nn.Sequential(masked(nn.Conv2d(3, 4, 1))), "layer '0' computes its weight anew in each pass"),
+        (lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 1))), "layer '0' computes its weight anew in each pass"),
         (lambda: {"state_dict": {}}, "gave dict, not a torch"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from metaprune_pl.errors import NetworkError
 
@@ -38,9 +39,11 @@ def _check_layer(path: str, module: nn.Module) -> None:
     kinds = " ".join(type(thing).__module__ for thing in (module, *tensors))
     if "quantized" in kinds or "torchao" in kinds or any(tensor.is_quantized for tensor in tensors):
         raise NetworkError(f"the network is quantised ({where}). Prune it before quantisation.")
-    for key, value in vars(module).items():
-        if isinstance(value, Tensor) and not value.is_leaf:
-            raise NetworkError(
-                f"layer '{path}' computes its {key} anew in each pass (pruning masks, weight norm). Make it "
-                "permanent first, as with torch.nn.utils.prune.remove."
-            )
+    computed = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
+    if is_parametrized(module):
+        computed += list(module.parametrizations)  # type: ignore[arg-type]
+    if computed:
+        raise NetworkError(
+            f"layer '{path}' computes its {computed[0]} anew in each pass (pruning masks, weight or spectral norm). "
+            "Make it permanent first: torch.nn.utils.prune.remove, or parametrize.remove_parametrizations."
+        )
