@@ -55,6 +55,11 @@ class Row:
     seconds: float = 0.0
     error: str = ""
 
+    @property
+    def verdict(self) -> str:
+        """What came of it in a word."""
+        return "ok" if self.exact and self.trains and self.loads and not self.error else "FAILED"
+
 
 def run_line(name: str, side: int, *, metanetwork: bool = True, **arguments: Any) -> Row:
     """Take one network through the whole line; images are [3, side, side]."""

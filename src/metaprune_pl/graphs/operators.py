@@ -224,7 +224,8 @@ def _reduce(call: Call) -> Activation:
             call.builder.mixed.append(part[part != NOBODY])
         else:
             partners.append(part)
-    if not bool(call.argument(2, False) or call.node.kwargs.get("keepdim", False)):
+    result = call.node.meta["val"]
+    if (result[0] if isinstance(result, tuple | list) else result).dim() < rank:  # keepdim is off
         labels, *partners = (part.squeeze(sorted(reduced)) for part in (labels, *partners))
     return Activation(labels, owner, tuple(partners))
 

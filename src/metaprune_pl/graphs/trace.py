@@ -156,4 +156,8 @@ def _call(node: torch.fx.Node, walk: _Walk) -> Any:
     handler = OPERATORS.get(name) or OPERATORS.get(name.replace("_.", "."))  # in place or not is all the same
     if handler is None:
         raise TraceError(f"operator 'aten.{name}' is not supported: {call.where}.")
-    return handler(call)
+    try:
+        return handler(call)
+    except (RuntimeError, IndexError, ValueError) as error:  # labels of an unforeseen shape
+        reason = str(error).splitlines()[0]
+        raise TraceError(f"operator 'aten.{name}' could not be followed ({reason}): {call.where}.") from error

@@ -36,7 +36,7 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         value = tensors[follower.parameter]
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
-    pruned = copy.deepcopy(network)
+    pruned = copy.deepcopy(network, {id(value): value for value in all_tensors(network).values()})  # no tensor twice
     set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
     for extent in graph.extents:
         old, new = [len(part) for part in extent.parts], [int(kept[part].sum()) for part in extent.parts]

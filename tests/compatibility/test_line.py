@@ -1,0 +1,24 @@
+"""Networks of many families through the whole line; `python -m tests.compatibility` does it for all of them."""
+
+import pytest
+
+from compatibility.line import run_line
+from compatibility.networks import QUICK, whole_report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_a_network_of_each_family(name: str) -> None:
+    row = run_line(name, QUICK[name], num_classes=10)
+    assert row.error == ""
+    assert row.exact and row.metanetwork and row.trains and row.loads
+    assert 2.0 <= row.speed_up < 2.6
+    if name.startswith("torchvision"):
+        assert row.coverage == 1.0
+    assert row.coverage > 0.97  # position embeddings of small transformers
+
+
+def test_the_report_has_all_of_torchvision_and_many_families_of_timm() -> None:
+    names = whole_report()
+    assert sum(name.startswith("torchvision/") for name in names) == 80
+    assert sum(name.startswith("timm/") for name in names) >= 100
