@@ -31,12 +31,13 @@ def prunable_groups(network: nn.Module, example: Tensor, attention: AttentionUni
     if attention == "heads" and graph.attentions:
         graph = by_heads(graph, network)
         return _groups_of_heads(network, graph, example)
-    found = []
-    for equal_widths in (False, True)[: 2 if graph.equals.numel() else 1]:
-        groups = find_groups(graph, equal_widths=equal_widths)
-        stuck = _stuck(network, example, groups, _every(groups))
-        if not len(stuck):
+    ways = [find_groups(graph, equal_widths=equal) for equal in (False, True)[: 2 if graph.equals.numel() else 1]]
+    for groups in ways:
+        if _trial(network, example, groups, _every(groups)) is None:
             return groups
+    found = []
+    for groups in ways:
+        stuck = _stuck(network, example, groups, _every(groups))
         found.append(replace(groups, prunable=groups.prunable & ~torch.isin(groups.group, stuck)))
     return max(found, key=lambda groups: int(groups.members[groups.prunable].sum()))
 
@@ -68,13 +69,12 @@ def _groups_of_heads(network: nn.Module, graph: WeightGraph, example: Tensor) ->
 
 
 def _stuck(network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor) -> Tensor:
-    """Those of some groups, [K], that the forward pass counts on: halving finds few among many in few trials."""
-    if not len(some) or _trial(network, example, groups, some) is None:
-        return some[:0]
-    if len(some) == 1:
+    """Of groups that failed together, [K], those that the forward pass counts on; halving finds few among many."""
+    if len(some) < 2:
         return some
-    middle = len(some) // 2
-    return torch.cat([_stuck(network, example, groups, half) for half in (some[:middle], some[middle:])])
+    halves = torch.tensor_split(some, 2)
+    stuck = [_stuck(network, example, groups, half) for half in halves if _trial(network, example, groups, half)]
+    return torch.cat(stuck) if stuck else some  # they fail together only
 
 
 def _trial(network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor) -> Exception | None:
