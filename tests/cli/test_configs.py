@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import TINY, tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.cli.configs import find_config, resolve_configs, shipped_configs
 from metaprune_pl.errors import StorageError
@@ -84,3 +85,23 @@ def test_a_config_that_includes_itself_or_nothing_is_one_message(workdir: Path) 
     (workdir / "a.yaml").write_text("include: meta_quikstart.yaml\n")
     with pytest.raises(StorageError, match=r"no config 'meta_quikstart.yaml'.* Did you mean 'meta_quickstart.yaml'"):
         resolve_configs(["--config", "a.yaml"])
+
+
+@pytest.mark.parametrize("stage", TINY)
+def test_a_fast_dev_run_runs_and_keeps_nothing(
+    stage: str, line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quickstart = line / "runs" / "quickstart"
+    networks, metanetworks = quickstart / "data_models" / "networks", quickstart / "meta_training" / "metanetworks"
+    flags = [f"--network={networks}/seed_0002", f"--metanetwork={metanetworks}"]
+    given = {"data_models data": [], "fit meta": [f"--data.init_args.data_models={networks}"]}.get(stage, flags)
+    main([*tiny(stage, *given), "--trainer.fast_dev_run=2"])
+    assert [path for path in workdir.rglob("*") if path.is_file()] == []
+    assert stage == "fit meta" or "%" in capsys.readouterr().out  # a table of accuracies
+
+
+def test_an_experiment_has_no_fast_dev_run(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["experiment", "--config=quickstart.yaml", "--trainer.fast_dev_run=true"])
+    assert stop.value.code == 1
+    assert "trainer.fast_dev_run has no effect on experiment" in capsys.readouterr().err

@@ -124,7 +124,11 @@ class App(LightningCLI):
         """Run in the run's folder: not again what is finished, and nothing over another run."""
         kwargs, trainer = self._prepare_subcommand_kwargs(subcommand), self.trainer
         assert isinstance(trainer, MetapruneTrainer)
+        if subcommand == "experiment" and trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigError("trainer.fast_dev_run has no effect on experiment: run its stages with it, one by one.")
         if subcommand in {"validate", "test", "inspect"} or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if subcommand not in {"validate", "test", "inspect", "fit"}:
+                trainer.join()
             self._show(subcommand, getattr(trainer, subcommand)(**kwargs))
             return
         if subcommand in _OWN and self.config[subcommand].trainer.max_epochs is not None:

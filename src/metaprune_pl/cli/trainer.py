@@ -3,6 +3,7 @@
 import copy
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from metaprune_pl.stages.batch_norm import SyncBatchNorms
 class MetapruneTrainer(pl.Trainer):
     """Lightning's Trainer; every setting of it is the same.
 
-    It saves `checkpoints/last.ckpt` after each epoch and continues from it.
+    It saves `checkpoints/last.ckpt` after each epoch and continues from it. With `fast_dev_run` every fit, also of a
+    pipeline, takes a few batches, and nothing is kept.
 
     Args:
         threads: Threads of this process on the CPU; None leaves it to PyTorch. One is as fast as two for small networks
@@ -65,6 +67,7 @@ class MetapruneTrainer(pl.Trainer):
         kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
         super().__init__(**kwargs)
         sync.on_cpu = isinstance(self.accelerator, CPUAccelerator)
+        self._rehearsal = tempfile.TemporaryDirectory() if kwargs.get("fast_dev_run") else None  # nothing is kept
 
     def for_stage(self, folder: Path, epochs: int, **changes: Any) -> "MetapruneTrainer":
         """Return a fresh Trainer with the same settings for one fit inside a pipeline."""
@@ -72,6 +75,9 @@ class MetapruneTrainer(pl.Trainer):
             **self._settings, "default_root_dir": str(folder), "max_epochs": epochs, "logger": None,
             "enable_model_summary": False, **changes,
         }  # fmt: skip
+        if batches := int(settings.pop("fast_dev_run", None) or 0):  # short, but the next step needs its network
+            limits = dict.fromkeys(("limit_train_batches", "limit_val_batches"), batches)
+            settings |= {**limits, "max_epochs": min(epochs, 1), "logger": False, "enable_checkpointing": False}
         return MetapruneTrainer(**settings, callbacks=copy.deepcopy(self._callbacks))
 
     def for_device(self, folder: Path, epochs: int) -> "MetapruneTrainer":
@@ -84,8 +90,9 @@ class MetapruneTrainer(pl.Trainer):
 
     def workplace(self, data: ImageDataModule) -> Workplace:
         """Return where pipelines run: this Trainer's folder and device."""
+        folder = self._rehearsal.name if self._rehearsal else self.default_root_dir
         return Workplace(
-            folder=Path(self.default_root_dir), device=self.strategy.root_device, data=data, trainer=self.for_stage,
+            folder=Path(self.agree(folder)), device=self.strategy.root_device, data=data, trainer=self.for_stage,
             writes=is_main_process(), agree=self.agree,
         )  # fmt: skip
 
