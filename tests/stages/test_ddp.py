@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from conftest import QUIET, tiny
@@ -96,6 +97,13 @@ def assert_close(a: nn.Module, b: nn.Module) -> None:
         assert torch.allclose(x, y, rtol=1e-5, atol=1e-5), (name, float((x - y).abs().max()))
 
 
+def logged(run: str) -> list[float]:
+    """Validation accuracy of the data models' training by epoch, as TensorBoard has it."""
+    events = EventAccumulator(f"{run}/work/seeds_0000")
+    events.Reload()
+    return [event.value for name in ("val/accuracy", "val/loss", "train/loss") for event in events.Scalars(name)]
+
+
 @pytest.fixture
 def place(workdir: Path) -> Path:
     (workdir / "runner.py").write_text(RUNNER)
@@ -148,6 +156,7 @@ def test_two_ranks_make_the_data_models_of_one(place: Path) -> None:
         one, two = (Path(folder) / "networks" / name for folder in ("one", "two"))
         assert_close(load_network(one), load_network(two))
         assert read_card(one).record == read_card(two).record
+    assert logged("one") == pytest.approx(logged("two"), abs=1e-5)  # over all 397 images, of which one rank has 199
 
 
 @pytest.mark.ddp

@@ -80,7 +80,8 @@ class MetaTraining(LightningModule):
     The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch adds the gradient of
     its cross-entropy to them by plain autograd; the sparsity gradient is added at the end; and one backward pass takes
     the sum into the metanetwork. That equals one backward pass per micro-batch, and several devices exchange gradients
-    once in a step. One data model at a time is in a device's memory. The metanetwork is stored after every epoch as
+    once in a step. One data model at a time is in a device's memory. With a mixed `trainer.precision` data models run
+    in it, and the metanetwork in float32. The metanetwork is stored after every epoch as
     `metanetworks/epoch_NNN` in the run's folder.
 
     Args:
@@ -151,7 +152,8 @@ class MetaTraining(LightningModule):
     @torch.no_grad()
     def new_weights(self, model: DataModel) -> dict[str, Tensor]:
         """Return the trainable parameters in the graph as the metanetwork rewrites them, cut off from it."""
-        new = self.metanetwork.rewrite(model.graph, model.state)
+        with self._in_full_precision():
+            new = self.metanetwork.rewrite(model.graph, model.state)
         trainable = {name for name, _ in model.network.named_parameters()} & set(model.graph.parameters)
         return {name: value.detach().clone() for name, value in new.items() if name in trainable}
 
@@ -163,13 +165,13 @@ class MetaTraining(LightningModule):
         norms = {"accuracy": _norm(vector), "sparsity": _norm(sparse)}
         for name, gradient in sparse.items():
             vector[name] = vector[name] + gradient
-        new = self.metanetwork.rewrite(model.graph, model.state)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         if self._step_begins:
             optimizer.zero_grad()
         self._step_begins = step
-        with self._alone(not step):
+        with self._in_full_precision(), self._alone(not step):
+            new = self.metanetwork.rewrite(model.graph, model.state)
             self.manual_backward(share * torch.stack([(new[name] * v).sum() for name, v in vector.items()]).sum())
         if step:
             if self.clip:
@@ -181,6 +183,10 @@ class MetaTraining(LightningModule):
         for name, norm in norms.items():
             self.log(f"train/gradient_{name}", norm)
         self._leaves, self._gradient, self._losses = {}, [], []
+
+    def _in_full_precision(self) -> AbstractContextManager[None]:
+        """Run the metanetwork in float32 where the networks run in mixed precision: its changes are small."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _alone(self, alone: bool) -> AbstractContextManager[None]:
         """Keep a backward pass from exchanging gradients with the other devices."""
