@@ -18,7 +18,7 @@ from metaprune_pl.networks import (
     create_network,
     save_network,
 )
-from metaprune_pl.stages.finetuning import check_fits
+from metaprune_pl.stages.finetuning import check_fits, whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -119,11 +119,11 @@ class DataModelTraining(LightningModule):
         logits = self(images)
         accuracy = (logits.argmax(2) == labels).float().mean(1)
         loss = torch.stack([F.cross_entropy(scores, labels) for scores in logits])
-        options = {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": len(labels)}
+        options = whole_set(self, len(labels))
         for seed, value in zip(self.seeds, accuracy, strict=True):
-            self.log(f"{part}/accuracy_seed_{seed}", value, **options)  # type: ignore[arg-type]
-        self.log(f"{part}/loss", loss.mean(), **options)  # type: ignore[arg-type]
-        self.log(f"{part}/accuracy", accuracy.mean(), prog_bar=True, **options)  # type: ignore[arg-type]
+            self.log(f"{part}/accuracy_seed_{seed}", value, **options)
+        self.log(f"{part}/loss", loss.mean(), **options)
+        self.log(f"{part}/accuracy", accuracy.mean(), prog_bar=True, **options)
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""

@@ -38,6 +38,15 @@ def check_fits(network: nn.Module, card: NetworkCard, data: object) -> None:
         raise ConfigError(f"the network tells {classes} classes apart and the data have {data.num_classes}.")
 
 
+def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
+    """Return options of `log` for a mean over all images of a set, of which a device has seen so many more.
+
+    Lightning averages the devices' numbers of images as whole numbers, and rounds; multiples of the number of devices
+    come out right.
+    """
+    return {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": count * module.trainer.world_size}
+
+
 class Finetuning(LightningModule):
     """Trains a stored network further and stores the result as `network` in the run's folder.
 
@@ -123,10 +132,10 @@ class Finetuning(LightningModule):
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
         logits = self(images)
-        options = {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": len(labels)}
-        self.log(f"{part}/loss", F.cross_entropy(logits, labels), **options)  # type: ignore[arg-type]
+        options = whole_set(self, len(labels))
+        self.log(f"{part}/loss", F.cross_entropy(logits, labels), **options)
         accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log(f"{part}/accuracy", accuracy, prog_bar=True, **options)  # type: ignore[arg-type]
+        self.log(f"{part}/accuracy", accuracy, prog_bar=True, **options)
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""

@@ -18,6 +18,7 @@ from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.stages.finetuning import whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 BatchNormMode = Literal["train", "eval"]
@@ -214,9 +215,9 @@ class MetaTraining(LightningModule):
         model = self.data_models[0]
         state = {name: value.clone() for name, value in self._validated.items()}  # batch norms write into it
         logits = functional_call(model.network, state, (images,))
-        options = {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": len(labels)}
-        self.log("val/loss", F.cross_entropy(logits, labels), **options)  # type: ignore[arg-type]
-        self.log("val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options)  # type: ignore[arg-type]
+        options = whole_set(self, len(labels))
+        self.log("val/loss", F.cross_entropy(logits, labels), **options)
+        self.log("val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options)
 
     def on_validation_epoch_end(self) -> None:
         """Forget the rewritten data model."""
