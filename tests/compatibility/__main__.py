@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from compatibility.line import Row, run_line
+from compatibility.line import Row, put_row
 from compatibility.networks import whole_report
 
 REPORT = Path(__file__).with_name("report.csv")
@@ -39,8 +39,9 @@ def main(names: list[str]) -> None:
 
 
 def _in_a_process(name: str, side: int) -> Row:
-    results: multiprocessing.Queue[Row] = multiprocessing.get_context("spawn").Queue()
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(name, side, results))
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[Row] = context.Queue()
+    process = context.Process(target=put_row, args=(name, side, results))
     process.start()
     try:
         return results.get(timeout=LIMIT)
@@ -49,10 +50,6 @@ def _in_a_process(name: str, side: int) -> Row:
     finally:
         process.kill()
         process.join()
-
-
-def _work(name: str, side: int, results: "multiprocessing.Queue[Row]") -> None:
-    results.put(run_line(name, side))
 
 
 def _write_rows(rows: list[dict[str, str]]) -> None:

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing import Queue
 from typing import Any
 
 import torch
@@ -70,6 +71,11 @@ def run_line(name: str, side: int, *, metanetwork: bool = True, **arguments: Any
         row.error = f"{type(error).__name__}: {error}".splitlines()[0]
     row.seconds = time.perf_counter() - start
     return row
+
+
+def put_row(name: str, side: int, results: "Queue[Row]") -> None:
+    """Run the line in a process of its own."""
+    results.put(run_line(name, side))
 
 
 def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.labels import Joined, Parameter, Statistic
+from metaprune_pl.graphs.labels import Joined, Parameter, Statistic, shrink
 from metaprune_pl.graphs.moves import MOVES, rerun
 
 _LIKE = {"reshape_as.default", "view_as.default"}
@@ -69,7 +69,7 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
         return None
     shape = parameter.elements.shape
     companions = tuple(
-        Parameter(companion.name, companion.shape, move(companion.elements.expand(shape)))
+        Parameter(companion.name, companion.shape, shrink(move(companion.elements.expand(shape))))
         for companion in parameter.companions
     )
     return replace(parameter, moved=result, companions=companions)
