@@ -79,6 +79,21 @@ class ConcatNet(nn.Module):
         return self.classifier(torch.relu(self.merge(torch.cat([both, right], 1))).mean((2, 3)))
 
 
+class CountingNet(nn.Module):
+    """Its forward pass names the width of its first convolution.
+
+    Shapes: [B, 3, 8, 8] -> [B, 5].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        return self.fc(self.second(self.first(x).view(-1, 4, 8, 8)).mean((2, 3)))
+
+
 def random_kept(groups: PruningGroups, seed: int = 0, share: float = 0.5) -> Tensor:
     """Choose which nodes stay, bool [N]: whole units, and at least one in each group."""
     chosen = torch.rand(len(groups.prunable), generator=torch.Generator().manual_seed(seed)) < share

@@ -41,9 +41,12 @@ def test_numbers_are_those_of_the_network(capsys: pytest.CaptureFixture[str]) ->
 def test_what_stays_is_named_with_its_reason() -> None:
     source = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4, "shortcut": "pad"})
     facts = inspect_network(source, input_shape=(3, 8, 8))
-    assert facts.stays["layer2.0.conv2"].startswith("4 of 8 channels: the forward pass counts on how many they are")
+    assert facts.stays["layer2.0.conv2"].startswith("4 of 8 channels: something is made for as many")
     assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
     assert facts.stays["fc"] == "10 of 10 channels: the classes, or tied to them"
+    facts = inspect_network(NetworkSource(network="helpers:CountingNet"), input_shape=(3, 8, 8))
+    assert facts.stays["first"] == "4 of 4 channels: the forward pass does not run with fewer, as a trial has shown"
+    assert [group.name for group in facts.groups] == ["second"]
     facts = inspect_network(NetworkSource(network="test_vit"))
     assert facts.input_shape == (3, 160, 160)
     assert facts.outside == {"cls_token": 64, "pos_embed": 101 * 64}

@@ -156,8 +156,9 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
             return "the image's channels, or tied to them"
         if bool(classes[units].any()):
             return "the classes, or tied to them"
-        assert bool(counted[units].any())
-        return "the forward pass counts on how many they are (zero padding, one gate for all, fixed places)"
+        if bool(counted[units].any()):
+            return "something is made for as many (zero padding, one gate for all, fixed places, a recurrent layer)"
+        return "the forward pass does not run with fewer, as a trial has shown"
 
     found = {}
     for layer in graph.groups:
