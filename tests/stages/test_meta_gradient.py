@@ -87,9 +87,9 @@ def authors_gradient(
 
 
 def our_gradient(
-    net: PNAMetanetwork, model: DataModel, batches: list[tuple[Tensor, Tensor]], sparsity: Sparsity
+    net: PNAMetanetwork, model: DataModel, batches: list[tuple[Tensor, Tensor]], sparsity: Sparsity, **options: Any
 ) -> dict[str, Tensor]:
-    stage = _Bare(metanetwork=net, sparsity=sparsity)
+    stage = _Bare(metanetwork=net, sparsity=sparsity, **options)
     stage.data_models = [model]
     for number, (images, labels) in enumerate(batches):
         last = number == len(batches) - 1
@@ -176,3 +176,24 @@ def test_the_accuracy_gradient_is_that_of_the_mean_cross_entropy(tmp_path: Path)
     torch.testing.assert_close(loss, expected.detach())
     for gradient, parameter in zip(found, model.network.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_channels_last_gives_the_same_gradient(tmp_path: Path) -> None:
+    model, net = data_model(tmp_path / "network", "train"), metanetwork()
+    expected = our_gradient(net, model, micro_batches(), Sparsity(weight=0.5))
+    found = our_gradient(metanetwork(), model, micro_batches(), Sparsity(weight=0.5), channels_last=True)
+    assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
+
+
+def test_mixed_precision_is_for_the_data_model_and_not_for_the_metanetwork(tmp_path: Path) -> None:
+    model = data_model(tmp_path / "network", "eval")
+    model = DataModel(model.network.float(), model.graph, model.groups, {n: v.float() for n, v in model.state.items()})
+    stage = _Bare(metanetwork=metanetwork().float())
+    expected = stage.new_weights(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = stage.new_weights(model)
+        images, labels = micro_batches(1)[0]
+        leaves = {name: value.requires_grad_() for name, value in found.items()}
+        loss, gradient = accuracy_gradient(model, leaves, images.float(), labels)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert torch.isfinite(loss) and {g.dtype for g in gradient} == {torch.float32}

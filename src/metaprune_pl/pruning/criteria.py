@@ -105,7 +105,11 @@ class Sparsity:
         return 2 ** (self.alpha * (high - roots) / spread)
 
     def gradient(
-        self, criterion: GroupNorm, groups: PruningGroups, state: Mapping[str, Tensor]
+        self,
+        criterion: GroupNorm,
+        groups: PruningGroups,
+        state: Mapping[str, Tensor],
+        into: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Gradient of the term for each parameter, times `weight`, and the value of equation (26).
 
@@ -113,34 +117,50 @@ class Sparsity:
             criterion: Scores that the shrinkage follows.
             groups: Pruning groups.
             state: Trainable parameters by name.
+            into: Gradients to add it to in place; None starts from zero.
         """
+        found = {} if into is None else into
         names = [name for name in groups.graph.parameters if name in state]
-        with torch.enable_grad():
-            leaves = {name: state[name].detach().requires_grad_() for name in names}
+        exact = self.form == "norm"
+        with torch.set_grad_enabled(exact):
+            leaves = {name: state[name].detach().requires_grad_(exact) for name in names}
             scores = criterion.scores(groups, leaves)
             gamma = self.shrinkage(groups, scores) * groups.prunable.to(scores.device)
             value = (gamma * scores / criterion.normalizer(groups, scores)).sum()
-            if self.form == "norm":
-                found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-                gradients = {n: self.weight * g for n, g in zip(names, found, strict=True) if g is not None}
-                return gradients, value.detach()
-        return _decay(groups, state, self.weight * gamma), value.detach()
+        if exact:
+            for name, own in zip(
+                names, torch.autograd.grad(value, list(leaves.values()), allow_unused=True), strict=True
+            ):
+                if own is not None:
+                    found[name] = found[name].add_(own, alpha=self.weight) if name in found else self.weight * own
+        else:
+            _decay(groups, state, self.weight * gamma, found)
+        return found, value.detach()
 
 
 @torch.no_grad()
-def _decay(groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor) -> dict[str, Tensor]:
-    """Return gamma * w for each parameter, summed over the groups that it is in."""
+def _decay(groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor, into: dict[str, Tensor]) -> None:
+    """Add gamma * w for each parameter, summed over the groups that it is in."""
     node = gamma[groups.unit.to(gamma.device)]
-    gradients = {}
+
+    def add(name: str, weight: Tensor, factor: Tensor, own: Tensor | None) -> None:
+        if own is None:
+            into[name] = (weight * factor).reshape(state[name].shape)
+        else:
+            own.addcmul_(weight, factor)
+
     for connection in groups.graph.connections:
-        if connection.parameter is not None:
-            weight = state[connection.parameter]
+        if (name := connection.parameter) is not None:
             factor = node[connection.target][:, :, None, None]
             if connection.shape[0] == 1:
                 factor = factor + node[connection.source][:, None, :, None]
-            gradients[connection.parameter] = connection.unblock(connection.block(weight) * factor, weight)
+            weight = connection.block(state[name])
+            if connection.rows is None and not connection.taps_first and into.get(name, weight).is_contiguous():
+                add(name, weight, factor, connection.block(into[name]) if name in into else None)
+            else:
+                own = connection.unblock(weight * factor, state[name])
+                into[name] = into[name].add_(own) if name in into else own
     for group in groups.graph.groups:
         for slot, name in group.slots.items():
             if slot.endswith("norm.weight"):
-                gradients[name] = state[name] * node[group.start : group.stop]
-    return gradients
+                add(name, state[name], node[group.start : group.stop], into.get(name))

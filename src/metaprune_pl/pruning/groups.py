@@ -121,7 +121,7 @@ def magnitudes(graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: 
     values: list[Tensor] = []
     for connection in graph.connections:
         if connection.parameter is not None:
-            block = connection.block(state[connection.parameter]).abs().pow(p).sum(3)  # [G, O, I]
+            block = _sum_of_powers(connection.block(state[connection.parameter]), p)  # [G, O, I]
             if kept is not None:
                 block = block * kept[connection.target][:, :, None] * kept[connection.source][:, None, :]
             if connection.shape[0] > 1:
@@ -130,6 +130,13 @@ def magnitudes(graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: 
                 values += [block.sum(2).flatten(), block.sum(1).flatten()]
     values += [state[name].abs().pow(p) for group in graph.groups for name in _norm_weights(group.slots)]
     return torch.cat(values)
+
+
+def _sum_of_powers(values: Tensor, p: float) -> Tensor:
+    """Sum of |w|^p over the last dimension; of squares without a temporary of the size of the values."""
+    if p == 2:
+        return torch.einsum("goit,goit->goi", values, values)
+    return values.abs().pow(p).sum(-1)
 
 
 def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:

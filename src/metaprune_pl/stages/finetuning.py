@@ -114,11 +114,8 @@ class Finetuning(LightningModule):
             raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is not None:
             parameters = dict(self.network.named_parameters())
-            gradients, value = self.sparsity.gradient(self.criterion, self.groups, parameters)
-            for name, gradient in gradients.items():
-                own = parameters[name].grad
-                assert own is not None
-                own += gradient
+            own = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+            _, value = self.sparsity.gradient(self.criterion, self.groups, parameters, own)
             self.log("train/sparsity", value, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -94,6 +94,7 @@ class MetaTraining(LightningModule):
             data model's running ones (`eval`, as in the authors' code).
         attention: What goes together in attention: as in the pruning that follows.
         clip: Largest norm of the metanetwork's gradient; 0 is none.
+        channels_last: Memory layout of the images: faster on GPUs with tensor cores, and on most CPUs.
     """
 
     def __init__(
@@ -106,12 +107,14 @@ class MetaTraining(LightningModule):
         batch_norm: BatchNormMode = "eval",
         attention: AttentionUnits = "width",
         clip: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.metanetwork = metanetwork
         self.optimizer, self.sparsity, self.criterion = optimizer, sparsity, criterion
         self.batch_norm, self.attention, self.clip = batch_norm, attention, clip
+        self.channels_last = channels_last
         self.data_models: list[DataModel] = []
         self._leaves: dict[str, Tensor] = {}
         self._gradient: list[Tensor] = []
@@ -144,9 +147,14 @@ class MetaTraining(LightningModule):
         model = self._take(batch.model)
         if not self._leaves:
             self._leaves = {name: value.requires_grad_() for name, value in self.new_weights(model).items()}
-        loss, gradient = accuracy_gradient(model, self._leaves, batch.images, batch.labels)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        images = batch.images.contiguous(memory_format=layout)
+        loss, gradient = accuracy_gradient(model, self._leaves, images, batch.labels)
         self._losses.append(loss)
-        self._gradient = [a + b for a, b in zip(self._gradient, gradient, strict=True)] if self._gradient else gradient
+        if self._gradient:
+            torch._foreach_add_(self._gradient, gradient)
+        else:
+            self._gradient = [own.clone() for own in gradient]  # autograd may give two parameters the same tensor
         if batch.last:
             self._finish(model, batch.share, batch.step)
 
@@ -160,12 +168,12 @@ class MetaTraining(LightningModule):
 
     def _finish(self, model: DataModel, share: float, step: bool) -> None:
         """Take the gradient of a data model's part into the metanetwork, and step at the end of the big batch."""
-        scale = 1 / len(self._losses)
-        vector = {n: scale * g for n, g in zip(self._leaves, self._gradient, strict=True)}
+        torch._foreach_div_(self._gradient, len(self._losses))
+        vector = dict(zip(self._leaves, self._gradient, strict=True))
         sparse, value = self.sparsity.gradient(self.criterion, model.groups, self._leaves)
         norms = {"accuracy": _norm(vector), "sparsity": _norm(sparse)}
         for name, gradient in sparse.items():
-            vector[name] = vector[name] + gradient
+            vector[name] += gradient
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         if self._step_begins:
@@ -173,7 +181,8 @@ class MetaTraining(LightningModule):
         self._step_begins = step
         with self._in_full_precision(), self._alone(not step):
             new = self.metanetwork.rewrite(model.graph, model.state)
-            self.manual_backward(share * torch.stack([(new[name] * v).sum() for name, v in vector.items()]).sum())
+            products = [torch.dot(new[name].flatten(), v.flatten()) for name, v in vector.items()]
+            self.manual_backward(share * torch.stack(products).sum())
         if step:
             if self.clip:
                 self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
