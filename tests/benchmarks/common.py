@@ -1,0 +1,96 @@
+"""Measuring: each way in a process of its own, taking turns, so that a noisy machine is as noisy to all of them."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GIGABYTE = 2**20
+"""In the kilobytes of /proc."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each repetition, and the peak of memory above that before the first, in GB."""
+
+    seconds: list[float]
+    memory: float
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        return f"{self.median:8.3f} s ({min(self.seconds):.3f} to {max(self.seconds):.3f}) {self.memory:7.3f} GB"
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def serve(work: Callable[[], object], warm_up: Callable[[], object]) -> None:
+    """Child: run once for every line on the standard input, and print seconds and peak memory."""
+    warm_up()  # loads libraries and starts threads, on a tiny case
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _status("VmRSS")
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        work()
+        print(f"measured {time.perf_counter() - start} {(_status('VmHWM') - before) / GIGABYTE}", flush=True)
+
+
+class Child:
+    """A way to do the work, in a process of its own."""
+
+    def __init__(self, module: str, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}, bufsize=1
+        )
+        self._wait("ready")
+
+    def _wait(self, word: str) -> list[str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.split()[1:]
+        raise SystemExit(f"a benchmark ended early: {self.process.args!r}")
+
+    def run(self) -> tuple[float, float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        seconds, memory = self._wait("measured")
+        return float(seconds), float(memory)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def side_by_side(module: str, ways: dict[str, Sequence[str]], repetitions: int) -> dict[str, Measured]:
+    """Measure several ways, in turn; the first repetition of each warms up and counts for memory alone."""
+    children = {name: Child(module, arguments) for name, arguments in ways.items()}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repetitions + 1):
+        for name, child in children.items():
+            found[name].append(child.run())
+    for child in children.values():
+        child.close()
+    return {name: Measured([s for s, _ in runs[1:]], max(m for _, m in runs)) for name, runs in found.items()}
+
+
+def report(title: str, measured: dict[str, Measured], against: str) -> None:
+    """Print every way and its ratios to one of them."""
+    print(title)
+    for name, way in measured.items():
+        base, ratios = measured[against], ""
+        if name != against:
+            ratios = f"  {base.median / way.median:6.1f}x faster, {base.memory / way.memory:6.1f}x less memory"
+        print(f"  {name:<10} {way}{ratios}", flush=True)
