@@ -218,6 +218,7 @@ class _Layer(torch.autograd.Function):
         edges.factors.append(torch.nn.functional.pad(own, (0, edges.kernels.width(a.shape[1]) - a.shape[1])))
         received = edges.kernels.statistics(edges.blocks, edges.factors)
         ctx.edges, ctx.layer = edges, len(edges.factors)
+        z = z.contiguous()  # a view would keep all four
         ctx.save_for_backward(received, z, inverter)
         return edges.kernels.aggregate(received, edges.counts, z), edges.new_token(factors)
 

@@ -19,6 +19,7 @@
 namespace {
 
 constexpr long LANES = 16;
+constexpr long MOST_BUNDLES = 64;
 constexpr long TILE = 64;   // vectors of edges in a tile
 constexpr long ROWS = 4;    // rows that are encoded together
 constexpr long A = 0, B = 1, P = 2, Q = 3;  // factors; p' follows q
@@ -279,8 +280,9 @@ template <class S> void join(S* into, long stride, const S* from, long from_stri
 
 // Splits a block among threads: all of its g, and the rows of one g where there are fewer of them than threads.
 template <class S> struct Split {
-  long parts, rows;
-  explicit Split(const Block<S>& block) {
+  long parts, rows, bundle, bundles;  // parts of a g's rows, rows of a part; how many g go together
+  explicit Split(const Block<S>& block)
+      : bundle((block.G + MOST_BUNDLES - 1) / MOST_BUNDLES), bundles((block.G + bundle - 1) / bundle) {
     const long wanted = std::min(long(block.O), (block.threads + long(block.G) - 1) / long(block.G));
     rows = ((block.O + wanted - 1) / wanted + ROWS - 1) / ROWS * ROWS;
     parts = (block.O + rows - 1) / rows;
@@ -293,20 +295,22 @@ template <class S, class Work> void for_each_piece(const Block<S>& block, const 
   {
     Tile<S> tile(block, updates);
 #pragma omp for schedule(dynamic, 1)
-    for (long piece = 0; piece < block.G * split.parts; ++piece) {
-      const long part = piece % split.parts, first = part * split.rows;
-      work(tile, piece / split.parts, part, first, std::min(long(block.O), first + split.rows));
+    for (long piece = 0; piece < split.bundles * split.parts; ++piece) {
+      const long part = piece % split.parts, first = part * split.rows, start = piece / split.parts * split.bundle;
+      for (long g = start; g < std::min(long(block.G), start + split.bundle); ++g)
+        work(tile, g, part, first, std::min(long(block.O), first + split.rows));
     }
   }
 }
 
 // Sums of numbers over all pieces of a block, in an order that does not depend on the threads' pace.
 template <class S> struct Parts {
-  const long parts, numbers;
+  const Split<S>& split;
+  const long numbers;
   std::vector<S> all;
-  Parts(const Block<S>& block, const Split<S>& split, long numbers)
-      : parts(split.parts), numbers(numbers), all(block.G * split.parts * numbers) {}
-  S* at(long g, long part) { return &all[(g * parts + part) * numbers]; }
+  Parts(const Split<S>& split, long numbers)
+      : split(split), numbers(numbers), all(split.bundles * split.parts * numbers) {}
+  S* at(long g, long part) { return &all[(g / split.bundle * split.parts + part) * numbers]; }
   std::vector<S> total() const {
     std::vector<S> sum(numbers);
     for (size_t i = 0; i < all.size(); ++i) sum[i % numbers] += all[i];
@@ -563,7 +567,7 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
 template <class S> void encode_backward(const Block<S>& block, const S* gradient, S* g_weight, S* g_bias) {
   const Split<S> split(block);
   const long W = block.W, T = block.T;
-  Parts<S> parts(block, split, (T + 1) * std::max(W, LANES));
+  Parts<S> parts(split, (T + 1) * std::max(W, LANES));
   for_each_piece(block, split, 0, [&](Tile<S>& tile, long g, long part, long first, long last) {
     const long width = tile.width, stride = tile.most + LANES;
     S* sums = parts.at(g, part);
@@ -758,7 +762,7 @@ void decode_backward(const Block<S>& block, long H, const S* const* decoder, con
                      S* const* g_decoder) {
   const Split<S> split(block);
   const long T = block.T, wide = (H + LANES - 1) / LANES * LANES;
-  Parts<S> parts(block, split, (H + T) * (wide + 1));
+  Parts<S> parts(split, (H + T) * (wide + 1));
   for_edges(block, split, H, decoder, [&](Decoding<S>& d, long g, long part) {
     thread_local std::vector<S> g_out, g_hidden, g_x, turned;
     g_out.assign(T * EDGES, S(0)), g_hidden.resize(H * EDGES), g_x.resize(H * EDGES), turned.assign(EDGES * wide, S(0));
