@@ -67,7 +67,7 @@ class MetaEvaluation(Callback):
         found = torch.tensor(self._speed_ups(trainer, pl_module, folder, own), device=pl_module.device)
         total = trainer.strategy.reduce(found.sum(), reduce_op="sum")
         speed_up = float(total) / len(self.networks)
-        pl_module.log("meta_eval/speed_up", speed_up, rank_zero_only=True)
+        pl_module.log("meta_eval/speed_up", speed_up, sync_dist=True)
         if trainer.is_global_zero:
             write_json(folder / "result.json", {"epoch": epoch, "threshold": self.threshold, "speed_up": speed_up})
 
