@@ -192,7 +192,8 @@ class App(LightningCLI):
         elif subcommand == "data_models":
             console.print(tables.data_model_table([card.record for card in result]))
         elif subcommand == "prune":
-            console.print(tables.pruned_table(result))
+            masked = self.config["prune"]["masks"] is not None
+            console.print(tables.masked_table(result) if masked else tables.pruned_table(result))
         elif subcommand == "experiment":
             for table in tables.experiment_tables(result):
                 console.print(table)

@@ -25,11 +25,12 @@ from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
+from metaprune_pl.pipelines.masks import run_masks
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
 from metaprune_pl.pipelines.prune import run_prune
 from metaprune_pl.pipelines.select import SearchSettings, run_select
-from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningSettings, Sparsity
-from metaprune_pl.reports import Curve, Pruned, Selection
+from metaprune_pl.pruning import AttentionUnits, GroupNorm, MaskSettings, PruningSettings, Sparsity
+from metaprune_pl.reports import Curve, Masked, Pruned, Selection
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 
@@ -181,9 +182,10 @@ class MetapruneTrainer(pl.Trainer):
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         speed_ups: tuple[float, ...] = (2.0,),
+        masks: MaskSettings | None = None,
         latency_batches: tuple[int, ...] = (1, 256),
-    ) -> list[Pruned]:
-        """Prune a network to speed-ups: metanetwork, finetune, prune, finetune.
+    ) -> list[Pruned] | list[Masked]:
+        """Prune a network to speed-ups, or mask its weights: metanetwork, finetune, prune, finetune.
 
         Args:
             datamodule: The images.
@@ -198,12 +200,16 @@ class MetapruneTrainer(pl.Trainer):
             finetune: Finetuning before pruning.
             finetune_after: Finetuning after pruning.
             speed_ups: Targets: multiply-accumulates of the unpruned network over those of the result, increasing.
+            masks: Which weights become zero, in place of channels that are removed; `pruning`, `speed_ups` and
+                `latency_batches` have no effect then.
             latency_batches: Numbers of images in a forward pass whose time is measured.
         """
         how = Preparation(
             source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
+        if masks is not None:
+            return run_masks(self.workplace(datamodule), how, masks, finetune_after=finetune_after)
         return run_prune(
             self.workplace(datamodule), how, finetune_after=finetune_after, speed_ups=speed_ups,
             latency_batches=latency_batches,

@@ -38,6 +38,7 @@ class NetworkCard:
         frozen: Parameters that require no gradient; filled in by `save_network`.
         attributes: Whole numbers that modules keep as attributes (`hidden_dim`, `head_dim`), by the module's path;
             filled in by `save_network`.
+        masked: Weights whose zeros are a mask's: training keeps them zero.
     """
 
     settings: NetworkSettings
@@ -46,6 +47,7 @@ class NetworkCard:
     layers: dict[str, list[int]] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
     attributes: dict[str, dict[str, int | list[int]]] = field(default_factory=dict)
+    masked: list[str] = field(default_factory=list)
 
 
 @contextmanager

@@ -108,13 +108,13 @@ class Preparation:
             )
 
 
-def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> Ready:
+def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | None) -> Ready:
     """Make a network ready for pruning; every step leaves a stored network in the run's folder.
 
     Args:
         place: Where to run.
         how: What to make ready, and how.
-        speed_ups: Targets of the pruning that follows; checked before any time is spent.
+        speed_ups: Targets of the pruning that follows; checked before any time is spent. None removes no channels.
 
     Raises:
         ConfigError: The targets make no sense, or the network was made for other images.
@@ -128,13 +128,15 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float]) -> R
     network, card = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     check_fits(network, card, place.data)
     base_macs = unpruned_macs(card)
-    check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
+    if speed_ups is not None:
+        check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
     source = Path(how.source.network) if how.source.stored else place.folder / "source"
     if place.writes and not how.source.stored:
         card = save_network(source, network, card)
     place.agree(None)
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
     if how.metanetwork is not None:
+        card = replace(card, masked=[])  # new weights are not zero
         method, source = "metanetwork", _rewrite(place, source, Path(how.metanetwork))
     elif how.sparsity is not None:
         method = "sparsity_learning"
@@ -165,7 +167,7 @@ def _rewrite(place: Workplace, source: Path, metanetwork: Path) -> Path:
     state = {name: value.to(place.device) for name, value in network.state_dict().items()}
     network.load_state_dict(load_metanetwork(metanetwork).to(place.device).rewrite(graph, state))
     if place.writes:
-        save_network(folder, network, card)
+        save_network(folder, network, replace(card, masked=[]))
     place.agree(None)
     return folder
 

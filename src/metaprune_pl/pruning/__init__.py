@@ -10,8 +10,10 @@ from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.removal import remove
 from metaprune_pl.pruning.structured import PruningSettings, plan, prune
 from metaprune_pl.pruning.trials import prunable_groups
+from metaprune_pl.pruning.unstructured import Masks, MaskSettings, apply_masks, find_masks, left_parameters
 
 __all__ = [
-    "AttentionUnits", "GroupNorm", "PruningGroups", "PruningSettings", "Sparsity", "count_macs", "count_parameters",
-    "find_groups", "measure_latency", "plan", "prunable_groups", "prune", "remove",
+    "AttentionUnits", "GroupNorm", "MaskSettings", "Masks", "PruningGroups", "PruningSettings", "Sparsity",
+    "apply_masks", "count_macs", "count_parameters", "find_groups", "find_masks", "left_parameters", "measure_latency",
+    "plan", "prunable_groups", "prune", "remove",
 ]  # fmt: skip

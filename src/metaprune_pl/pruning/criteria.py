@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pruning.groups import PruningGroups, magnitudes
+from metaprune_pl.pruning.groups import PruningGroups, input_dimensions, magnitudes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,14 @@ class GroupNorm:
             values = values * groups.entry_first.to(values.device)
         total = values.new_zeros(len(groups.group)).index_add(0, index, values)
         return total if self.reduce == "first" else total / groups.members.to(values.device).clamp(min=1)
+
+    def weight_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Score of each single weight, |w|^p, normalised within its layer; each in the shape of its parameter."""
+        scores = {name: value.detach().abs().pow(self.p) for name, value in weights.items()}
+        if self.normalize == "none":
+            return scores
+        tops = {n: s.amax() if self.normalize == "max" else s.mean() for n, s in scores.items()}
+        return {name: score / torch.where(tops[name] > 0, tops[name], 1.0) for name, score in scores.items()}
 
     def normalizer(self, groups: PruningGroups, scores: Tensor, kept: Tensor | None = None) -> Tensor:
         """Denominator of equation (25) for each unit, without gradient, [U].
@@ -83,12 +91,13 @@ class Sparsity:
         alpha: Strength of the shrinkage of unimportant channels, equation (27); 0 is none. torch-pruning's base is
             2^alpha.
         form: `decay` gives each parameter the gradient gamma * w, summed over the groups that it is in, as
-            torch-pruning's sparsity learning does; `norm` is the exact gradient of equation (26).
+            torch-pruning's sparsity learning does; `norm` is the exact gradient of equation (26). `l1` is for masks
+            (paper, 6.2): the gradient of the sum of |w| over all weights that may be masked, without groups.
     """
 
     weight: float = 0.1
     alpha: float = 4.0
-    form: Literal["decay", "norm"] = "decay"
+    form: Literal["decay", "norm", "l1"] = "decay"
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.alpha < 0:
@@ -111,7 +120,7 @@ class Sparsity:
         state: Mapping[str, Tensor],
         into: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradient of the term for each parameter, times `weight`, and the value of equation (26).
+        """Gradient of the term for each parameter, times `weight`, and the value of equation (26), or the l1 norm.
 
         Args:
             criterion: Scores that the shrinkage follows.
@@ -120,6 +129,10 @@ class Sparsity:
             into: Gradients to add it to in place; None starts from zero.
         """
         found = {} if into is None else into
+        if self.form == "l1":
+            weights = {name: state[name].detach() for name in input_dimensions(groups.graph) if name in state}
+            total = torch.stack([weight.abs().sum() for weight in weights.values()]).sum()
+            return {name: self.weight * weight.sign() for name, weight in weights.items()}, total
         names = [name for name in groups.graph.parameters if name in state]
         exact = self.form == "norm"
         with torch.set_grad_enabled(exact):

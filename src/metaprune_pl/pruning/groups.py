@@ -139,6 +139,19 @@ def _sum_of_powers(values: Tensor, p: float) -> Tensor:
     return values.abs().pow(p).sum(-1)
 
 
+def input_dimensions(graph: WeightGraph) -> dict[str, tuple[int, int]]:
+    """Return the weights that may be masked, each with the dimension of its input channels and its conv groups there.
+
+    These are the weights of convolutions and linear layers, the first and the last ones too; not factors of a channel.
+    """
+    found = {}
+    for connection in graph.connections:
+        groups, *rest = connection.shape
+        if connection.parameter is not None and rest != [1, 1, 1]:
+            found[connection.parameter] = (0, groups) if connection.inputs_first else (1, 1)
+    return found
+
+
 def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
     """Unit and order of each entry of `magnitudes`; a layer's outputs come before all inputs and norms."""
     units: list[Tensor] = []

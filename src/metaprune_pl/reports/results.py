@@ -173,6 +173,33 @@ class Pruned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Masked:
+    """One network whose weights were masked for one target.
+
+    Attributes:
+        network: Name of the network.
+        method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
+        target: Share of the weights of convolutions and linear layers that become zero, or a pattern `N:M`.
+        left: Share of all parameters that are not zero.
+        parameters: Number of all parameters.
+        dense: Weights that a pattern leaves whole, as M does not divide their input channels.
+        accuracy_before: Test accuracy before masking.
+        accuracy_masked: Test accuracy straight after masking.
+        accuracy_finetuned: Test accuracy after masking and finetuning.
+    """
+
+    network: str
+    method: str
+    target: str
+    left: float
+    parameters: int
+    dense: Sequence[str]
+    accuracy_before: float
+    accuracy_masked: float
+    accuracy_finetuned: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a run costs.
 

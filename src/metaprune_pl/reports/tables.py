@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaprune_pl.reports.results import Curve, Experiment, Pruned, Selection, StageCost
+from metaprune_pl.reports.results import Curve, Experiment, Masked, Pruned, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
 
 
@@ -80,6 +80,20 @@ def pruned_table(results: Sequence[Pruned]) -> Table:
         )  # fmt: skip
     columns = ["target", "reached", "MACs", "parameters", "before %", "pruned %", "finetuned %"]
     columns += [f"ms, batch {size}" for size in results[0].latency]
+    return _table(f"{results[0].network}, {results[0].method}: test accuracy", columns, rows)
+
+
+def masked_table(results: Sequence[Masked]) -> Table:
+    """Return one network's masks."""
+    rows = [
+        (
+            f"{100 * float(m.target):g} % zeros" if ":" not in m.target else m.target, f"{100 * m.left:.2f}",
+            _count(m.left * m.parameters), _percent(m.accuracy_before), _percent(m.accuracy_masked),
+            _percent(m.accuracy_finetuned), ", ".join(m.dense),
+        )
+        for m in results
+    ]  # fmt: skip
+    columns = ["target", "left params %", "left params", "before %", "masked %", "finetuned %", "left whole"]
     return _table(f"{results[0].network}, {results[0].method}: test accuracy", columns, rows)
 
 

@@ -50,6 +50,8 @@ def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
 class Finetuning(LightningModule):
     """Trains a stored network further and stores the result as `network` in the run's folder.
 
+    Zeros of masked weights (`NetworkCard.masked`) stay zero: without a gradient, momentum and weight decay move none.
+
     Args:
         network: Folder of a stored network, or a name (see `NetworkSettings.builder`).
         optimizer: Optimiser and learning rate.
@@ -83,6 +85,7 @@ class Finetuning(LightningModule):
         self.optimizer, self.label_smoothing = optimizer, label_smoothing
         self.sparsity, self.criterion, self.attention = sparsity, criterion, attention
         self.groups: PruningGroups | None = None
+        self.zeros: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         """Build a network by name, and find the pruning groups where a sparsity term needs them."""
@@ -97,6 +100,10 @@ class Finetuning(LightningModule):
             example = torch.zeros(1, *self.card.input_shape, device=next(self.network.parameters()).device)
             self.groups = prunable_groups(self.network, example, self.attention)
 
+    def on_train_start(self) -> None:
+        """Note the masks."""
+        self.zeros = {name: self.network.get_parameter(name).detach() == 0 for name in self.card.masked}
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, [B, C, H, W] -> [B, K]."""
         return self.network(images)  # type: ignore[no-any-return]
@@ -109,7 +116,7 @@ class Finetuning(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Add the sparsity term's gradient."""
+        """Add the sparsity term's gradient, and take away that of masked weights."""
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is not None:
@@ -117,6 +124,10 @@ class Finetuning(LightningModule):
             own = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
             _, value = self.sparsity.gradient(self.criterion, self.groups, parameters, own)
             self.log("train/sparsity", value, on_step=False, on_epoch=True)
+        for name, zeros in self.zeros.items():
+            gradient = self.network.get_parameter(name).grad
+            if gradient is not None:
+                gradient.masked_fill_(zeros, 0.0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy on the validation images."""

@@ -1,0 +1,73 @@
+"""The paper's pipeline with masks in place of removed channels (6.2): metanetwork, finetune, mask, finetune."""
+
+from dataclasses import asdict, replace
+
+import torch
+
+from metaprune_pl.graphs import trace
+from metaprune_pl.networks import load_network, save_network
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace, accuracy, prepare, run_finetuning
+from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters
+from metaprune_pl.reports import Masked, read_json, write_csv, write_json
+from metaprune_pl.reports.tensorboard import log_results
+
+
+def run_masks(
+    place: Workplace, how: Preparation, masks: MaskSettings, *, finetune_after: FinetuneSettings
+) -> list[Masked]:
+    """Make a network ready, mask its weights for each target, and finetune the results.
+
+    Writes `masked_X/network` for each target, `report.json`, `report.csv` and TensorBoard events to the run's folder.
+
+    Args:
+        place: Where to run.
+        how: What to make ready, and how.
+        masks: Which weights become zero.
+        finetune_after: Finetuning after that.
+
+    Raises:
+        PruningError: A pattern fits no layer.
+    """
+    ready = prepare(place, how, None)
+    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
+    state = {name: value.cpu() for name, value in ready.network.state_dict().items()}
+    before = accuracy(ready.network, place.data, "test", place.device)
+    results = []
+    for target in masks.targets:
+        folder = place.folder / f"masked_{str(target).replace(':', '_of_')}"
+        if place.agree((folder / "result.json").is_file()):
+            results.append(Masked(**read_json(folder / "result.json")))
+            continue
+        found = find_masks(graph, state, how.criterion, target, masks.ranking)
+        masked = apply_masks(ready.network, found)
+        card = replace(ready.card, masked=sorted(found.kept))
+        if place.writes:
+            save_network(folder / "masked", masked, card)
+        place.agree(None)
+        source = folder / "masked"
+        if finetune_after.epochs:
+            inside = replace(place, folder=folder)
+            source = run_finetuning(inside, "finetuned", source, finetune_after, None, how.criterion)
+        final = load_network(source).to(place.device)
+        for name, kept in found.kept.items():
+            assert not final.get_parameter(name)[~kept.to(place.device)].any(), name
+        result = Masked(
+            network=ready.name, method=ready.method, target=str(target), left=left_parameters(final),
+            parameters=count_parameters(final), dense=list(found.dense), accuracy_before=before,
+            accuracy_masked=accuracy(masked, place.data, "test", place.device),
+            accuracy_finetuned=accuracy(final, place.data, "test", place.device),
+        )  # fmt: skip
+        results.append(result)
+        if place.writes:
+            record = {**card.record, "left": result.left, "test_accuracy": result.accuracy_finetuned}
+            save_network(folder / "network", final, replace(card, record=record))
+            write_json(folder / "result.json", asdict(result))
+    if place.writes:
+        for result in results:
+            settings = {"method": result.method, "network": result.network, "target": result.target}
+            values = {"left": result.left, "accuracy_finetuned": result.accuracy_finetuned}
+            log_results(place.folder, f"masked_{result.target.replace(':', '_of_')}", settings, values)
+        rows = [asdict(result) for result in results]
+        write_csv(place.folder / "report.csv", [{**row, "dense": " ".join(row["dense"])} for row in rows])
+        write_json(place.folder / "report.json", rows)
+    return results
