@@ -120,7 +120,7 @@ def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
     taps = sorted({connection.shape[3] for connection in graph.connections})
     fresh = PNAMetanetwork(layers=1, hidden=2, schema="universal", kernels="per_size", taps=taps)
     before = network(images)
-    state = network.state_dict()
+    state = {name: value for name, value in network.state_dict().items() if name not in graph.aliases}
     after = torch.func.functional_call(network, fresh.rewrite(graph, state), (images,))
     return bool(torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()) + 1e-7))
 

@@ -44,7 +44,8 @@ class DataModel:
     def to(self, device: torch.device) -> "DataModel":
         """Move the weights to a device."""
         network = self.network.to(device)
-        return replace(self, network=network, state={n: value.detach() for n, value in network.state_dict().items()})
+        own = {n: value.detach() for n, value in network.state_dict().items() if n not in self.graph.aliases}
+        return replace(self, network=network, state=own)
 
 
 def load_data_model(
