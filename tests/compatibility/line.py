@@ -14,6 +14,7 @@ from metaprune_pl.errors import MetapruneError
 from metaprune_pl.graphs import SCHEMAS, WeightGraph, read, trace, write
 from metaprune_pl.metanetworks import PNAMetanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, load_network, save_network
+from metaprune_pl.networks.widths import own_state
 from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -120,8 +121,7 @@ def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
     taps = sorted({connection.shape[3] for connection in graph.connections})
     fresh = PNAMetanetwork(layers=1, hidden=2, schema="universal", kernels="per_size", taps=taps)
     before = network(images)
-    state = {name: value for name, value in network.state_dict().items() if name not in graph.aliases}
-    after = torch.func.functional_call(network, fresh.rewrite(graph, state), (images,))
+    after = torch.func.functional_call(network, fresh.rewrite(graph, own_state(network)), (images,), tie_weights=False)
     return bool(torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()) + 1e-7))
 
 

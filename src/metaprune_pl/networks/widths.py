@@ -72,6 +72,20 @@ def all_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_buffers(remove_duplicate=False)), **network.state_dict(keep_vars=True)}
 
 
+def own_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network with each tensor of a module that stands in several places once.
+
+    `functional_call(..., tie_weights=False)` takes it; with the full state it would leave such a module changed.
+    """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    found: dict[tuple[int, str], str] = {}
+    for name in network.state_dict():
+        path, _, leaf = name.rpartition(".")
+        found.setdefault((id(modules[path]), leaf), name)
+    state = network.state_dict()
+    return {name: state[name] for name in found.values()}
+
+
 def is_sizes(value: object) -> bool:
     """Whether an attribute is a whole number, or several of them."""
     return type(value) is int or (

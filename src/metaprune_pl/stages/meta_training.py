@@ -17,6 +17,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
 from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.networks.widths import own_state
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.finetuning import whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
@@ -44,8 +45,7 @@ class DataModel:
     def to(self, device: torch.device) -> "DataModel":
         """Move the weights to a device."""
         network = self.network.to(device)
-        own = {n: value.detach() for n, value in network.state_dict().items() if n not in self.graph.aliases}
-        return replace(self, network=network, state=own)
+        return replace(self, network=network, state={n: value.detach() for n, value in own_state(network).items()})
 
 
 def load_data_model(
@@ -72,7 +72,7 @@ def accuracy_gradient(
         labels: [B].
     """
     buffers = {name: value.clone() for name, value in model.state.items() if name not in leaves}
-    loss = F.cross_entropy(functional_call(model.network, {**buffers, **leaves}, (images,)), labels)
+    loss = F.cross_entropy(functional_call(model.network, {**buffers, **leaves}, (images,), tie_weights=False), labels)
     return loss.detach(), list(torch.autograd.grad(loss, list(leaves.values())))
 
 
@@ -224,7 +224,7 @@ class MetaTraining(LightningModule):
         images, labels = batch
         model = self.data_models[0]
         state = {name: value.clone() for name, value in self._validated.items()}  # batch norms write into it
-        logits = functional_call(model.network, state, (images,))
+        logits = functional_call(model.network, state, (images,), tie_weights=False)
         options = whole_set(self, len(labels))
         self.log("val/loss", F.cross_entropy(logits, labels), **options)
         self.log("val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options)
