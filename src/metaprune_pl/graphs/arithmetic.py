@@ -1,0 +1,121 @@
+"""Sums and products of activations with each other, with parameters and with constants."""
+
+import math
+
+import torch
+
+from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody
+
+
+def add(call: Call) -> Activation:
+    """A sum joins neurons: a shortcut layer is absorbed by the main branch, another is an identity (paper, 4.1)."""
+    operands = _operands(call)
+    if len(operands) == 1:  # a number, a constant or a parameter outside the graph
+        _follow(call, operands[0])
+        return operands[0]
+    left, right = operands
+    if (same := _same_or_nobody(left, right)) is not None:
+        return same
+    for one, x in ((left, right), (right, left)):
+        if one.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
+            call.builder.fix(one.labels)
+            return Activation(x.labels, None, x.partners)
+    if left.labels.shape != right.labels.shape:
+        raise TraceError(f"operator 'aten.{call.operator}' adds tensors of other channels: {call.where}.")
+    builder = call.builder
+    fresh = [operand for operand in operands if operand.owner is not None]
+    if not fresh:
+        nodes = left.labels.flatten()
+        _, target = builder.new_group(f"{call.module}.add".lstrip("."), len(nodes), depth=builder.depth(nodes))
+        for operand in operands:
+            builder.connect_identity(call.module, operand.labels.flatten(), target)
+        return Activation(target.reshape(left.labels.shape))
+    main = max(fresh, key=lambda operand: builder.depth(operand.labels))
+    shortcut = right if main is left else left
+    assert main.owner is not None
+    if shortcut.owner is not None and builder.can_absorb(main.owner, shortcut.owner):
+        builder.absorb(main.owner, shortcut.owner)
+    else:
+        source, target = shortcut.labels.flatten(), main.labels.flatten()
+        builder.connect_identity(call.module, source, target)
+        builder.fixed += target[source == NOBODY].tolist()
+    return Activation(main.labels)
+
+
+def multiply(call: Call) -> Activation:
+    """A channel gate goes with its channel; a parameter is a scale of the neurons where they are fresh."""
+    operands = _operands(call)
+    if len(operands) == 1:
+        x = operands[0]
+        other = call.value(call.argument(1 if isinstance(call.value(call.argument(0)), Activation) else 0))
+        group = None if x.owner is None else call.builder.group(x.owner)
+        if isinstance(other, Parameter) and group is not None and "scale" not in group.slots:
+            if math.prod(other.shape) == group.size and torch.equal(other.elements.flatten(), torch.arange(group.size)):
+                group.slots["scale"] = other.name
+                return x
+        _follow(call, x)
+        return x
+    left, right = operands
+    if (same := _same_or_nobody(left, right)) is not None:
+        return same
+    for gate, x in ((left, right), (right, left)):
+        if gate.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
+            call.builder.fix(gate.labels)
+            return Activation(x.labels, None, x.partners)
+    if left.labels.shape != right.labels.shape:
+        raise TraceError(f"operator 'aten.{call.operator}' multiplies tensors of other channels: {call.where}.")
+    x, gate = sorted(operands, key=lambda operand: call.builder.depth(operand.labels))
+    call.builder.connect_identity(call.module, gate.labels.flatten(), x.labels.flatten())
+    return Activation(x.labels)
+
+
+def _same_or_nobody(left: Activation, right: Activation) -> Activation | None:
+    """What comes of operands of the same neurons, or of one that belongs to nobody (scores, a mask, a length)."""
+    if torch.equal(left.labels, right.labels):
+        return Activation(left.labels, None, left.partners)
+    for constant, x in ((left, right), (right, left)):
+        if is_nobody(constant.labels):
+            return Activation(x.labels, None, x.partners)
+    return None
+
+
+def _operands(call: Call) -> list[Activation]:
+    return [call.activation(i) for i in (0, 1) if isinstance(call.value(call.argument(i)), Activation)]
+
+
+def pointwise(call: Call) -> Activation:
+    """Each element depends on the element at its place only."""
+    return call.activation()
+
+
+def affine(call: Call) -> Activation:
+    """A product and a sum in one, of one activation and parameters."""
+    found = [node for node in call.node.args if isinstance(call.value(node), Activation)]
+    if len(found) != 1:
+        raise TraceError(f"operator 'aten.{call.operator}' of several activations is not supported: {call.where}.")
+    x = call.value(found[0])
+    assert isinstance(x, Activation)
+    _follow(call, x)
+    return Activation(x.labels)
+
+
+def _follow(call: Call, x: Activation) -> None:
+    """Note that a parameter or constant outside the graph meets an activation element by element."""
+    shape = call.shape_of(call.node)
+    for argument in call.node.args:
+        value = call.value(argument)
+        if isinstance(value, Parameter):
+            for parameter in (value, *value.companions):
+                if math.prod(parameter.shape) > 1:
+                    elements = parameter.elements.expand(shape)
+                    call.builder.follow(parameter.name, parameter.shape, elements, x.labels.expand(shape))
+        elif isinstance(argument, torch.fx.Node) and not isinstance(value, Activation):
+            wide = call.shape_of(argument)
+            if any(
+                x.labels.shape[dim] > 1 < wide[dim - len(shape) + len(wide)]
+                for dim in range(len(shape))
+                if dim - len(shape) + len(wide) >= 0
+            ):
+                call.builder.fix(x.labels)  # the constant was made for this width

@@ -1,0 +1,118 @@
+"""Layers with weights: convolutions and linear layers."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, varying
+from metaprune_pl.graphs.reductions import sum_of_parts
+from metaprune_pl.graphs.weight_graph import Connection, Product
+
+
+def convolution(call: Call) -> Activation:
+    """A convolution of one to three dimensions, of any groups, or a transposed one: its outputs are new neurons."""
+    weight, groups = call.parameter(1), call.argument(6, 1)
+    assert weight is not None
+    shape, own = call.shape_of(call.node), call.shape_of(call.argument(1))
+    x = call.activation()
+    if is_nobody(x.labels) or (x.labels.shape[1] == 1 and varying(x.labels)):
+        return _mix_places(call, x)
+    if len(varying(x.labels)) > 1 and x.labels.shape[1] > 1:
+        return _convolution_of_parts(call, x, weight)
+    source = call.neurons(x, 1)
+    if weight.constant:
+        return _filter(call, x, weight, source)
+    transposed = call.operator.startswith("conv_transpose")
+    positions = call.shape_of(call.argument(0)) if transposed else shape
+    count = positions[0] * math.prod(positions[2:])
+    known = call.again(weight, source, count)
+    if known is not None:
+        return Activation(known.reshape(1, -1, *[1] * (len(shape) - 2)), None, x.partners)
+    owner, target = call.produce(shape[1], source, weight, 2)
+    call.builder.connect(
+        Connection(
+            name=call.module, parameter=weight.name, kernel=(math.prod(own[2:-1]), own[-1]), positions=count,
+            target=target.reshape(groups, -1), source=source.reshape(groups, -1), inputs_first=transposed,
+        )
+    )  # fmt: skip
+    return Activation(target.reshape(1, -1, *[1] * (len(shape) - 2)), owner, x.partners)
+
+
+def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activation:
+    """A convolution over a stack of branches adds them up; a depthwise one treats the channels of all heads alike."""
+    kernel, after = call.shape_of(call.argument(1)), call.shape_of(call.node)
+    places = varying(x.labels) - {1}
+    if call.argument(6, 1) == kernel[0] == after[1] and places == {0}:
+        call.share(x, 1, [weight])
+        work = after.numel() * kernel[1:].numel()
+        call.builder.products.append(Product(nodes=x.labels.flatten(), positions=work // x.labels.numel()))
+        return Activation(x.labels, None, x.partners)
+    if min(places) > 1 and kernel[2:].numel() == 1:
+        labels = sum_of_parts(call, x.labels, [1])
+        work = after.numel() * kernel[1]
+        call.builder.products.append(Product(nodes=labels.flatten(), positions=work // labels.numel()))
+        return Activation(labels)
+    call.neurons(x, 1)
+    raise AssertionError("neurons() refuses channels in several dimensions")
+
+
+def _filter(call: Call, x: Activation, weight: Parameter, source: Tensor) -> Activation:
+    """A fixed filter, the same for each channel, such as a blur."""
+    if not call.argument(6, 1) == len(source) == call.shape_of(call.node)[1]:
+        raise TraceError(f"operator 'aten.{call.operator}' with constant weights is not supported: {call.where}.")
+    along = weight.elements.flatten(1)[:, 0]
+    call.builder.follow(weight.name, weight.shape, along, source)
+    call.builder.count(call.module, source)
+    work = call.shape_of(call.node).numel() * call.shape_of(call.argument(1))[1:].numel()
+    call.builder.products.append(Product(nodes=source, positions=work // len(source)))
+    return Activation(x.labels, None, x.partners)
+
+
+def linear(call: Call) -> Activation:
+    """A linear layer: its outputs are new neurons; it may read flattened maps, whose places are its taps."""
+    weight = call.parameter(1)
+    assert weight is not None
+    shape = call.shape_of(call.node)
+    x = call.activation()
+    if x.labels.shape[-1] == 1 and (x.labels.numel() > 1 or is_nobody(x.labels)):
+        return _mix_places(call, x)
+    features = call.neurons(x, -1)
+    source = torch.unique(features)
+    taps = len(features) // len(source)
+    neuron_major = features[::taps]
+    taps_first = False
+    if not torch.equal(features, neuron_major.repeat_interleave(taps)):
+        neuron_major, taps_first = features[: len(source)], True
+        if not torch.equal(features, neuron_major.repeat(taps)):
+            raise TraceError(f"a linear layer reads channels in no regular order: {call.where}.")
+    side = math.isqrt(taps)
+    positions = math.prod(shape[:-1])
+    known = call.again(weight, neuron_major, positions)
+    if known is not None:
+        return Activation(known.reshape(*[1] * (len(shape) - 1), -1), None, x.partners)
+    owner, target = call.produce(shape[-1], neuron_major, weight, 2)
+    call.builder.connect(
+        Connection(
+            name=call.module, parameter=weight.name, target=target[None], source=neuron_major[None],
+            kernel=(side, side) if side * side == taps else (1, taps), taps_first=taps_first, positions=positions,
+        )
+    )  # fmt: skip
+    return Activation(target.reshape(*[1] * (len(shape) - 1), -1), owner, x.partners)
+
+
+def _mix_places(call: Call, x: Activation) -> Activation:
+    """A layer over places, the same for each channel (token mixing): its weights connect no neurons."""
+    nodes = x.labels[x.labels != NOBODY]
+    before, after = call.shape_of(call.argument(0)), call.shape_of(call.node)
+    changed = {dim for dim in varying(x.labels) if before[dim] != after[dim]}
+    if changed:
+        raise TraceError(f"operator 'aten.{call.operator}' changes the number of channels on its way: {call.where}.")
+    if len(nodes):
+        weight = call.shape_of(call.argument(1))
+        call.builder.products.append(Product(nodes=nodes, positions=after.numel() * weight[1:].numel() // len(nodes)))
+    if call.operator.startswith("conv") and varying(x.labels):  # it runs along the channels
+        call.builder.mixed.append(nodes)
+    return Activation(x.labels)
