@@ -146,6 +146,9 @@ def test_the_l1_term_is_the_gradient_of_the_sum_of_magnitudes() -> None:
     assert set(found) == {name for name, p in network.named_parameters() if p.grad is not None}
     for name, gradient in found.items():
         assert torch.equal(gradient, network.get_parameter(name).grad)
+    there = {name: gradient.clone() for name, gradient in found.items()}
+    twice, _ = Sparsity(weight=0.3, form="l1").gradient(L1, groups, dict(network.named_parameters()), there)
+    assert all(twice[name] is there[name] and torch.equal(twice[name], 2 * found[name]) for name in found)
 
 
 @pytest.mark.parametrize("normalize", ["mean", "max"])

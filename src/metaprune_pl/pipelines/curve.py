@@ -59,6 +59,7 @@ def run_curve(place: Workplace, how: Preparation, grid: CurveSettings) -> Curve:
         base_macs=ready.base_macs,
         criterion=how.criterion,
         settings=how.pruning,
+        images=place.images,
     )
     points = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):

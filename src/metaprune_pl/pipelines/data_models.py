@@ -132,7 +132,7 @@ def _prune_initially(place: Workplace, source: Path, initial: InitialPruning) ->
     trained = accuracy(network, place.data, "validation", place.device)
     (pruned,) = prune(
         network, example, speed_ups=[initial.speed_up], base_macs=macs, criterion=initial.criterion,
-        settings=initial.pruning,
+        settings=initial.pruning, images=place.images,
     )  # fmt: skip
     if place.writes:
         save_network(place.folder / "pruned", pruned, card)

@@ -7,7 +7,7 @@ import torch
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import load_network, save_network
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace, accuracy, prepare, run_finetuning
-from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters
+from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
 from metaprune_pl.reports import Masked, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 
@@ -30,7 +30,7 @@ def run_masks(
     """
     ready = prepare(place, how, None)
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
-    state = {name: value.cpu() for name, value in ready.network.state_dict().items()}
+    state = measure(ready.network, how.criterion, place.images)
     before = accuracy(ready.network, place.data, "test", place.device)
     results = []
     for target in masks.targets:

@@ -1,6 +1,6 @@
 """From a stored network to one that is ready for pruning: metanetwork or a control, then finetuning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class Workplace:
     trainer: Callable[[Path, int], Trainer]
     writes: bool = True
     agree: Callable[[Any], Any] = field(default=lambda value: value)
+
+    def images(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Give the validation images as normalised batches, for criteria that measure a loss."""
+        return self.data.evaluation("validation", self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def run_prune(
     before = accuracy(ready.network, place.data, "test", place.device)
     networks = prune(
         ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=how.criterion,
-        settings=how.pruning,
+        settings=how.pruning, images=place.images,
     )  # fmt: skip
     results = []
     for target, pruned in zip(speed_ups, networks, strict=True):

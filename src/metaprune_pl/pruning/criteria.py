@@ -1,59 +1,97 @@
-"""The group norm criterion and its sparsity loss (paper, B.2.3 and B.2.4), as functions of a dictionary of parameters.
+"""What matters least: criteria for whole pruning groups and for single weights, as functions of a dictionary.
 
-They work on a network's own weights and on generated ones, with gradients.
+The group norm (paper, B.2.3) works on a network's own weights and on generated ones, with gradients. The baselines are
+the same sums over something else than weights: `measure` gives the dictionary that a criterion sums.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pruning.groups import PruningGroups, input_dimensions, magnitudes
+from metaprune_pl.pruning.groups import PruningGroups, count_scales, magnitudes
+
+Images = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Starts over batches of images [B, C, H, W] and labels [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupNorm:
-    """How much each prunable channel matters.
+    """How much each prunable channel, or each weight, matters.
 
     Attributes:
         p: Exponent of the norm.
         reduce: What a unit's score is of its parameters' |w|^p: their `mean`, or that of the `first` layer.
-        normalize: What scores are divided by within their group: nothing, their `mean` or their `max`.
+        normalize: What scores are divided by within their group: nothing, their `mean`, their `max`, or for each the
+            sum of those that are at least as high (`lamp`: Lee et al. 2021, Layer-adaptive sparsity).
+        of: What w is: the `weights`; the `scales` of norms alone, units without one staying (Liu et al. 2017, Network
+            slimming); `taylor`, weight times gradient of the loss on the validation images: its |w| is the loss's
+            change to first order (Molchanov et al. 2019) and SNIP's sensitivity (Lee et al. 2019); or nothing: scores
+            are `random`.
+        seed: Of random scores.
     """
 
     p: float = 2.0
     reduce: Literal["mean", "first"] = "mean"
-    normalize: Literal["none", "mean", "max"] = "max"
+    normalize: Literal["none", "mean", "max", "lamp"] = "max"
+    of: Literal["weights", "scales", "taylor", "random"] = "weights"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.p <= 0:
             raise ConfigError(f"criterion.p is {self.p}; the exponent of a norm is above 0.")
+        if self.of == "scales" and self.reduce == "first":
+            raise ConfigError("criterion: the first layer has no scale; of: scales goes with reduce: mean.")
 
     def scores(self, groups: PruningGroups, state: Mapping[str, Tensor], kept: Tensor | None = None) -> Tensor:
-        """Equation (24): score of each unit, differentiable, [U].
+        """Equation (24): score of each unit, differentiable, [U]; infinite where there is nothing to go by.
 
         Args:
             groups: Pruning groups.
-            state: Parameters by name.
+            state: Parameters by name, or what `measure` makes of them.
             kept: Which nodes are there, bool [N]; None is all.
         """
+        if self.of == "random":
+            generator = torch.Generator().manual_seed(self.seed)
+            return torch.rand(len(groups.group), generator=generator)
         values = magnitudes(groups.graph, state, self.p, kept)
-        index = groups.entry_unit.to(values.device)
+        index, members = groups.entry_unit.to(values.device), groups.members.to(values.device)
         if self.reduce == "first":
             values = values * groups.entry_first.to(values.device)
+        if self.of == "scales":
+            scales = count_scales(groups.graph)
+            values, index = values[len(values) - scales :], index[len(index) - scales :]
+            members = torch.bincount(index, minlength=len(members))
         total = values.new_zeros(len(groups.group)).index_add(0, index, values)
-        return total if self.reduce == "first" else total / groups.members.to(values.device).clamp(min=1)
+        if self.of == "scales":
+            total = total.masked_fill(members == 0, torch.inf)
+        return total if self.reduce == "first" else total / members.clamp(min=1)
 
     def weight_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Score of each single weight, |w|^p, normalised within its layer; each in the shape of its parameter."""
-        scores = {name: value.detach().abs().pow(self.p) for name, value in weights.items()}
-        if self.normalize == "none":
-            return scores
-        tops = {n: s.amax() if self.normalize == "max" else s.mean() for n, s in scores.items()}
-        return {name: score / torch.where(tops[name] > 0, tops[name], 1.0) for name, score in scores.items()}
+        """Score of each single weight, |w|^p, normalised within its layer; each in the shape of its parameter.
+
+        Args:
+            weights: Parameters by name, or what `measure` makes of them.
+
+        Raises:
+            ConfigError: The criterion is none of single weights.
+        """
+        if self.of == "scales":
+            raise ConfigError("criterion.of: scales of norms say nothing of single weights.")
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = {}
+        for name, value in weights.items():
+            drawn = torch.rand(value.shape, generator=generator) if self.of == "random" else value
+            score = drawn.detach().abs().pow(self.p)
+            layer = torch.zeros(score.numel(), dtype=torch.long, device=score.device)
+            scores[name] = score / self._denominator(score.flatten(), layer, 1, torch.ones_like(layer).bool()).view_as(
+                score
+            )
+        return scores
 
     def normalizer(self, groups: PruningGroups, scores: Tensor, kept: Tensor | None = None) -> Tensor:
         """Denominator of equation (25) for each unit, without gradient, [U].
@@ -63,17 +101,29 @@ class GroupNorm:
             scores: Result of `scores`.
             kept: Which units are there, bool [U]; None is all.
         """
-        scores = scores.detach()
+        index = groups.group.to(scores.device)
+        there = torch.ones_like(index, dtype=torch.bool) if kept is None else kept.to(scores.device)
+        return self._denominator(scores.detach(), index, len(groups.names), there & scores.isfinite())
+
+    def _denominator(self, scores: Tensor, index: Tensor, count: int, there: Tensor) -> Tensor:
+        """What each score is divided by, given which of `count` groups it is in and whether it is there."""
         if self.normalize == "none":
             return torch.ones_like(scores)
-        index = groups.group.to(scores.device)
-        there = torch.ones_like(index, dtype=torch.bool) if kept is None else kept
-        zeros = scores.new_zeros(len(groups.names))
+        scores = torch.where(there, scores, 0.0)
+        zeros = scores.new_zeros(count)
         if self.normalize == "max":
-            value = zeros.scatter_reduce(0, index, scores * there, "amax")
+            value = zeros.scatter_reduce(0, index, scores, "amax")[index]
+        elif self.normalize == "mean":
+            value = (zeros.index_add(0, index, scores) / zeros.index_add(0, index, there.to(scores)).clamp(min=1))[
+                index
+            ]
         else:
-            value = zeros.index_add(0, index, scores * there) / zeros.index_add(0, index, there.to(scores)).clamp(min=1)
-        return torch.where(value > 0, value, 1.0)[index]
+            order = torch.argsort(scores, descending=True, stable=True)
+            order = order[torch.argsort(index[order], stable=True)]
+            sums = zeros.double().index_add(0, index, scores.double())
+            so_far = scores[order].double().cumsum(0) - (sums.cumsum(0) - sums)[index[order]]
+            value = torch.empty_like(scores).index_copy(0, order, so_far.to(scores))
+        return torch.where(value > 0, value, 1.0)
 
     def importance(self, groups: PruningGroups, state: Mapping[str, Tensor]) -> Tensor:
         """Equation (25): normalised score of each unit, [U]."""
@@ -81,99 +131,33 @@ class GroupNorm:
         return scores / self.normalizer(groups, scores)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sparsity:
-    """The sparsity term of a training.
+def measure(network: nn.Module, criterion: GroupNorm, images: Images | None = None) -> dict[str, Tensor]:
+    """Return what a criterion sums, by the name of a parameter or buffer, on the CPU.
 
-    Attributes:
-        weight: Factor of its gradient against that of the mean cross-entropy. The paper's `pruner reg` of 10 stands
-            against a sum over 100 (CIFAR) or 200 (ImageNet) micro-batches, so it is 0.1 or 0.05 here.
-        alpha: Strength of the shrinkage of unimportant channels, equation (27); 0 is none. torch-pruning's base is
-            2^alpha.
-        form: `decay` gives each parameter the gradient gamma * w, summed over the groups that it is in, as
-            torch-pruning's sparsity learning does; `norm` is the exact gradient of equation (26). `l1` is for masks
-            (paper, 6.2): the gradient of the sum of |w| over all weights that may be masked, without groups.
+    Args:
+        network: In evaluation mode; left as it is, gradients too.
+        criterion: What is important.
+        images: For `taylor`: what the loss, mean cross-entropy, is of.
+
+    Raises:
+        ConfigError: Images are needed and there are none.
     """
-
-    weight: float = 0.1
-    alpha: float = 4.0
-    form: Literal["decay", "norm", "l1"] = "decay"
-
-    def __post_init__(self) -> None:
-        if self.weight < 0 or self.alpha < 0:
-            raise ConfigError("sparsity.weight and sparsity.alpha are at least 0.")
-
-    def shrinkage(self, groups: PruningGroups, scores: Tensor) -> Tensor:
-        """Equation (27): gamma of each unit, between 1 and 2^alpha; 1 where all scores of a group are equal, [U]."""
-        roots = scores.detach().clamp(min=0).sqrt()
-        index = groups.group.to(roots.device)
-        zeros = roots.new_zeros(len(groups.names))
-        high = zeros.scatter_reduce(0, index, roots, "amax", include_self=False)[index]
-        low = zeros.scatter_reduce(0, index, roots, "amin", include_self=False)[index]
-        spread = torch.where(high > low, high - low, 1.0)
-        return 2 ** (self.alpha * (high - roots) / spread)
-
-    def gradient(
-        self,
-        criterion: GroupNorm,
-        groups: PruningGroups,
-        state: Mapping[str, Tensor],
-        into: dict[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradient of the term for each parameter, times `weight`, and the value of equation (26), or the l1 norm.
-
-        Args:
-            criterion: Scores that the shrinkage follows.
-            groups: Pruning groups.
-            state: Trainable parameters by name.
-            into: Gradients to add it to in place; None starts from zero.
-        """
-        found = {} if into is None else into
-        if self.form == "l1":
-            weights = {name: state[name].detach() for name in input_dimensions(groups.graph) if name in state}
-            total = torch.stack([weight.abs().sum() for weight in weights.values()]).sum()
-            return {name: self.weight * weight.sign() for name, weight in weights.items()}, total
-        names = [name for name in groups.graph.parameters if name in state]
-        exact = self.form == "norm"
-        with torch.set_grad_enabled(exact):
-            leaves = {name: state[name].detach().requires_grad_(exact) for name in names}
-            scores = criterion.scores(groups, leaves)
-            gamma = self.shrinkage(groups, scores) * groups.prunable.to(scores.device)
-            value = (gamma * scores / criterion.normalizer(groups, scores)).sum()
-        if exact:
-            for name, own in zip(
-                names, torch.autograd.grad(value, list(leaves.values()), allow_unused=True), strict=True
-            ):
-                if own is not None:
-                    found[name] = found[name].add_(own, alpha=self.weight) if name in found else self.weight * own
-        else:
-            _decay(groups, state, self.weight * gamma, found)
-        return found, value.detach()
-
-
-@torch.no_grad()
-def _decay(groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor, into: dict[str, Tensor]) -> None:
-    """Add gamma * w for each parameter, summed over the groups that it is in."""
-    node = gamma[groups.unit.to(gamma.device)]
-
-    def add(name: str, weight: Tensor, factor: Tensor, own: Tensor | None) -> None:
-        if own is None:
-            into[name] = (weight * factor).reshape(state[name].shape)
-        else:
-            own.addcmul_(weight, factor)
-
-    for connection in groups.graph.connections:
-        if (name := connection.parameter) is not None:
-            factor = node[connection.target][:, :, None, None]
-            if connection.shape[0] == 1:
-                factor = factor + node[connection.source][:, None, :, None]
-            weight = connection.block(state[name])
-            if connection.rows is None and not connection.taps_first and into.get(name, weight).is_contiguous():
-                add(name, weight, factor, connection.block(into[name]) if name in into else None)
-            else:
-                own = connection.unblock(weight * factor, state[name])
-                into[name] = into[name].add_(own) if name in into else own
-    for group in groups.graph.groups:
-        for slot, name in group.slots.items():
-            if slot.endswith("norm.weight"):
-                add(name, state[name], node[group.start : group.stop], into.get(name))
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    if criterion.of != "taylor":
+        return state
+    names, parameters = zip(
+        *((n, p) for n, p in network.named_parameters(remove_duplicate=False) if p.requires_grad), strict=True
+    )
+    total, count = [torch.zeros_like(parameter) for parameter in parameters], 0
+    with torch.enable_grad():
+        for batch, labels in images() if images is not None else ():
+            loss = F.cross_entropy(network(batch), labels, reduction="sum")
+            count += len(labels)
+            for sums, gradient in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if gradient is not None:
+                    sums += gradient
+    if not count:
+        raise ConfigError("criterion.of: taylor is of the loss on validation images, and there are none.")
+    for name, parameter, sums in zip(names, parameters, total, strict=True):
+        state[name] = (parameter.detach() * sums / count).cpu()
+    return state

@@ -174,6 +174,11 @@ def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+def count_scales(graph: WeightGraph) -> int:
+    """How many of the last entries of `magnitudes` are weights of norms."""
+    return sum(group.size * len(_norm_weights(group.slots)) for group in graph.groups)
+
+
 def _norm_weights(slots: Mapping[str, str]) -> list[str]:
     return [name for slot, name in slots.items() if slot.endswith("norm.weight")]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.pruning.cost import count_macs
-from metaprune_pl.pruning.criteria import GroupNorm
+from metaprune_pl.pruning.criteria import GroupNorm, Images, measure
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.removal import check_masked, remove
@@ -28,6 +29,8 @@ class PruningSettings:
         round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them. The speed-up is
             reached all the same.
         attention: What goes in attention: `width`, the same channels of all heads, or whole `heads`.
+        ranking: Whether channels of all groups compete (`global`), or each group loses the same share of its own
+            (`uniform`).
     """
 
     step: float = 0.005
@@ -35,6 +38,7 @@ class PruningSettings:
     max_ratio: float = 1.0
     round_to: int = 1
     attention: AttentionUnits = "width"
+    ranking: Literal["global", "uniform"] = "global"
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1 or not 0 <= self.max_ratio <= 1 or min(self.min_channels, self.round_to) < 1:
@@ -57,12 +61,13 @@ def plan(
 ) -> list[Tensor]:
     """Choose what to keep so that the network costs no more than each of several amounts.
 
-    Channels are ranked over all groups, removed a step at a time from the lowest score, and ranked again, as if the
-    removed ones had never been there. Amounts do not disturb each other: within a step each takes as few as it needs.
+    Channels are ranked (over all groups, or in each), removed a step at a time from the lowest score, and ranked again,
+    as if the removed ones had never been there. Amounts do not disturb each other: within a step each takes as few as
+    it needs.
 
     Args:
         groups: Pruning groups of the network.
-        state: Its parameters by name, on the CPU.
+        state: What the criterion sums (see `measure`), by the name of a parameter, on the CPU.
         criterion: What is important.
         settings: Steps and floors.
         macs: Multiply-accumulates to come down to, largest first.
@@ -82,7 +87,7 @@ def plan(
     priority = torch.zeros(len(units), dtype=torch.long)  # of what goes the later, then of what stays the important
     found: list[Tensor] = []
     while True:
-        order = _ranking(groups, state, criterion, units, kept)
+        order = _ranking(groups, state, criterion, settings, units, kept)
         priority[order] = len(units) + torch.arange(len(order))
         while len(found) < len(macs) and graph.macs(groups.nodes(rounded(units, priority))) <= macs[len(found)]:
             found.append(groups.nodes(rounded(units, priority)))
@@ -131,7 +136,7 @@ def _least(
     state = {name: value.cpu() for name, value in state.items()}
     everything = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
     floor = _floor(groups, settings)
-    order = _ranking(groups, state, criterion, groups.prunable, everything)
+    order = _ranking(groups, state, criterion, settings, groups.prunable, everything)
     priority = torch.zeros_like(groups.group)
     priority[order] = torch.arange(len(order))
     units = _without(groups, groups.prunable, _removable(groups, order, floor))
@@ -154,13 +159,19 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
 
 
 def _ranking(
-    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, units: Tensor, kept: Tensor
-) -> Tensor:
-    """Units that are there, least important first."""
+    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings, units: Tensor,
+    kept: Tensor,
+) -> Tensor:  # fmt: skip
+    """Units that are there, least important first, without those that the criterion cannot tell."""
     scores = criterion.scores(groups, state, kept)
+    candidates = (units & scores.isfinite()).nonzero().flatten()
     scores = scores / criterion.normalizer(groups, scores, units | ~groups.prunable)
-    candidates = units.nonzero().flatten()
-    return candidates[torch.argsort(scores[candidates], stable=True)]
+    order = candidates[torch.argsort(scores[candidates], stable=True)]
+    if settings.ranking == "global":
+        return order
+    group, sizes = groups.group[order], groups.sizes()
+    lost = (sizes - groups.sizes(units))[group] + rank_within(group, len(sizes)) + 1  # when it is the turn of each
+    return order[torch.argsort(lost.double() / sizes[group], stable=True)]
 
 
 def _removable(groups: PruningGroups, order: Tensor, floor: Tensor) -> Tensor:
@@ -196,6 +207,7 @@ def prune(
     base_macs: int,
     criterion: GroupNorm,
     settings: PruningSettings,
+    images: Images | None = None,
 ) -> Iterator[nn.Module]:
     """Prune a network to several speed-ups; each result is checked against the network with masked channels.
 
@@ -206,6 +218,7 @@ def prune(
         base_macs: Multiply-accumulates of the unpruned network.
         criterion: What is important.
         settings: Steps and floors.
+        images: What a criterion measures the loss on, where it does.
 
     Yields:
         A copy of the network for each target.
@@ -216,7 +229,7 @@ def prune(
     """
     groups, outside = check_prunable(network, example, speed_ups, base_macs, settings)
     graph = groups.graph
-    state = {name: value.cpu() for name, value in network.state_dict().items()}
+    state = measure(network, criterion, images)
     for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):
         pruned = remove(network, graph, kept)
         check_masked(network, pruned, graph, kept, example)
