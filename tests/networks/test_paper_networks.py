@@ -17,6 +17,8 @@ SIZES: list[tuple[str, dict[str, Any], int, int, dict[int, int], int]] = [
     ("cifar_vgg", {"num_classes": 100}, 32, 5607, {9: 2_224_320, 1: 51_200}, 20_086_692),
     ("torchvision/resnet18", {"num_classes": 10}, 64, 3917, {49: 192, 9: 1_220_608, 1: 178_176}, 11_181_642),
     ("timm/resnet26", {"num_classes": 10}, 64, 11_597, {49: 192, 9: 696_320, 1: 7_663_360}, 13_966_666),
+    ("torchvision/resnet50", {}, 64, 23_723, {49: 192, 9: 1_257_472, 1: 14_187_520}, 25_557_032),
+    ("torchvision/vit_b_16", {}, 224, 66_283, {256: 2_304, 3: 7_077_888, 1: 64_487_424}, 86_567_656),
 ]
 """Name, arguments, side of an image, nodes, edges by kernel positions, parameters."""
 SMALL: dict[str, tuple[str, dict[str, Any], int, str]] = {
