@@ -9,7 +9,7 @@ COMMANDS = {
     "validate": "Evaluate on the validation images.",
     "test": "Evaluate on the test images.",
     "data_models": "Make data models: train, prune a little, finetune; several processes may share the work.",
-    "prune": "Prune a network to speed-ups: metanetwork, finetune, prune, finetune.",
+    "prune": "Prune a network to speed-ups, or mask its weights: metanetwork, finetune, prune, finetune.",
     "curve": "Draw accuracy over speed-up.",
     "select": "Choose among the metanetworks of all epochs by their validation curves.",
     "inspect": "Tell what can be pruned in a network, before any training.",
