@@ -183,6 +183,7 @@ class MetapruneTrainer(pl.Trainer):
         finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         speed_ups: tuple[float, ...] = (2.0,),
         masks: MaskSettings | None = None,
+        rounds: int = 1,
         latency_batches: tuple[int, ...] = (1, 256),
     ) -> list[Pruned] | list[Masked]:
         """Prune a network to speed-ups, or mask its weights: metanetwork, finetune, prune, finetune.
@@ -202,6 +203,8 @@ class MetapruneTrainer(pl.Trainer):
             speed_ups: Targets: multiply-accumulates of the unpruned network over those of the result, increasing.
             masks: Which weights become zero, in place of channels that are removed; `pruning`, `speed_ups` and
                 `latency_batches` have no effect then.
+            rounds: Rounds in which the network is pruned to each target, by the same factor; after each but the last it
+                is trained for `finetune_after`, ranked anew, and its weights are rewound to those before the rounds.
             latency_batches: Numbers of images in a forward pass whose time is measured.
         """
         how = Preparation(
@@ -209,10 +212,12 @@ class MetapruneTrainer(pl.Trainer):
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         if masks is not None:
+            if rounds > 1:
+                raise ConfigError("rounds is for channels; masks are made at once.")
             return run_masks(self.workplace(datamodule), how, masks, finetune_after=finetune_after)
         return run_prune(
             self.workplace(datamodule), how, finetune_after=finetune_after, speed_ups=speed_ups,
-            latency_batches=latency_batches,
+            latency_batches=latency_batches, rounds=rounds,
         )  # fmt: skip
 
     def curve(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.baselines import BASELINES, UNIFORM, baseline, training_of, untrained_copy
 from metaprune_pl.pipelines.cost import cost_of
 from metaprune_pl.pipelines.prune import read_report
 from metaprune_pl.pipelines.select import SearchSettings
@@ -41,7 +42,9 @@ class ExperimentSettings:
         search: How the metanetwork is chosen among those of all epochs.
         speed_ups: Targets.
         sparsity: Sparsity term of the control `sparsity_learning`.
-        methods: What is compared.
+        methods: What is compared: `none`, `sparsity_learning`, `metanetwork`, and baselines: `random`, `magnitude_l1`,
+            `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`, `iterative_magnitude`, `snip`, each with `_uniform`
+            behind it for the same share of each group.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None leaves them.
         overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that override its config's.
         metanetworks: Several metanetworks in place of one: name to the overrides that make it another one.
@@ -69,8 +72,9 @@ class ExperimentSettings:
                 raise ConfigError(f"chain, {place}: '{other[0]}' is none of {', '.join(STAGES)}.")
             if place != "overrides" and "data_models" in overrides:
                 raise ConfigError(f"chain.metanetworks, {place}: all metanetworks learn from the same data models.")
-        if unknown := [method for method in self.methods if method not in METHODS]:
-            raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {', '.join(METHODS)}.")
+        if unknown := [method for method in self.methods if method not in METHODS and baseline(method) is None]:
+            known = f"{', '.join([*METHODS, *BASELINES])} (these also with {UNIFORM})"
+            raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {known}.")
 
     @property
     def compared(self) -> dict[str, Overrides]:
@@ -78,7 +82,9 @@ class ExperimentSettings:
         found: dict[str, Overrides] = {}
         for method in self.methods:
             several = self.metanetworks if method == "metanetwork" else {}
-            found |= {f"{method}_{name}": changes for name, changes in several.items()} or {method: {}}
+            other = baseline(method)
+            own = other.overrides(method.endswith(UNIFORM)) if other else {}
+            found |= {f"{method}_{name}": changes for name, changes in several.items()} or {method: own}
         return found
 
     def trains_like(self, method: str, other: str) -> bool:
@@ -118,7 +124,7 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
         source: dict[str, Any] = {"metanetwork": None, "sparsity": None}
         if method == "sparsity_learning":
             source["sparsity"] = asdict(settings.sparsity)
-        elif method != "none":
+        elif method.startswith("metanetwork"):
             source["metanetwork"] = _metanetwork(folder, settings, run, method, changes, networks[0], result)
         ways[method] = changes, source
     for method, (changes, source) in ways.items():
@@ -156,17 +162,25 @@ def _prune_networks(
     """Draw each network's test curve after it was made ready, and prune it to all targets."""
     images = {} if settings.images is None else {"data": settings.images}
     places = [folder / "networks" / f"{network.name}-{method}" for network in networks]
+    other = baseline(method)
     for place, network in zip(places, networks, strict=True):
-        source = {"network": str(network), **ready, "grid.split": "test"}
-        run("curve", settings.curve, place / "curve", {**changes["curve"], **images, **source})
-        result.curves.append(replace(Curve.from_json(place / "curve" / "curve.json"), method=method))
-        source = {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
-        source |= {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
+        source: dict[str, Any] = {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
+        if other is None or other.has_curve:
+            drawn = {"network": str(network), **ready, "grid.split": "test"}
+            run("curve", settings.curve, place / "curve", {**changes["curve"], **images, **drawn})
+            result.curves.append(replace(Curve.from_json(place / "curve" / "curve.json"), method=method))
+            source |= {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
+        elif other.untrained:
+            source |= {"network": str(untrained_copy(network, place / "untrained")), "finetune.epochs": 0}
+            source |= training_of(folder / "data_models")
+        else:
+            source["network"] = str(network)
         run("prune", settings.prune, place / "prune", {**changes["prune"], **images, **source})
         result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune"))
     for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
-        cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
-        result.add_cost(text, method, cost, once=False)
+        if (places[0] / stage).is_dir():
+            cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
+            result.add_cost(text, method, cost, once=False)
 
 
 def _write_report(folder: Path, experiment: Experiment) -> None:

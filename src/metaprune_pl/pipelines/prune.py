@@ -1,13 +1,13 @@
 """The paper's pipeline for one network (equation 9): metanetwork, finetune, prune, finetune."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from metaprune_pl.errors import StorageError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.networks import create_network, load_network, save_network
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
@@ -30,6 +30,7 @@ def run_prune(
     finetune_after: FinetuneSettings,
     speed_ups: Sequence[float],
     latency_batches: Sequence[int],
+    rounds: int = 1,
 ) -> list[Pruned]:
     """Make a network ready, prune it to each target, and finetune the results.
 
@@ -41,18 +42,22 @@ def run_prune(
         finetune_after: Finetuning after pruning.
         speed_ups: Targets, increasing.
         latency_batches: Numbers of images in a forward pass whose time is measured.
+        rounds: Rounds in which the network is pruned to a target, with weights rewound after each.
 
     Raises:
-        ConfigError: A target is below 1.
+        ConfigError: A target is below 1, or there is no training between rounds.
         PruningError: A target is out of reach.
     """
+    if rounds < 1 or (rounds > 1 and not finetune_after.epochs):
+        raise ConfigError("rounds is at least 1, and each but the last trains for finetune_after.epochs, above 0 then.")
     ready = prepare(place, how, speed_ups)
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     before = accuracy(ready.network, place.data, "test", place.device)
-    networks = prune(
-        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=how.criterion,
-        settings=how.pruning, images=place.images,
-    )  # fmt: skip
+    networks = (
+        _prune(place, ready, how, speed_ups)
+        if rounds == 1
+        else (_prune_in_rounds(place, ready, how, finetune_after, target, rounds) for target in speed_ups)
+    )
     results = []
     for target, pruned in zip(speed_ups, networks, strict=True):
         folder = place.folder / f"speed_up_{target:g}"
@@ -80,6 +85,38 @@ def run_prune(
     if place.writes:
         _write_report(place.folder, results)
     return results
+
+
+def _prune(
+    place: Workplace, ready: Ready, how: Preparation, speed_ups: Sequence[float], rewound: nn.Module | None = None
+) -> Iterator[nn.Module]:
+    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    return prune(
+        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=how.criterion,
+        settings=how.pruning, images=place.images, rewound=rewound,
+    )  # fmt: skip
+
+
+def _prune_in_rounds(
+    place: Workplace, ready: Ready, how: Preparation, finetuning: FinetuneSettings, target: float, rounds: int
+) -> nn.Module:
+    """Prune to a target with rewinding (Frankle and Carbin 2019; Renda et al. 2020).
+
+    Each round prunes by the same factor what the training after the last round led to, and gives the channels that are
+    left the weights again that they had when the network was ready.
+    """
+    now = ready.base_macs / count_macs(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
+    trained = rewound = ready.network
+    for number in range(1, rounds + 1):
+        between = target if number == rounds else now * (target / now) ** (number / rounds)
+        (rewound,) = _prune(place, replace(ready, network=trained), how, [between], rewound)
+        if number < rounds:
+            folder = place.folder / f"speed_up_{target:g}" / f"round_{number}"
+            if place.writes:
+                save_network(folder / "pruned", rewound, ready.card)
+            place.agree(None)
+            trained = load_network(_finetune(place, folder, finetuning, how.criterion)).to(place.device)
+    return rewound
 
 
 def _latency(

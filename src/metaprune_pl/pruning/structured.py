@@ -208,6 +208,7 @@ def prune(
     criterion: GroupNorm,
     settings: PruningSettings,
     images: Images | None = None,
+    rewound: nn.Module | None = None,
 ) -> Iterator[nn.Module]:
     """Prune a network to several speed-ups; each result is checked against the network with masked channels.
 
@@ -219,6 +220,7 @@ def prune(
         criterion: What is important.
         settings: Steps and floors.
         images: What a criterion measures the loss on, where it does.
+        rewound: Network of the same widths, whose weights the results take; None is `network` itself.
 
     Yields:
         A copy of the network for each target.
@@ -231,8 +233,9 @@ def prune(
     graph = groups.graph
     state = measure(network, criterion, images)
     for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):
-        pruned = remove(network, graph, kept)
-        check_masked(network, pruned, graph, kept, example)
+        source = network if rewound is None else rewound
+        pruned = remove(source, graph, kept)
+        check_masked(source, pruned, graph, kept, example)
         yield pruned
 
 

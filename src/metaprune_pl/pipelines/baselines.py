@@ -1,0 +1,77 @@
+"""Baselines that an experiment compares with, each a way to prune that any of our runs can take by hand."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metaprune_pl.networks import create_network, read_card, save_network
+from metaprune_pl.pruning import GroupNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """How a baseline prunes.
+
+    Attributes:
+        criterion: Which channels matter.
+        rounds: Rounds of pruning and training, with weights rewound after each.
+        untrained: Whether it prunes the network as it was before any training, and then trains it as the data models
+            were. There is no curve of a network that is not trained.
+    """
+
+    criterion: GroupNorm
+    rounds: int = 1
+    untrained: bool = False
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether one network is pruned to all targets, as on a curve."""
+        return self.rounds == 1 and not self.untrained
+
+    def overrides(self, uniform: bool) -> dict[str, dict[str, Any]]:
+        """Return the settings of stages that make it."""
+        shared = {f"criterion.{key}": value for key, value in asdict(self.criterion).items()}
+        shared["pruning.ranking"] = "uniform" if uniform else "global"
+        return {"curve": shared, "prune": {**shared, "rounds": self.rounds}}
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "random": Baseline(criterion=GroupNorm(of="random", normalize="none")),
+    "magnitude_l1": Baseline(criterion=GroupNorm(p=1.0, normalize="mean")),
+    "magnitude_l2": Baseline(criterion=GroupNorm(p=2.0, normalize="mean")),
+    "batch_norm_scale": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="scales")),
+    "taylor": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="taylor")),
+    "lamp": Baseline(criterion=GroupNorm(p=2.0, normalize="lamp")),
+    "iterative_magnitude": Baseline(criterion=GroupNorm(p=1.0, normalize="mean"), rounds=3),
+    "snip": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="taylor"), untrained=True),
+}
+"""Name of a method to what it does. With `_uniform` behind it, each group loses the same share of its channels.
+
+The group norm without anything else is the method `none`, and sparsity learning `sparsity_learning`."""
+
+UNIFORM = "_uniform"
+
+
+def baseline(method: str) -> Baseline | None:
+    """Return the baseline of a name, ranked globally or uniformly; None for other methods."""
+    return BASELINES.get(method.removesuffix(UNIFORM))
+
+
+def untrained_copy(network: Path, folder: Path) -> Path:
+    """Store a data model as it was before its training, and return the folder."""
+    card = read_card(network)
+    if not (folder / "network.json").is_file():
+        fresh = create_network(card.settings.builder, seed=card.record.get("seed", 0), **card.settings.arguments)
+        save_network(folder, fresh.eval(), replace(card, record={"name": network.name}, masked=[], frozen=[]))
+    return folder
+
+
+def training_of(data_models: Path) -> dict[str, Any]:
+    """Return the finetuning that is as long and goes as the training of a folder of data models did."""
+    config = yaml.safe_load((data_models / "config.yaml").read_text())
+    model = config["model"]["init_args"]
+    settings = {"epochs": config["trainer"]["max_epochs"], "optimizer": model["optimizer"]}
+    return {"finetune_after": {**settings, "label_smoothing": model["label_smoothing"]}}
