@@ -12,6 +12,7 @@ COMMANDS = {
     "prune": "Prune a network to speed-ups, or mask its weights: metanetwork, finetune, prune, finetune.",
     "curve": "Draw accuracy over speed-up.",
     "select": "Choose among the metanetworks of all epochs by their validation curves.",
+    "analyze": "Compare statistics of a network's weights before and after the metanetwork.",
     "inspect": "Tell what can be pruned in a network, before any training.",
     "experiment": "Run the whole method with its controls, and report.",
 }

@@ -9,7 +9,14 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.cli.configs import find_config, resolve_configs, shipped_configs
 from metaprune_pl.errors import StorageError
 
-COMMANDS = {"data": "data_models", "select": "select", "meta": "fit", "curve": "curve", "prune": "prune"}
+COMMANDS = {
+    "data": "data_models",
+    "select": "select",
+    "meta": "fit",
+    "curve": "curve",
+    "analyze": "analyze",
+    "prune": "prune",
+}
 
 
 def command_of(name: str) -> str:

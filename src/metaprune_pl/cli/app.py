@@ -30,12 +30,20 @@ from metaprune_pl.reports.summary import cost_sentence, flat_region_sentence
 
 HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
 """Trainer flags of an experiment that its stages take over."""
-_OWN = {"prune": {"data"}, "curve": {"data"}, "select": {"data"}, "inspect": set[str](), "experiment": set[str]()}
+_OWN = {
+    "prune": {"data"},
+    "curve": {"data"},
+    "select": {"data"},
+    "analyze": {"data"},
+    "inspect": set[str](),
+    "experiment": set[str](),
+}
 
 _EPOCHS = {
     "prune": "set finetune.epochs and finetune_after.epochs.",
     "curve": "set finetune.epochs.",
     "select": "set finetune.epochs.",
+    "analyze": "set finetune.epochs.",
     "experiment": "set it for a stage, as in --chain.overrides '{data_models: {trainer.max_epochs: 9}}'.",
 }
 
@@ -71,7 +79,7 @@ class App(LightningCLI):
         lightning["fit"].add("weights_only")
         return {
             **lightning, "data_models": {"model", "datamodule"}, "prune": {"datamodule"}, "curve": {"datamodule"},
-            "select": {"datamodule"}, "inspect": set(), "experiment": set(),
+            "select": {"datamodule"}, "analyze": {"datamodule"}, "inspect": set(), "experiment": set(),
         }  # fmt: skip
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -189,6 +197,8 @@ class App(LightningCLI):
             console.print(tables.curve_table(result))
         elif subcommand == "select":
             console.print(tables.selection_table(result), result.reason, sep="\n")
+        elif subcommand == "analyze":
+            console.print(tables.analysis_table(result))
         elif subcommand == "data_models":
             console.print(tables.data_model_table([card.record for card in result]))
         elif subcommand == "prune":

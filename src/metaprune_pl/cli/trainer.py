@@ -21,6 +21,7 @@ from metaprune_pl.cli.checkpoints import WholeFileCheckpointIO
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource
+from metaprune_pl.pipelines.analyze import SampleSettings, run_analyze
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
 from metaprune_pl.pipelines.experiment import ExperimentSettings
@@ -31,6 +32,7 @@ from metaprune_pl.pipelines.prune import run_prune
 from metaprune_pl.pipelines.select import SearchSettings, run_select
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, MaskSettings, PruningSettings, Sparsity
 from metaprune_pl.reports import Curve, Masked, Pruned, Selection
+from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 
@@ -288,6 +290,40 @@ class MetapruneTrainer(pl.Trainer):
             sparsity=None, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         return run_select(self.workplace(datamodule), how, grid, search)
+
+    def analyze(
+        self,
+        datamodule: ImageDataModule,
+        *,
+        network: str,
+        arguments: dict[str, Any] | None = None,
+        state: str | None = None,
+        metanetwork: str | None = None,
+        sparsity: Sparsity | None = None,
+        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
+        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+        sample: SampleSettings = SampleSettings(),  # noqa: B008  (frozen)
+    ) -> Analysis:
+        """Compare statistics of a network's weights before and after the metanetwork.
+
+        Args:
+            datamodule: The images.
+            network: Folder of a stored network, or a name (see `metaprune prune --help`).
+            arguments: Keyword arguments of the builder that is named.
+            state: File of its weights: safetensors, or a state dict of torch.save.
+            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
+            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a control.
+            criterion: Scores of the pruning groups.
+            pruning: What goes together in attention.
+            finetune: Finetuning after the metanetwork; 0 epochs shows what the metanetwork itself does.
+            sample: Images that gradients are of.
+        """
+        how = Preparation(
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
+            sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
+        )  # fmt: skip
+        return run_analyze(self.workplace(datamodule), how, sample)
 
     def inspect(
         self,

@@ -117,7 +117,9 @@ class ImageDataModule(LightningDataModule, ABC):
         mean, std = (value.to(images.device) for value in self.normalization)
         return torch.sub(images, mean).div_(std)
 
-    def evaluation(self, split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give a part of the data as normalised batches on a device."""
-        for batch in self.eval_loader(split):
+    def evaluation(
+        self, split: Split, device: torch.device, order: Order | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give a part of the data, or those of its images that an order names, as normalised batches on a device."""
+        for batch in self.eval_loader(split) if order is None else self.loader(split, order):
             yield self.finish(Batch(*(value.to(device) for value in batch)), train=False)

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from metaprune_pl.reports.analysis import LABELS, Analysis
 from metaprune_pl.reports.results import Curve, Experiment, Masked, Pruned, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
 
@@ -65,6 +66,19 @@ def selection_table(selection: Selection) -> Table:
     ]  # fmt: skip
     columns = ["metanetwork", "flat region %", "kept", "area", ""]
     return _table(f"Validation curves, {len(rows)} of {selection.candidates}", columns, rows)
+
+
+def analysis_table(analysis: Analysis) -> Table:
+    """Return the means of the statistics before and after."""
+    rows = [
+        (LABELS[row["statistic"]], f"{row['origin']:.4g}", f"{row['after']:.4g}",
+         "" if row["ratio"] is None else f"{row['ratio']:.3g}", f"{row['lower_in']} of {row['layers']}")
+        for row in analysis.summary()
+    ]  # fmt: skip
+    before, after = (_percent(value) for value in analysis.accuracy)
+    rows.append((f"accuracy %, {analysis.images} validation images", before, after, "", ""))
+    title = f"{analysis.network}, {analysis.change}: mean over layers"
+    return _table(title, ["statistic", "origin", "after", "ratio", "lower in"], rows)
 
 
 def pruned_table(results: Sequence[Pruned]) -> Table:

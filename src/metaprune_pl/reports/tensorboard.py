@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.reports.figures import draw_curves
 from metaprune_pl.reports.results import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
@@ -20,6 +24,22 @@ def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
         for point in curve.points:
             step = round(100 * point.speed_up)
             run.log_metrics({"curve/accuracy_at_100x_speed_up": point.accuracy}, step)
+        run.finalize("success")
+
+
+def log_analysis(folder: Path, analysis: Analysis, figures: "Mapping[str, Figure]") -> None:
+    """Write the figures, and of both networks a run with each layer's values as histogram and mean; step = layer."""
+    logger = TensorBoardLogger(folder, name="", version="")
+    for name, figure in figures.items():
+        logger.experiment.add_figure(name, figure)
+    logger.finalize("success")
+    for who, statistics in (("origin", analysis.origin), ("after", analysis.after)):
+        run = TensorBoardLogger(folder, name="", version=f"tensorboard/{who}")
+        for name, layers in statistics.items():
+            for step, (layer, values) in enumerate(layers.items(), 1):
+                run.log_metrics({f"mean/{name}": float(values.mean())}, step)
+                if len(values) > 1:
+                    run.experiment.add_histogram(f"{name}/{layer}", values)
         run.finalize("success")
 
 

@@ -1,0 +1,109 @@
+"""Statistics of a network before and after it was made ready for pruning, as numbers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaprune_pl.pruning.statistics import Statistics
+
+BINS = 30
+"""Most bins of a histogram; one of few values has fewer."""
+MANY = 1000
+"""Number of values above which a histogram's range leaves out the largest."""
+OUTLIERS = 0.03
+"""Share of the values that it leaves out; they count in the last bin, so that a few do not squeeze the rest."""
+LABELS = {
+    "l1": "l1 norm of a channel", "l2": "l2 norm of a channel", "taylor": "Taylor |w · dL/dw| of a weight",
+    "correlation": "correlation between channels", "effective_rank": "effective rank of a layer",
+    "norm_scale": "batch-norm scale |gamma|", "group_score": "score in its pruning group",
+}  # fmt: skip
+"""What each statistic is, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Statistics of two networks of the same layers.
+
+    Attributes:
+        network: Name of the network.
+        origin: Statistics of the network as it was.
+        after: Those of the network that is ready for pruning.
+        change: What made it ready, in words.
+        images: Number of validation images that gradients are of.
+        accuracy: Accuracies of both on these images.
+    """
+
+    network: str
+    origin: Statistics
+    after: Statistics
+    change: str
+    images: int
+    accuracy: Sequence[float]
+
+    def means(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Mean of each statistic in each layer, of both networks."""
+        return {
+            name: ([float(v.mean()) for v in layers.values()], [float(v.mean()) for v in self.after[name].values()])
+            for name, layers in self.origin.items()
+        }
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row for each statistic: mean over the layers of the layers' means, and in how many it fell."""
+        rows = []
+        for name, (origin, after) in self.means().items():
+            pairs = list(zip(origin, after, strict=True))
+            a, b = sum(origin) / len(pairs), sum(after) / len(pairs)
+            row = {"statistic": name, "layers": len(pairs), "origin": a, "after": b}
+            rows.append({**row, "ratio": b / a if a else None, "lower_in": sum(y < x for x, y in pairs)})
+        return rows
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """One row for each statistic and layer: count, mean, standard deviation, least, median and most of both."""
+        return [
+            {
+                "statistic": name, "layer": layer, "count": len(values), **_moments("origin", values),
+                **_moments("after", self.after[name][layer]),
+            }
+            for name, layers in self.origin.items()
+            for layer, values in layers.items()
+        ]  # fmt: skip
+
+    def histogram_rows(self) -> Iterator[dict[str, Any]]:
+        """One row for each statistic, layer and bin: its edges, and how many values of both networks are in it."""
+        for name, layers in self.origin.items():
+            for layer, values in layers.items():
+                if len(values) > 1:
+                    both = (values, self.after[name][layer])
+                    edges, (before, after) = histograms(both)
+                    for low, high, a, b in zip(edges, edges[1:], before, after, strict=False):
+                        row = {"statistic": name, "layer": layer, "from": low, "to": high}
+                        yield {**row, "origin": a, "after": b}
+
+
+def _moments(who: str, values: Tensor) -> dict[str, float]:
+    found = {
+        "mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "median": values.median(),
+        "max": values.max(),
+    }  # fmt: skip
+    return {f"{who}_{key}": float(value) for key, value in found.items()}
+
+
+def histograms(both: Sequence[Tensor]) -> tuple[list[float], list[list[int]]]:
+    """Count several sets of as many values, all at least 0, in the same bins.
+
+    Returns:
+        The edges of the bins, and the counts of each set.
+    """
+    pooled = torch.cat([values.double() for values in both]).sort().values
+    bins = min(BINS, max(8, round(2 * len(both[0]) ** 0.5)))
+    outliers = OUTLIERS if len(both[0]) > MANY else 0.0
+    high = float(pooled[round((1 - outliers) * (len(pooled) - 1))])
+    edges = torch.linspace(0.0, high if high > 0 else 1.0, bins + 1, dtype=torch.float64)
+    counts = []
+    for values in both:
+        place = (torch.bucketize(values.double(), edges, right=True) - 1).clamp(0, bins - 1)
+        counts.append(torch.bincount(place, minlength=bins).tolist())
+    return edges.tolist(), counts
