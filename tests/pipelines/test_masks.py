@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from conftest import tiny
 from metaprune_pl.__main__ import main
+from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pruning import left_parameters
+from metaprune_pl.pruning import MaskSettings, left_parameters
 
 
 def test_prune_masks_to_shares_and_patterns(
@@ -47,3 +49,31 @@ def test_wrong_patterns_are_short_errors(workdir: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(tiny("prune prune", '--masks.patterns=["4:2"]'))
     assert "'4:2' is no pattern N:M" in capsys.readouterr().err
+
+
+def test_the_metanetwork_is_trained_with_the_l1_norm(
+    line: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(line)
+    for form in ("l1", "decay"):
+        main(
+            tiny("fit meta", f"--model.init_args.sparsity.form={form}", f"--trainer.default_root_dir={tmp_path / form}")
+        )
+    l1, decay = (load_metanetwork(tmp_path / form / "metanetworks").state_dict() for form in ("l1", "decay"))
+    assert all(bool(value.isfinite().all()) for value in l1.values())
+    assert any(not torch.equal(value, decay[name]) for name, value in l1.items())
+
+
+def test_the_configs_are_the_papers_table_3(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = []
+    for command, stage in (("prune", "prune"), ("fit", "meta")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main([command, "--config", f"{stage}_resnet56_cifar10_masks.yaml", "--print_config"])
+        parsed.append(yaml.safe_load(capsys.readouterr().out))
+    prune, meta = parsed
+    assert MaskSettings(**prune["masks"]).targets == [0.5, 0.8, 0.85, 0.9, "3:4", "2:4", "1:4"]
+    assert (prune["criterion"]["p"], prune["criterion"]["normalize"]) == (1, "none")
+    assert prune["metanetwork"] == f"{meta['trainer']['default_root_dir']}/metanetworks"
+    sparsity = meta["model"]["init_args"]["sparsity"]
+    assert sparsity["form"] == "l1" and sparsity["weight"] == pytest.approx(0.1 / 100)
