@@ -45,6 +45,29 @@ def test_prune_masks_to_shares_and_patterns(
     assert (run / "masked_0.5" / "result.json").stat().st_mtime_ns == written
 
 
+def test_rounds_rewind_the_weights_that_are_left(line: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(line)
+    run = tmp_path / "rounds"
+    main(tiny(
+        "prune prune", "--masks.sparsities=[0.75]", '--masks.patterns=["2:4"]', "--criterion.p=1", "--rounds=2",
+        "--criterion.normalize=none", "--metanetwork=null", "--finetune.epochs=0", "--finetune_after.epochs=1",
+        f"--trainer.default_root_dir={run}",
+    ))  # fmt: skip
+    first = load_network(yaml.safe_load((run / "config.yaml").read_text())["network"])
+    half, last = (load_network(run / "masked_0.75" / path / "masked") for path in ("round_1", "."))
+    trained = load_network(run / "masked_0.75" / "round_1" / "finetuned" / "network")
+    weights = read_card(run / "masked_0.75" / "masked").masked
+    sizes = torch.cat([trained.get_parameter(name).detach().abs().flatten() for name in weights])
+    bound = sizes.sort().values[round(0.75 * len(sizes))]  # what the training led to says what goes
+    count = 0
+    for name in weights:
+        start, kept = first.get_parameter(name), trained.get_parameter(name).abs() >= bound
+        assert torch.equal(last.get_parameter(name), start * kept)
+        count += int((half.get_parameter(name) != 0).sum())
+    assert count == len(sizes) - round(0.5 * len(sizes))  # 1 - (1 - 0.75)^(1/2)
+    assert not (run / "masked_2_of_4" / "round_1").exists()
+
+
 def test_wrong_patterns_are_short_errors(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(tiny("prune prune", '--masks.patterns=["4:2"]'))

@@ -205,8 +205,9 @@ class MetapruneTrainer(pl.Trainer):
             speed_ups: Targets: multiply-accumulates of the unpruned network over those of the result, increasing.
             masks: Which weights become zero, in place of channels that are removed; `pruning`, `speed_ups` and
                 `latency_batches` have no effect then.
-            rounds: Rounds in which the network is pruned to each target, by the same factor; after each but the last it
-                is trained for `finetune_after`, ranked anew, and its weights are rewound to those before the rounds.
+            rounds: Rounds in which the network comes to each target, by the same factor; after each but the last it is
+                trained for `finetune_after`, ranked anew, and its weights are rewound to those before the rounds.
+                Patterns are made in one.
             latency_batches: Numbers of images in a forward pass whose time is measured.
         """
         how = Preparation(
@@ -214,9 +215,7 @@ class MetapruneTrainer(pl.Trainer):
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         if masks is not None:
-            if rounds > 1:
-                raise ConfigError("rounds is for channels; masks are made at once.")
-            return run_masks(self.workplace(datamodule), how, masks, finetune_after=finetune_after)
+            return run_masks(self.workplace(datamodule), how, masks, finetune_after=finetune_after, rounds=rounds)
         return run_prune(
             self.workplace(datamodule), how, finetune_after=finetune_after, speed_ups=speed_ups,
             latency_batches=latency_batches, rounds=rounds,

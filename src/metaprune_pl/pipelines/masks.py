@@ -6,14 +6,22 @@ import torch
 
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import load_network, save_network
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace, accuracy, prepare, run_finetuning
+from metaprune_pl.pipelines.prepare import (
+    FinetuneSettings,
+    Preparation,
+    Workplace,
+    accuracy,
+    check_rounds,
+    prepare,
+    run_finetuning,
+)
 from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
 from metaprune_pl.reports import Masked, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 
 
 def run_masks(
-    place: Workplace, how: Preparation, masks: MaskSettings, *, finetune_after: FinetuneSettings
+    place: Workplace, how: Preparation, masks: MaskSettings, *, finetune_after: FinetuneSettings, rounds: int = 1
 ) -> list[Masked]:
     """Make a network ready, mask its weights for each target, and finetune the results.
 
@@ -24,13 +32,15 @@ def run_masks(
         how: What to make ready, and how.
         masks: Which weights become zero.
         finetune_after: Finetuning after that.
+        rounds: Rounds in which shares are reached, with weights rewound after each; patterns are made at once.
 
     Raises:
+        ConfigError: There is no training between rounds.
         PruningError: A pattern fits no layer.
     """
+    check_rounds(rounds, finetune_after)
     ready = prepare(place, how, None)
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
-    state = measure(ready.network, how.criterion, place.images)
     before = accuracy(ready.network, place.data, "test", place.device)
     results = []
     for target in masks.targets:
@@ -38,17 +48,22 @@ def run_masks(
         if place.agree((folder / "result.json").is_file()):
             results.append(Masked(**read_json(folder / "result.json")))
             continue
-        found = find_masks(graph, state, how.criterion, target, masks.ranking)
-        masked = apply_masks(ready.network, found)
-        card = replace(ready.card, masked=sorted(found.kept))
-        if place.writes:
-            save_network(folder / "masked", masked, card)
-        place.agree(None)
-        source = folder / "masked"
-        if finetune_after.epochs:
-            inside = replace(place, folder=folder)
-            source = run_finetuning(inside, "finetuned", source, finetune_after, None, how.criterion)
-        final = load_network(source).to(place.device)
+        masked = final = ready.network
+        last = 1 if isinstance(target, str) else rounds
+        for number in range(1, last + 1):  # each leaves the same share of what is left, by what the last one trained
+            share = target if isinstance(target, str) or number == last else 1 - (1 - target) ** (number / last)
+            state = measure(final, how.criterion, place.images)
+            found = find_masks(graph, state, how.criterion, share, masks.ranking)
+            masked, card = apply_masks(ready.network, found), replace(ready.card, masked=sorted(found.kept))
+            inside = folder if number == last else folder / f"round_{number}"
+            if place.writes:
+                save_network(inside / "masked", masked, card)
+            place.agree(None)
+            source = inside / "masked"
+            if finetune_after.epochs:
+                there = replace(place, folder=inside)
+                source = run_finetuning(there, "finetuned", source, finetune_after, None, how.criterion)
+            final = load_network(source).to(place.device)
         for name, kept in found.kept.items():
             assert not final.get_parameter(name)[~kept.to(place.device)].any(), name
         result = Masked(

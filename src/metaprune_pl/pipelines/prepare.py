@@ -156,6 +156,16 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs)
 
 
+def check_rounds(rounds: int, finetuning: FinetuneSettings) -> None:
+    """Refuse rounds of pruning without training between them.
+
+    Raises:
+        ConfigError: There are no rounds, or several and no epochs.
+    """
+    if rounds < 1 or (rounds > 1 and not finetuning.epochs):
+        raise ConfigError("rounds is at least 1, and each but the last trains for finetune_after.epochs, above 0 then.")
+
+
 def unpruned_macs(card: NetworkCard) -> int:
     """Count multiply-accumulates of the network that a stored one was before any pruning, for one image."""
     unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments)

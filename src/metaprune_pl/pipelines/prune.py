@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.errors import StorageError
 from metaprune_pl.networks import create_network, load_network, save_network
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
@@ -15,6 +15,7 @@ from metaprune_pl.pipelines.prepare import (
     Ready,
     Workplace,
     accuracy,
+    check_rounds,
     prepare,
     run_finetuning,
 )
@@ -48,8 +49,7 @@ def run_prune(
         ConfigError: A target is below 1, or there is no training between rounds.
         PruningError: A target is out of reach.
     """
-    if rounds < 1 or (rounds > 1 and not finetune_after.epochs):
-        raise ConfigError("rounds is at least 1, and each but the last trains for finetune_after.epochs, above 0 then.")
+    check_rounds(rounds, finetune_after)
     ready = prepare(place, how, speed_ups)
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     before = accuracy(ready.network, place.data, "test", place.device)
