@@ -10,7 +10,9 @@ import torch
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.networks import load_network
+from metaprune_pl.reports import Curve
 from metaprune_pl.reports.analysis import BINS, Analysis, histograms
+from metaprune_pl.reports.figures import draw_beside
 from metaprune_pl.reports.statistics_figures import draw_analysis
 
 STATISTICS = ["l1", "l2", "taylor", "correlation", "effective_rank", "norm_scale", "group_score"]
@@ -83,3 +85,33 @@ def test_pictures_of_one_layer_and_of_many() -> None:
         one = {"effective_rank": {"layer": torch.rand(1, dtype=torch.float64)}, "l2": layers}
         analysis = Analysis(network="n", origin=one, after=one, change="after it", images=9, accuracy=(0.5, 0.4))
         assert set(draw_analysis(analysis)) == {"layers", "histogram_l2"}
+
+
+def curve(line: Path, folder: str, *flags: str) -> None:
+    network = f"--network={line / 'runs/quickstart/data_models/networks/seed_0002'}"
+    main([
+        "curve", "--config=curve_quickstart.yaml", "--metanetwork=null", "--finetune.epochs=0", "--pruning.step=0.05",
+        "--grid={points: 3, max_speed_up: 2}", f"--trainer.default_root_dir={folder}", network, *QUIET, *flags,
+    ])  # fmt: skip
+
+
+def test_curves_of_several_runs_in_one_picture(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curve(line, "a/one")
+    assert not Path("a/one/beside.png").exists()
+    curve(line, "a/two", "--finetune.epochs=1", "--beside=[a/one]")
+    assert Path("a/two/beside.png").stat().st_size > 0
+    first = Curve.from_json(Path("a/one/curve.json"))
+    (axes,) = draw_beside({"a/one": first, "a/two": first}).axes
+    assert [line.get_label() for line in axes.lines] == [f"{n}: area {first.area:.4f}" for n in ("one", "two")]
+    for other, flags, said in (
+        ("nowhere", [], "cannot read nowhere/curve.json"),
+        (
+            "a/one",
+            ["--grid.split=validation"],
+            "beside: 'a/one' is a curve of test images, and this one of validation.",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            curve(line, "a/three", f"--beside=[{other}]", *flags)
+        assert said in capsys.readouterr().err
+        assert not Path("a/three").exists()

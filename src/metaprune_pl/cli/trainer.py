@@ -234,6 +234,7 @@ class MetapruneTrainer(pl.Trainer):
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
+        beside: tuple[str, ...] = (),
     ) -> Curve:
         """Draw accuracy over speed-up.
 
@@ -249,12 +250,13 @@ class MetapruneTrainer(pl.Trainer):
             pruning: Steps and floors.
             finetune: Finetuning before pruning.
             grid: Which points.
+            beside: Folders of finished curves to draw in one picture with this one, `beside.png`.
         """
         how = Preparation(
             source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
-        return run_curve(self.workplace(datamodule), how, grid)
+        return run_curve(self.workplace(datamodule), how, grid, beside)
 
     def select(
         self,

@@ -1,7 +1,7 @@
 """Curves as pictures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,28 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
     return figure
 
 
+def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
+    """Draw curves of several runs by their folders, named from where these part."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    colors = colormaps["viridis"].resampled(len(curves) + 1)  # its last colour is too bright for a line
+    start = os.path.commonpath([os.path.abspath(folder) for folder in curves])
+    for number, (folder, curve) in enumerate(curves.items()):
+        axes.plot(
+            [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points],
+            color=colors(number), linewidth=1.8, label=f"{os.path.relpath(folder, start)}: area {curve.area:.4f}",
+        )  # fmt: skip
+    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
+    axes.set_ylabel(f"{next(iter(curves.values())).split} accuracy without finetuning (%)")
+    axes.set_title("Accuracy over speed-up, by folder", fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
 def draw_epochs(selection: Selection) -> "Figure":
     """Draw the curves of metanetworks of several epochs, the chosen one thick, and the accuracy to keep."""
     from matplotlib import colormaps
@@ -51,7 +73,7 @@ def draw_epochs(selection: Selection) -> "Figure":
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    colors = colormaps["viridis"].resampled(max(2, len(selection.curves)))
+    colors = colormaps["viridis"].resampled(len(selection.curves) + 1)
     chosen = Path(selection.metanetwork).name
     for number, (name, curve) in enumerate(selection.curves.items()):
         axes.plot(
