@@ -40,6 +40,7 @@ def test_prune_masks_to_shares_and_patterns(
             assert torch.equal(network.get_parameter(name) == 0, start.get_parameter(name) == 0)
         share = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
         assert share == pytest.approx(0.5 if ":" in row["target"] else float(row["target"]), abs=1e-3)
+    assert (run / "masks.png").read_bytes().startswith(b"\x89PNG")
     written = (run / "masked_0.5" / "result.json").stat().st_mtime_ns
     main(args)  # finished: not run again
     assert (run / "masked_0.5" / "result.json").stat().st_mtime_ns == written

@@ -1,14 +1,18 @@
 """The paper's pipeline with masks in place of removed channels (6.2): metanetwork, finetune, mask, finetune."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from metaprune_pl.graphs import trace
-from metaprune_pl.networks import load_network, save_network
+from metaprune_pl.networks import NetworkCard, load_network, save_network
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     Preparation,
+    Ready,
     Workplace,
     accuracy,
     check_rounds,
@@ -16,7 +20,9 @@ from metaprune_pl.pipelines.prepare import (
     run_finetuning,
 )
 from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
+from metaprune_pl.pruning.unstructured import Ranking
 from metaprune_pl.reports import Masked, read_json, write_csv, write_json
+from metaprune_pl.reports.figures import draw_masks, save_figure
 from metaprune_pl.reports.tensorboard import log_results
 
 
@@ -25,7 +31,8 @@ def run_masks(
 ) -> list[Masked]:
     """Make a network ready, mask its weights for each target, and finetune the results.
 
-    Writes `masked_X/network` for each target, `report.json`, `report.csv` and TensorBoard events to the run's folder.
+    Writes `masked_X/network` for each target, `report.json`, `report.csv`, the curve over parameters left (`masks.png`)
+    and TensorBoard events to the run's folder.
 
     Args:
         place: Where to run.
@@ -40,7 +47,6 @@ def run_masks(
     """
     check_rounds(rounds, finetune_after)
     ready = prepare(place, how, None)
-    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
     before = accuracy(ready.network, place.data, "test", place.device)
     results = []
     for target in masks.targets:
@@ -48,27 +54,10 @@ def run_masks(
         if place.agree((folder / "result.json").is_file()):
             results.append(Masked(**read_json(folder / "result.json")))
             continue
-        masked = final = ready.network
-        last = 1 if isinstance(target, str) else rounds
-        for number in range(1, last + 1):  # each leaves the same share of what is left, by what the last one trained
-            share = target if isinstance(target, str) or number == last else 1 - (1 - target) ** (number / last)
-            state = measure(final, how.criterion, place.images)
-            found = find_masks(graph, state, how.criterion, share, masks.ranking)
-            masked, card = apply_masks(ready.network, found), replace(ready.card, masked=sorted(found.kept))
-            inside = folder if number == last else folder / f"round_{number}"
-            if place.writes:
-                save_network(inside / "masked", masked, card)
-            place.agree(None)
-            source = inside / "masked"
-            if finetune_after.epochs:
-                there = replace(place, folder=inside)
-                source = run_finetuning(there, "finetuned", source, finetune_after, None, how.criterion)
-            final = load_network(source).to(place.device)
-        for name, kept in found.kept.items():
-            assert not final.get_parameter(name)[~kept.to(place.device)].any(), name
+        masked, final, card, dense = _mask(place, folder, ready, how, masks.ranking, finetune_after, target, rounds)
         result = Masked(
             network=ready.name, method=ready.method, target=str(target), left=left_parameters(final),
-            parameters=count_parameters(final), dense=list(found.dense), accuracy_before=before,
+            parameters=count_parameters(final), dense=list(dense), accuracy_before=before,
             accuracy_masked=accuracy(masked, place.data, "test", place.device),
             accuracy_finetuned=accuracy(final, place.data, "test", place.device),
         )  # fmt: skip
@@ -78,11 +67,40 @@ def run_masks(
             save_network(folder / "network", final, replace(card, record=record))
             write_json(folder / "result.json", asdict(result))
     if place.writes:
-        for result in results:
-            settings = {"method": result.method, "network": result.network, "target": result.target}
-            values = {"left": result.left, "accuracy_finetuned": result.accuracy_finetuned}
-            log_results(place.folder, f"masked_{result.target.replace(':', '_of_')}", settings, values)
-        rows = [asdict(result) for result in results]
-        write_csv(place.folder / "report.csv", [{**row, "dense": " ".join(row["dense"])} for row in rows])
-        write_json(place.folder / "report.json", rows)
+        _write_report(place.folder, results)
     return results
+
+
+def _mask(
+    place: Workplace, folder: Path, ready: Ready, how: Preparation, ranking: Ranking, finetuning: FinetuneSettings,
+    target: float | str, rounds: int,
+) -> tuple[nn.Module, nn.Module, NetworkCard, Sequence[str]]:  # fmt: skip
+    """Return a network masked and finetuned, its card, and the weights that a pattern left whole."""
+    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
+    final, last = ready.network, 1 if isinstance(target, str) else rounds
+    for number in range(1, last + 1):  # each leaves the same share of what is left, by what the last one trained
+        share = target if isinstance(target, str) or number == last else 1 - (1 - target) ** (number / last)
+        found = find_masks(graph, measure(final, how.criterion, place.images), how.criterion, share, ranking)
+        masked, card = apply_masks(ready.network, found), replace(ready.card, masked=sorted(found.kept))
+        inside = replace(place, folder=folder if number == last else folder / f"round_{number}")
+        source = inside.folder / "masked"
+        if place.writes:
+            save_network(source, masked, card)
+        place.agree(None)
+        if finetuning.epochs:
+            source = run_finetuning(inside, "finetuned", source, finetuning, None, how.criterion)
+        final = load_network(source).to(place.device)
+    for name, kept in found.kept.items():
+        assert not final.get_parameter(name)[~kept.to(place.device)].any(), name
+    return masked, final, card, found.dense
+
+
+def _write_report(folder: Path, results: Sequence[Masked]) -> None:
+    for result in results:
+        settings = {"method": result.method, "network": result.network, "target": result.target}
+        values = {"left": result.left, "accuracy_finetuned": result.accuracy_finetuned}
+        log_results(folder, f"masked_{result.target.replace(':', '_of_')}", settings, values)
+    rows = [asdict(result) for result in results]
+    save_figure(draw_masks(results), folder / "masks.png")
+    write_csv(folder / "report.csv", [{**row, "dense": " ".join(row["dense"])} for row in rows])
+    write_json(folder / "report.json", rows)

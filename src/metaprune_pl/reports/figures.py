@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaprune_pl.reports.results import Curve, Selection, StageCost
+from metaprune_pl.reports.results import Curve, Masked, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, amortised, break_even, methods_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,31 @@ def draw_epochs(selection: Selection) -> "Figure":
     axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
     axes.set_ylabel("validation accuracy without finetuning (%)")
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_masks(results: Sequence[Masked]) -> "Figure":
+    """Draw accuracy over the share of parameters left, straight after masking and after finetuning; patterns named."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    points = sorted(results, key=lambda masked: masked.left)
+    for name, color in (("masked", "#7f7f7f"), ("finetuned", "#d62728")):
+        accuracies = [(100 * m.left, 100 * float(getattr(m, f"accuracy_{name}")), m.target) for m in points]
+        shares = [(left, accuracy) for left, accuracy, target in accuracies if ":" not in target]
+        axes.plot([x for x, _ in shares], [y for _, y in shares], "o-", color=color, label=f"unstructured, {name}")
+        patterns = [point for point in accuracies if ":" in point[2]]
+        axes.plot([x for x, _, _ in patterns], [y for _, y, _ in patterns], "s", color=color, mfc="white", zorder=3)
+        for x, y, target in patterns:
+            axes.annotate(target, (x, y), xytext=(5, -11), textcoords="offset points", fontsize=8, color=color)
+    axes.axhline(100 * results[0].accuracy_before, color="black", linestyle=":", linewidth=1, label="before masking")
+    axes.set_xlabel("parameters left (%)")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(f"{results[0].network}, {results[0].method}; squares: patterns N:M", fontsize=10)
+    axes.invert_xaxis()
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
