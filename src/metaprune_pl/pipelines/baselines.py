@@ -43,14 +43,16 @@ BASELINES: Mapping[str, Baseline] = {
     "magnitude_l1": Baseline(criterion=GroupNorm(p=1.0, normalize="mean")),
     "magnitude_l2": Baseline(criterion=GroupNorm(p=2.0, normalize="mean")),
     "batch_norm_scale": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="scales")),
-    "taylor": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="taylor")),
+    "taylor": Baseline(criterion=GroupNorm(p=1.0, normalize="mean", of="taylor")),
     "lamp": Baseline(criterion=GroupNorm(p=2.0, normalize="lamp")),
     "iterative_magnitude": Baseline(criterion=GroupNorm(p=1.0, normalize="mean"), rounds=3),
     "snip": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="taylor"), untrained=True),
 }
 """Name of a method to what it does. With `_uniform` behind it, each group loses the same share of its channels.
 
-The group norm without anything else is the method `none`, and sparsity learning `sparsity_learning`."""
+Scores are normalised as torch-pruning does by default, but those of norm scales and SNIP, which their papers rank over
+the whole network as they are. The group norm without anything else is the method `none`, and sparsity learning
+`sparsity_learning`."""
 
 UNIFORM = "_uniform"
 
