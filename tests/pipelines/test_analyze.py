@@ -14,6 +14,7 @@ from metaprune_pl.reports import Curve
 from metaprune_pl.reports.analysis import BINS, Analysis, histograms
 from metaprune_pl.reports.figures import draw_beside
 from metaprune_pl.reports.statistics_figures import draw_analysis
+from metaprune_pl.reports.summary import FLAT_DROP
 
 STATISTICS = ["l1", "l2", "taylor", "correlation", "effective_rank", "norm_scale", "group_score"]
 
@@ -102,7 +103,8 @@ def test_curves_of_several_runs_in_one_picture(line: Path, workdir: Path, capsys
     assert Path("a/two/beside.png").stat().st_size > 0
     first = Curve.from_json(Path("a/one/curve.json"))
     (axes,) = draw_beside({"a/one": first, "a/two": first}).axes
-    assert [line.get_label() for line in axes.lines] == [f"{n}: area {first.area:.4f}" for n in ("one", "two")]
+    said = f": {100 * first.points[0].accuracy:.1f} %, flat to {first.flat_region(FLAT_DROP):.2f}x"
+    assert [line.get_label() for line in axes.lines] == [f"one{said}", f"two{said}"]
     for other, flags, said in (
         ("nowhere", [], "cannot read nowhere/curve.json"),
         (

@@ -54,15 +54,18 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
     colors = colormaps["viridis"].resampled(len(curves) + 1)  # its last colour is too bright for a line
     start = os.path.commonpath([os.path.abspath(folder) for folder in curves])
     for number, (folder, curve) in enumerate(curves.items()):
+        first, flat = curve.points[0].accuracy, curve.flat_region(FLAT_DROP)
         axes.plot(
             [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points],
-            color=colors(number), linewidth=1.8, label=f"{os.path.relpath(folder, start)}: area {curve.area:.4f}",
+            color=colors(number), linewidth=1.8,
+            label=f"{os.path.relpath(folder, start)}: {100 * first:.1f} %, flat to {flat:.2f}x",
         )  # fmt: skip
     axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
     axes.set_ylabel(f"{next(iter(curves.values())).split} accuracy without finetuning (%)")
     axes.set_title("Accuracy over speed-up, by folder", fontsize=10)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    short = all(len(str(line.get_label())) < 45 for line in axes.lines)
+    figure.legend(loc="outside lower center", ncols=2 if short else 1, frameon=False)
     return figure
 
 
