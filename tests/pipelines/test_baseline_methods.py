@@ -69,6 +69,18 @@ def test_unknown_methods_are_refused_with_those_there_are() -> None:
 
 
 @pytest.mark.slow
+def test_methods_without_a_curve_run_alone(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_toy_configs(workdir)
+    main([
+        *ARGS, "--chain.held_out=1", "--chain.speed_ups=[2]", "--chain.methods=[snip]",
+        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}}",
+    ])  # fmt: skip
+    report = json.loads((workdir / "runs" / "quickstart" / "report.json").read_text())
+    assert [row["method"] for row in report["results"]["pruned"]] == ["snip"]
+    assert not report["curves"] and "Curves: " not in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_all_baselines_run_from_one_config_to_one_table(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_toy_configs(workdir)
     methods = yaml.safe_load(find_config("baselines_quickstart.yaml").read_text())["chain"]["methods"]

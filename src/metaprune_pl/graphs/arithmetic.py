@@ -16,12 +16,8 @@ def add(call: Call) -> Activation:
         _follow(call, operands[0])
         return operands[0]
     left, right = operands
-    if (same := _same_or_nobody(left, right)) is not None:
-        return same
-    for one, x in ((left, right), (right, left)):
-        if one.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
-            call.builder.fix(one.labels)
-            return Activation(x.labels, None, x.partners)
+    if (plain := _without_new_edges(call, left, right)) is not None:
+        return plain
     if left.labels.shape != right.labels.shape:
         raise TraceError(f"operator 'aten.{call.operator}' adds tensors of other channels: {call.where}.")
     builder = call.builder
@@ -58,12 +54,8 @@ def multiply(call: Call) -> Activation:
         _follow(call, x)
         return x
     left, right = operands
-    if (same := _same_or_nobody(left, right)) is not None:
-        return same
-    for gate, x in ((left, right), (right, left)):
-        if gate.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
-            call.builder.fix(gate.labels)
-            return Activation(x.labels, None, x.partners)
+    if (plain := _without_new_edges(call, left, right)) is not None:
+        return plain
     if left.labels.shape != right.labels.shape:
         raise TraceError(f"operator 'aten.{call.operator}' multiplies tensors of other channels: {call.where}.")
     x, gate = sorted(operands, key=lambda operand: call.builder.depth(operand.labels))
@@ -71,12 +63,16 @@ def multiply(call: Call) -> Activation:
     return Activation(x.labels)
 
 
-def _same_or_nobody(left: Activation, right: Activation) -> Activation | None:
-    """What comes of operands of the same neurons, or of one that belongs to nobody (scores, a mask, a length)."""
+def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activation | None:
+    """What comes of operands of the same neurons, or where one belongs to nobody (scores, a mask) or to one neuron."""
     if torch.equal(left.labels, right.labels):
         return Activation(left.labels, None, left.partners)
-    for constant, x in ((left, right), (right, left)):
-        if is_nobody(constant.labels):
+    for one, x in ((left, right), (right, left)):
+        if is_nobody(one.labels):
+            return Activation(x.labels, None, x.partners)
+    for one, x in ((left, right), (right, left)):
+        if one.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
+            call.builder.fix(one.labels)
             return Activation(x.labels, None, x.partners)
     return None
 

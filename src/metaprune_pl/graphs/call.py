@@ -72,6 +72,13 @@ class Call:
             return value
         raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
 
+    def places(self) -> list[Tensor | None] | None:
+        """Return the constant places that an indexing chooses along each dimension, or None where some are computed."""
+        chosen = self.argument(1)
+        places = [None if index is None else self.constant(index) for index in chosen]
+        known = all(index is None or place is not None for index, place in zip(chosen, places, strict=True))
+        return places if known else None
+
     def neurons(self, activation: Activation, dim: int) -> Tensor:
         """Return the nodes along a dimension of the first argument, [C]; partners may lie along others only."""
         nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))

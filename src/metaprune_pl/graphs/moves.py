@@ -105,22 +105,15 @@ def like(call: Call) -> Activation:
 def indexed(call: Call) -> Activation:
     """Elements chosen by constant places."""
     x = call.activation()
-    places = [None if index is None else call.constant(index) for index in call.argument(1)]
-    chosen = {dim for dim, index in enumerate(call.argument(1)) if index is not None}
-    if chosen & varying(x.labels) and any(
-        index is not None and place is None for index, place in zip(call.argument(1), places, strict=True)
-    ):
-        raise TraceError(f"operator 'aten.{call.operator}' chooses channels by computed places: {call.where}.")
-    if any(index is not None and place is None for index, place in zip(call.argument(1), places, strict=True)):
-        return Activation(x.labels) if x.labels.numel() == 1 else _unknown_places(call, x)
-    full = x.labels.expand(call.shape_of(call.argument(0)))
-    if chosen & varying(x.labels):
+    places = call.places()
+    if places is None:
+        if x.labels.numel() == 1:
+            return Activation(x.labels)
+        raise TraceError(f"operator 'aten.{call.operator}' with computed places is not supported: {call.where}.")
+    if {dim for dim, place in enumerate(places) if place is not None} & varying(x.labels):
         call.builder.fix(x.labels)  # the places are for this width
+    full = x.labels.expand(call.shape_of(call.argument(0)))
     return Activation(shrink(torch.ops.aten.index.Tensor(full, places)))
-
-
-def _unknown_places(call: Call, x: Activation) -> Activation:
-    raise TraceError(f"operator 'aten.{call.operator}' with computed places is not supported: {call.where}.")
 
 
 def overlapped(call: Call) -> Activation:

@@ -45,9 +45,7 @@ def computed(call: Call) -> Parameter | Joined | Statistic | None:
         return _moved(call, first)
     if found and (call.operator in _ELEMENTWISE or call.operator.replace("_.", ".") in _ELEMENTWISE):
         return _elementwise(call, found, operands)
-    if found and call.operator not in _ELEMENTWISE:
-        return None
-    return Statistic() if any(isinstance(value, Statistic) for value in operands) else None
+    return Statistic() if not found and any(isinstance(value, Statistic) for value in operands) else None
 
 
 def _moved(call: Call, parameter: Parameter) -> Parameter | None:
@@ -57,11 +55,8 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
         if call.operator in _LIKE:
             return elements.reshape(call.shape_of(call.node))
         if call.operator == "index.Tensor":
-            places = [None if index is None else call.constant(index) for index in call.argument(1)]
-            known = all(
-                index is None or place is not None for index, place in zip(call.argument(1), places, strict=True)
-            )
-            return torch.ops.aten.index.Tensor(elements, places) if known else None
+            places = call.places()
+            return None if places is None else torch.ops.aten.index.Tensor(elements, places)
         return rerun(call, elements)
 
     result = move(parameter.elements)

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from metaprune_pl.errors import ConfigError
@@ -61,7 +61,7 @@ def build() -> Path:
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         raise ConfigError("there is no C++ compiler (`c++`, or what CXX names)")
-    print("Compiling the metanetwork's C++ engine, once on this machine ...", file=sys.stderr)
+    rank_zero_info("Compiling the metanetwork's C++ engine, once on this machine ...")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         out = Path(folder) / "native.so"

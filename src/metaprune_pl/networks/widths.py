@@ -78,12 +78,11 @@ def own_state(network: nn.Module) -> dict[str, Tensor]:
     `functional_call(..., tie_weights=False)` takes it; with the full state it would leave such a module changed.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
-    found: dict[tuple[int, str], str] = {}
-    for name in network.state_dict():
+    found: dict[tuple[int, str], tuple[str, Tensor]] = {}
+    for name, value in network.state_dict().items():
         path, _, leaf = name.rpartition(".")
-        found.setdefault((id(modules[path]), leaf), name)
-    state = network.state_dict()
-    return {name: state[name] for name in found.values()}
+        found.setdefault((id(modules[path]), leaf), (name, value))
+    return dict(found.values())
 
 
 def is_sizes(value: object) -> bool:

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.progress import track
 
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.prepare import Preparation, Workplace, prepare
-from metaprune_pl.pruning import prunable_groups
 from metaprune_pl.pruning.statistics import loss_gradients, network_statistics
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.analysis import Analysis
@@ -57,8 +55,8 @@ def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> A
     ready = prepare(place, how, [1.0])
     origin, _ = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     origin = origin.to(place.device)
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
-    groups = prunable_groups(origin, example, how.pruning.attention)
+    assert ready.checked is not None
+    groups, _ = ready.checked
     count = place.data.count("validation")
     every = -(-count // sample.images)
     order = Order(count, batch_size=place.data.batch_size, train=False, ranks=every)

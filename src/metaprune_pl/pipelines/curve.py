@@ -69,6 +69,7 @@ def run_curve(place: Workplace, how: Preparation, grid: CurveSettings, beside: S
         criterion=how.criterion,
         settings=how.pruning,
         images=place.images,
+        checked=ready.checked,
     )
     points = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):

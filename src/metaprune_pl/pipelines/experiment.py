@@ -77,6 +77,11 @@ class ExperimentSettings:
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {known}.")
 
     @property
+    def data(self) -> dict[str, Any]:
+        """Settings of a stage that put the images in place of its config's."""
+        return {} if self.images is None else {"data": self.images}
+
+    @property
     def compared(self) -> dict[str, Overrides]:
         """Methods by the names that they have in the report, with what each changes."""
         found: dict[str, Overrides] = {}
@@ -108,9 +113,8 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
         ConfigError: No data models are left to train on.
     """
     result = Experiment(curves=[], pruned=[], choices={}, costs=[])
-    images = {} if settings.images is None else {"data": settings.images}
     run("data_models", settings.data_models, folder / "data_models",
-        {**settings.overrides.get("data_models", {}), **images})  # fmt: skip
+        {**settings.overrides.get("data_models", {}), **settings.data})  # fmt: skip
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
     if len(networks) <= settings.held_out:
         raise ConfigError(
@@ -146,9 +150,17 @@ def _metanetwork(
     zoo["data.init_args.data_models"] = str(folder / "data_models" / "networks")
     zoo["data.init_args.held_out"] = settings.held_out
     run("fit", settings.meta_training, training, {**changes["meta_training"], **zoo})
-    images = {} if settings.images is None else {"data": settings.images}
-    source = {"network": str(network), "metanetwork": str(training / "metanetworks"), "grid.split": "validation"}
-    run("select", settings.curve, choice, {**changes["curve"], **images, **source, "search": asdict(settings.search)})
+    source: dict[str, Any] = {
+        "network": str(network),
+        "metanetwork": str(training / "metanetworks"),
+        "grid.split": "validation",
+    }
+    run(
+        "select",
+        settings.curve,
+        choice,
+        {**changes["curve"], **settings.data, **source, "search": asdict(settings.search)},
+    )
     result.choices[method] = Selection.from_json(choice / "choice.json")
     result.add_cost("meta-training", method, cost_of(training), once=True)
     result.add_cost("choice of the metanetwork", method, cost_of(choice), once=True)
@@ -160,14 +172,13 @@ def _prune_networks(
     networks: Sequence[Path], result: Experiment,
 ) -> None:  # fmt: skip
     """Draw each network's test curve after it was made ready, and prune it to all targets."""
-    images = {} if settings.images is None else {"data": settings.images}
     places = [folder / "networks" / f"{network.name}-{method}" for network in networks]
     other = baseline(method)
     for place, network in zip(places, networks, strict=True):
         source: dict[str, Any] = {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
         if other is None or other.has_curve:
             drawn = {"network": str(network), **ready, "grid.split": "test"}
-            run("curve", settings.curve, place / "curve", {**changes["curve"], **images, **drawn})
+            run("curve", settings.curve, place / "curve", {**changes["curve"], **settings.data, **drawn})
             result.curves.append(replace(Curve.from_json(place / "curve" / "curve.json"), method=method))
             source |= {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
         elif other.untrained:
@@ -175,7 +186,7 @@ def _prune_networks(
             source |= training_of(folder / "data_models")
         else:
             source["network"] = str(network)
-        run("prune", settings.prune, place / "prune", {**changes["prune"], **images, **source})
+        run("prune", settings.prune, place / "prune", {**changes["prune"], **settings.data, **source})
         result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune"))
     for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
         if (places[0] / stage).is_dir():
@@ -185,10 +196,11 @@ def _prune_networks(
 
 def _write_report(folder: Path, experiment: Experiment) -> None:
     write_csv(folder / "report.csv", pruned_rows(experiment))
-    write_csv(folder / "curves.csv", curve_rows(experiment))
-    save_figure(draw_curves(experiment.curves), folder / "curve.png")
+    if experiment.curves:  # some baselines have none
+        write_csv(folder / "curves.csv", curve_rows(experiment))
+        save_figure(draw_curves(experiment.curves), folder / "curve.png")
+        log_curves(folder, experiment.curves)
     save_figure(draw_cost(experiment.costs), folder / "cost.png")
-    log_curves(folder, experiment.curves)
     report = {
         "results": {
             "pruned": pruned_rows(experiment), "curves": curve_rows(experiment),

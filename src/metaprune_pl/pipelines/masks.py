@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from metaprune_pl.graphs import trace
+from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.networks import NetworkCard, load_network, save_network
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
@@ -47,6 +47,7 @@ def run_masks(
     """
     check_rounds(rounds, finetune_after)
     ready = prepare(place, how, None)
+    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
     before = accuracy(ready.network, place.data, "test", place.device)
     results = []
     for target in masks.targets:
@@ -54,7 +55,9 @@ def run_masks(
         if place.agree((folder / "result.json").is_file()):
             results.append(Masked(**read_json(folder / "result.json")))
             continue
-        masked, final, card, dense = _mask(place, folder, ready, how, masks.ranking, finetune_after, target, rounds)
+        masked, final, card, dense = _mask(
+            place, folder, ready, graph, how, masks.ranking, finetune_after, target, rounds
+        )  # fmt: skip
         result = Masked(
             network=ready.name, method=ready.method, target=str(target), left=left_parameters(final),
             parameters=count_parameters(final), dense=list(dense), accuracy_before=before,
@@ -72,11 +75,10 @@ def run_masks(
 
 
 def _mask(
-    place: Workplace, folder: Path, ready: Ready, how: Preparation, ranking: Ranking, finetuning: FinetuneSettings,
-    target: float | str, rounds: int,
+    place: Workplace, folder: Path, ready: Ready, graph: WeightGraph, how: Preparation, ranking: Ranking,
+    finetuning: FinetuneSettings, target: float | str, rounds: int,
 ) -> tuple[nn.Module, nn.Module, NetworkCard, Sequence[str]]:  # fmt: skip
     """Return a network masked and finetuned, its card, and the weights that a pattern left whole."""
-    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
     final, last = ready.network, 1 if isinstance(target, str) else rounds
     for number in range(1, last + 1):  # each leaves the same share of what is left, by what the last one trained
         share = target if isinstance(target, str) or number == last else 1 - (1 - target) ** (number / last)

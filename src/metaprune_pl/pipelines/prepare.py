@@ -12,11 +12,11 @@ from torch import nn
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.graphs import trace
+from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
-from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningSettings, Sparsity, count_macs
+from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, PruningSettings, Sparsity, count_macs
 from metaprune_pl.pruning.structured import check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 from metaprune_pl.stages.finetuning import check_fits
@@ -76,6 +76,7 @@ class Ready:
         card: Its card.
         network: On the workplace's device, in evaluation mode.
         base_macs: Multiply-accumulates of the unpruned network for one image.
+        checked: What `check_prunable` found, which no step before pruning changes; None where it was not asked.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Ready:
     card: NetworkCard
     network: nn.Module
     base_macs: int
+    checked: tuple[PruningGroups, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +134,9 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     network, card = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     check_fits(network, card, place.data)
     base_macs = unpruned_macs(card)
+    checked = None
     if speed_ups is not None:
-        check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
+        checked = check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
     source = Path(how.source.network) if how.source.stored else place.folder / "source"
     if place.writes and not how.source.stored:
         card = save_network(source, network, card)
@@ -141,7 +144,8 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
     if how.metanetwork is not None:
         card = replace(card, masked=[])  # new weights are not zero
-        method, source = "metanetwork", _rewrite(place, source, Path(how.metanetwork))
+        graph = trace(network, torch.zeros(1, *card.input_shape)) if checked is None else checked[0].graph
+        method, source = "metanetwork", _rewrite(place, source, graph, Path(how.metanetwork))
     elif how.sparsity is not None:
         method = "sparsity_learning"
     if how.finetune.epochs:
@@ -153,7 +157,7 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
         save_network(source, load_network(source), card)
     place.agree(None)
     network = load_network(source).to(place.device)
-    return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs)
+    return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs, checked=checked)
 
 
 def check_rounds(rounds: int, finetuning: FinetuneSettings) -> None:
@@ -173,11 +177,10 @@ def unpruned_macs(card: NetworkCard) -> int:
 
 
 @torch.no_grad()
-def _rewrite(place: Workplace, source: Path, metanetwork: Path) -> Path:
+def _rewrite(place: Workplace, source: Path, graph: WeightGraph, metanetwork: Path) -> Path:
     """Pass a network through a metanetwork."""
     folder = place.folder / "rewritten"
     network, card = load_network(source), read_card(source)
-    graph = trace(network, torch.zeros(1, *card.input_shape))
     state = {name: value.to(place.device) for name, value in network.state_dict().items()}
     network.load_state_dict(load_metanetwork(metanetwork).to(place.device).rewrite(graph, state))
     if place.writes:

@@ -93,7 +93,7 @@ def _prune(
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     return prune(
         ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=how.criterion,
-        settings=how.pruning, images=place.images, rewound=rewound,
+        settings=how.pruning, images=place.images, rewound=rewound, checked=ready.checked,
     )  # fmt: skip
 
 
@@ -109,7 +109,8 @@ def _prune_in_rounds(
     trained = rewound = ready.network
     for number in range(1, rounds + 1):
         between = target if number == rounds else now * (target / now) ** (number / rounds)
-        (rewound,) = _prune(place, replace(ready, network=trained), how, [between], rewound)
+        now_ready = ready if number == 1 else replace(ready, network=trained, checked=None)  # of other widths
+        (rewound,) = _prune(place, now_ready, how, [between], rewound)
         if number < rounds:
             folder = place.folder / f"speed_up_{target:g}" / f"round_{number}"
             if place.writes:

@@ -209,6 +209,7 @@ def prune(
     settings: PruningSettings,
     images: Images | None = None,
     rewound: nn.Module | None = None,
+    checked: tuple[PruningGroups, int] | None = None,
 ) -> Iterator[nn.Module]:
     """Prune a network to several speed-ups; each result is checked against the network with masked channels.
 
@@ -221,6 +222,7 @@ def prune(
         settings: Steps and floors.
         images: What a criterion measures the loss on, where it does.
         rewound: Network of the same widths, whose weights the results take; None is `network` itself.
+        checked: What `check_prunable` returned for a network of the same widths; None checks this one.
 
     Yields:
         A copy of the network for each target.
@@ -229,7 +231,7 @@ def prune(
         PruningError: The network is frozen, a target is out of reach, or the network cannot be pruned exactly.
         TraceError: The network cannot be turned into a graph.
     """
-    groups, outside = check_prunable(network, example, speed_ups, base_macs, settings)
+    groups, outside = checked or check_prunable(network, example, speed_ups, base_macs, settings)
     graph = groups.graph
     state = measure(network, criterion, images)
     for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):

@@ -9,17 +9,44 @@ from metaprune_pl.reports.results import Curve, Masked, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, amortised, break_even, methods_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 COLORS = {"none": "#7f7f7f", "sparsity_learning": "#1f77b4", "metanetwork": "#d62728"}
 
 
-def draw_curves(curves: Sequence[Curve]) -> "Figure":
-    """Draw accuracy over speed-up: a colour for each method, a line for each network, a dot where it ends."""
+def _sheet() -> "tuple[Figure, Axes]":
+    """An empty picture of the usual size, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _gradual_colors(count: int) -> "Colormap":
+    """Colours from dark to light for lines in an order."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"].resampled(count + 1)  # its last colour is too bright for a line
+
+
+def _points(curve: Curve) -> tuple[list[float], list[float]]:
+    """Speed-ups, and accuracies in percent."""
+    return [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points]
+
+
+def _name_axes(axes: "Axes", split: str) -> None:
+    """Say what a curve is of."""
+    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
+    axes.set_ylabel(f"{split} accuracy without finetuning (%)")
+
+
+def draw_curves(curves: Sequence[Curve]) -> "Figure":
+    """Draw accuracy over speed-up: a colour for each method, a line for each network, a dot where it ends."""
+    figure, axes = _sheet()
     for index, method in enumerate(methods_of(curves)):
         same = [curve for curve in curves if curve.method == method]
         for number, curve in enumerate(same):
@@ -29,41 +56,30 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
                 if number == 0
                 else None
             )
-            speed_ups = [point.speed_up for point in curve.points]
-            accuracies = [100 * point.accuracy for point in curve.points]
-            axes.plot(speed_ups, accuracies, color=color, alpha=0.85, linewidth=1.6, label=label)
+            axes.plot(*_points(curve), color=color, alpha=0.85, linewidth=1.6, label=label)
             flat = curve.flat_region(FLAT_DROP)
             axes.plot([flat], [100 * (curve.points[0].accuracy - FLAT_DROP)], "o", color=color, markersize=5)
-    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
-    axes.set_ylabel(f"{curves[0].split} accuracy without finetuning (%)")
+    _name_axes(axes, curves[0].split)
     axes.set_title(
         f"Accuracy over speed-up; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
     )
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
     """Draw curves of several runs by their folders, named from where these part."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    colors = colormaps["viridis"].resampled(len(curves) + 1)  # its last colour is too bright for a line
+    figure, axes = _sheet()
+    colors = _gradual_colors(len(curves))
     start = os.path.commonpath([os.path.abspath(folder) for folder in curves])
     for number, (folder, curve) in enumerate(curves.items()):
         first, flat = curve.points[0].accuracy, curve.flat_region(FLAT_DROP)
         axes.plot(
-            [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points],
-            color=colors(number), linewidth=1.8,
+            *_points(curve), color=colors(number), linewidth=1.8,
             label=f"{os.path.relpath(folder, start)}: {100 * first:.1f} %, flat to {flat:.2f}x",
         )  # fmt: skip
-    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
-    axes.set_ylabel(f"{next(iter(curves.values())).split} accuracy without finetuning (%)")
+    _name_axes(axes, next(iter(curves.values())).split)
     axes.set_title("Accuracy over speed-up, by folder", fontsize=10)
-    axes.grid(alpha=0.3)
     short = all(len(str(line.get_label())) < 45 for line in axes.lines)
     figure.legend(loc="outside lower center", ncols=2 if short else 1, frameon=False)
     return figure
@@ -71,34 +87,24 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
 
 def draw_epochs(selection: Selection) -> "Figure":
     """Draw the curves of metanetworks of several epochs, the chosen one thick, and the accuracy to keep."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    colors = colormaps["viridis"].resampled(len(selection.curves) + 1)
+    figure, axes = _sheet()
+    colors = _gradual_colors(len(selection.curves))
     chosen = Path(selection.metanetwork).name
     for number, (name, curve) in enumerate(selection.curves.items()):
         axes.plot(
-            [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points],
-            color=colors(number), linewidth=3 if name == chosen else 1.3,
+            *_points(curve), color=colors(number), linewidth=3 if name == chosen else 1.3,
             label=f"{name}: area {curve.area:.4f}" + (", chosen" if name == chosen else ""),
         )  # fmt: skip
     axes.axhline(100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
-    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
-    axes.set_ylabel("validation accuracy without finetuning (%)")
+    _name_axes(axes, "validation")
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 def draw_masks(results: Sequence[Masked]) -> "Figure":
     """Draw accuracy over the share of parameters left, straight after masking and after finetuning; patterns named."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _sheet()
     points = sorted(results, key=lambda masked: masked.left)
     for name, color in (("masked", "#7f7f7f"), ("finetuned", "#d62728")):
         accuracies = [(100 * m.left, 100 * float(getattr(m, f"accuracy_{name}")), m.target) for m in points]
@@ -113,17 +119,13 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(f"{results[0].network}, {results[0].method}; squares: patterns N:M", fontsize=10)
     axes.invert_xaxis()
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 def draw_cost(costs: Sequence[StageCost]) -> "Figure":
     """Draw seconds for each network over the number of networks: what is spent once is shared by them (figure 8)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _sheet()
     amounts = amortised(costs)
     _, crossing = break_even(costs)
     last = max(20, 3 * max((n for n in crossing.values() if n is not None and n <= 200), default=0))
@@ -136,7 +138,6 @@ def draw_cost(costs: Sequence[StageCost]) -> "Figure":
     axes.set_ylabel("seconds for each network")
     axes.set_ylim(bottom=0)
     axes.set_title("Cost; the metanetworks' data models, meta-training and choice are shared", fontsize=10)
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 

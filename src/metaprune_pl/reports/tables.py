@@ -130,7 +130,7 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         for row in curve_rows(experiment)
     ]  # fmt: skip
     spread = f"test accuracy, mean ± standard deviation over {count} held-out networks"
-    return [
+    tables = [
         _table(
             f"Pruned networks: {spread}",
             ["target", "method", "reached", "MACs", "parameters", "pruned %", "finetuned %"],
@@ -144,6 +144,7 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         _latency_table(experiment),
         _cost_table(experiment.costs),
     ]
+    return [table for table in tables if table.rows]
 
 
 def _latency_table(experiment: Experiment) -> Table:
