@@ -22,6 +22,7 @@ from metaprune_pl.graphs.labels import Activation, Parameter
 from metaprune_pl.graphs.operators import OPERATORS
 from metaprune_pl.graphs.parameters import computed
 from metaprune_pl.graphs.weight_graph import WeightGraph
+from metaprune_pl.networks.frozen_norms import thaw_batch_norms
 
 
 def trace(network: nn.Module, example: Tensor) -> WeightGraph:
@@ -54,8 +55,11 @@ def trace(network: nn.Module, example: Tensor) -> WeightGraph:
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             known[node] = program.constants[spec.target]
     (first, *_) = _walk(program.graph_module, _Walk(builder=builder, values=values, constants=Constants(known)))
-    if not isinstance(first, Activation) or first.partners or first.labels.numel() != first.labels.shape[-1]:
-        raise TraceError("the network's output is not one tensor of scores [B, K] that depends on its input.")
+    if not isinstance(first, Activation) or first.partners or first.labels.numel() != max(first.labels.shape):
+        raise TraceError(
+            "the network's output is not one tensor of scores [B, K], or of features [B, K, H, W], that depends on its "
+            "input."
+        )
     builder.tie_counted(dict(network.named_modules(remove_duplicate=False)))
     parameters = [name for name, _ in network.named_parameters()]
     return replace(builder.build(first.labels.flatten(), parameters), aliases=aliases)
@@ -131,7 +135,9 @@ def _inside(node: torch.fx.Node, walk: _Walk) -> list[Any]:
 
 
 def _export(network: nn.Module, example: Tensor) -> Any:
-    clean = copy.deepcopy(network).eval().requires_grad_(True)
+    clean = copy.deepcopy(network)
+    thaw_batch_norms(clean)  # their arithmetic would not be known as a norm
+    clean.eval().requires_grad_(True)
     try:
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # it prints what it could not follow
             return torch.export.export(clean, (example[:1],), strict=False)

@@ -16,9 +16,14 @@ from torch import nn
 from metaprune_pl.errors import NetworkError, StorageError, did_you_mean
 from metaprune_pl.networks.cifar_resnet import CifarResNet
 from metaprune_pl.networks.cifar_vgg import CifarVGG
+from metaprune_pl.networks.detector import faster_rcnn
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"cifar_resnet": CifarResNet, "cifar_vgg": CifarVGG}
-"""Our own builders by name. Each takes keyword arguments only, `num_classes` and `in_channels` among them."""
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "cifar_resnet": CifarResNet,
+    "cifar_vgg": CifarVGG,
+    "faster_rcnn": faster_rcnn,
+}
+"""Our own builders by name. Each takes keyword arguments only, a classifier `num_classes` and `in_channels`."""
 
 
 def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:

@@ -122,7 +122,8 @@ class Finetuning(LightningModule):
         if self.sparsity is not None and self.groups is not None:
             parameters = dict(self.network.named_parameters())
             own = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-            _, value = self.sparsity.gradient(self.criterion, self.groups, parameters, own)
+            frozen_norms = dict(self.network.named_buffers())  # their weights count, and stay
+            _, value = self.sparsity.gradient(self.criterion, self.groups, frozen_norms | parameters, own)
             self.log("train/sparsity", value, on_step=False, on_epoch=True)
         for name, zeros in self.zeros.items():
             gradient = self.network.get_parameter(name).grad

@@ -1,0 +1,29 @@
+"""Batch norms whose parameters and statistics are all buffers that no training changes, as detectors have them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+
+def freeze_batch_norms(network: nn.Module) -> None:
+    """Replace batch norms, in place, by frozen ones of the same values."""
+    _replace(network, nn.BatchNorm2d, lambda norm: FrozenBatchNorm2d(norm.num_features, eps=norm.eps))
+
+
+def thaw_batch_norms(network: nn.Module) -> None:
+    """Replace frozen batch norms, in place, by ordinary ones, which do the same in evaluation.
+
+    Parameters get the names that the buffers had.
+    """
+    _replace(network, FrozenBatchNorm2d, lambda norm: nn.BatchNorm2d(len(norm.weight), eps=norm.eps))
+
+
+def _replace(network: nn.Module, kind: Any, make: Callable[[Any], nn.Module]) -> None:
+    for module in list(network.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, kind):
+                new = make(norm).to(norm.weight.device)
+                new.load_state_dict(norm.state_dict(), strict=False)  # a frozen norm counts no batches
+                setattr(module, name, new)
