@@ -208,3 +208,46 @@ def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
         for stage in (f"choice_{name}", f"networks/seed_0001-metanetwork_{name}/curve",
                       f"networks/seed_0001-metanetwork_{name}/prune"):  # fmt: skip
             assert yaml.safe_load((runs / stage / "config.yaml").read_text())["criterion"]["normalize"] == normalize
+
+
+@pytest.mark.slow
+def test_curves_by_epochs_of_finetuning_after_one_metanetwork_and_no_pruning(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toy_configs(workdir)
+    chain = yaml.safe_load(find_config("finetuning_quickstart.yaml").read_text())["chain"]
+    names = ["0_epochs", "1_epoch", "4_epochs"]
+    chain["metanetworks"] = {name: chain["metanetworks"][name] for name in names}
+    overrides = {**chain["overrides"], "data_models": {"model.init_args.seeds": [0, 1]}}
+    main([
+        *ARGS, f"--chain.metanetworks={json.dumps(chain['metanetworks'])}", "--chain.methods=[none, metanetwork]",
+        f"--chain.overrides={json.dumps(overrides)}", "--chain.speed_ups=[]", "--chain.held_out=1",
+        "--chain.search.how=binary",
+    ])  # fmt: skip
+    runs = workdir / "runs" / "quickstart"
+    report = json.loads((runs / "report.json").read_text())
+    assert [row["method"] for row in report["results"]["curves"]] == ["none", *(f"metanetwork_{n}" for n in names)]
+    assert not report["pruned"] and not list(runs.rglob("prune")) and (runs / "curve.png").is_file()
+    assert [path.name for path in runs.glob("choice*")] == [f"choice_{names[0]}"]  # one for all of them
+    assert len({choice["metanetwork"] for choice in report["choices"].values()}) == 1
+    assert yaml.safe_load((runs / f"choice_{names[0]}" / "config.yaml").read_text())["finetune"]["epochs"] == 10
+    for name in names:
+        config = yaml.safe_load((runs / f"networks/seed_0001-metanetwork_{name}/curve/config.yaml").read_text())
+        assert config["finetune"]["epochs"] == chain["metanetworks"][name]["curve"]["finetune.epochs"]
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert out.count("has the largest area") == 1 and "Pruned networks" not in out
+
+
+@pytest.mark.slow
+def test_a_network_straight_after_the_metanetwork_can_be_pruned(workdir: Path) -> None:
+    write_toy_configs(workdir)
+    main([
+        *ARGS, "--chain.methods=[none, metanetwork]", "--chain.held_out=1", "--chain.speed_ups=[2]",
+        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 0}}",
+    ])  # fmt: skip
+    runs = workdir / "runs" / "quickstart" / "networks"
+    pruned = {
+        m: yaml.safe_load((runs / f"seed_0001-{m}/prune/config.yaml").read_text()) for m in ("none", "metanetwork")
+    }
+    assert pruned["metanetwork"]["network"].endswith("seed_0001-metanetwork/curve/rewritten")
+    assert pruned["none"]["network"].endswith("data_models/networks/seed_0001")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.pipelines.select import count_kept
-from metaprune_pl.reports import Curve, CurvePoint, Selection, StageCost
+from metaprune_pl.reports import Curve, CurvePoint, Experiment, Selection, StageCost
 from metaprune_pl.reports.results import Cost
-from metaprune_pl.reports.summary import amortised, break_even, cost_sentence
+from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 100])
@@ -106,3 +107,13 @@ def test_cost_is_shared_by_the_networks() -> None:
     assert cost_sentence(costs).endswith("the metanetwork pays for itself against sparsity learning after 25 networks.")
     never = [*costs, cost("more", "metanetwork", 5)]
     assert break_even(never)[1] == {"metanetwork": None} and "for no number of networks" in cost_sentence(never)
+
+
+def test_a_flat_region_at_low_accuracy_says_nothing() -> None:
+    none, low = (
+        replace(curve(*values), method=m) for m, values in {"none": (0.9, 0.7), "metanetwork": (0.1, 0.1)}.items()
+    )
+    said = flat_region_sentence(Experiment(curves=[none, low]))
+    assert "80.0 points below" in said and "says nothing" in said
+    said = flat_region_sentence(Experiment(curves=[none, replace(low, points=curve(0.89, 0.88).points)]))
+    assert "lengthens the flat region over no metanetwork: +0.90x" in said

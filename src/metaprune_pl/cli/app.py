@@ -26,7 +26,7 @@ from metaprune_pl.pipelines.experiment import run_experiment
 from metaprune_pl.pipelines.meta_evaluation import MetaEvaluation  # noqa: F401  (gets a short name in configs)
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
-from metaprune_pl.reports.summary import cost_sentence, flat_region_sentence
+from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
 
 HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
 """Trainer flags of an experiment that its stages take over."""
@@ -207,8 +207,7 @@ class App(LightningCLI):
         elif subcommand == "experiment":
             for table in tables.experiment_tables(result):
                 console.print(table)
-            reasons = [f"Choice, {method}: {choice.reason}" for method, choice in result.choices.items()]
-            console.print(*reasons, flat_region_sentence(result), cost_sentence(result.costs), sep="\n")
+            console.print(choice_sentence(result), flat_region_sentence(result), cost_sentence(result.costs), sep="\n")
         elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
             if self.config["inspect"]["json"]:
                 console.print_json(json.dumps(asdict(result)))

@@ -24,7 +24,7 @@ RunStage = Callable[[str, str, Path, Mapping[str, Any]], None]
 """Runs a subcommand: its name, its config, its folder, and settings that override the config's."""
 
 
-STAGES = ("data_models", "meta_training", "curve", "prune")
+STAGES = ("data_models", "meta_training", "choice", "curve", "prune")
 Overrides = dict[str, dict[str, Any]]
 """Stage to settings that override its config's."""
 
@@ -40,13 +40,14 @@ class ExperimentSettings:
         prune: Config of `prune`.
         held_out: Number of networks that are pruned and that no metanetwork has seen.
         search: How the metanetwork is chosen among those of all epochs.
-        speed_ups: Targets.
+        speed_ups: Targets; none is curves alone.
         sparsity: Sparsity term of the control `sparsity_learning`.
         methods: What is compared: `none`, `sparsity_learning`, `metanetwork`, and baselines: `random`, `magnitude_l1`,
             `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`, `iterative_magnitude`, `snip`, each with `_uniform`
             behind it for the same share of each group.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None leaves them.
-        overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that override its config's.
+        overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that override its config's; the
+            `choice` of the metanetwork has those of `curve`, and its own over them.
         metanetworks: Several metanetworks in place of one: name to the overrides that make it another one.
     """
 
@@ -64,7 +65,8 @@ class ExperimentSettings:
     metanetworks: dict[str, Overrides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_speed_ups(self.speed_ups)
+        if self.speed_ups:
+            check_speed_ups(self.speed_ups)
         if self.held_out < 1:
             raise ConfigError("chain.held_out is at least 1.")
         for place, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
@@ -92,10 +94,17 @@ class ExperimentSettings:
             found |= {f"{method}_{name}": changes for name, changes in several.items()} or {method: own}
         return found
 
-    def trains_like(self, method: str, other: str) -> bool:
-        """Whether two methods have metanetworks of the same training."""
-        both = method.startswith("metanetwork") and other.startswith("metanetwork")
-        return both and self.compared[method].get("meta_training") == self.compared[other].get("meta_training")
+    def changes(self, method: str) -> Overrides:
+        """Return what overrides the configs of a method's stages."""
+        own = self.compared[method]
+        changes = {stage: {**self.overrides.get(stage, {}), **own.get(stage, {})} for stage in STAGES}
+        return {**changes, "choice": {**changes["curve"], **changes["choice"]}}
+
+    def first_like(self, method: str, *stages: str) -> str:
+        """Return the first metanetwork that has the same settings of these stages as another one."""
+        wanted = [self.changes(method)[stage] for stage in stages]
+        metanetworks = (other for other in self.compared if other.startswith("metanetwork"))
+        return next(m for m in metanetworks if [self.changes(m)[stage] for stage in stages] == wanted)
 
 
 def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *, writes: bool = True) -> Experiment:
@@ -112,9 +121,23 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
     Raises:
         ConfigError: No data models are left to train on.
     """
-    result = Experiment(curves=[], pruned=[], choices={}, costs=[])
-    run("data_models", settings.data_models, folder / "data_models",
-        {**settings.overrides.get("data_models", {}), **settings.data})  # fmt: skip
+    result = Experiment()
+    networks = make_data_models(folder, settings, run, result)
+    metanetworks = make_metanetworks(folder, settings, run, networks[0], result)
+    prune_held_out(folder, settings, run, networks, metanetworks, result)
+    if writes:
+        _write_report(folder, result)
+    return result
+
+
+def make_data_models(folder: Path, settings: ExperimentSettings, run: RunStage, result: Experiment) -> list[Path]:
+    """Train the data models and return their folders.
+
+    Raises:
+        ConfigError: None are left to train on.
+    """
+    changes = {**settings.data, **settings.overrides.get("data_models", {})}
+    run("data_models", settings.data_models, folder / "data_models", changes)
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
     if len(networks) <= settings.held_out:
         raise ConfigError(
@@ -122,72 +145,74 @@ def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *,
             "add seeds to it, or lower chain.held_out."
         )
     result.add_cost("data models", "", cost_of(folder / "data_models"), once=True)
-    ways: dict[str, tuple[Overrides, dict[str, Any]]] = {}
-    for method, own in settings.compared.items():
-        changes = {stage: {**settings.overrides.get(stage, {}), **own.get(stage, {})} for stage in STAGES}
-        source: dict[str, Any] = {"metanetwork": None, "sparsity": None}
+    return networks
+
+
+def make_metanetworks(
+    folder: Path, settings: ExperimentSettings, run: RunStage, network: Path, result: Experiment
+) -> dict[str, str]:
+    """Train all metanetworks, choose the epoch of each by validation curves of a data model; return their folders."""
+    images: dict[str, Any] = {} if settings.images is None else {"data.init_args.images": settings.images}
+    zoo = {
+        "data.init_args.data_models": str(folder / "data_models" / "networks"),
+        "data.init_args.held_out": settings.held_out,
+    }
+    for method in (method for method in settings.compared if method.startswith("metanetwork")):
+        changes = settings.changes(method)
+        training = settings.first_like(method, "meta_training").removeprefix("metanetwork")
+        run(
+            "fit", settings.meta_training, folder / f"meta_training{training}",
+            {**images, **changes["meta_training"], **zoo},
+        )  # fmt: skip
+        place = folder / f"choice{settings.first_like(method, 'meta_training', 'choice').removeprefix('metanetwork')}"
+        source: dict[str, Any] = {
+            "network": str(network),
+            "metanetwork": str(folder / f"meta_training{training}" / "metanetworks"),
+            "grid.split": "validation",
+            "search": asdict(settings.search),
+        }
+        run("select", settings.curve, place, {**settings.data, **changes["choice"], **source})
+        result.choices[method] = Selection.from_json(place / "choice.json")
+        result.add_cost("meta-training", method, cost_of(folder / f"meta_training{training}"), once=True)
+        result.add_cost("choice of the metanetwork", method, cost_of(place), once=True)
+    return {method: choice.metanetwork for method, choice in result.choices.items()}
+
+
+def prune_held_out(
+    folder: Path, settings: ExperimentSettings, run: RunStage, networks: Sequence[Path],
+    metanetworks: Mapping[str, str], result: Experiment,
+) -> None:  # fmt: skip
+    """Draw the test curves of the held-out networks by all methods, and prune them to all targets."""
+    for method in settings.compared:
+        source: dict[str, Any] = {"metanetwork": metanetworks.get(method), "sparsity": None}
         if method == "sparsity_learning":
             source["sparsity"] = asdict(settings.sparsity)
-        elif method.startswith("metanetwork"):
-            source["metanetwork"] = _metanetwork(folder, settings, run, method, changes, networks[0], result)
-        ways[method] = changes, source
-    for method, (changes, source) in ways.items():
-        _prune_networks(folder, settings, run, method, changes, source, networks[-settings.held_out :], result)
-    if writes:
-        _write_report(folder, result)
-    return result
-
-
-def _metanetwork(
-    folder: Path, settings: ExperimentSettings, run: RunStage, method: str, changes: Overrides, network: Path,
-    result: Experiment,
-) -> str:  # fmt: skip
-    """Train a metanetwork and choose its epoch by the validation curves of a data model; return its folder."""
-    same = next(m for m in settings.compared if settings.trains_like(m, method))
-    training = folder / f"meta_training{same.removeprefix('metanetwork')}"
-    choice = folder / f"choice{method.removeprefix('metanetwork')}"
-    zoo: dict[str, Any] = {} if settings.images is None else {"data.init_args.images": settings.images}
-    zoo["data.init_args.data_models"] = str(folder / "data_models" / "networks")
-    zoo["data.init_args.held_out"] = settings.held_out
-    run("fit", settings.meta_training, training, {**changes["meta_training"], **zoo})
-    source: dict[str, Any] = {
-        "network": str(network),
-        "metanetwork": str(training / "metanetworks"),
-        "grid.split": "validation",
-    }
-    run(
-        "select",
-        settings.curve,
-        choice,
-        {**changes["curve"], **settings.data, **source, "search": asdict(settings.search)},
-    )
-    result.choices[method] = Selection.from_json(choice / "choice.json")
-    result.add_cost("meta-training", method, cost_of(training), once=True)
-    result.add_cost("choice of the metanetwork", method, cost_of(choice), once=True)
-    return result.choices[method].metanetwork
+        _prune_networks(folder, settings, run, method, source, networks[-settings.held_out :], result)
 
 
 def _prune_networks(
-    folder: Path, settings: ExperimentSettings, run: RunStage, method: str, changes: Overrides, ready: dict[str, Any],
+    folder: Path, settings: ExperimentSettings, run: RunStage, method: str, ready: dict[str, Any],
     networks: Sequence[Path], result: Experiment,
 ) -> None:  # fmt: skip
     """Draw each network's test curve after it was made ready, and prune it to all targets."""
     places = [folder / "networks" / f"{network.name}-{method}" for network in networks]
-    other = baseline(method)
+    other, changes = baseline(method), settings.changes(method)
     for place, network in zip(places, networks, strict=True):
         source: dict[str, Any] = {"metanetwork": None, "sparsity": None, "speed_ups": settings.speed_ups}
         if other is None or other.has_curve:
             drawn = {"network": str(network), **ready, "grid.split": "test"}
-            run("curve", settings.curve, place / "curve", {**changes["curve"], **settings.data, **drawn})
+            run("curve", settings.curve, place / "curve", {**settings.data, **changes["curve"], **drawn})
             result.curves.append(replace(Curve.from_json(place / "curve" / "curve.json"), method=method))
-            source |= {"network": str(place / "curve" / "finetuned" / "network"), "finetune.epochs": 0}
+            steps = (place / "curve" / "finetuned" / "network", place / "curve" / "rewritten", network)
+            source |= {"network": str(next(step for step in steps if step.is_dir())), "finetune.epochs": 0}
         elif other.untrained:
             source |= {"network": str(untrained_copy(network, place / "untrained")), "finetune.epochs": 0}
             source |= training_of(folder / "data_models")
         else:
             source["network"] = str(network)
-        run("prune", settings.prune, place / "prune", {**changes["prune"], **settings.data, **source})
-        result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune"))
+        if settings.speed_ups:
+            run("prune", settings.prune, place / "prune", {**settings.data, **changes["prune"], **source})
+            result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune"))
     for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
         if (places[0] / stage).is_dir():
             cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
@@ -195,7 +220,8 @@ def _prune_networks(
 
 
 def _write_report(folder: Path, experiment: Experiment) -> None:
-    write_csv(folder / "report.csv", pruned_rows(experiment))
+    if experiment.pruned:
+        write_csv(folder / "report.csv", pruned_rows(experiment))
     if experiment.curves:  # some baselines have none
         write_csv(folder / "curves.csv", curve_rows(experiment))
         save_figure(draw_curves(experiment.curves), folder / "curve.png")

@@ -47,10 +47,13 @@ def _name_axes(axes: "Axes", split: str) -> None:
 def draw_curves(curves: Sequence[Curve]) -> "Figure":
     """Draw accuracy over speed-up: a colour for each method, a line for each network, a dot where it ends."""
     figure, axes = _sheet()
-    for index, method in enumerate(methods_of(curves)):
+    methods = methods_of(curves)
+    others = [method for method in methods if method not in COLORS]
+    gradual = _gradual_colors(len(others))
+    for method in methods:
         same = [curve for curve in curves if curve.method == method]
+        color = COLORS[method] if method in COLORS else gradual(others.index(method))
         for number, curve in enumerate(same):
-            color = COLORS.get(method, f"C{index}")
             label = (
                 f"{method.replace('_', ' ')} ({len(same)} network{'s' if len(same) > 1 else ''})"
                 if number == 0
@@ -63,7 +66,10 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
     axes.set_title(
         f"Accuracy over speed-up; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
     )
-    axes.legend()
+    if len(methods) > 4:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    else:
+        axes.legend()
     return figure
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -255,10 +255,10 @@ class Experiment:
         costs: What each stage costs, once or for each network.
     """
 
-    curves: list[Curve]
-    pruned: list[Pruned]
-    choices: dict[str, Selection]
-    costs: list[StageCost]
+    curves: list[Curve] = field(default_factory=list)
+    pruned: list[Pruned] = field(default_factory=list)
+    choices: dict[str, Selection] = field(default_factory=dict)
+    costs: list[StageCost] = field(default_factory=list)
 
     def add_cost(self, stage: str, method: str, cost: Cost, *, once: bool) -> None:
         """Add what a stage costs."""

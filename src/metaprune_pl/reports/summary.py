@@ -67,14 +67,29 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
     return row
 
 
+def choice_sentence(experiment: Experiment) -> str:
+    """Say how each metanetwork was chosen, once for those that share a choice."""
+    reasons = dict.fromkeys(choice.reason for choice in experiment.choices.values())
+    shared = {reason: [m for m, choice in experiment.choices.items() if choice.reason == reason] for reason in reasons}
+    return "\n".join(f"Choice, {', '.join(methods)}: {reason}" for reason, methods in shared.items())
+
+
 def flat_region_sentence(experiment: Experiment) -> str:
     """Say of each metanetwork whether it lengthened the flat region over no metanetwork, with the figures."""
     flat: dict[tuple[str, str], float] = {(c.method, c.network): c.flat_region(FLAT_DROP) for c in experiment.curves}
+    start = {(c.method, c.network): c.points[0].accuracy for c in experiment.curves}
     sentences = []
     for method in (m for m in methods_of(experiment.curves) if m.startswith("metanetwork")):
         networks = sorted({network for other, network in flat if other == method})
         gains = [flat[method, n] - flat["none", n] for n in networks if ("none", n) in flat]
         if not gains:
+            continue
+        lost = statistics.fmean(start["none", n] - start[method, n] for n in networks if ("none", n) in flat)
+        if lost > FLAT_DROP:
+            sentences.append(
+                f"After the {method.replace('_', ' ', 1)}, accuracy is {100 * lost:.1f} points below that without a "
+                "metanetwork: the length of its flat region says nothing."
+            )
             continue
         mean, longer = statistics.fmean(gains), sum(gain > 0 for gain in gains)
         verb = "lengthens" if mean >= CLEAR_GAIN and 2 * longer > len(gains) else "does NOT clearly lengthen"

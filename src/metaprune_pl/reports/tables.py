@@ -113,7 +113,7 @@ def masked_table(results: Sequence[Masked]) -> Table:
 
 def experiment_tables(experiment: Experiment) -> list[RenderableType]:
     """Return the tables of an experiment: results first, then what was measured in time on this machine."""
-    count = len({pruned.network for pruned in experiment.pruned})
+    count = len({c.network for c in experiment.curves} | {p.network for p in experiment.pruned})
     results = [
         (
             f"{row['target']:g}x", row["method"], f"{row['speed_up']:.2f}x", _count(row["macs"]),
@@ -148,7 +148,7 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
 
 
 def _latency_table(experiment: Experiment) -> Table:
-    sizes = list(experiment.pruned[0].latency)
+    sizes = list(experiment.pruned[0].latency) if experiment.pruned else []
     rows = [
         (
             f"{row['target']:g}x", row["method"],
