@@ -13,6 +13,7 @@ COMMANDS = {
     "curve": "Draw accuracy over speed-up.",
     "select": "Choose among the metanetworks of all epochs by their validation curves.",
     "analyze": "Compare statistics of a network's weights before and after the metanetwork.",
+    "detect": "Train a detector, and prune its backbone with and without a metanetwork.",
     "inspect": "Tell what can be pruned in a network, before any training.",
     "experiment": "Run the whole method with its controls, and report.",
 }

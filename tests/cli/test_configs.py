@@ -15,6 +15,7 @@ COMMANDS = {
     "meta": "fit",
     "curve": "curve",
     "analyze": "analyze",
+    "detection": "detect",
     "prune": "prune",
 }
 

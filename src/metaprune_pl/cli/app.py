@@ -35,6 +35,7 @@ _OWN = {
     "curve": {"data"},
     "select": {"data"},
     "analyze": {"data"},
+    "detect": {"data"},
     "inspect": set[str](),
     "experiment": set[str](),
 }
@@ -44,6 +45,7 @@ _EPOCHS = {
     "curve": "set finetune.epochs.",
     "select": "set finetune.epochs.",
     "analyze": "set finetune.epochs.",
+    "detect": "set detection.training.epochs, detection.finetune.epochs and detection.finetune_after.epochs.",
     "experiment": "set it for a stage, as in --chain.overrides '{data_models: {trainer.max_epochs: 9}}'.",
 }
 
@@ -79,7 +81,8 @@ class App(LightningCLI):
         lightning["fit"].add("weights_only")
         return {
             **lightning, "data_models": {"model", "datamodule"}, "prune": {"datamodule"}, "curve": {"datamodule"},
-            "select": {"datamodule"}, "analyze": {"datamodule"}, "inspect": set(), "experiment": set(),
+            "select": {"datamodule"}, "analyze": {"datamodule"}, "detect": {"datamodule"}, "inspect": set(),
+            "experiment": set(),
         }  # fmt: skip
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -199,6 +202,8 @@ class App(LightningCLI):
             console.print(tables.selection_table(result), result.reason, sep="\n")
         elif subcommand == "analyze":
             console.print(tables.analysis_table(result))
+        elif subcommand == "detect":
+            console.print(tables.detection_table(result))
         elif subcommand == "data_models":
             console.print(tables.data_model_table([card.record for card in result]))
         elif subcommand == "prune":

@@ -18,20 +18,21 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.cli.callbacks import CountImages, SameEpochs
 from metaprune_pl.cli.checkpoints import WholeFileCheckpointIO
-from metaprune_pl.data import ImageDataModule
+from metaprune_pl.data import VOC, ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource
 from metaprune_pl.pipelines.analyze import SampleSettings, run_analyze
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
+from metaprune_pl.pipelines.detection import DetectionSettings, run_detection
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
 from metaprune_pl.pipelines.masks import run_masks
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Place, Preparation, Workplace
 from metaprune_pl.pipelines.prune import run_prune
 from metaprune_pl.pipelines.select import SearchSettings, run_select
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, MaskSettings, PruningSettings, Sparsity
-from metaprune_pl.reports import Curve, Masked, Pruned, Selection
+from metaprune_pl.reports import Curve, Detected, Masked, Pruned, Selection
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
@@ -91,13 +92,17 @@ class MetapruneTrainer(pl.Trainer):
             enable_progress_bar=False,
         )  # fmt: skip
 
-    def workplace(self, data: ImageDataModule) -> Workplace:
+    def place(self) -> Place:
         """Return where pipelines run: this Trainer's folder and device."""
         folder = self._rehearsal.name if self._rehearsal else self.default_root_dir
-        return Workplace(
-            folder=Path(self.agree(folder)), device=self.strategy.root_device, data=data, trainer=self.for_stage,
+        return Place(
+            folder=Path(self.agree(folder)), device=self.strategy.root_device, trainer=self.for_stage,
             writes=is_main_process(), agree=self.agree,
         )  # fmt: skip
+
+    def workplace(self, data: ImageDataModule) -> Workplace:
+        """Return where pipelines with classifiers run."""
+        return Workplace(**vars(self.place()), data=data)
 
     def join(self) -> None:
         """Start the other processes of a run on several devices, or meet those that were started from outside."""
@@ -325,6 +330,15 @@ class MetapruneTrainer(pl.Trainer):
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
         return run_analyze(self.workplace(datamodule), how, sample)
+
+    def detect(self, datamodule: VOC, *, detection: DetectionSettings) -> list[Detected]:
+        """Train a detector, and prune its backbone with and without a metanetwork.
+
+        Args:
+            datamodule: Images with objects.
+            detection: What to run.
+        """
+        return run_detection(self.place(), datamodule, detection)
 
     def inspect(
         self,

@@ -11,9 +11,11 @@ from metaprune_pl.data.images import ImageDataModule
 from metaprune_pl.data.loader import Batch, ImageLoader, TensorLoader
 from metaprune_pl.data.memory import ImageSet, Splits
 from metaprune_pl.data.stream import ImageNet, StreamedImageFolder
+from metaprune_pl.data.voc import VOC
 from metaprune_pl.data.zoo import DataModelZoo, MetaBatch
 
 __all__ = [
-    "CIFAR10", "CIFAR100", "SVHN", "Augmentation", "Batch", "DataModelZoo", "Digits", "ImageDataModule", "ImageFolder",
-    "ImageLoader", "ImageNet", "ImageSet", "MetaBatch", "Mixing", "Splits", "StreamedImageFolder", "TensorLoader",
+    "CIFAR10", "CIFAR100", "SVHN", "VOC", "Augmentation", "Batch", "DataModelZoo", "Digits", "ImageDataModule",
+    "ImageFolder", "ImageLoader", "ImageNet", "ImageSet", "MetaBatch", "Mixing", "Splits", "StreamedImageFolder",
+    "TensorLoader",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Images that do not fit into memory: read, cut and mirrored by worker processes, batch by batch."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -36,25 +37,42 @@ class FileSet(NamedTuple):
         return FileSet(self.folder, self.names[numbers.numpy()], self.labels[numbers])
 
 
-class _Reader(Dataset[Any]):
+class Reader(Dataset[Any], ABC):
     """Reads a batch, given (epoch, index). Runs in the workers.
 
     A `DataError` is returned, not raised: what a worker raises arrives wrapped in a page of traceback.
+
+    Args:
+        order: Which images are in which batch.
     """
 
-    def __init__(self, files: FileSet, order: Order, transform: v2.Compose) -> None:
-        self.files, self.order, self.transform = files, order, transform
+    def __init__(self, order: Order) -> None:
+        self.order = order
 
-    def __getitem__(self, where: tuple[int, int]) -> Batch | DataError:
-        numbers, draws = self.order.chosen(*where)
+    @abstractmethod
+    def read(self, numbers: Tensor, draws: Tensor) -> Any:
+        """Read the batch of these images, [B], whose random numbers are these, [B, 3]."""
+
+    def __getitem__(self, where: tuple[int, int]) -> Any:
         with torch.random.fork_rng(devices=[]):
             try:
-                images = [self._read(*pair) for pair in zip(numbers.tolist(), draws.tolist(), strict=True)]
+                return self.read(*self.order.chosen(*where))
             except DataError as error:
                 return error
+
+
+class _FileReader(Reader):
+    """Reads images of class folders."""
+
+    def __init__(self, files: FileSet, order: Order, transform: v2.Compose) -> None:
+        super().__init__(order)
+        self.files, self.transform = files, transform
+
+    def read(self, numbers: Tensor, draws: Tensor) -> Batch:
+        images = [self._image(*pair) for pair in zip(numbers.tolist(), draws.tolist(), strict=True)]
         return Batch(torch.stack(images), self.files.labels[numbers], draws)
 
-    def _read(self, number: int, draws: list[float]) -> Tensor:
+    def _image(self, number: int, draws: list[float]) -> Tensor:
         """Read an image [3, size, size]; what is random about it follows from its draws."""
         torch.default_generator.manual_seed((int(draws[0] * 2**24) << 24) + int(draws[1] * 2**24))
         image: Tensor = self.transform(read_image(path_of(self.files.folder, self.files.names[number])))
@@ -75,21 +93,19 @@ class StreamLoader(ImageLoader):
     """Batches of images that worker processes read ahead; the workers stay for as long as the loader.
 
     Args:
-        files: The images.
-        order: Which images are in which batch.
-        transform: From an image to uint8 [3, size, size].
+        reader: Reads a batch.
         workers: Number of worker processes; 0 reads in this one.
     """
 
-    def __init__(self, files: FileSet, order: Order, transform: v2.Compose, workers: int) -> None:
-        super().__init__(order)
+    def __init__(self, reader: Reader, workers: int) -> None:
+        super().__init__(reader.order)
         self._where = _Where()
         self._batches: DataLoader[Any] = DataLoader(
-            _Reader(files, order, transform), batch_size=None, sampler=self._where, num_workers=workers,
-            persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
+            reader, batch_size=None, sampler=self._where, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
         )  # fmt: skip
 
-    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Any]:
         """Serve the batches of these epochs and indices."""
         self._where.next = where
         for batch in self._batches:
@@ -200,7 +216,8 @@ class StreamedImageFolder(ImageDataModule):
         key = split, order.rank, order.ranks
         found = None if order.train else self._evaluated.get(key)
         if found is None:
-            found = StreamLoader(self.parts[split], order, v2.Compose([*window, v2.PILToTensor()]), self.workers)
+            reader = _FileReader(self.parts[split], order, v2.Compose([*window, v2.PILToTensor()]))
+            found = StreamLoader(reader, self.workers)
             if not order.train:
                 self._evaluated[key] = found
         return found

@@ -23,18 +23,16 @@ from metaprune_pl.stages.finetuning import check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """An ordinary training of a network that was trained before.
+class TrainingSettings:
+    """How long a network is trained, and how.
 
     Attributes:
         epochs: How long; 0 leaves the step out.
         optimizer: Optimiser and learning rate.
-        label_smoothing: Share of the label spread over the other classes.
     """
 
     epochs: int = 10
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=0.01))
-    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -42,13 +40,25 @@ class FinetuneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class FinetuneSettings(TrainingSettings):
+    """An ordinary training of a classifier that was trained before.
+
+    Attributes:
+        epochs: How long; 0 leaves the step out.
+        optimizer: Optimiser and learning rate.
+        label_smoothing: Share of the label spread over the other classes.
+    """
+
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
     """Where a pipeline runs.
 
     Attributes:
         folder: The run's folder.
         device: Device of everything that is not a fit.
-        data: The images.
         trainer: Makes a fresh Trainer for a fit, given its folder and number of epochs.
         writes: Whether this process writes files.
         agree: Gives all processes of a run the value of the one that writes, which they wait for.
@@ -56,10 +66,20 @@ class Workplace:
 
     folder: Path
     device: torch.device
-    data: ImageDataModule
     trainer: Callable[[Path, int], Trainer]
     writes: bool = True
     agree: Callable[[Any], Any] = field(default=lambda value: value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace(Place):
+    """Where a pipeline with classifiers runs: see `Place`.
+
+    Attributes:
+        data: The images.
+    """
+
+    data: ImageDataModule
 
     def images(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Give the validation images as normalised batches, for criteria that measure a loss."""

@@ -173,6 +173,35 @@ class Pruned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detected:
+    """One detector, with its backbone as it was or pruned.
+
+    Attributes:
+        method: `origin`, `none` or `metanetwork`.
+        target: Speed-up of the backbone asked for; 1 of the origin.
+        speed_up: Speed-up of the backbone reached: multiply-accumulates of the unpruned one over those of this one.
+        macs: Multiply-accumulates of the backbone for one image.
+        parameters: Number of parameters of the whole detector.
+        milliseconds: Measured time of the whole detector for one image.
+        precision: Mean average precision on the test images over overlaps of 0.5 to 0.95, as COCO defines it.
+        precision_50: The same at an overlap of 0.5.
+        precision_pruned: `precision` straight after pruning; None of the origin.
+        precision_50_pruned: `precision_50` straight after pruning; None of the origin.
+    """
+
+    method: str
+    target: float
+    speed_up: float
+    macs: int
+    parameters: int
+    milliseconds: float
+    precision: float
+    precision_50: float
+    precision_pruned: float | None = None
+    precision_50_pruned: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Masked:
     """One network whose weights were masked for one target.
 

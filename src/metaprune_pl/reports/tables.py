@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from metaprune_pl.reports.analysis import LABELS, Analysis
-from metaprune_pl.reports.results import Curve, Experiment, Masked, Pruned, Selection, StageCost
+from metaprune_pl.reports.results import Curve, Detected, Experiment, Masked, Pruned, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
 
 
@@ -109,6 +109,25 @@ def masked_table(results: Sequence[Masked]) -> Table:
     ]  # fmt: skip
     columns = ["target", "left params %", "left params", "before %", "masked %", "finetuned %", "left whole"]
     return _table(f"{results[0].network}, {results[0].method}: test accuracy", columns, rows)
+
+
+def detection_table(results: Sequence[Detected]) -> Table:
+    """Return the detectors of a run."""
+    rows = [
+        (
+            d.method if d.method == "origin" else f"{d.method}, {d.target:g}x", f"{d.speed_up:.2f}x", _count(d.macs),
+            _count(d.parameters),
+            "" if d.precision_pruned is None else _percent(d.precision_pruned),
+            "" if d.precision_50_pruned is None else _percent(d.precision_50_pruned),
+            _percent(d.precision), _percent(d.precision_50), f"{d.milliseconds:.1f}",
+        )
+        for d in results
+    ]  # fmt: skip
+    columns = [
+        "detector", "speed-up", "MACs", "parameters", "pruned mAP %", "mAP50 %", "finetuned mAP %", "mAP50 %", "ms",
+    ]  # fmt: skip
+    title = "Detectors: test mAP; speed-up and MACs are the backbone's, parameters and ms the whole detector's"
+    return _table(title, columns, rows)
 
 
 def experiment_tables(experiment: Experiment) -> list[RenderableType]:

@@ -1,8 +1,9 @@
-"""The trainings, one thin LightningModule each: data models, metanetwork, finetuning."""
+"""The trainings, one thin LightningModule each: data models, metanetwork, finetuning, detectors."""
 
 from metaprune_pl.stages.data_models import DataModelTraining
+from metaprune_pl.stages.detection import DetectorTraining
 from metaprune_pl.stages.finetuning import Finetuning
 from metaprune_pl.stages.meta_training import MetaTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
-__all__ = ["DataModelTraining", "Finetuning", "MetaTraining", "OptimizerSettings"]
+__all__ = ["DataModelTraining", "DetectorTraining", "Finetuning", "MetaTraining", "OptimizerSettings"]

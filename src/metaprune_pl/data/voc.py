@@ -1,0 +1,195 @@
+"""PASCAL VOC 2007 (Everingham et al., 2010): images of any size, and the boxes of the objects on them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import URLError
+from xml.etree import ElementTree
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torchvision.datasets import VOCDetection
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from metaprune_pl.data.files import check_shares, read_image, share
+from metaprune_pl.data.images import Split
+from metaprune_pl.data.loader import Order
+from metaprune_pl.data.stream import Reader, StreamLoader
+from metaprune_pl.errors import ConfigError, DataError
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""The objects, numbered from 1; 0 is the background."""
+
+
+class Scenes(NamedTuple):
+    """A batch of images with objects.
+
+    Attributes:
+        images: uint8 [3, H, W] each as read, float32 of 0 to 1 as the detector sees them.
+        targets: For each image `boxes` float32 [n, 4] (left, top, right, bottom in pixels), `labels` int64 [n], and
+            `iscrowd` int64 [n], 1 for an object that is marked difficult, which is neither learnt nor counted.
+    """
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+
+
+class VOC(LightningDataModule):
+    """VOC 2007: a share of `trainval` is the validation set, the rest is trained on; `test` is the test set.
+
+    Training images are mirrored at random; the detector resizes and normalises all.
+
+    Args:
+        root: Folder with `VOCdevkit/VOC2007`, or where it shall be.
+        download: Fetch what is missing.
+        validation_share: Share of `trainval` kept for validation, always the same images.
+        batch_size: Training images per batch and device.
+        eval_batch_size: Images per batch and device in validation and test.
+        workers: Processes that read images, at most one per core; 0 reads in the training process.
+        seed: Seed of order and mirroring.
+
+    Raises:
+        ConfigError: The share is not between 0 and 1, or a batch size is below 1.
+    """
+
+    num_classes = len(CLASSES) + 1
+
+    def __init__(
+        self,
+        *,
+        root: str = "datasets",
+        download: bool = False,
+        validation_share: float = 0.05,
+        batch_size: int = 2,
+        eval_batch_size: int = 4,
+        workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_shares(validation_share=validation_share)
+        if min(batch_size, eval_batch_size) < 1:
+            raise ConfigError("data: batch_size and eval_batch_size must be at least 1.")
+        self.root, self.download, self.validation_share = Path(root).expanduser(), download, validation_share
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.workers = min(workers, len(os.sched_getaffinity(0)))
+        self._parts: dict[Split, list[tuple[str, str]]] = {}
+
+    @property
+    def parts(self) -> dict[Split, list[tuple[str, str]]]:
+        """Files of each part, image and description, found when first asked for.
+
+        Raises:
+            DataError: They are missing or cannot be fetched.
+        """
+        if not self._parts:
+            known, test = self._files("trainval"), self._files("test")
+            validation, train = share(torch.zeros(len(known), dtype=torch.long), self.validation_share)
+            self._parts = {
+                "train": [known[i] for i in train.tolist()], "validation": [known[i] for i in validation.tolist()],
+                "test": test,
+            }  # fmt: skip
+        return self._parts
+
+    def _files(self, part: str) -> list[tuple[str, str]]:
+        listed = self.root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / f"{part}.txt"
+        missing = not listed.is_file()
+        if missing and not self.download:
+            raise DataError(
+                f"no VOC 2007 in '{self.root}': there is no '{listed}'. Set data.init_args.download to true, or unpack "
+                "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of the PASCAL VOC site there."
+            )
+        try:
+            found = VOCDetection(self.root, "2007", part, download=missing)
+        except (OSError, RuntimeError, URLError) as error:
+            raise DataError(f"cannot fetch VOC 2007 to '{self.root}': {error}. Unpack its files there.") from error
+        return list(zip(found.images, found.targets, strict=True))
+
+    def prepare_data(self) -> None:
+        """Find or fetch the images on one process, before the others look for them."""
+        self.count("train")
+
+    def setup(self, stage: str) -> None:
+        """Find the images."""
+        self.count("train")
+
+    def count(self, split: Split) -> int:
+        """Return the number of images of a part."""
+        return len(self.parts[split])
+
+    def loader(self, split: Split, *, train: bool = False, rank: int = 0, ranks: int = 1) -> StreamLoader:
+        """Return batches of a part for a rank: shuffled and mirrored to train on, or in order."""
+        size = self.batch_size if train else self.eval_batch_size
+        order = Order(self.count(split), batch_size=size, train=train, seed=self.seed, rank=rank, ranks=ranks)
+        return StreamLoader(_SceneReader(self.parts[split], order), self.workers)
+
+    def train_dataloader(self) -> StreamLoader:
+        """Lightning's hook."""
+        return self._dataloader("train", train=True)
+
+    def val_dataloader(self) -> StreamLoader:
+        """Lightning's hook."""
+        return self._dataloader("validation")
+
+    def test_dataloader(self) -> StreamLoader:
+        """Lightning's hook."""
+        return self._dataloader("test")
+
+    def _dataloader(self, split: Split, *, train: bool = False) -> StreamLoader:
+        assert self.trainer is not None
+        return self.loader(split, train=train, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
+
+    def on_after_batch_transfer(self, batch: Scenes, dataloader_idx: int) -> Scenes:
+        """Bring images to 0 to 1 on the device."""
+        return batch._replace(images=[image / 255 for image in batch.images])
+
+    def evaluation(self, split: Split, device: torch.device) -> Iterator[Scenes]:
+        """Give a part of the data on a device, in order."""
+        batch: Any
+        for batch in self.loader(split):
+            targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
+            yield self.on_after_batch_transfer(Scenes([image.to(device) for image in batch.images], targets), 0)
+
+
+class _SceneReader(Reader):
+    """Reads images and their descriptions; mirrors them in training."""
+
+    def __init__(self, files: list[tuple[str, str]], order: Order) -> None:
+        super().__init__(order)
+        self.files = files
+
+    def read(self, numbers: Tensor, draws: Tensor) -> Scenes:
+        mirrored = (draws[:, 0] < 0.5).tolist() if self.order.train else [False] * len(numbers)
+        scenes = [self._scene(self.files[i], mirror) for i, mirror in zip(numbers.tolist(), mirrored, strict=True)]
+        return Scenes([image for image, _ in scenes], [target for _, target in scenes])
+
+    def _scene(self, files: tuple[str, str], mirror: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        image, target = pil_to_tensor(read_image(Path(files[0]))), read_objects(Path(files[1]))
+        if mirror:
+            left, top, right, bottom = target["boxes"].unbind(1)
+            width = image.shape[2]
+            image, target["boxes"] = image.flip(2), torch.stack([width - right, top, width - left, bottom], 1)
+        return image, target
+
+
+def read_objects(path: Path) -> dict[str, Tensor]:
+    """Read the objects on an image: see `Scenes.targets`. Pixels of the file count from 1, both ends included.
+
+    Raises:
+        DataError: The file is missing or damaged, or has an object that is none of the 20.
+    """
+    try:
+        objects = ElementTree.parse(path).getroot().findall("object")
+        corners = [
+            [float(o.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")] for o in objects
+        ]
+        labels = [CLASSES.index(o.findtext("name", "").strip()) + 1 for o in objects]
+        difficult = [int(o.findtext("difficult", "0")) for o in objects]
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"cannot read the objects in {path}: {error}. Replace or remove it.") from error
+    boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
+    return {"boxes": boxes, "labels": torch.tensor(labels).long(), "iscrowd": torch.tensor(difficult).long()}

@@ -1,0 +1,220 @@
+"""From classification to detection (paper, F.4): a detector's backbone is pruned with a metanetwork and without.
+
+A detector is trained; then, for each method, (metanetwork,) finetune, prune the backbone, finetune.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from metaprune_pl.data import VOC
+from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.metanetworks.storage import find_metanetwork
+from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
+from metaprune_pl.pipelines.prepare import Place, TrainingSettings
+from metaprune_pl.pruning import (
+    GroupNorm,
+    PruningGroups,
+    PruningSettings,
+    count_macs,
+    count_parameters,
+    measure_latency,
+    prune,
+)
+from metaprune_pl.pruning.structured import check_prunable
+from metaprune_pl.reports import Detected, read_json, write_csv, write_json
+from metaprune_pl.reports.tensorboard import log_results
+from metaprune_pl.stages import DetectorTraining
+from metaprune_pl.stages.detection import AveragePrecision, check_detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSettings:
+    """Which detector is trained and pruned, and how.
+
+    Attributes:
+        network: `faster_rcnn`, or the folder of a stored detector.
+        arguments: Keyword arguments of `faster_rcnn`, and of the builder of its backbone.
+        metanetwork: Folder of a metanetwork (or of several: the last is taken); None prunes without one alone.
+        speed_ups: Targets: multiply-accumulates of the unpruned backbone over those of the result, increasing.
+        criterion: Which channels matter.
+        pruning: Steps and floors.
+        training: Training of the detector; 0 epochs take a stored one as it is.
+        finetune: Finetuning before pruning, with and without metanetwork.
+        finetune_after: Finetuning after pruning.
+    """
+
+    network: str = "faster_rcnn"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    metanetwork: str | None = None
+    speed_ups: list[float] = field(default_factory=lambda: [2.5])
+    criterion: GroupNorm = field(default_factory=GroupNorm)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    finetune: TrainingSettings = field(default_factory=TrainingSettings)
+    finetune_after: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What all steps of a run share: where, on what, how; and what is known of the backbone before any of them."""
+
+    place: Place
+    data: VOC
+    how: DetectionSettings
+    card: NetworkCard
+    base_macs: int
+    checked: tuple[PruningGroups, int]
+
+    @property
+    def example(self) -> Tensor:
+        """One image, [1, C, H, W]."""
+        return torch.zeros(1, *self.card.input_shape, device=self.place.device)
+
+    def inside(self, folder: Path) -> "_Work":
+        """Return the same work in another folder."""
+        return replace(self, place=replace(self.place, folder=folder))
+
+
+def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detected]:
+    """Train a detector, and prune its backbone with and without a metanetwork.
+
+    Writes `trained/network`, `METHOD/speed_up_X/network`, `report.json`, `report.csv` and TensorBoard events to the
+    run's folder.
+
+    Args:
+        place: Where to run.
+        data: Images with objects.
+        how: What to run.
+
+    Raises:
+        ConfigError: The network is no detector, or the targets make no sense.
+        DataError: The images are missing or cannot be read.
+        PruningError: A target is out of reach.
+        StorageError: There is no such network or metanetwork.
+    """
+    if how.metanetwork is not None:
+        find_metanetwork(how.metanetwork)
+    source = NetworkSource(network=how.network, arguments=how.arguments)
+    detector, card = source.open()
+    check_detector(detector, data)
+    data.count("train")
+    example, backbone = torch.zeros(1, *card.input_shape), detector.get_submodule("backbone")
+    unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments).get_submodule("backbone")
+    macs = count_macs(unpruned, example)
+    checked = check_prunable(backbone, example, how.speed_ups, macs, how.pruning)
+    work = _Work(place=place, data=data, how=how, card=card, base_macs=macs, checked=checked)
+    start = Path(how.network) if source.stored else place.folder / "source"
+    if place.writes and not source.stored:
+        save_network(start, detector, card)
+    place.agree(None)
+    trained = _train(work, "trained", start, how.training)
+    results = [_measured(work.inside(place.folder / "origin"), load_network(trained), "origin", 1.0)]
+    for method in ["none", "metanetwork"] if how.metanetwork is not None else ["none"]:
+        results += _prune(work.inside(place.folder / method), trained, method)
+    if place.writes:
+        _write_report(place.folder, results)
+    return results
+
+
+def _train(work: _Work, name: str, source: Path, settings: TrainingSettings) -> Path:
+    """Train a stored detector in a folder of its own, unless that was done before; return the result's folder."""
+    if not settings.epochs:
+        return source
+    folder = work.place.folder / name
+    if work.place.agree(not (folder / "network" / "network.json").is_file()):
+        module = DetectorTraining(network=str(source), optimizer=settings.optimizer)
+        work.place.trainer(folder, settings.epochs).fit(module, datamodule=work.data)
+    work.place.agree(None)
+    return folder / "network"
+
+
+def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
+    """Make a detector ready in the way of a method, and prune its backbone to each target."""
+    place, how = work.place, work.how
+    results = [place.folder / f"speed_up_{target:g}" / "result.json" for target in how.speed_ups]
+    if place.agree(all(path.is_file() for path in results)):
+        return [Detected(**read_json(path)) for path in results]
+    source = trained
+    if method == "metanetwork":
+        assert how.metanetwork is not None
+        source = _rewrite(work, trained, work.checked[0].graph, how.metanetwork)
+    detector = load_network(_train(work, "finetuned", source, how.finetune)).to(place.device)
+    backbones = prune(
+        detector.get_submodule("backbone"), work.example, speed_ups=how.speed_ups, base_macs=work.base_macs,
+        criterion=how.criterion, settings=how.pruning, checked=work.checked,
+    )  # fmt: skip
+    found = []
+    for target, backbone in zip(how.speed_ups, backbones, strict=True):
+        inside = work.inside(place.folder / f"speed_up_{target:g}")
+        pruned: Any = copy.deepcopy(detector)
+        pruned.backbone = backbone
+        if place.writes:
+            save_network(inside.place.folder / "pruned", pruned, work.card)
+        place.agree(None)
+        final = load_network(_train(inside, "finetuned", inside.place.folder / "pruned", how.finetune_after))
+        found.append(_measured(inside, final, method, target, pruned))
+    return found
+
+
+@torch.no_grad()
+def _rewrite(work: _Work, source: Path, graph: WeightGraph, metanetwork: str) -> Path:
+    """Pass the backbone through a metanetwork, which may have learnt from classifiers; return the result's folder."""
+    folder, detector = work.place.folder / "rewritten", load_network(source)
+    backbone = detector.get_submodule("backbone").to(work.place.device)
+    rewritten = load_metanetwork(Path(metanetwork)).to(work.place.device).rewrite(graph, backbone.state_dict())
+    backbone.load_state_dict(rewritten)
+    if work.place.writes:
+        save_network(folder, detector, read_card(source))
+    work.place.agree(None)
+    return folder
+
+
+def _measured(
+    work: _Work, detector: nn.Module, method: str, target: float, pruned: nn.Module | None = None
+) -> Detected:
+    """Measure a detector on the test images, unless that was done before; a pruned one is stored with the result."""
+    place, folder = work.place, work.place.folder
+    if place.agree((folder / "result.json").is_file()):
+        return Detected(**read_json(folder / "result.json"))
+    detector = detector.to(place.device).eval()
+    macs = count_macs(detector.get_submodule("backbone"), work.example)
+    precision, precision_50 = average_precision(detector, work.data, place.device)
+    before = (None, None) if pruned is None else average_precision(pruned, work.data, place.device)
+    result = Detected(
+        method=method, target=target, speed_up=work.base_macs / macs, macs=macs, parameters=count_parameters(detector),
+        milliseconds=measure_latency(detector, work.example, 1), precision=precision, precision_50=precision_50,
+        precision_pruned=before[0], precision_50_pruned=before[1],
+    )  # fmt: skip
+    if place.writes:
+        if pruned is not None:
+            record = {**work.card.record, **asdict(result)}
+            save_network(folder / "network", detector, replace(work.card, record=record))
+        write_json(folder / "result.json", asdict(result))
+    return result
+
+
+@torch.inference_mode()
+def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
+    """Return the mean average precision on the test images, over overlaps of 0.5 to 0.95 and at 0.5."""
+    metric, detector = AveragePrecision(shared=False), detector.to(device).eval()
+    batches = track(data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True)
+    for images, targets in batches:
+        metric.update(detector(images), targets)
+    return metric.summary()
+
+
+def _write_report(folder: Path, results: Sequence[Detected]) -> None:
+    rows = [asdict(result) for result in results]
+    write_csv(folder / "report.csv", rows)
+    for result in results:
+        values = {"speed_up": result.speed_up, "map": result.precision, "map_50": result.precision_50}
+        log_results(folder, f"{result.method}_{result.target:g}", {"method": result.method}, values)
+    write_json(folder / "report.json", rows)

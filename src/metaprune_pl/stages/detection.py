@@ -1,0 +1,116 @@
+"""Train a detector, dense or with a pruned backbone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics.detection import MeanAveragePrecision
+
+from metaprune_pl.data.voc import VOC, Scenes
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks import NetworkSource, save_network
+from metaprune_pl.networks.detector import num_classes_of
+from metaprune_pl.stages.optimizers import OptimizerSettings
+
+
+def check_detector(network: nn.Module, data: object) -> None:
+    """Refuse a network that detects nothing, or other objects than the data have.
+
+    Raises:
+        ConfigError: It is no detector, or the numbers of classes differ.
+    """
+    if not hasattr(network, "roi_heads") or not hasattr(network, "backbone"):
+        raise ConfigError(f"the network is a {type(network).__name__}, no detector. Set network to faster_rcnn.")
+    if not isinstance(data, VOC):
+        raise ConfigError("a detector learns from boxes: set data to VOC.")
+    if num_classes_of(network) != data.num_classes:
+        raise ConfigError(
+            f"the detector tells {num_classes_of(network)} classes apart, the background among them, and the data have "
+            f"{data.num_classes}."
+        )
+
+
+class AveragePrecision(MeanAveragePrecision):
+    """Mean average precision as COCO defines it, of detectors' answers; difficult objects do not count.
+
+    Args:
+        shared: Whether each process of a run has seen images of its own.
+    """
+
+    def __init__(self, *, shared: bool = True) -> None:
+        super().__init__(sync_on_compute=shared)
+        self.warn_on_many_detections = False  # a detector gives 100 at most
+
+    def summary(self) -> tuple[float, float]:
+        """Return the mean over overlaps of 0.5 to 0.95, and that at 0.5; 0 where there are no objects."""
+        found = self.compute()
+        return max(0.0, float(found["map"])), max(0.0, float(found["map_50"]))
+
+
+class DetectorTraining(LightningModule):
+    """Trains a detector and stores the result as `network` in the run's folder.
+
+    Args:
+        network: Folder of a stored detector, or `faster_rcnn`.
+        optimizer: Optimiser and learning rate.
+        arguments: Keyword arguments of the builder that is named.
+
+    Raises:
+        ConfigError: The network is no detector.
+        StorageError: There is no such network.
+    """
+
+    def __init__(self, *, network: str, optimizer: OptimizerSettings, arguments: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.network, self.card = NetworkSource(network=network, arguments=arguments or {}).open()
+        self.optimizer = optimizer
+        self.precision_at = AveragePrecision()
+
+    def setup(self, stage: str) -> None:
+        """Check that the detector fits the data."""
+        check_detector(self.network.train(), self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Scenes, batch_idx: int) -> Tensor:
+        """Sum of the losses of proposals and head, classes and boxes (Ren et al., 2015)."""
+        losses: dict[str, Tensor] = self.network(batch.images, [_learnt(target) for target in batch.targets])
+        loss = torch.stack(list(losses.values())).sum()
+        values = {f"train/{name}": value.detach() for name, value in losses.items()} | {"train/loss": loss.detach()}
+        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.images))
+        return loss
+
+    def validation_step(self, batch: Scenes, batch_idx: int) -> None:
+        """Collect detections on the validation images."""
+        self.precision_at.update(self.network(batch.images), batch.targets)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean average precision on the validation images."""
+        self._log_precision("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean average precision on the test images."""
+        self._log_precision("test")
+
+    def _log_precision(self, part: str) -> None:
+        mean, half = self.precision_at.summary()
+        self.precision_at.reset()
+        self.log_dict({f"{part}/map": mean, f"{part}/map_50": half}, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Lightning's hook."""
+        return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
+
+    def on_fit_end(self) -> None:
+        """Store the detector, where the run was not stopped early by a person."""
+        trainer = self.trainer
+        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+            save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)
+
+
+def _learnt(target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Objects that a detector learns: those that are not difficult."""
+    easy = target["iscrowd"] == 0
+    return {name: target[name][easy] for name in ("boxes", "labels")}
