@@ -8,13 +8,14 @@ from metaprune_pl.pruning.criteria import GroupNorm, measure
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.removal import remove
+from metaprune_pl.pruning.semi_structured import SemiStructured, semi_structured
 from metaprune_pl.pruning.sparsity import Sparsity
 from metaprune_pl.pruning.structured import PruningSettings, plan, prune
 from metaprune_pl.pruning.trials import prunable_groups
 from metaprune_pl.pruning.unstructured import Masks, MaskSettings, apply_masks, find_masks, left_parameters
 
 __all__ = [
-    "AttentionUnits", "GroupNorm", "MaskSettings", "Masks", "PruningGroups", "PruningSettings", "Sparsity",
-    "apply_masks", "count_macs", "count_parameters", "find_groups", "find_masks", "left_parameters", "measure",
-    "measure_latency", "plan", "prunable_groups", "prune", "remove",
+    "AttentionUnits", "GroupNorm", "MaskSettings", "Masks", "PruningGroups", "PruningSettings", "SemiStructured",
+    "Sparsity", "apply_masks", "count_macs", "count_parameters", "find_groups", "find_masks", "left_parameters",
+    "measure", "measure_latency", "plan", "prunable_groups", "prune", "remove", "semi_structured",
 ]  # fmt: skip
