@@ -1,6 +1,8 @@
 """Detection through the command line at toy size: train, prune the backbone 2.5x with and without metanetwork, mAP."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,22 @@ def test_a_finished_run_is_found_again(
     monkeypatch.setattr(DetectorTraining, "training_step", None)
     assert detect("whole", line) == whole
     assert "whole is finished; it is not run again" in capsys.readouterr().err
+
+
+@pytest.mark.ddp
+def test_two_devices_train_one_detector() -> None:
+    flags = [
+        "--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.batch_size=2",
+        "--detection.training.epochs=1", "--detection.finetune.epochs=0", "--detection.finetune_after.epochs=0",
+        "--trainer.default_root_dir=two", *QUIET,
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "metaprune_pl", "detect", "--config=detection.yaml", *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    _, pruned = (Detected(**row) for row in read_json(Path("two/report.json")))
+    alone = average_precision(load_network("two/none/speed_up_2.5/network"), VOC(root="drawn"), torch.device("cpu"))
+    assert (pruned.precision, pruned.precision_50) == pytest.approx(alone)
+    checkpoint = torch.load("two/trained/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 13 // (2 * 2)

@@ -129,19 +129,16 @@ class VOC(LightningDataModule):
 
     def train_dataloader(self) -> StreamLoader:
         """Lightning's hook."""
-        return self._dataloader("train", train=True)
+        assert self.trainer is not None
+        return self.loader("train", train=True, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
 
     def val_dataloader(self) -> StreamLoader:
-        """Lightning's hook."""
-        return self._dataloader("validation")
+        """Lightning's hook; all images on each device, as `AveragePrecision` asks for."""
+        return self.loader("validation")
 
     def test_dataloader(self) -> StreamLoader:
-        """Lightning's hook."""
-        return self._dataloader("test")
-
-    def _dataloader(self, split: Split, *, train: bool = False) -> StreamLoader:
-        assert self.trainer is not None
-        return self.loader(split, train=train, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
+        """Lightning's hook; all images on each device."""
+        return self.loader("test")
 
     def on_after_batch_transfer(self, batch: Scenes, dataloader_idx: int) -> Scenes:
         """Bring images to 0 to 1 on the device."""

@@ -116,7 +116,8 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
         save_network(start, detector, card)
     place.agree(None)
     trained = _train(work, "trained", start, how.training)
-    results = [_measured(work.inside(place.folder / "origin"), load_network(trained), "origin", 1.0)]
+    origin = load_network(trained)
+    results = [_measured(work.inside(place.folder / "origin"), "origin", 1.0, origin, origin)]
     for method in ["none", "metanetwork"] if how.metanetwork is not None else ["none"]:
         results += _prune(work.inside(place.folder / method), trained, method)
     if place.writes:
@@ -160,7 +161,7 @@ def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
             save_network(inside.place.folder / "pruned", pruned, work.card)
         place.agree(None)
         final = load_network(_train(inside, "finetuned", inside.place.folder / "pruned", how.finetune_after))
-        found.append(_measured(inside, final, method, target, pruned))
+        found.append(_measured(inside, method, target, detector, final, pruned))
     return found
 
 
@@ -178,25 +179,26 @@ def _rewrite(work: _Work, source: Path, graph: WeightGraph, metanetwork: str) ->
 
 
 def _measured(
-    work: _Work, detector: nn.Module, method: str, target: float, pruned: nn.Module | None = None
+    work: _Work, method: str, target: float, unpruned: nn.Module, final: nn.Module, pruned: nn.Module | None = None
 ) -> Detected:
     """Measure a detector on the test images, unless that was done before; a pruned one is stored with the result."""
     place, folder = work.place, work.place.folder
     if place.agree((folder / "result.json").is_file()):
         return Detected(**read_json(folder / "result.json"))
-    detector = detector.to(place.device).eval()
-    macs = count_macs(detector.get_submodule("backbone"), work.example)
-    precision, precision_50 = average_precision(detector, work.data, place.device)
+    final, unpruned = final.to(place.device).eval(), unpruned.to(place.device).eval()
+    macs = count_macs(final.get_submodule("backbone"), work.example)
+    precision, precision_50 = average_precision(final, work.data, place.device)
     before = (None, None) if pruned is None else average_precision(pruned, work.data, place.device)
     result = Detected(
-        method=method, target=target, speed_up=work.base_macs / macs, macs=macs, parameters=count_parameters(detector),
-        milliseconds=measure_latency(detector, work.example, 1), precision=precision, precision_50=precision_50,
-        precision_pruned=before[0], precision_50_pruned=before[1],
+        method=method, target=target, speed_up=work.base_macs / macs, macs=macs, parameters=count_parameters(final),
+        milliseconds=measure_latency(final, work.example, 1),
+        milliseconds_unpruned=measure_latency(unpruned, work.example, 1), precision=precision,
+        precision_50=precision_50, precision_pruned=before[0], precision_50_pruned=before[1],
     )  # fmt: skip
     if place.writes:
         if pruned is not None:
             record = {**work.card.record, **asdict(result)}
-            save_network(folder / "network", detector, replace(work.card, record=record))
+            save_network(folder / "network", final, replace(work.card, record=record))
         write_json(folder / "result.json", asdict(result))
     return result
 
@@ -204,7 +206,7 @@ def _measured(
 @torch.inference_mode()
 def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
     """Return the mean average precision on the test images, over overlaps of 0.5 to 0.95 and at 0.5."""
-    metric, detector = AveragePrecision(shared=False), detector.to(device).eval()
+    metric, detector = AveragePrecision(), detector.to(device).eval()
     batches = track(data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True)
     for images, targets in batches:
         metric.update(detector(images), targets)

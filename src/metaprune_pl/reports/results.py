@@ -183,6 +183,7 @@ class Detected:
         macs: Multiply-accumulates of the backbone for one image.
         parameters: Number of parameters of the whole detector.
         milliseconds: Measured time of the whole detector for one image.
+        milliseconds_unpruned: The same of the detector before pruning, measured right after.
         precision: Mean average precision on the test images over overlaps of 0.5 to 0.95, as COCO defines it.
         precision_50: The same at an overlap of 0.5.
         precision_pruned: `precision` straight after pruning; None of the origin.
@@ -195,6 +196,7 @@ class Detected:
     macs: int
     parameters: int
     milliseconds: float
+    milliseconds_unpruned: float
     precision: float
     precision_50: float
     precision_pruned: float | None = None

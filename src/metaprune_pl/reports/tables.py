@@ -119,7 +119,8 @@ def detection_table(results: Sequence[Detected]) -> Table:
             _count(d.parameters),
             "" if d.precision_pruned is None else _percent(d.precision_pruned),
             "" if d.precision_50_pruned is None else _percent(d.precision_50_pruned),
-            _percent(d.precision), _percent(d.precision_50), f"{d.milliseconds:.1f}",
+            _percent(d.precision), _percent(d.precision_50),
+            f"{d.milliseconds:.1f} ({d.milliseconds_unpruned / d.milliseconds:.2f}x)",
         )
         for d in results
     ]  # fmt: skip

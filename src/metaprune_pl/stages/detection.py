@@ -35,12 +35,11 @@ def check_detector(network: nn.Module, data: object) -> None:
 class AveragePrecision(MeanAveragePrecision):
     """Mean average precision as COCO defines it, of detectors' answers; difficult objects do not count.
 
-    Args:
-        shared: Whether each process of a run has seen images of its own.
+    It is no mean over images, so each process of a run sees them all and counts for itself.
     """
 
-    def __init__(self, *, shared: bool = True) -> None:
-        super().__init__(sync_on_compute=shared)
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
         self.warn_on_many_detections = False  # a detector gives 100 at most
 
     def summary(self) -> tuple[float, float]:
