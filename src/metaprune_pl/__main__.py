@@ -16,6 +16,7 @@ COMMANDS = {
     "detect": "Train a detector, and prune its backbone with and without a metanetwork.",
     "inspect": "Tell what can be pruned in a network, before any training.",
     "experiment": "Run the whole method with its controls, and report.",
+    "compare": "Run experiments beside each other, with their metanetworks exchanged.",
 }
 
 HELP = """usage: metaprune COMMAND --config CONFIG [--KEY VALUE ...]

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ COMMANDS = {
     "analyze": "analyze",
     "detection": "detect",
     "prune": "prune",
+    "transfer": "compare",
+    "initial": "compare",
 }
 
 
@@ -31,6 +34,28 @@ def test_every_shipped_config_parses(name: str, capsys: pytest.CaptureFixture[st
     assert stop.value.code == 0
     written, parsed = yaml.safe_load(find_config(name).read_text()), yaml.safe_load(capsys.readouterr().out)
     assert parsed["trainer"]["default_root_dir"] == written["trainer"]["default_root_dir"]
+
+
+COMPARED = [
+    (name, row) for name in shipped_configs() if command_of(name) == "compare"
+    for row in yaml.safe_load(find_config(name).read_text())["matrix"]["experiments"]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "row"), COMPARED)
+def test_every_experiment_that_is_compared_parses(name: str, row: str, capsys: pytest.CaptureFixture[str]) -> None:
+    matrix = printed(["compare", "--config", name], capsys)["matrix"]
+    own = matrix["experiments"][row]
+    flags = [f"--{key}={json.dumps(value)}" for key, value in own.items() if key != "config"]
+    chain = printed(["experiment", "--config", own["config"], *flags], capsys)["chain"]
+    for changes in chain["metanetworks"].values() or [{}]:
+        for stage, command in (("data_models", "data_models"), ("meta_training", "fit"), ("curve", "curve")):
+            own = {**chain["overrides"].get(stage, {}), **matrix["overrides"].get(stage, {}), **changes.get(stage, {})}
+            if own:
+                images = {"data.init_args.images" if command == "fit" else "data": chain["images"]}
+                merged = {**(images if chain["images"] else {}), **own}
+                flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in merged.items()]
+                printed([command, "--config", chain[stage], *flags], capsys)
 
 
 def test_a_file_comes_before_a_shipped_config(workdir: Path) -> None:

@@ -21,8 +21,9 @@ from metaprune_pl.cli.configs import resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
 from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
 from metaprune_pl.errors import ConfigError, MetapruneError
+from metaprune_pl.pipelines.compare import run_compare
 from metaprune_pl.pipelines.data_models import missing
-from metaprune_pl.pipelines.experiment import run_experiment
+from metaprune_pl.pipelines.experiment import ExperimentSettings, run_experiment
 from metaprune_pl.pipelines.meta_evaluation import MetaEvaluation  # noqa: F401  (gets a short name in configs)
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
@@ -38,7 +39,10 @@ _OWN = {
     "detect": {"data"},
     "inspect": set[str](),
     "experiment": set[str](),
+    "compare": set[str](),
 }
+_CHAINS = {"experiment", "compare"}
+"""Subcommands whose stages are runs with folders and settings of their own."""
 
 _EPOCHS = {
     "prune": "set finetune.epochs and finetune_after.epochs.",
@@ -47,6 +51,7 @@ _EPOCHS = {
     "analyze": "set finetune.epochs.",
     "detect": "set detection.training.epochs, detection.finetune.epochs and detection.finetune_after.epochs.",
     "experiment": "set it for a stage, as in --chain.overrides '{data_models: {trainer.max_epochs: 9}}'.",
+    "compare": "set it for a stage, as in --matrix.overrides '{data_models: {trainer.max_epochs: 9}}'.",
 }
 
 
@@ -82,7 +87,7 @@ class App(LightningCLI):
         return {
             **lightning, "data_models": {"model", "datamodule"}, "prune": {"datamodule"}, "curve": {"datamodule"},
             "select": {"datamodule"}, "analyze": {"datamodule"}, "detect": {"datamodule"}, "inspect": set(),
-            "experiment": set(),
+            "experiment": set(), "compare": set(),
         }  # fmt: skip
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -135,8 +140,10 @@ class App(LightningCLI):
         """Run in the run's folder: not again what is finished, and nothing over another run."""
         kwargs, trainer = self._prepare_subcommand_kwargs(subcommand), self.trainer
         assert isinstance(trainer, MetapruneTrainer)
-        if subcommand == "experiment" and trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise ConfigError("trainer.fast_dev_run has no effect on experiment: run its stages with it, one by one.")
+        if subcommand in _CHAINS and trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"trainer.fast_dev_run has no effect on {subcommand}: run its stages with it, one by one."
+            )
         if subcommand in {"validate", "test", "inspect"} or trainer.fast_dev_run:  # type: ignore[attr-defined]
             if subcommand not in {"validate", "test", "inspect", "fit"}:
                 trainer.join()
@@ -145,7 +152,7 @@ class App(LightningCLI):
         if subcommand in _OWN and self.config[subcommand].trainer.max_epochs is not None:
             raise ConfigError(f"trainer.max_epochs has no effect on {subcommand}: {_EPOCHS[subcommand]}")
         config = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
-        settings = {} if subcommand == "experiment" else yaml.safe_load(config)  # its stages have keys of their own
+        settings = {} if subcommand in _CHAINS else yaml.safe_load(config)  # its stages have keys of their own
         if subcommand == "data_models":  # more of the same are no other run
             if not isinstance(kwargs["model"], stages.DataModelTraining):
                 raise ConfigError(f"data_models trains a DataModelTraining; model is {type(kwargs['model']).__name__}.")
@@ -156,11 +163,11 @@ class App(LightningCLI):
             if folder.bring_back():
                 _say(f"[yellow]{folder.path} is again the run with these settings that was moved aside before")
         wanting = subcommand == "data_models" and missing(folder.path, kwargs["model"].seeds)
-        if trainer.agree(folder.finished and subcommand != "experiment" and not wanting):
+        if trainer.agree(folder.finished and subcommand not in _CHAINS and not wanting):
             _say(f"[dim]{folder.path} is finished; it is not run again.")
             return
         if is_main_process():
-            if subcommand == "experiment" and (kept := folder.keep_report(config)) is not None:
+            if subcommand in _CHAINS and (kept := folder.keep_report(config)) is not None:
                 _say(f"[yellow]{folder.path} held a report with other settings; it is now in {kept}")
             folder.start(config)
         if subcommand != "fit" and not self._inside:
@@ -168,6 +175,10 @@ class App(LightningCLI):
         try:
             if subcommand == "experiment":
                 result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage, writes=is_main_process())
+            elif subcommand == "compare":
+                matrix = kwargs["matrix"]
+                experiments = {name: self._experiment(**own) for name, own in matrix.experiments.items()}
+                result = run_compare(folder.path, matrix, experiments, self._run_stage, writes=is_main_process())
             else:
                 result = getattr(trainer, subcommand)(**kwargs)
         except MetapruneError:
@@ -182,10 +193,18 @@ class App(LightningCLI):
             self._show(subcommand, result)
             _say(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
 
+    def _experiment(self, config: str, **settings: Any) -> ExperimentSettings:
+        """Return what `experiment` would run with a config and settings over it."""
+        parser = self._parser("experiment")
+        flags = [f"--{key}={_as_text(value)}" for key, value in settings.items()]
+        chain = parser.instantiate_classes(parser.parse_args([*resolve_configs(["--config", config]), *flags])).chain
+        assert isinstance(chain, ExperimentSettings)
+        return chain
+
     def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Run a stage of an experiment as if by hand, on the experiment's devices."""
-        trainer = self.config["experiment"]["trainer"]
-        defaults = self._parser("experiment").get_defaults()["trainer"]
+        trainer = self.config[self.subcommand]["trainer"]
+        defaults = self._parser(self.subcommand).get_defaults()["trainer"]
         changed = {f"trainer.{k}": trainer[k] for k in HARDWARE_FLAGS if trainer[k] != defaults[k]}
         quiet = {"trainer.enable_model_summary": False}
         merged = {"trainer.default_root_dir": str(folder), **quiet, **changed, **settings}
@@ -213,6 +232,8 @@ class App(LightningCLI):
             for table in tables.experiment_tables(result):
                 console.print(table)
             console.print(choice_sentence(result), flat_region_sentence(result), cost_sentence(result.costs), sep="\n")
+        elif subcommand == "compare":
+            console.print(*tables.comparison_tables(result), sep="\n")
         elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
             if self.config["inspect"]["json"]:
                 console.print_json(json.dumps(asdict(result)))
@@ -221,7 +242,8 @@ class App(LightningCLI):
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a setting as a flag has it; jsonargparse holds classes within settings as Namespace."""
+    return value if isinstance(value, str) else json.dumps(value, default=lambda inside: inside.as_dict())
 
 
 def _say(text: str) -> None:

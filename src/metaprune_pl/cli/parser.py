@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn, get_args, get_type_hints
 
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metaprune_pl.errors import did_you_mean
 from metaprune_pl.metanetworks import Metanetwork
+
+set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stages stay settings
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")

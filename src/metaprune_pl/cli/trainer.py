@@ -22,6 +22,7 @@ from metaprune_pl.data import VOC, ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource
 from metaprune_pl.pipelines.analyze import SampleSettings, run_analyze
+from metaprune_pl.pipelines.compare import CompareSettings
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
 from metaprune_pl.pipelines.detection import DetectionSettings, run_detection
@@ -373,6 +374,14 @@ class MetapruneTrainer(pl.Trainer):
             chain: Stages and comparisons.
         """
         return chain
+
+    def compare(self, matrix: CompareSettings) -> CompareSettings:
+        """Run experiments beside each other, with their metanetworks exchanged.
+
+        Args:
+            matrix: Experiments, and what is compared.
+        """
+        return matrix
 
 
 def _as_list(value: Any) -> list[Any]:

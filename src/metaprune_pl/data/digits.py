@@ -3,7 +3,9 @@
 import torch
 
 from metaprune_pl.data.augmentation import Augmentation
+from metaprune_pl.data.files import check_shares, fraction_of
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
+from metaprune_pl.errors import ConfigError
 
 
 class Digits(MemoryImages):
@@ -12,21 +14,39 @@ class Digits(MemoryImages):
     The split is the same for every seed.
 
     Args:
+        classes: Digits of each class, such as [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]] for a data set of even and odd ones;
+            other digits are left out. None is a class for each.
+        fraction: Share of the training images that is used, class by class.
         batch_size: Training images per batch and device.
         eval_batch_size: Images per batch and device in validation and test.
         augmentation: What is done to training images.
-        seed: Seed of order and augmentation.
+        seed: Seed of order, augmentation and `fraction`.
+
+    Raises:
+        ConfigError: Fewer than two classes, a digit in two of them, or a share that is not between 0 and 1.
     """
 
     def __init__(
         self,
         *,
+        classes: list[list[int]] | None = None,
+        fraction: float = 1.0,
         batch_size: int = 50,
         eval_batch_size: int = 500,
         augmentation: Augmentation = Augmentation(shift=1),  # noqa: B008  (frozen)
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation, seed=seed)
+        check_shares(fraction=fraction)
+        self.classes, self.fraction = [[digit] for digit in range(10)] if classes is None else classes, fraction
+        digits = [digit for digits in self.classes for digit in digits]
+        if (
+            len(self.classes) < 2
+            or not all(self.classes)
+            or len(set(digits)) < len(digits)
+            or set(digits) - {*range(10)}
+        ):
+            raise ConfigError(f"data.classes {classes}: give two or more lists of digits, each digit once at most.")
 
     def load(self) -> Splits:
         """Return the images."""
@@ -36,4 +56,13 @@ class Digits(MemoryImages):
         images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
         labels = torch.from_numpy(digits).long()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        return Splits(*(ImageSet(images[part], labels[part]) for part in order.split([1000, 397, 400])))
+        parts = [self._relabelled(ImageSet(images[p], labels[p])) for p in order.split([1000, 397, 400])]
+        parts[0] = parts[0].pick(fraction_of(parts[0].labels, self.fraction, self.seed))
+        return Splits(*parts)
+
+    def _relabelled(self, part: ImageSet) -> ImageSet:
+        """Return the images whose digits are in a class, with its number as label."""
+        new = torch.full((10,), -1)
+        for label, digits in enumerate(self.classes):
+            new[digits] = label
+        return ImageSet(part.images, new[part.labels]).pick((new[part.labels] >= 0).nonzero().flatten())

@@ -131,7 +131,7 @@ class RunFolder:
         while (kept := self.path / f"report.old-{number}").exists():
             number += 1
         kept.mkdir()
-        for name in ("config.yaml", "report.json", "report.csv", "curves.csv", "curve.png", "cost.png"):
+        for name in ("config.yaml", "report.json", "report.csv", "curves.csv", "curve.png", "cost.png", "matrix.png"):
             if (self.path / name).is_file():
                 (self.path / name).rename(kept / name)
         return kept

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metaprune_pl.reports.comparison import MEASURES, Comparison
 from metaprune_pl.reports.results import Curve, Masked, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, amortised, break_even, methods_of
 
@@ -126,6 +127,45 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
     axes.set_title(f"{results[0].network}, {results[0].method}; squares: patterns N:M", fontsize=10)
     axes.invert_xaxis()
     axes.legend()
+    return figure
+
+
+def draw_matrix(comparison: Comparison) -> "Figure":
+    """Draw a heat map for each measure: a row for the networks of an experiment, coloured by its gain over `none`."""
+    from matplotlib.figure import Figure
+
+    measures = {measure: found for measure in MEASURES if (found := comparison.matrix(measure))}
+    columns, rows = comparison.columns, comparison.labels
+    figure = Figure(
+        figsize=(3 + 1.15 * len(columns), (1.3 + 0.55 * len(rows)) * len(measures)), dpi=150, layout="constrained"
+    )
+    for axes, (measure, found) in zip(
+        figure.subplots(len(measures), squeeze=False).flat, measures.items(), strict=True
+    ):
+        factor = 1 if measure == "flat_region" else 100
+        gains = [
+            [factor * (e[c][0] - e["none"][0]) if c in e and "none" in e else float("nan") for c in columns]
+            for e in found.values()
+        ]
+        limit = max((abs(gain) for row in gains for gain in row if gain == gain), default=0) or 1
+        image = axes.imshow(gains, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
+        for y, entries in enumerate(found.values()):
+            for x, column in enumerate(columns):
+                mean, spread = entries.get(column, (None, None))
+                text = "" if mean is None else f"{factor * mean:.2f}"
+                axes.text(
+                    x,
+                    y,
+                    text + (f"\n± {factor * spread:.2f}" if spread is not None else ""),
+                    ha="center",
+                    va="center",
+                    size=8,
+                )
+        axes.set_yticks(range(len(rows)), list(rows.values()), size=8)
+        names = [column.replace("_", " ").replace(" ", "\n", 1) for column in columns]
+        axes.set_xticks(range(len(columns)), names, size=8)
+        axes.set_title(MEASURES[measure], fontsize=9)
+        figure.colorbar(image, ax=axes, label="gain over none")
     return figure
 
 

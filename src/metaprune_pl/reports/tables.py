@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from metaprune_pl.reports.analysis import LABELS, Analysis
+from metaprune_pl.reports.comparison import MEASURES, Comparison
 from metaprune_pl.reports.results import Curve, Detected, Experiment, Masked, Pruned, Selection, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
 
@@ -165,6 +166,21 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         _cost_table(experiment.costs),
     ]
     return [table for table in tables if table.rows]
+
+
+def comparison_tables(comparison: Comparison) -> list[RenderableType]:
+    """Return a matrix for each measure: a row for the networks of each experiment, a column for each method."""
+    tables: list[RenderableType] = []
+    for measure, title in MEASURES.items():
+        form = _number if measure == "flat_region" else _percent
+        rows = [
+            (comparison.labels[name], *(form(*entries[c]) if c in entries else "" for c in comparison.columns))
+            for name, entries in comparison.matrix(measure).items()
+        ]
+        names = [column.replace("_", " ").replace(" ", "\n", 1) for column in comparison.columns]
+        if rows:
+            tables.append(_table(f"{title[0].upper()}{title[1:]}", ["networks of", *names], rows))
+    return tables
 
 
 def _latency_table(experiment: Experiment) -> Table:

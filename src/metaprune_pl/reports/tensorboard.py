@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from metaprune_pl.reports.analysis import Analysis
-from metaprune_pl.reports.figures import draw_curves
+from metaprune_pl.reports.comparison import Comparison
+from metaprune_pl.reports.figures import draw_curves, draw_matrix
 from metaprune_pl.reports.results import Curve
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
             step = round(100 * point.speed_up)
             run.log_metrics({"curve/accuracy_at_100x_speed_up": point.accuracy}, step)
         run.finalize("success")
+
+
+def log_matrix(folder: Path, comparison: Comparison) -> None:
+    """Write the heat maps."""
+    logger = TensorBoardLogger(folder, name="", version="")
+    logger.experiment.add_figure("networks by metanetworks", draw_matrix(comparison))
+    logger.finalize("success")
 
 
 def log_analysis(folder: Path, analysis: Analysis, figures: "Mapping[str, Figure]") -> None:
