@@ -43,7 +43,7 @@ def test_what_stays_is_named_with_its_reason() -> None:
     facts = inspect_network(source, input_shape=(3, 8, 8))
     assert facts.stays["layer2.0.conv2"].startswith("4 of 8 channels: something is made for as many")
     assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
-    assert facts.stays["fc"] == "10 of 10 channels: the classes, or tied to them"
+    assert facts.stays["fc"] == "10 of 10 channels: the network's output, or tied to it"
     facts = inspect_network(NetworkSource(network="helpers:CountingNet"), input_shape=(3, 8, 8))
     assert facts.stays["first"] == "4 of 4 channels: the forward pass does not run with fewer, as a trial has shown"
     assert [group.name for group in facts.groups] == ["second"]
@@ -87,3 +87,14 @@ def test_a_long_network_goes_on_in_the_next_row_and_ties_share_a_colour() -> Non
     assert bars["layer1.0.conv2"].colors == bars["layer1.8.conv2"].colors == bars["conv1"].colors
     assert bars["layer1.0.conv2"].colors != bars["layer2.0.conv2"].colors
     assert bars["layer1.0.conv1"].colors == bars["layer2.3.conv1"].colors != bars["fc"].colors == bars["input"].colors
+
+
+def test_of_a_detector_the_backbone_is_inspected() -> None:
+    arguments = {
+        "backbone": "timm/resnet18", "channels": [8, 16, 24, 32], "layers": [1, 1, 1, 1], "min_size": 64,
+        "head_width": 8,
+    }  # fmt: skip
+    facts = inspect_network(NetworkSource(network="faster_rcnn", arguments=arguments))
+    assert (facts.network, facts.input_shape, facts.covered) == ("faster_rcnn, backbone", (3, 64, 64), 1.0)
+    assert facts.stays["layer4.0.conv2"] == "32 of 32 channels: the network's output, or tied to it"
+    assert {group.name for group in facts.groups} >= {"conv1", "layer4.0.conv1"}

@@ -87,6 +87,11 @@ def _features(backbone: str, arguments: dict[str, Any]) -> Any:
     return network.train()
 
 
+def is_detector(network: nn.Module) -> bool:
+    """Whether a network is one of torchvision's Faster R-CNNs."""
+    return isinstance(network, FasterRCNN)
+
+
 def num_classes_of(detector: nn.Module) -> int:
     """Return the number of classes of a detector, with the background."""
     scores = detector.get_submodule("roi_heads.box_predictor.cls_score")

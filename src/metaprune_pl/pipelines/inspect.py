@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.networks import NetworkSource
+from metaprune_pl.networks.detector import is_detector
 from metaprune_pl.pruning import (
     AttentionUnits,
     GroupNorm,
@@ -84,7 +85,7 @@ def inspect_network(
     attention: AttentionUnits = "width",
     figure: str | None = None,
 ) -> Inspection:
-    """Trace a network and find its pruning groups.
+    """Trace a network, of a detector its backbone, and find its pruning groups.
 
     Args:
         source: The network.
@@ -102,6 +103,9 @@ def inspect_network(
     if figure is not None and Path(figure).suffix not in FIGURES:
         raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
     network, card = source.open(input_shape=input_shape)
+    name = source.network
+    if is_detector(network):
+        name, network = f"{name}, backbone", network.get_submodule("backbone")
     shape = card.input_shape if input_shape is None else input_shape
     example = torch.zeros(1, *shape)
     try:
@@ -117,10 +121,10 @@ def inspect_network(
     total = count_parameters(network)
     fixed = macs - graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
     if figure is not None:
-        title = f"{source.network} · {total / 1e6:,.2f} M parameters · {macs / 1e9:,.2f} G multiply-accumulates"
+        title = f"{name} · {total / 1e6:,.2f} M parameters · {macs / 1e9:,.2f} G multiply-accumulates"
         save_figure(draw_graph(groups, title), Path(figure))
     return Inspection(
-        network=source.network, input_shape=shape, neurons=graph.num_nodes, neuron_groups=len(graph.groups),
+        network=name, input_shape=shape, neurons=graph.num_nodes, neuron_groups=len(graph.groups),
         connections=len(graph.connections), edges=graph.num_edges, parameters=total,
         covered=1 - sum(outside.values()) / max(1, total), outside=outside, macs=macs, groups=_facts(groups),
         stays=_stays(groups),
@@ -155,7 +159,7 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
         if bool(image[units].any()):
             return "the image's channels, or tied to them"
         if bool(classes[units].any()):
-            return "the classes, or tied to them"
+            return "the network's output, or tied to it"
         if bool(counted[units].any()):
             return "something is made for as many (zero padding, one gate for all, fixed places, a recurrent layer)"
         return "the forward pass does not run with fewer, as a trial has shown"

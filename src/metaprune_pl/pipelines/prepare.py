@@ -36,7 +36,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise ConfigError(f"finetune.epochs is {self.epochs}; it is at least 0.")
+            raise ConfigError(f"epochs is {self.epochs}; it is at least 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from metaprune_pl.data.voc import VOC, Scenes
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkSource, save_network
-from metaprune_pl.networks.detector import num_classes_of
+from metaprune_pl.networks.detector import is_detector, num_classes_of
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -21,7 +21,7 @@ def check_detector(network: nn.Module, data: object) -> None:
     Raises:
         ConfigError: It is no detector, or the numbers of classes differ.
     """
-    if not hasattr(network, "roi_heads") or not hasattr(network, "backbone"):
+    if not is_detector(network):
         raise ConfigError(f"the network is a {type(network).__name__}, no detector. Set network to faster_rcnn.")
     if not isinstance(data, VOC):
         raise ConfigError("a detector learns from boxes: set data to VOC.")
