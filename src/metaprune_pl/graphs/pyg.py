@@ -16,21 +16,28 @@ def to_pyg(graph: WeightGraph, features: Features) -> Data:
         [E, max T], each edge's taps first and zeros behind them; `edge_block` [E], the number of its connection.
     """
     width = max(edges.shape[-1] for edges in features.edges)
-    index, values, blocks = [], [], []
-    for number, (connection, edges) in enumerate(zip(graph.connections, features.edges, strict=True)):
+    values, blocks = [], []
+    for number, edges in enumerate(features.edges):
+        flat = edges.reshape(-1, edges.shape[-1])
+        values.append(torch.nn.functional.pad(flat, (0, width - flat.shape[-1])))
+        blocks.append(torch.full((len(flat),), number))
+    return Data(
+        x=features.nodes,
+        edge_index=edge_index(graph, features.nodes.device),
+        edge_attr=torch.cat(values),
+        edge_block=torch.cat(blocks).to(features.nodes.device),
+    )
+
+
+def edge_index(graph: WeightGraph, device: torch.device) -> Tensor:
+    """Return the ends of all edges, [2, E], from the input neuron to the output neuron of each weight."""
+    index = []
+    for connection in graph.connections:
         shape = connection.shape[:3]
         source = connection.source[:, None, :].expand(shape).flatten()
         target = connection.target[:, :, None].expand(shape).flatten()
         index.append(torch.stack([source, target]))
-        flat = edges.reshape(-1, edges.shape[-1])
-        values.append(torch.nn.functional.pad(flat, (0, width - flat.shape[-1])))
-        blocks.append(torch.full((len(source),), number))
-    return Data(
-        x=features.nodes,
-        edge_index=torch.cat(index, 1).to(features.nodes.device),
-        edge_attr=torch.cat(values),
-        edge_block=torch.cat(blocks).to(features.nodes.device),
-    )
+    return torch.cat(index, 1).to(device)
 
 
 def from_pyg(graph: WeightGraph, nodes: Tensor, edges: Tensor) -> Features:

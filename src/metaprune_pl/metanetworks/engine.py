@@ -170,8 +170,10 @@ class Edges:
         return inbox
 
     def decode(self) -> list[Tensor]:
-        """New features of each block, equations (21) and (23), [G, O, I, T]."""
-        return list(_Decode.apply(self.token, self, *self._decoder_inputs))
+        """New features of each block, equations (21) and (23), [G, O, I, T]. Nothing can follow it."""
+        token = self.token
+        del self.token  # its graph holds these edges: a circle would keep them until the garbage is collected
+        return list(_Decode.apply(token, self, *self._decoder_inputs))
 
     def new_token(self, like: Tensor) -> Tensor:
         """Return what stands for the edges."""

@@ -3,7 +3,7 @@
 A piece has rows r (output neurons), columns c (input neurons) and hidden channels. Edges are [H, G, R, C]: with the
 hidden channel first, the encoder, the edge update and most gradients are matrix products. The nodes' factors are
 [5, H, G, R] and [5, H, G, C]: a, b = inv a, p, q and p' = inv p. Nothing of the size of the edges outlives a call.
-`engine` joins the pieces; `native.cpp` computes the same with all loops fused.
+`engine` joins the pieces; the folder `cpp` has the same with all loops fused.
 """
 
 import torch

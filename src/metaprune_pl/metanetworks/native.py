@@ -1,4 +1,4 @@
-"""A block's work in C++ (`native.cpp`): compiled on first use for this machine's processor, and kept in a cache."""
+"""A block's work in C++ (folder `cpp`): compiled on first use for this machine's processor, and kept in a cache."""
 
 import ctypes
 import hashlib
@@ -21,14 +21,14 @@ from torch import Tensor
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.engine import EdgeBlock, Kernels
 
-SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+SOURCE = Path(__file__).parent / "cpp" / "native.cpp"
+FLAGS = ("-std=c++20", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 DTYPES = {torch.float32: "f32", torch.float64: "f64"}
 LANES = 16
 
 
 class _Block(ctypes.Structure):
-    """`Block` of native.cpp."""
+    """`Block` of block.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("raw", "weight", "bias", "target", "source")),
@@ -45,7 +45,8 @@ def library_path() -> Path:
     flags = (
         next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "") if cpu.exists() else ""
     )
-    identity = "\n".join([SOURCE.read_text(), *FLAGS, platform.machine(), flags])
+    sources = (path.read_text() for path in sorted(SOURCE.parent.iterdir()))
+    identity = "\n".join([*sources, *FLAGS, platform.machine(), flags])
     return Path(cache_folder) / "metaprune_pl" / f"native_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
 
 

@@ -10,7 +10,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.aggr import MultiAggregation
 
 from metaprune_pl.graphs import Features, WeightGraph
-from metaprune_pl.graphs.pyg import from_pyg, to_pyg
+from metaprune_pl.graphs.pyg import edge_index
 from metaprune_pl.metanetworks.pna import PNALayer, PNAMetanetwork
 
 
@@ -35,36 +35,35 @@ class PyGMetanetwork(PNAMetanetwork):
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
-        data = to_pyg(graph, features)
-        source, target = data.edge_index
-        back = torch.stack([target, source])
+        index = edge_index(graph, features.nodes.device)
+        source, target = index
+        back = index.flip(0)
         messages = _Messages()
-        nodes = self.coding.encode_nodes(data.x)
-        edges = self._encode(graph, data.edge_attr)
+        nodes = self.coding.encode_nodes(features.nodes)
+        edges = self._encode(graph, features)
         for layer in self.layers:
             assert isinstance(layer, PNALayer)
             x = F.layer_norm(nodes, nodes.shape[-1:])
             s, r, p, q = layer.sender(x), layer.receiver(x), layer.edge_1(x), layer.edge_2(x)
             to_source = messages(s, r, back, edges)
-            to_target = messages(s, r, data.edge_index, edges * layer.inverter)
+            to_target = messages(s, r, index, edges * layer.inverter)
             nodes = nodes + layer.aggregate(to_source) + layer.aggregate(to_target)
             edges = edges + p[target] * q[source] * edges + p[source] * q[target] * (edges * layer.inverter)
-        return from_pyg(graph, self.coding.decode_nodes(nodes, data.x), self._decode(graph, edges, data.edge_attr))
+        return Features(
+            nodes=self.coding.decode_nodes(nodes, features.nodes), edges=self._decode(graph, edges, features)
+        )
 
-    def _encode(self, graph: WeightGraph, edges: Tensor) -> Tensor:
-        parts = edges.split([connection.num_edges for connection in graph.connections])
+    def _encode(self, graph: WeightGraph, features: Features) -> Tensor:
         return torch.cat(
             [
-                self.coding.encode_edges(part[:, : connection.shape[-1]], connection.kernel)
-                for connection, part in zip(graph.connections, parts, strict=True)
+                self.coding.encode_edges(edges.flatten(0, 2), connection.kernel)
+                for connection, edges in zip(graph.connections, features.edges, strict=True)
             ]
         )
 
-    def _decode(self, graph: WeightGraph, hidden: Tensor, edges: Tensor) -> Tensor:
-        sizes = [connection.num_edges for connection in graph.connections]
-        new = []
-        for connection, part, old in zip(graph.connections, hidden.split(sizes), edges.split(sizes), strict=True):
-            taps = connection.shape[-1]
-            decoded = self.coding.decode_edges(part, old[:, :taps], connection.kernel)
-            new.append(F.pad(decoded, (0, old.shape[-1] - taps)))
-        return torch.cat(new)
+    def _decode(self, graph: WeightGraph, hidden: Tensor, features: Features) -> tuple[Tensor, ...]:
+        parts = hidden.split([connection.num_edges for connection in graph.connections])
+        return tuple(
+            self.coding.decode_edges(part.unflatten(0, old.shape[:3]), old, connection.kernel)
+            for connection, part, old in zip(graph.connections, parts, features.edges, strict=True)
+        )
