@@ -19,7 +19,8 @@ from rich.console import Console
 from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
 from metaprune_pl.cli.configs import resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
-from metaprune_pl.cli.trainer import MetapruneTrainer, is_main_process
+from metaprune_pl.cli.stage_trainer import is_main_process
+from metaprune_pl.cli.trainer import MetapruneTrainer
 from metaprune_pl.errors import ConfigError, MetapruneError
 from metaprune_pl.pipelines.compare import run_compare
 from metaprune_pl.pipelines.data_models import missing

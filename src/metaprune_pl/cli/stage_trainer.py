@@ -1,0 +1,148 @@
+"""Lightning's Trainer for the fits of a run: checkpoints that continue, and a fresh Trainer for each fit."""
+
+import copy
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from metaprune_pl.cli.callbacks import CountImages, SameEpochs
+from metaprune_pl.cli.checkpoints import WholeFileCheckpointIO
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.pipelines.prepare import Place, Workplace
+from metaprune_pl.stages.batch_norm import SyncBatchNorms
+
+
+class StageTrainer(pl.Trainer):
+    """Lightning's Trainer; every setting of it is the same.
+
+    It saves `checkpoints/last.ckpt` after each epoch and continues from it. With `fast_dev_run` every fit, also of a
+    pipeline, takes a few batches, and nothing is kept.
+
+    Args:
+        threads: Threads of this process on the CPU; None leaves it to PyTorch. One is as fast as two for small networks
+            on small images, and does not suffer from other processes.
+        kwargs: Lightning's settings.
+    """
+
+    def __init__(self, *, threads: int | None = None, **kwargs: Any) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._settings = {key: value for key, value in kwargs.items() if key != "callbacks"}
+        self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
+        folder = Path(kwargs.get("default_root_dir") or ".")
+        if kwargs.get("logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+        if kwargs.get("enable_checkpointing") is not False and not kwargs.get("fast_dev_run"):
+            last = ModelCheckpoint(
+                folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+            )
+            kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
+        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs(), CountImages()]
+        kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]
+        sync = SyncBatchNorms()
+        if kwargs.get("sync_batchnorm"):
+            kwargs["plugins"].append(sync)
+        kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
+        super().__init__(**kwargs)
+        sync.on_cpu = isinstance(self.accelerator, CPUAccelerator)
+        self._rehearsal = tempfile.TemporaryDirectory() if kwargs.get("fast_dev_run") else None  # nothing is kept
+
+    def for_stage(self, folder: Path, epochs: int, **changes: Any) -> Self:
+        """Return a fresh Trainer with the same settings for one fit inside a pipeline."""
+        settings = {
+            **self._settings, "default_root_dir": str(folder), "max_epochs": epochs, "logger": None,
+            "enable_model_summary": False, **changes,
+        }  # fmt: skip
+        if batches := int(settings.pop("fast_dev_run", None) or 0):  # short, but the next step needs its network
+            limits = dict.fromkeys(("limit_train_batches", "limit_val_batches"), batches)
+            settings |= {**limits, "max_epochs": min(epochs, 1), "logger": False, "enable_checkpointing": False}
+        return type(self)(**settings, callbacks=copy.deepcopy(self._callbacks))
+
+    def for_device(self, folder: Path, epochs: int) -> Self:
+        """Return a fresh Trainer for a fit on this process's device alone."""
+        index = self.strategy.root_device.index
+        return self.for_stage(
+            folder, epochs, strategy="auto", num_nodes=1, devices=1 if index is None else [index], max_steps=-1,
+            enable_progress_bar=False,
+        )  # fmt: skip
+
+    def place(self) -> Place:
+        """Return where pipelines run: this Trainer's folder and device."""
+        folder = self._rehearsal.name if self._rehearsal else self.default_root_dir
+        return Place(
+            folder=Path(self.agree(folder)), device=self.strategy.root_device, trainer=self.for_stage,
+            writes=is_main_process(), agree=self.agree,
+        )  # fmt: skip
+
+    def workplace(self, data: ImageDataModule) -> Workplace:
+        """Return where pipelines with classifiers run."""
+        return Workplace(**vars(self.place()), data=data)
+
+    def join(self) -> None:
+        """Start the other processes of a run on several devices, or meet those that were started from outside."""
+        if self.world_size > 1:
+            launcher = self.strategy.launcher
+            if launcher is not None:
+                launcher.launch(lambda: None, trainer=self)
+            self.strategy.setup_environment()
+
+    def leave(self) -> None:
+        """Part from the other processes, after the last of them is here."""
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
+    def agree(self, value: Any) -> Any:
+        """Return the main process's value on every process, none of which goes on before the main one is there."""
+        return self.strategy.broadcast(value)
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = True,
+    ) -> None:
+        """Train; a run that was stopped continues from its last checkpoint.
+
+        Args:
+            model: What to train.
+            train_dataloaders: See Lightning.
+            val_dataloaders: See Lightning.
+            datamodule: The data.
+            ckpt_path: Checkpoint to go on from; None is `checkpoints/last.ckpt` in the run's folder, if there is one.
+            weights_only: Checkpoints are always loaded without unpickling code.
+        """
+        last = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
+        if ckpt_path is None and not self.fast_dev_run and last.is_file():  # type: ignore[attr-defined]
+            ckpt_path = last
+        try:
+            super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True)
+        except SystemExit:
+            if not self.interrupted:
+                raise
+            sys.stderr.write("Stopped. The same command continues from the last epoch that was finished.\n")
+            sys.exit(130)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and talks; known before the processes of a fit are joined."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
