@@ -20,7 +20,7 @@ from metaprune_pl.metanetworks import PNAMetanetwork, native
 from metaprune_pl.metanetworks.blocks import Block, batch_blocks
 from metaprune_pl.metanetworks.engine import EdgeBlock, Kernels
 from metaprune_pl.metanetworks.native import NativeKernels
-from metaprune_pl.metanetworks.plain import PlainKernels
+from metaprune_pl.metanetworks.plain import PIECES, PlainKernels
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.pruning import find_groups, remove
 
@@ -171,7 +171,7 @@ def test_equal_messages_share_the_gradient_of_their_extremes(kernels: Callable[[
 def test_the_size_of_a_piece_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for piece in (1, 300, 5000, 10**9):
-        monkeypatch.setattr("metaprune_pl.metanetworks.plain.PIECE", piece)
+        monkeypatch.setitem(PIECES, "cpu", piece)
         results.append(result(PNAMetanetwork, "plain", CASES[name], torch.float64))
     assert all(worst(other, results[-1]) < 1e-12 for other in results[:-1])
 

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,6 +183,22 @@ def test_channels_last_gives_the_same_gradient(tmp_path: Path) -> None:
     model, net = data_model(tmp_path / "network", "train"), metanetwork()
     expected = our_gradient(net, model, micro_batches(), Sparsity(weight=0.5))
     found = our_gradient(metanetwork(), model, micro_batches(), Sparsity(weight=0.5), channels_last=True)
+    assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
+
+
+def test_a_compiled_data_model_gives_the_same_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:  # none: what was traced, as it is
+        called.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compiler))
+    model = data_model(tmp_path / "network", "train")
+    expected = our_gradient(metanetwork(), model, micro_batches(), Sparsity(weight=0.5))
+    assert not called
+    found = our_gradient(metanetwork(), model, micro_batches(), Sparsity(weight=0.5), compiled=True)
+    assert len(called) == 1
     assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
 
 

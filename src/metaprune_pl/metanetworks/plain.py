@@ -9,8 +9,10 @@ from torch import Tensor
 from metaprune_pl.metanetworks import equations
 from metaprune_pl.metanetworks.engine import EdgeBlock, Kernels
 
-PIECE = 2**18
-"""Numbers of a piece, edges x hidden: a piece and its neighbours stay in the cache of a core."""
+PIECES = {"cpu": 2**18}
+"""Numbers of a piece, edges x hidden, by device: on a CPU, a piece and its neighbours stay in the cache of a core."""
+PIECE = 2**24
+"""The same on other devices: enough to keep one busy, and some 64 MB for each of its temporary tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +45,17 @@ class PlainKernels(Kernels):
     """Runs on every device and in float32, float64 and bfloat16.
 
     Args:
-        piece: Largest number of edges x hidden at a time; one row of a block is the smallest.
+        piece: Largest number of edges x hidden at a time, or None for what suits the device; one row of a block is the
+            smallest.
     """
 
     def __init__(self, piece: int | None = None) -> None:
-        self.piece = piece or PIECE
+        self.piece = piece
 
     def _pieces(self, values: EdgeBlock, factors: Sequence[Tensor]) -> Iterator[_Piece]:
         columns: list[Tensor] = []
-        for where in values.block.pieces(values.hidden, self.piece):
+        size = self.piece or PIECES.get(values.raw.device.type, PIECE)
+        for where in values.block.pieces(values.hidden, size):
             if where[1].start == 0:
                 columns = [_at(layer, values.block.source[where[0]]) for layer in factors]
             rows = [_at(layer, values.block.target[where]) for layer in factors]
