@@ -46,6 +46,7 @@ COMPARED = [
 def test_every_experiment_that_is_compared_parses(name: str, row: str, capsys: pytest.CaptureFixture[str]) -> None:
     matrix = printed(["compare", "--config", name], capsys)["matrix"]
     own = matrix["experiments"][row]
+    assert own["config"] in shipped_configs()
     flags = [f"--{key}={json.dumps(value)}" for key, value in own.items() if key != "config"]
     chain = printed(["experiment", "--config", own["config"], *flags], capsys)["chain"]
     for changes in chain["metanetworks"].values() or [{}]:

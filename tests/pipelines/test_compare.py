@@ -137,24 +137,24 @@ def test_architectures_by_metanetworks(workdir: Path) -> None:
 
 @pytest.mark.slow
 def test_with_and_without_initial_pruning_in_one_picture(workdir: Path) -> None:
-    matrix = toy_matrix(workdir, "initial_pruning_quickstart")
+    matrix, names = toy_matrix(workdir, "initial_pruning_quickstart"), ("no_initial_pruning", "initial_pruning")
     for own in matrix["experiments"].values():
         own["chain.speed_ups"] = []
-    initial = matrix["experiments"]["initial"]["chain.overrides"]["data_models"]["initial"]
+    initial = matrix["experiments"]["initial_pruning"]["chain.overrides"]["data_models"]["initial"]
     initial["finetune"]["epochs"] = 1
     compare(matrix)
     runs = workdir / "runs" / "toy"
     experiments = json.loads((runs / "report.json").read_text())["experiments"]
     starts = {(n, c["method"]): c["points"][0]["speed_up"] for n, e in experiments.items() for c in e["curves"]}
-    assert list(starts) == [(n, m) for n in ("without", "initial") for m in ("none", "metanetwork")]
-    assert {n: s for (n, _), s in starts.items()} == {"without": 1.0, "initial": pytest.approx(1.3, abs=0.1)}
+    assert list(starts) == [(n, m) for n in names for m in ("none", "metanetwork")]
+    assert {n: s for (n, _), s in starts.items()} == dict(zip(names, (1.0, pytest.approx(1.3, abs=0.1)), strict=True))
     assert (runs / "curve.png").stat().st_size and not list(runs.rglob("prune"))
-    for name in ("without", "initial"):  # metanetworks stay with their own networks
+    for name in names:  # metanetworks stay with their own networks
         place = runs / name / "networks" / "seed_0001-metanetwork" / "curve"
         assert f"runs/toy/{name}/meta_training/" in config(place)["metanetwork"]
     report = json.loads((runs / "report.json").read_text())
     parts = {path: path.stat().st_mtime_ns for path in runs.glob("**/run.json") if path.parent != runs}
-    lost = runs / "initial" / "networks" / "seed_0001-metanetwork" / "curve"
+    lost = runs / "initial_pruning" / "networks" / "seed_0001-metanetwork" / "curve"
     del parts[lost / "run.json"]
     shutil.rmtree(lost)  # as if it was killed before
     compare(matrix)

@@ -133,7 +133,7 @@ def _write_report(folder: Path, comparison: Comparison, *, together: bool) -> No
     }
     if together:
         pictures[folder] = [
-            replace(curve, method=f"{name}_{curve.method}")
+            replace(curve, method=f"{name}, {curve.method}")
             for name, curves in comparison.experiments.items()
             for curve in curves.curves
         ]
