@@ -6,6 +6,7 @@ its two forward passes and its backward pass in the whole step.
 """
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -61,7 +62,7 @@ def step(way: str, micro_batches: int, depth: int) -> Any:
         new = metanetwork.rewrite(graph, state)
         torch.autograd.backward([new[name] for name in names], [vector[name] for name in names])
         end = time.perf_counter()
-        print(f"share of the metanetwork {(mine + end - again) / (end - start):.1%}", flush=True)
+        print(f"  share of the metanetwork {(mine + end - again) / (end - start):.1%}", file=sys.stderr)
 
     return authors if way == "authors" else ours
 

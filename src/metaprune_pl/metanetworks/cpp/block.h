@@ -142,19 +142,22 @@ template <class S> struct Split {
 };
 
 // Calls work(tile, part, first g, last g, first row, last row) for every piece of the block.
-template <class S, class Work> void for_each_piece(const Block<S>& block, const Split<S>& split, long updates, Work work) {
+template <class S, class Work>
+void for_each_piece(const Block<S>& block, const Split<S>& split, long updates, Work work) {
 #pragma omp parallel num_threads(block.threads)
   {
     Tile<S> tile(block, updates);
 #pragma omp for schedule(dynamic, 1)
     for (long piece = 0; piece < split.bundles * split.parts; ++piece) {
       const long part = piece % split.parts, first = part * split.rows, g = piece / split.parts * split.bundle;
-      work(tile, part, g, std::min(long(block.G), g + split.bundle), first, std::min(long(block.O), first + split.rows));
+      const long last_g = std::min(long(block.G), g + split.bundle), last = std::min(long(block.O), first + split.rows);
+      work(tile, part, g, last_g, first, last);
     }
   }
 }
 // Calls work(tile, g, part, first row, last row) for every g of every piece.
-template <class S, class Work> void for_each_g(const Block<S>& block, const Split<S>& split, long updates, Work work) {
+template <class S, class Work>
+void for_each_g(const Block<S>& block, const Split<S>& split, long updates, Work work) {
   for_each_piece(block, split, updates, [&](Tile<S>& tile, long part, long g, long end, long first, long last) {
     for (; g < end; ++g) work(tile, g, part, first, last);
   });
@@ -166,7 +169,8 @@ template <class S> struct Parts {
   const long numbers;
   Buffer<S> all;
   Parts(const Split<S>& split, long numbers)
-      : split(split), numbers((numbers + LANES - 1) / LANES * LANES), all(split.bundles * split.parts * this->numbers) {}
+      : split(split), numbers((numbers + LANES - 1) / LANES * LANES),
+        all(split.bundles * split.parts * this->numbers) {}
   S* at(long g, long part) { return &all[(g / split.bundle * split.parts + part) * numbers]; }
   Buffer<S> total() const {
     Buffer<S> sum(numbers);

@@ -76,50 +76,11 @@ template <class S> INLINE inline Vec<S> spread(Vec<S> v, Mask<S> index) {
   return __builtin_shuffle(v, index);
 #endif
 }
-template <class S> INLINE inline Vec<S> pick(Vec<S> a, Vec<S> b, Mask<S> index) {
-#if defined(__clang__)
-  Vec<S> out;
-  for (long i = 0; i < LANES; ++i) out[i] = index[i] < LANES ? a[index[i]] : b[index[i] - LANES];
-  return out;
-#else
-  return __builtin_shuffle(a, b, index);
-#endif
-}
-
 // f(0), f(1), ... with constants, so that arrays of vectors stay in registers.
 template <long N, class F> INLINE inline void unroll(F f) {
   [&]<long... I>(std::integer_sequence<long, I...>) INLINE {
     (f(std::integral_constant<long, I>()), ...);
   }(std::make_integer_sequence<long, N>());
-}
-
-// Lane j of from[(j & d) != high], moved by d: one step of a transposition.
-template <class S, long D> struct Step {
-  Mask<S> low, high;
-  Step() {
-    for (long j = 0; j < LANES; ++j) {
-      low[j] = j & D ? LANES + j - D : j;
-      high[j] = j & D ? LANES + j : j + D;
-    }
-  }
-};
-template <class S, long D> INLINE inline void transpose_by(Vec<S>* rows) {
-  static const Step<S, D> step;
-  const Mask<S> low = step.low, high = step.high;
-  unroll<LANES>([&](auto i) INLINE {
-    if constexpr (!(i.value & D)) {
-      const Vec<S> a = rows[i], b = rows[i + D];
-      rows[i] = pick<S>(a, b, low);
-      rows[i + D] = pick<S>(a, b, high);
-    }
-  });
-}
-// Transposes 16 vectors.
-template <class S> inline void transpose(Vec<S>* rows) {
-  transpose_by<S, 8>(rows);
-  transpose_by<S, 4>(rows);
-  transpose_by<S, 2>(rows);
-  transpose_by<S, 1>(rows);
 }
 
 template <class S> INLINE inline Vec<S> vsqrt(Vec<S> x) {

@@ -75,7 +75,9 @@ template <class S> void statistics(const Block<S>& block, S* received) {
       unroll<6>([&](auto k) INLINE { store_first(node + k * W + j, six.part[k], many); });
     }
   };
-  for_each_node(block, block.target, block.G * O, [&](long i, long node) { meet(received + node * 6 * W, to_rows.at(i)); });
+  for_each_node(block, block.target, block.G * O, [&](long i, long node) {
+    meet(received + node * 6 * W, to_rows.at(i));
+  });
   for_each_node(block, block.source, columns_of_all, [&](long i, long node) {
     for (long part = 0; part < split.parts; ++part)
       meet(received + (block.N + node) * 6 * W, to_columns.at(part * columns_of_all + i));

@@ -2,14 +2,15 @@
 //
 // Memory has the hidden channel last. W is the hidden width, padded so that it divides, or is a multiple of, 16 lanes.
 // Letters: g block, r row (output neuron), c column (input neuron), t tap, l layer. Equation numbers are those of the
-// paper, as in equations.py. From below to above: lanes.h, block.h, nodes.h, single.h, messages.h
-// and coding.h.
+// paper, as in equations.py. From below to above: lanes.h, block.h, nodes.h, single.h, messages.h, and
+// encoder.h and decoder.h.
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#include "coding.h"
+#include "decoder.h"
+#include "encoder.h"
 #include "messages.h"
 
 // What Python calls, for each type.
