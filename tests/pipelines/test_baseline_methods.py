@@ -72,11 +72,14 @@ def test_unknown_methods_are_refused_with_those_there_are() -> None:
 def test_methods_without_a_curve_run_alone(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_toy_configs(workdir)
     main([
-        *ARGS, "--chain.held_out=1", "--chain.speed_ups=[2]", "--chain.methods=[snip]",
+        *ARGS, "--chain.held_out=1", "--chain.speed_ups=[2]", "--chain.methods=[snip]", "--seed_everything=5",
         "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}}",
     ])  # fmt: skip
     report = json.loads((workdir / "runs" / "quickstart" / "report.json").read_text())
     assert [row["method"] for row in report["results"]["pruned"]] == ["snip"]
+    for stage in ("data_models", "networks/seed_0001-snip/prune"):  # the experiment's seed is theirs
+        config = yaml.safe_load((workdir / "runs" / "quickstart" / stage / "config.yaml").read_text())
+        assert config["seed_everything"] == 5
     assert not report["curves"] and "Curves: " not in capsys.readouterr().out
 
 

@@ -203,12 +203,14 @@ class App(LightningCLI):
         return chain
 
     def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Run a stage of an experiment as if by hand, on the experiment's devices."""
-        trainer = self.config[self.subcommand]["trainer"]
+        """Run a stage of an experiment as if by hand, with the experiment's seed and on its devices."""
+        trainer, seed = (self.config[self.subcommand][name] for name in ("trainer", "seed_everything"))
         defaults = self._parser(self.subcommand).get_defaults()["trainer"]
         changed = {f"trainer.{k}": trainer[k] for k in HARDWARE_FLAGS if trainer[k] != defaults[k]}
         quiet = {"trainer.enable_model_summary": False}
-        merged = {"trainer.default_root_dir": str(folder), **quiet, **changed, **settings}
+        merged = {
+            "seed_everything": seed, "trainer.default_root_dir": str(folder), **quiet, **changed, **settings
+        }  # fmt: skip
         flags = [f"--{key}={_as_text(value)}" for key, value in merged.items()]
         _say(f"[bold]{command}[/bold] {config} -> {folder}")
         App([command, *resolve_configs(["--config", config]), *flags], inside=True)
@@ -278,6 +280,9 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         App(resolve_configs(sys.argv[1:] if args is None else args))
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. The same command continues where it was.\n")
+        sys.exit(130)
     except (MetapruneError, MisconfigurationException, ValueError) as error:
         own = _persons_mistake(error)
         if own is None:

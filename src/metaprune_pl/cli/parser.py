@@ -69,7 +69,8 @@ def shorten(message: str, options: list[str]) -> str:
     if found := _CLASS.search(message):
         return f"{place}: there is no class '{found[1]}'.{did_you_mean(found[1], _class_names())}"
     if (found := _TYPE.search(message)) and (value := _VALUE.search(message)):
-        wanted = {"tuple": "a list such as [2, 3]", "list": "a list such as [2, 3]"}.get(found[1], found[1])
+        listed = "[2, 3]" if value[1].replace(".", "").isdigit() else f"[{value[1]}]"
+        wanted = f"a list such as {listed}" if found[1] in {"tuple", "list"} else found[1]
         return f"{place}: expected {wanted}, got '{value[1]}'."
     if "arguments are required" in message:
         return f"{message}. Name them, or a config that does: --config CONFIG."

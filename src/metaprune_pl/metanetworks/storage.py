@@ -37,9 +37,7 @@ def stored_metanetworks(folder: str | Path) -> list[Path]:
     """
     epochs = sorted(path.parent for path in Path(folder).glob("*/metanetwork.json"))
     if not epochs:
-        raise StorageError(
-            f"no metanetwork in '{folder}'. Make one with `metaprune fit --config meta_quickstart.yaml`."
-        )
+        raise StorageError(f"no metanetwork in '{folder}'. `metaprune fit` with a config of meta-training makes one.")
     return epochs
 
 

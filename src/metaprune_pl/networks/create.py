@@ -72,7 +72,7 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
                 raise NetworkError(f"network '{name}': {_reason(error)}") from error
             raise NetworkError(
                 f"network '{name}': its trained weights cannot be fetched ({_reason(error).rstrip('.')}). Go online "
-                "once, or give a file: --state FILE."
+                "once, or give the weights as a file where the command takes one (--state FILE)."
             ) from error
     return plain_module(network, name)
 

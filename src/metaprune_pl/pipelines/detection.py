@@ -100,12 +100,12 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
         PruningError: A target is out of reach.
         StorageError: There is no such network or metanetwork.
     """
+    data.count("train")
     if how.metanetwork is not None:
         find_metanetwork(how.metanetwork)
     source = NetworkSource(network=how.network, arguments=how.arguments)
     detector, card = source.open()
     check_detector(detector, data)
-    data.count("train")
     example, backbone = torch.zeros(1, *card.input_shape), detector.get_submodule("backbone")
     unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments).get_submodule("backbone")
     macs = count_macs(unpruned, example)
