@@ -170,7 +170,7 @@ class Edges:
         return inbox
 
     def decode(self) -> list[Tensor]:
-        """New features of each block, equations (21) and (23), [G, O, I, T]. Nothing can follow it."""
+        """New features of each block's members in turn, equations (21) and (23). Nothing can follow it."""
         token = self.token
         del self.token  # its graph holds these edges: a circle would keep them until the garbage is collected
         return list(_Decode.apply(token, self, *self._decoder_inputs))
@@ -244,7 +244,9 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, token: Tensor, edges: Edges, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.edges = edges
         ctx.save_for_backward(*inputs)
-        return tuple(edges.kernels.decode(values, edges.factors) for values in edges.blocks)
+        return tuple(
+            part for v in edges.blocks for part in edges.kernels.decode(v, edges.factors).split(v.block.sizes)
+        )  # fmt: skip
 
     @staticmethod
     @once_differentiable
@@ -253,6 +255,9 @@ class _Decode(torch.autograd.Function):
         assert len(ctx.saved_tensors) == 5 * len(edges.blocks)  # raises where somebody wrote into them
         gradient = new[0].new_empty(sum(edges.sizes))
         found: list[Tensor | None] = [gradient, None]
-        for values, g, own in zip(edges.blocks, new, gradient.split(edges.sizes), strict=True):
-            found += [g, *edges.kernels.decode_backward(values, edges.factors, g.contiguous(), own)]
+        parts = iter(new)
+        for number, (values, own) in enumerate(zip(edges.blocks, gradient.split(edges.sizes), strict=True)):
+            g = torch.cat([next(parts) for _ in values.block.members])
+            found.append(g if ctx.needs_input_grad[2 + 5 * number] else None)  # the residual connection
+            found += edges.kernels.decode_backward(values, edges.factors, g, own)
         return tuple(found)

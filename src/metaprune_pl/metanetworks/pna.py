@@ -126,9 +126,9 @@ class PNAMetanetwork(Metanetwork):
             inbox = edges.pass_messages(factors, layer.inverter).flatten(1)
             nodes = nodes + F.linear(inbox, layer.aggregate.weight, 2 * layer.aggregate.bias)  # (17), both directions
         new: list[Tensor] = list(features.edges)
-        for block, values in zip(blocks, edges.decode(), strict=True):
-            for member, part in zip(block.members, values.split(block.sizes), strict=True):
-                new[member] = part
+        members = [member for block in blocks for member in block.members]
+        for member, part in zip(members, edges.decode(), strict=True):
+            new[member] = part
         return Features(nodes=self.coding.decode_nodes(nodes, features.nodes), edges=tuple(new))
 
     def _kernels(self, num_edges: int, nodes: Tensor) -> Kernels:
