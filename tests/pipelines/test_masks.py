@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from test_experiment import write_toy_configs
 
-from conftest import tiny
+from conftest import QUIET, tiny
 from metaprune_pl.__main__ import main
+from metaprune_pl.cli.configs import find_config
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.pipelines.compare import CompareSettings
+from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pruning import MaskSettings, left_parameters
+from metaprune_pl.reports import Curve, Masked
+from metaprune_pl.reports.masks import masked_rows, whole_sentence
 
 
 def test_prune_masks_to_shares_and_patterns(
@@ -86,6 +93,104 @@ def test_the_metanetwork_is_trained_with_the_l1_norm(
     l1, decay = (load_metanetwork(tmp_path / form / "metanetworks").state_dict() for form in ("l1", "decay"))
     assert all(bool(value.isfinite().all()) for value in l1.values())
     assert any(not torch.equal(value, decay[name]) for name, value in l1.items())
+
+
+def toy_experiment(*flags: str) -> None:
+    """Run the shipped experiment on toy stages."""
+    chain = yaml.safe_load(find_config("masks_quickstart.yaml").read_text())["chain"]
+    overrides = {**chain["overrides"], "data_models": {"model.init_args.seeds": [0, 1], "trainer.max_epochs": 1}}
+    overrides["curve"] |= {"finetune.epochs": 1, "masks.sparsities": [0.5, 0.7, 0.9]}
+    overrides["prune"] |= {"finetune_after.epochs": 1}
+    overrides["meta_training"] |= {"trainer.max_epochs": 1, "data.init_args.rounds": 1}
+    main([
+        "experiment", "--config=masks_quickstart.yaml", "--chain.data_models=toy_data.yaml", "--chain.held_out=1",
+        "--chain.meta_training=toy_meta.yaml", "--chain.curve=toy_curve.yaml", "--chain.prune=toy_prune.yaml",
+        '--chain.masks={sparsities: [0.5, 0.9], patterns: ["2:4"]}', f"--chain.overrides={json.dumps(overrides)}",
+        "--trainer.default_root_dir=runs", *QUIET, *flags,
+    ])  # fmt: skip
+
+
+def test_one_experiment_compares_masks_with_their_controls(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_toy_configs(workdir)
+    methods = ["none", "sparsity_learning", "metanetwork"]
+    toy_experiment()
+    printed = capsys.readouterr().out
+    report = json.loads(Path("runs/report.json").read_text())
+    rows = report["results"]["masked"]
+    assert [(row["target"], row["method"]) for row in rows] == [(t, m) for t in ("0.5", "0.9", "2:4") for m in methods]
+    assert report["results"]["pruned"] == [] and all(row["networks"] == 1 for row in rows)
+    with Path("runs/report.csv").open() as file:
+        assert [float(row["accuracy_finetuned"]) for row in csv.DictReader(file)] == [
+            row["accuracy_finetuned"] for row in rows
+        ]
+    assert "Masked networks" in printed and "90 % zeros" in printed and "accuracy over compression" in printed
+    assert "Patterns 2:4 leave these whole, whose input channels they do not divide: conv1.weight." in printed
+    assert Path("runs/masks.png").stat().st_size and Path("runs/curve.png").stat().st_size
+    for masked in map(lambda row: Masked(**row), report["masked"]):  # the curve's way to the same networks
+        place = Path(f"runs/networks/{masked.network}-{masked.method}")
+        curve = Curve.from_json(place / "curve" / "curve.json")
+        assert (curve.split, curve.over, len(curve.points)) == ("test", "compression", 4)
+        if ":" not in masked.target:
+            point = curve.points[{"0.5": 1, "0.9": 3}[masked.target]]
+            assert point.accuracy == masked.accuracy_masked and point.speed_up == 1
+            stored = load_network(place / "prune" / f"masked_{masked.target}" / "masked")
+            assert point.left == left_parameters(stored) == pytest.approx(1 / point.compression)
+    choice = json.loads(Path("runs/choice/choice.json").read_text())
+    assert {(c["split"], c["over"]) for c in choice["curves"].values()} == {("validation", "compression")}
+    settings = [
+        yaml.safe_load(Path(f"runs/{place}/config.yaml").read_text())
+        for place in ("meta_training", "networks/seed_0001-sparsity_learning/curve", "networks/seed_0001-none/curve")
+    ]
+    assert settings[0]["model"]["init_args"]["sparsity"]["form"] == settings[1]["sparsity"]["form"] == "l1"
+    assert settings[1]["finetune"] == settings[2]["finetune"] and settings[2]["sparsity"] is None
+    place = Path("runs/networks/seed_0001-metanetwork/prune")
+    for path in ("masked_0.9/result.json", "masked_0.9/network/network.json", "masked_2_of_4/result.json"):
+        (place / path).unlink()  # as if it was killed there
+    for run in (place, Path("runs")):
+        text = (run / "run.json").read_text()
+        (run / "run.json").write_text(text.replace('"finished": true', '"finished": false'))
+    toy_experiment()
+    again = json.loads(Path("runs/report.json").read_text())
+    assert (again["masked"], again["curves"]) == (report["masked"], report["curves"])
+
+
+def masked(method: str, network: str, accuracy: float, target: str = "0.5") -> Masked:
+    return Masked(
+        network=network, method=method, target=target, left=0.5, parameters=10, dense=["a"] if ":" in target else [],
+        accuracy_before=1.0, accuracy_masked=accuracy / 2, accuracy_finetuned=accuracy,
+    )  # fmt: skip
+
+
+def test_rows_are_means_with_sample_deviations_over_networks() -> None:
+    results = [masked("none", "a", 0.8), masked("none", "b", 0.9), masked("metanetwork", "a", 1.0, "2:4")]
+    row = masked_rows(results[:2])[0]
+    assert (row["networks"], row["left"]) == (2, 0.5)
+    assert row["accuracy_finetuned"] == pytest.approx(0.85)
+    assert row["accuracy_masked_std"] == pytest.approx(0.05 / 2**0.5)
+    assert whole_sentence(results) == "Patterns 2:4 leave these whole, whose input channels they do not divide: a."
+    assert whole_sentence(results[:2]) == ""
+
+
+def test_experiments_with_masks_that_make_no_sense_are_short_errors(line: Path, workdir: Path) -> None:
+    stages = dict.fromkeys(("data_models", "meta_training", "curve", "prune"), "x.yaml")
+    with pytest.raises(ConfigError, match="give sparsities, too"):
+        ExperimentSettings(**stages, masks=MaskSettings(patterns=["2:4"]))
+    chain = ExperimentSettings(
+        **stages, masks=MaskSettings(sparsities=[0.5]), methods=["magnitude_l1_uniform", "magnitude_l1"]
+    )
+    rankings = [chain.changes(method)["prune"]["masks.ranking"] for method in chain.methods]
+    assert rankings == ["uniform", "global"] and "masks" in chain.changes("magnitude_l1")["choice"]
+    with pytest.raises(ConfigError, match="masks are no speed-up"):
+        CompareSettings(experiments={"a": {"config": "x.yaml"}}).row("a", chain)
+
+
+def test_a_curve_over_patterns_alone_is_a_short_error(
+    line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(line)
+    with pytest.raises(SystemExit):
+        main(tiny("curve curve", '--masks.patterns=["2:4"]', "--trainer.default_root_dir=none"))
+    assert "give masks.sparsities" in capsys.readouterr().err and not Path("none").exists()
 
 
 def test_the_configs_are_the_papers_table_3(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_each_epoch_tells_how_far_unseen_networks_can_be_pruned(line: Path, work
     curves = [Curve.from_json(path) for path in Path("evaluated/meta_evaluation").rglob("curve.json")]
     assert sorted(curve.network for curve in curves) == ["seed_0003", "seed_0004"]
     assert {curve.split for curve in curves} == {"validation"}
-    assert result["speed_up"] == pytest.approx(sum(curve.speed_up_above(0.3) for curve in curves) / 2)
+    assert result["speed_up"] == pytest.approx(sum(curve.reach_above(0.3) for curve in curves) / 2)
     events = EventAccumulator("evaluated")
     events.Reload()
     (logged,) = events.Scalars("meta_eval/speed_up")

@@ -28,6 +28,7 @@ from metaprune_pl.pipelines.experiment import ExperimentSettings, run_experiment
 from metaprune_pl.pipelines.meta_evaluation import MetaEvaluation  # noqa: F401  (gets a short name in configs)
 from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
+from metaprune_pl.reports.masks import whole_sentence
 from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
 
 HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
@@ -67,6 +68,7 @@ class App(LightningCLI):
     def __init__(self, args: list[str], *, inside: bool = False) -> None:
         self._inside = inside
         self._building = ""
+        self._asked = {args[0], "experiment"} if args[:1] == ["compare"] else set(args[:1])
         super().__init__(
             trainer_class=MetapruneTrainer,
             trainer_defaults={"default_root_dir": "runs/unnamed"},
@@ -93,6 +95,8 @@ class App(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._building = subcommand
+        if subcommand not in self._asked and self._asked <= self.subcommands().keys():
+            return self.init_parser(**kwargs)  # Lightning asks for all of them, which takes a second
         if subcommand != "inspect":
             parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
             parser.usage = f"metaprune {subcommand} --config CONFIG [--KEY VALUE ...]"
@@ -234,6 +238,8 @@ class App(LightningCLI):
         elif subcommand == "experiment":
             for table in tables.experiment_tables(result):
                 console.print(table)
+            if sentence := whole_sentence(result.masked):
+                console.print(sentence)
             console.print(choice_sentence(result), flat_region_sentence(result), cost_sentence(result.costs), sep="\n")
         elif subcommand == "compare":
             console.print(*tables.comparison_tables(result), sep="\n")

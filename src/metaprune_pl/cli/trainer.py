@@ -116,9 +116,10 @@ class MetapruneTrainer(StageTrainer):
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
+        masks: MaskSettings | None = None,
         beside: tuple[str, ...] = (),
     ) -> Curve:
-        """Draw accuracy over speed-up.
+        """Draw accuracy over speed-up, or over compression by masks.
 
         Args:
             datamodule: The images.
@@ -132,13 +133,15 @@ class MetapruneTrainer(StageTrainer):
             pruning: Steps and floors.
             finetune: Finetuning before pruning.
             grid: Which points.
+            masks: Shares of weights that become zero, in place of the speed-ups of `grid` and of `pruning`, which have
+                no effect then; patterns are no points of a curve.
             beside: Folders of finished curves to draw in one picture with this one, `beside.png`.
         """
         how = Preparation(
             source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
             sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
-        return run_curve(self.workplace(datamodule), how, grid, beside)
+        return run_curve(self.workplace(datamodule), how, grid, masks, beside)
 
     def select(
         self,
@@ -152,6 +155,7 @@ class MetapruneTrainer(StageTrainer):
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
+        masks: MaskSettings | None = None,
         search: SearchSettings = SearchSettings(),  # noqa: B008  (frozen)
     ) -> Selection:
         """Choose among the metanetworks of all epochs by their validation curves.
@@ -166,13 +170,14 @@ class MetapruneTrainer(StageTrainer):
             pruning: Steps and floors.
             finetune: Finetuning before pruning.
             grid: Which points.
+            masks: Shares of weights that become zero, in place of the points of `grid`: see `metaprune curve --help`.
             search: Which metanetworks are tried.
         """
         how = Preparation(
             source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
             sparsity=None, criterion=criterion, pruning=pruning, finetune=finetune,
         )  # fmt: skip
-        return run_select(self.workplace(datamodule), how, grid, search)
+        return run_select(self.workplace(datamodule), how, grid, search, masks)
 
     def analyze(
         self,

@@ -31,10 +31,10 @@ class Baseline:
         """Whether one network is pruned to all targets, as on a curve."""
         return self.rounds == 1 and not self.untrained
 
-    def overrides(self, uniform: bool) -> dict[str, dict[str, Any]]:
-        """Return the settings of stages that make it."""
+    def overrides(self, uniform: bool, *, masks: bool) -> dict[str, dict[str, Any]]:
+        """Return the settings of stages that make it; masks rank weights in place of channels."""
         shared = {f"criterion.{key}": value for key, value in asdict(self.criterion).items()}
-        shared["pruning.ranking"] = "uniform" if uniform else "global"
+        shared["masks.ranking" if masks else "pruning.ranking"] = "uniform" if uniform else "global"
         return {"curve": shared, "prune": {**shared, "rounds": self.rounds}}
 
 

@@ -53,6 +53,8 @@ class CompareSettings:
 
     def row(self, name: str, experiment: ExperimentSettings) -> ExperimentSettings:
         """Return an experiment as it is run here; metanetworks that are exchanged have its name."""
+        if experiment.masks is not None:
+            raise ConfigError(f"matrix.experiments, {name}: masks are no speed-up, which is what the matrix compares.")
         stages = [*experiment.overrides, *(stage for stage in self.overrides if stage not in experiment.overrides)]
         several = experiment.metanetworks
         if self.exchange:

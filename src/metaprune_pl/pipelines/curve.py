@@ -1,16 +1,28 @@
-"""Accuracy over speed-up without finetuning after pruning (paper, C.1)."""
+"""Accuracy over speed-up, or over compression by masks, without finetuning after it (paper, C.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.progress import track
+from torch import nn
 
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.prepare import Preparation, Workplace, accuracy, prepare
-from metaprune_pl.pruning import count_macs, count_parameters, prune
+from metaprune_pl.graphs import trace
+from metaprune_pl.pipelines.prepare import Preparation, Ready, Workplace, accuracy, prepare
+from metaprune_pl.pruning import (
+    MaskSettings,
+    apply_masks,
+    count_macs,
+    count_parameters,
+    find_masks,
+    left_parameters,
+    measure,
+    prune,
+)
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
 from metaprune_pl.reports.figures import draw_beside, draw_curves, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
@@ -35,8 +47,11 @@ class CurveSettings:
             raise ConfigError("grid: max_speed_up is above 1 and points at least 2.")
 
 
-def run_curve(place: Workplace, how: Preparation, grid: CurveSettings, beside: Sequence[str] = ()) -> Curve:
-    """Make a network ready, prune it step by step, and measure its accuracy at each step.
+def run_curve(
+    place: Workplace, how: Preparation, grid: CurveSettings, masks: MaskSettings | None = None,
+    beside: Sequence[str] = (),
+) -> Curve:  # fmt: skip
+    """Make a network ready, prune or mask it step by step, and measure its accuracy at each step.
 
     Writes `curve.json`, `curve.csv`, `curve.png` and TensorBoard events to the run's folder, and `beside.png` with the
     other curves where there are some.
@@ -45,42 +60,36 @@ def run_curve(place: Workplace, how: Preparation, grid: CurveSettings, beside: S
         place: Where to run.
         how: What to make ready, and how.
         grid: Which points.
+        masks: Shares of weights that become zero, in place of the points of `grid`: the curve is over compression.
         beside: Folders of finished curves to draw in one picture with this one.
 
     Raises:
-        ConfigError: The network is already faster than the last point, or a curve beside it is of other images.
+        ConfigError: The network is already faster than the last point, there is no share, or a curve beside it is of
+            other images or over something else.
         StorageError: A folder holds no curve.
     """
+    over: Literal["speed_up", "compression"] = "speed_up" if masks is None else "compression"
     others = {folder: Curve.from_json(Path(folder) / "curve.json") for folder in beside}
     for folder, curve in others.items():
         if curve.split != grid.split:
             raise ConfigError(f"beside: '{folder}' is a curve of {curve.split} images, and this one of {grid.split}.")
-    ready = prepare(place, how, [grid.max_speed_up])
+        if curve.over != over:
+            raise ConfigError(f"beside: '{folder}' is a curve over {curve.over}, and this one over {over}.")
+    if masks is not None and not masks.sparsities:
+        raise ConfigError("a curve is over shares of weights that become zero: give masks.sparsities.")
+    ready = prepare(place, how, [grid.max_speed_up] if masks is None else None)
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
-    now = ready.base_macs / count_macs(ready.network, example)
-    if grid.max_speed_up <= now:
-        raise ConfigError(f"grid.max_speed_up is {grid.max_speed_up:g} and the network is at {now:.2f}x already.")
-    speed_ups = torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[1:]
-    networks = prune(
-        ready.network,
-        example,
-        speed_ups=speed_ups,
-        base_macs=ready.base_macs,
-        criterion=how.criterion,
-        settings=how.pruning,
-        images=place.images,
-        checked=ready.checked,
-    )
+    networks = _pruned(place, ready, how, grid) if masks is None else _masked(place, ready, how, masks)
     points = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):
         macs = count_macs(pruned, example)
         points.append(
             CurvePoint(
                 speed_up=ready.base_macs / macs, macs=macs, parameters=count_parameters(pruned),
-                accuracy=accuracy(pruned, place.data, grid.split, place.device),
+                left=left_parameters(pruned), accuracy=accuracy(pruned, place.data, grid.split, place.device),
             )
         )  # fmt: skip
-    result = Curve(network=ready.name, method=ready.method, split=grid.split, points=points)
+    result = Curve(network=ready.name, method=ready.method, split=grid.split, points=points, over=over)
     if place.writes:
         write_csv(place.folder / "curve.csv", [asdict(point) for point in points])
         save_figure(draw_curves([result]), place.folder / "curve.png")
@@ -89,3 +98,24 @@ def run_curve(place: Workplace, how: Preparation, grid: CurveSettings, beside: S
         log_curves(place.folder, [result])
         write_json(place.folder / "curve.json", asdict(result))
     return result
+
+
+def _pruned(place: Workplace, ready: Ready, how: Preparation, grid: CurveSettings) -> Iterator[nn.Module]:
+    """Give the network without more and more channels."""
+    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    now = ready.base_macs / count_macs(ready.network, example)
+    if grid.max_speed_up <= now:
+        raise ConfigError(f"grid.max_speed_up is {grid.max_speed_up:g} and the network is at {now:.2f}x already.")
+    return prune(
+        ready.network, example, base_macs=ready.base_macs, criterion=how.criterion, settings=how.pruning,
+        speed_ups=torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[1:],
+        images=place.images, checked=ready.checked,
+    )  # fmt: skip
+
+
+def _masked(place: Workplace, ready: Ready, how: Preparation, masks: MaskSettings) -> Iterator[nn.Module]:
+    """Give the network with more and more zeros."""
+    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
+    state = measure(ready.network, how.criterion, place.images)
+    for share in sorted(masks.sparsities):
+        yield apply_masks(ready.network, find_masks(graph, state, how.criterion, share, masks.ranking))

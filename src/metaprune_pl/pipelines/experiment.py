@@ -1,4 +1,4 @@
-"""The whole method: data models, meta-training, choice of the metanetwork, curves, pruning, one report.
+"""The whole method: data models, meta-training, choice of the metanetwork, curves, pruning or masks, one report.
 
 Each stage is a run of `data_models`, `fit`, `select`, `curve` or `prune` in a folder of its own, as if started by hand.
 """
@@ -13,10 +13,11 @@ from metaprune_pl.pipelines.baselines import BASELINES, UNIFORM, baseline, train
 from metaprune_pl.pipelines.cost import cost_of
 from metaprune_pl.pipelines.prune import read_report
 from metaprune_pl.pipelines.select import SearchSettings
-from metaprune_pl.pruning import Sparsity
+from metaprune_pl.pruning import MaskSettings, Sparsity
 from metaprune_pl.pruning.structured import check_speed_ups
-from metaprune_pl.reports import Cost, Curve, Experiment, Selection, write_csv, write_json
+from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection, write_csv, write_json
 from metaprune_pl.reports.figures import draw_cost, draw_curves, save_figure
+from metaprune_pl.reports.masks import draw_masks, masked_rows
 from metaprune_pl.reports.summary import METHODS, cost_sentence, curve_rows, flat_region_sentence, pruned_rows
 from metaprune_pl.reports.tensorboard import log_curves
 
@@ -41,6 +42,7 @@ class ExperimentSettings:
         held_out: Number of networks that are pruned and that no metanetwork has seen.
         search: How the metanetwork is chosen among those of all epochs.
         speed_ups: Targets; none is curves alone.
+        masks: Shares and patterns of weights that become zero, in place of speed-ups; the curves are over the shares.
         sparsity: Sparsity term of the control `sparsity_learning`.
         methods: What is compared: `none`, `sparsity_learning`, `metanetwork`, and baselines: `random`, `magnitude_l1`,
             `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`, `iterative_magnitude`, `snip`, each with `_uniform`
@@ -58,6 +60,7 @@ class ExperimentSettings:
     held_out: int = 2
     search: SearchSettings = field(default_factory=SearchSettings)
     speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
+    masks: MaskSettings | None = None
     sparsity: Sparsity = field(default_factory=Sparsity)
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     images: dict[str, Any] | None = None
@@ -67,6 +70,8 @@ class ExperimentSettings:
     def __post_init__(self) -> None:
         if self.speed_ups:
             check_speed_ups(self.speed_ups)
+        if self.masks is not None and not self.masks.sparsities:
+            raise ConfigError("chain.masks: give sparsities, too: by curves over them the metanetwork is chosen.")
         if self.held_out < 1:
             raise ConfigError("chain.held_out is at least 1.")
         for place, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
@@ -90,15 +95,17 @@ class ExperimentSettings:
         for method in self.methods:
             several = self.metanetworks if method == "metanetwork" else {}
             other = baseline(method)
-            own = other.overrides(method.endswith(UNIFORM)) if other else {}
+            own = other.overrides(method.endswith(UNIFORM), masks=self.masks is not None) if other else {}
             found |= {f"{method}_{name}": changes for name, changes in several.items()} or {method: own}
         return found
 
     def changes(self, method: str) -> Overrides:
         """Return what overrides the configs of a method's stages."""
         own = self.compared[method]
-        changes = {stage: {**self.overrides.get(stage, {}), **own.get(stage, {})} for stage in STAGES}
-        return {**changes, "choice": {**changes["curve"], **changes["choice"]}}
+        masks = {} if self.masks is None else {stage: {"masks": asdict(self.masks)} for stage in ("curve", "prune")}
+        parts = (masks, self.overrides, own)  # what comes later wins
+        changes = {stage: {k: v for part in parts for k, v in part.get(stage, {}).items()} for stage in STAGES}
+        return {**changes, "choice": {"search": asdict(self.search), **changes["curve"], **changes["choice"]}}
 
     def first_like(self, method: str, *stages: str) -> str:
         """Return the first metanetwork that has the same settings of these stages as another one."""
@@ -110,7 +117,8 @@ class ExperimentSettings:
 def run_experiment(folder: Path, settings: ExperimentSettings, run: RunStage, *, writes: bool = True) -> Experiment:
     """Run all stages that are not finished yet, and write the report.
 
-    Writes `report.json`, `report.csv`, `curves.csv`, `curve.png`, `cost.png` and TensorBoard events to the folder.
+    Writes `report.json`, `report.csv`, `curves.csv`, `curve.png`, `masks.png` where there are some, `cost.png` and
+    TensorBoard events to the folder.
 
     Args:
         folder: The experiment's folder; each stage has one in it.
@@ -169,7 +177,6 @@ def make_metanetworks(
             "network": str(network),
             "metanetwork": str(folder / f"meta_training{training}" / "metanetworks"),
             "grid.split": "validation",
-            "search": asdict(settings.search),
         }
         run("select", settings.curve, place, {**settings.data, **changes["choice"], **source})
         result.choices[method] = Selection.from_json(place / "choice.json")
@@ -210,9 +217,12 @@ def _prune_networks(
             source |= training_of(folder / "data_models")
         else:
             source["network"] = str(network)
-        if settings.speed_ups:
+        if settings.speed_ups or settings.masks:
             run("prune", settings.prune, place / "prune", {**settings.data, **changes["prune"], **source})
-            result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune"))
+        if settings.masks:
+            result.masked.extend(replace(masked, method=method) for masked in read_report(place / "prune", Masked))
+        elif settings.speed_ups:
+            result.pruned.extend(replace(pruned, method=method) for pruned in read_report(place / "prune", Pruned))
     for stage, text in (("curve", "finetuning and curve"), ("prune", "pruning and finetuning, all targets")):
         if (places[0] / stage).is_dir():
             cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
@@ -220,8 +230,10 @@ def _prune_networks(
 
 
 def _write_report(folder: Path, experiment: Experiment) -> None:
-    if experiment.pruned:
-        write_csv(folder / "report.csv", pruned_rows(experiment))
+    if rows := pruned_rows(experiment) + masked_rows(experiment.masked):
+        write_csv(folder / "report.csv", rows)
+    if experiment.masked:
+        save_figure(draw_masks(experiment.masked), folder / "masks.png")
     if experiment.curves:  # some baselines have none
         write_csv(folder / "curves.csv", curve_rows(experiment))
         save_figure(draw_curves(experiment.curves), folder / "curve.png")
@@ -229,7 +241,8 @@ def _write_report(folder: Path, experiment: Experiment) -> None:
     save_figure(draw_cost(experiment.costs), folder / "cost.png")
     report = {
         "results": {
-            "pruned": pruned_rows(experiment), "curves": curve_rows(experiment),
+            "pruned": pruned_rows(experiment), "masked": masked_rows(experiment.masked),
+            "curves": curve_rows(experiment),
             "flat_region": flat_region_sentence(experiment), "cost": cost_sentence(experiment.costs),
             "choices": {method: choice.reason for method, choice in experiment.choices.items()},
         },

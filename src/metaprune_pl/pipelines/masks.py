@@ -22,7 +22,8 @@ from metaprune_pl.pipelines.prepare import (
 from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
 from metaprune_pl.pruning.unstructured import Ranking
 from metaprune_pl.reports import Masked, read_json, write_csv, write_json
-from metaprune_pl.reports.figures import draw_masks, save_figure
+from metaprune_pl.reports.figures import save_figure
+from metaprune_pl.reports.masks import draw_masks
 from metaprune_pl.reports.tensorboard import log_results
 
 

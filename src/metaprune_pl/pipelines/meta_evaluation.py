@@ -88,5 +88,5 @@ class MetaEvaluation(Callback):
                 source=NetworkSource(network=network), metanetwork=str(place.folder / "metanetwork"), sparsity=None,
                 criterion=self.criterion, pruning=self.pruning, finetune=self.finetune,
             )  # fmt: skip
-            found.append(run_curve(place, how, self.grid).speed_up_above(self.threshold))
+            found.append(run_curve(place, how, self.grid).reach_above(self.threshold))
         return found

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -20,8 +21,10 @@ from metaprune_pl.pipelines.prepare import (
     run_finetuning,
 )
 from metaprune_pl.pruning import GroupNorm, count_macs, count_parameters, measure_latency, prune
-from metaprune_pl.reports import Pruned, read_json, write_csv, write_json
+from metaprune_pl.reports import Masked, Pruned, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
+
+Result = TypeVar("Result", Pruned, Masked)
 
 
 def run_prune(
@@ -156,12 +159,12 @@ def _flat(result: Pruned) -> dict[str, object]:
     return row
 
 
-def read_report(folder: Path) -> list[Pruned]:
-    """Read what `run_prune` wrote.
+def read_report(folder: Path, kind: type[Result]) -> list[Result]:
+    """Read what `run_prune` or `run_masks` wrote.
 
     Raises:
         StorageError: The folder holds no finished pruning.
     """
     if not (folder / "report.json").is_file():
         raise StorageError(f"'{folder}' holds no report.json of `metaprune prune`.")
-    return [Pruned(**row) for row in read_json(folder / "report.json")]
+    return [kind(**row) for row in read_json(folder / "report.json")]

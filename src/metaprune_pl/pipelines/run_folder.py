@@ -131,9 +131,9 @@ class RunFolder:
         while (kept := self.path / f"report.old-{number}").exists():
             number += 1
         kept.mkdir()
-        for name in ("config.yaml", "report.json", "report.csv", "curves.csv", "curve.png", "cost.png", "matrix.png"):
-            if (self.path / name).is_file():
-                (self.path / name).rename(kept / name)
+        files = [path for path in self.path.iterdir() if path.suffix in {".png", ".csv"}]
+        for path in (*files, self.path / "report.json", old):
+            path.rename(kept / path.name)
         return kept
 
     def discard_if_empty(self) -> None:

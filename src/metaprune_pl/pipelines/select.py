@@ -9,6 +9,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.storage import stored_metanetworks
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.prepare import Preparation, Workplace, accuracy
+from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.reports import Curve, Selection, read_json, write_csv, write_json
 from metaprune_pl.reports.figures import draw_epochs, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
@@ -23,18 +24,22 @@ class SearchSettings:
             flat region of the curve keeps its accuracy; `all` draws every curve.
         drop: How much lower than the network's own validation accuracy that of the flat region may be.
         target: Accuracy that the flat region has to keep, instead of `drop`.
+        epochs: Meta-training epochs to choose from; None is all.
     """
 
     how: Literal["binary", "all"] = "binary"
     drop: float = 0.02
     target: float | None = None
+    epochs: list[int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1 or not (self.target is None or 0 < self.target <= 1):
             raise ConfigError("search: drop and target are shares of the images, such as 0.02 and 0.93.")
 
 
-def run_select(place: Workplace, how: Preparation, grid: CurveSettings, search: SearchSettings) -> Selection:
+def run_select(
+    place: Workplace, how: Preparation, grid: CurveSettings, search: SearchSettings, masks: MaskSettings | None = None
+) -> Selection:
     """Draw the validation curves that the search asks for, and take the metanetwork with the largest area under it.
 
     Writes a folder for each curve, `choice.json`, `choice.csv`, `curves.png` and TensorBoard events.
@@ -44,9 +49,10 @@ def run_select(place: Workplace, how: Preparation, grid: CurveSettings, search: 
         how: Network to draw the curves of, and how; its metanetwork is the folder of all epochs.
         grid: Which points.
         search: Which epochs.
+        masks: Shares of weights that become zero, in place of the points of `grid`.
 
     Raises:
-        ConfigError: The curves would be of test images, or there is no folder of metanetworks.
+        ConfigError: The curves would be of test images, or there is no folder of metanetworks, or not that epoch.
         StorageError: There is no metanetwork in it.
     """
     if grid.split != "validation":
@@ -54,13 +60,17 @@ def run_select(place: Workplace, how: Preparation, grid: CurveSettings, search: 
     if how.metanetwork is None:
         raise ConfigError("set metanetwork to the folder of the metanetworks to choose from.")
     epochs = stored_metanetworks(how.metanetwork)
+    if search.epochs is not None:
+        epochs = [path for path in epochs if _epoch(path) in search.epochs]
+    if not epochs:
+        raise ConfigError(f"search.epochs: '{how.metanetwork}' holds no metanetwork of these epochs.")
     network, _ = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     own = accuracy(network, place.data, "validation", place.device)
     target = own - search.drop if search.target is None else search.target
     curves: dict[int, Curve] = {}
 
     def keeps_accuracy(number: int) -> bool:
-        curves[number] = _curve(place, how, epochs[number], grid)
+        curves[number] = _curve(place, how, epochs[number], grid, masks)
         return curves[number].points[0].accuracy >= target
 
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
@@ -98,12 +108,14 @@ def _epoch(metanetwork: Path) -> int:
     return int(read_json(metanetwork / "metanetwork.json")["record"]["epoch"])
 
 
-def _curve(place: Workplace, how: Preparation, metanetwork: Path, grid: CurveSettings) -> Curve:
+def _curve(
+    place: Workplace, how: Preparation, metanetwork: Path, grid: CurveSettings, masks: MaskSettings | None
+) -> Curve:
     """Draw a curve, or read it where it was drawn before."""
     folder = place.folder / "curves" / metanetwork.name
     if place.agree((folder / "curve.json").is_file()):
         return Curve.from_json(folder / "curve.json")
-    return run_curve(replace(place, folder=folder), replace(how, metanetwork=str(metanetwork)), grid)
+    return run_curve(replace(place, folder=folder), replace(how, metanetwork=str(metanetwork)), grid, masks)
 
 
 def _write(folder: Path, selection: Selection) -> None:

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metaprune_pl.reports.comparison import MEASURES, Comparison
-from metaprune_pl.reports.results import Curve, Masked, Selection, StageCost
-from metaprune_pl.reports.summary import FLAT_DROP, amortised, break_even, methods_of
+from metaprune_pl.reports.results import Curve, Selection, StageCost
+from metaprune_pl.reports.summary import FLAT_DROP, OVER, amortised, break_even, methods_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,26 +34,31 @@ def _gradual_colors(count: int) -> "Colormap":
     return colormaps["viridis"].resampled(count + 1)  # its last colour is too bright for a line
 
 
+def colors_of(methods: Sequence[str]) -> dict[str, Any]:
+    """Return a colour for each method: always the same for the three of the paper."""
+    others = [method for method in methods if method not in COLORS]
+    gradual = _gradual_colors(len(others))
+    return {method: COLORS[method] if method in COLORS else gradual(others.index(method)) for method in methods}
+
+
 def _points(curve: Curve) -> tuple[list[float], list[float]]:
-    """Speed-ups, and accuracies in percent."""
-    return [point.speed_up for point in curve.points], [100 * point.accuracy for point in curve.points]
+    """Speed-ups or compressions, and accuracies in percent."""
+    return [x for x, _ in curve.line], [100 * accuracy for _, accuracy in curve.line]
 
 
-def _name_axes(axes: "Axes", split: str) -> None:
+def _name_axes(axes: "Axes", curve: Curve) -> None:
     """Say what a curve is of."""
-    axes.set_xlabel("speed-up (multiply-accumulates of the unpruned network / of the pruned one)")
-    axes.set_ylabel(f"{split} accuracy without finetuning (%)")
+    name, meaning = OVER[curve.over]
+    axes.set_xlabel(f"{name} ({meaning})")
+    axes.set_ylabel(f"{curve.split} accuracy without finetuning (%)")
 
 
 def draw_curves(curves: Sequence[Curve]) -> "Figure":
-    """Draw accuracy over speed-up: a colour for each method, a line for each network, a dot where it ends."""
+    """Draw accuracy over speed-up or compression: a colour for each method, a line for each network."""
     figure, axes = _sheet()
-    methods = methods_of(curves)
-    others = [method for method in methods if method not in COLORS]
-    gradual = _gradual_colors(len(others))
-    for method in methods:
+    colors = colors_of(methods_of(curves))
+    for method, color in colors.items():
         same = [curve for curve in curves if curve.method == method]
-        color = COLORS[method] if method in COLORS else gradual(others.index(method))
         for number, curve in enumerate(same):
             label = (
                 f"{method.replace('_', ' ')} ({len(same)} network{'s' if len(same) > 1 else ''})"
@@ -63,11 +68,12 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
             axes.plot(*_points(curve), color=color, alpha=0.85, linewidth=1.6, label=label)
             flat = curve.flat_region(FLAT_DROP)
             axes.plot([flat], [100 * (curve.points[0].accuracy - FLAT_DROP)], "o", color=color, markersize=5)
-    _name_axes(axes, curves[0].split)
+    _name_axes(axes, curves[0])
     axes.set_title(
-        f"Accuracy over speed-up; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
+        f"Accuracy over {OVER[curves[0].over][0]}; dots: end of the flat region ({100 * FLAT_DROP:g} points down)",
+        fontsize=10,
     )
-    if len(methods) > 4:
+    if len(colors) > 4:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     else:
         axes.legend()
@@ -85,8 +91,9 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
             *_points(curve), color=colors(number), linewidth=1.8,
             label=f"{os.path.relpath(folder, start)}: {100 * first:.1f} %, flat to {flat:.2f}x",
         )  # fmt: skip
-    _name_axes(axes, next(iter(curves.values())).split)
-    axes.set_title("Accuracy over speed-up, by folder", fontsize=10)
+    one = next(iter(curves.values()))
+    _name_axes(axes, one)
+    axes.set_title(f"Accuracy over {OVER[one.over][0]}, by folder", fontsize=10)
     short = all(len(str(line.get_label())) < 45 for line in axes.lines)
     figure.legend(loc="outside lower center", ncols=2 if short else 1, frameon=False)
     return figure
@@ -103,29 +110,8 @@ def draw_epochs(selection: Selection) -> "Figure":
             label=f"{name}: area {curve.area:.4f}" + (", chosen" if name == chosen else ""),
         )  # fmt: skip
     axes.axhline(100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
-    _name_axes(axes, "validation")
+    _name_axes(axes, selection.curves[chosen])
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
-    axes.legend()
-    return figure
-
-
-def draw_masks(results: Sequence[Masked]) -> "Figure":
-    """Draw accuracy over the share of parameters left, straight after masking and after finetuning; patterns named."""
-    figure, axes = _sheet()
-    points = sorted(results, key=lambda masked: masked.left)
-    for name, color in (("masked", "#7f7f7f"), ("finetuned", "#d62728")):
-        accuracies = [(100 * m.left, 100 * float(getattr(m, f"accuracy_{name}")), m.target) for m in points]
-        shares = [(left, accuracy) for left, accuracy, target in accuracies if ":" not in target]
-        axes.plot([x for x, _ in shares], [y for _, y in shares], "o-", color=color, label=f"unstructured, {name}")
-        patterns = [point for point in accuracies if ":" in point[2]]
-        axes.plot([x for x, _, _ in patterns], [y for _, y, _ in patterns], "s", color=color, mfc="white", zorder=3)
-        for x, y, target in patterns:
-            axes.annotate(target, (x, y), xytext=(5, -11), textcoords="offset points", fontsize=8, color=color)
-    axes.axhline(100 * results[0].accuracy_before, color="black", linestyle=":", linewidth=1, label="before masking")
-    axes.set_xlabel("parameters left (%)")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"{results[0].network}, {results[0].method}; squares: patterns N:M", fontsize=10)
-    axes.invert_xaxis()
     axes.legend()
     return figure
 

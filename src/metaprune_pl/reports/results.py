@@ -5,8 +5,9 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.storage import write_text
@@ -21,51 +22,64 @@ class CurvePoint:
         accuracy: Share of images classified correctly, without finetuning after pruning.
         macs: Multiply-accumulates for one image.
         parameters: Number of parameters.
+        left: Share of them that are not zero.
     """
 
     speed_up: float
     accuracy: float
     macs: int
     parameters: int
+    left: float = 1.0
+
+    @property
+    def compression(self) -> float:
+        """Parameters over those that are not zero."""
+        return 1 / self.left
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Accuracy over speed-up, without finetuning after pruning (paper, C.1).
+    """Accuracy over speed-up, or compression where weights are masked, without finetuning after it (paper, C.1).
 
     Attributes:
         network: Name of the network.
         method: `none`, `sparsity_learning` or `metanetwork`.
         split: Images that the accuracy is of.
-        points: In order of speed-up; the first is the network before pruning.
+        points: In the order of what it is over; the first is the network before pruning.
+        over: What it is over.
     """
 
     network: str
     method: str
     split: str
     points: Sequence[CurvePoint]
+    over: Literal["speed_up", "compression"] = "speed_up"
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """Speed-up or compression, and accuracy, of each point."""
+        return [(getattr(point, self.over), point.accuracy) for point in self.points]
 
     @property
     def area(self) -> float:
-        """Mean accuracy over the curve's range of speed-ups: the area under it over its width."""
-        pairs = list(zip(self.points, self.points[1:], strict=False))
-        width = self.points[-1].speed_up - self.points[0].speed_up
-        if width <= 0:
-            return self.points[0].accuracy
-        return sum((b.speed_up - a.speed_up) * (a.accuracy + b.accuracy) / 2 for a, b in pairs) / width
+        """Mean accuracy over the curve's range of speed-ups or compressions: the area under it over its width."""
+        (first, accuracy), (last, _) = self.line[0], self.line[-1]
+        if last <= first:
+            return accuracy
+        return sum((x - w) * (a + b) / 2 for (w, a), (x, b) in pairwise(self.line)) / (last - first)
 
     def flat_region(self, drop: float) -> float:
-        """Largest speed-up before accuracy first falls more than `drop` below the first point's, interpolated."""
-        return self.speed_up_above(self.points[0].accuracy - drop)
+        """Where accuracy first falls more than `drop` below the first point's, interpolated."""
+        return self.reach_above(self.points[0].accuracy - drop)
 
-    def speed_up_above(self, floor: float) -> float:
-        """Largest speed-up before accuracy first falls below `floor`, interpolated; the first point's at least."""
-        if self.points[0].accuracy < floor:
-            return self.points[0].speed_up
-        for a, b in zip(self.points, self.points[1:], strict=False):
-            if b.accuracy < floor:
-                return a.speed_up + (b.speed_up - a.speed_up) * (a.accuracy - floor) / (a.accuracy - b.accuracy)
-        return self.points[-1].speed_up
+    def reach_above(self, floor: float) -> float:
+        """Where accuracy first falls below `floor`, interpolated; at least the first point's."""
+        if self.line[0][1] < floor:
+            return self.line[0][0]
+        for (w, a), (x, b) in pairwise(self.line):
+            if b < floor:
+                return w + (x - w) * (a - floor) / (a - b)
+        return self.line[-1][0]
 
     @classmethod
     def from_json(cls, path: Path) -> "Curve":
@@ -281,13 +295,15 @@ class Experiment:
 
     Attributes:
         curves: One for each held-out network and method.
-        pruned: One for each held-out network, method and target.
+        pruned: One for each held-out network, method and speed-up.
+        masked: One for each held-out network, method and share or pattern.
         choices: The choice of each metanetwork among those of all epochs, by method.
         costs: What each stage costs, once or for each network.
     """
 
     curves: list[Curve] = field(default_factory=list)
     pruned: list[Pruned] = field(default_factory=list)
+    masked: list[Masked] = field(default_factory=list)
     choices: dict[str, Selection] = field(default_factory=dict)
     costs: list[StageCost] = field(default_factory=list)
 

@@ -8,8 +8,9 @@ from rich.table import Table
 
 from metaprune_pl.reports.analysis import LABELS, Analysis
 from metaprune_pl.reports.comparison import MEASURES, Comparison
+from metaprune_pl.reports.masks import masked_rows, target_name
 from metaprune_pl.reports.results import Curve, Detected, Experiment, Masked, Pruned, Selection, StageCost
-from metaprune_pl.reports.summary import FLAT_DROP, curve_rows, pruned_rows
+from metaprune_pl.reports.summary import FLAT_DROP, OVER, curve_rows, pruned_rows
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -39,13 +40,14 @@ def _count(value: float) -> str:
 def curve_table(curve: Curve) -> Table:
     """Return the points of one curve."""
     rows = [
-        (f"{p.speed_up:.2f}x", _percent(p.accuracy), _count(p.macs), _count(p.parameters)) for p in curve.points
-    ]  # fmt: skip
+        (f"{x:.2f}x", _percent(accuracy), _count(p.macs), _count(p.left * p.parameters))
+        for p, (x, accuracy) in zip(curve.points, curve.line, strict=True)
+    ]
     title = (
         f"{curve.network}, {curve.method}, {curve.split}: flat to {curve.flat_region(FLAT_DROP):.2f}x, "
         f"area {curve.area:.4f}"
     )
-    return _table(title, ["speed-up", "accuracy %", "MACs", "parameters"], rows)
+    return _table(title, [OVER[curve.over][0], "accuracy %", "MACs", "parameters"], rows)
 
 
 def data_model_table(records: Sequence[Mapping[str, Any]]) -> Table:
@@ -102,7 +104,7 @@ def masked_table(results: Sequence[Masked]) -> Table:
     """Return one network's masks."""
     rows = [
         (
-            f"{100 * float(m.target):g} % zeros" if ":" not in m.target else m.target, f"{100 * m.left:.2f}",
+            target_name(m.target), f"{100 * m.left:.2f}",
             _count(m.left * m.parameters), _percent(m.accuracy_before), _percent(m.accuracy_masked),
             _percent(m.accuracy_finetuned), ", ".join(m.dense),
         )
@@ -134,14 +136,22 @@ def detection_table(results: Sequence[Detected]) -> Table:
 
 def experiment_tables(experiment: Experiment) -> list[RenderableType]:
     """Return the tables of an experiment: results first, then what was measured in time on this machine."""
-    count = len({c.network for c in experiment.curves} | {p.network for p in experiment.pruned})
-    results = [
+    count = len({run.network for runs in (experiment.curves, experiment.pruned, experiment.masked) for run in runs})
+    pruned = [
         (
             f"{row['target']:g}x", row["method"], f"{row['speed_up']:.2f}x", _count(row["macs"]),
             _count(row["parameters"]), _percent(row["accuracy_pruned"], row["accuracy_pruned_std"]),
             _percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
         )
         for row in pruned_rows(experiment)
+    ]  # fmt: skip
+    masked = [
+        (
+            target_name(row["target"]), row["method"], f"{100 * row['left']:.2f}",
+            _percent(row["accuracy_masked"], row["accuracy_masked_std"]),
+            _percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
+        )
+        for row in masked_rows(experiment.masked)
     ]  # fmt: skip
     curves = [
         (
@@ -155,10 +165,11 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         _table(
             f"Pruned networks: {spread}",
             ["target", "method", "reached", "MACs", "parameters", "pruned %", "finetuned %"],
-            results,
+            pruned,
         ),
+        _table(f"Masked networks: {spread}", ["target", "method", "left params %", "masked %", "finetuned %"], masked),
         _table(
-            "Curves: accuracy over speed-up, before finetuning",
+            f"Curves: accuracy over {OVER[experiment.curves[0].over][0] if curves else ''}, before finetuning",
             ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"],
             curves,
         ),

@@ -10,21 +10,21 @@ from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.figures import draw_curves, draw_matrix
 from metaprune_pl.reports.results import Curve
+from metaprune_pl.reports.summary import OVER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
-    """Write the figure, and each curve's points as scalars: one run per method, step = 100 x speed-up."""
+    """Write the figure, and each curve's points as scalars: one run per method, step = 100 x what it is over."""
     logger = TensorBoardLogger(folder, name="", version="")
-    logger.experiment.add_figure("accuracy over speed-up", draw_curves(curves))
+    logger.experiment.add_figure(f"accuracy over {OVER[curves[0].over][0]}", draw_curves(curves))
     logger.finalize("success")
     for curve in curves:
         run = TensorBoardLogger(folder, name="", version=f"tensorboard/{curve.method}-{curve.network}")
-        for point in curve.points:
-            step = round(100 * point.speed_up)
-            run.log_metrics({"curve/accuracy_at_100x_speed_up": point.accuracy}, step)
+        for x, accuracy in curve.line:
+            run.log_metrics({f"curve/accuracy_at_100x_{curve.over}": accuracy}, round(100 * x))
         run.finalize("success")
 
 
