@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -193,16 +194,40 @@ def test_a_curve_over_patterns_alone_is_a_short_error(
     assert "give masks.sparsities" in capsys.readouterr().err and not Path("none").exists()
 
 
+def parsed(capsys: pytest.CaptureFixture[str], command: str, config: str, *flags: str) -> Any:
+    """What the program takes a command line for."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", config, *flags, "--print_config"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    return yaml.safe_load(out)
+
+
 def test_the_configs_are_the_papers_table_3(capsys: pytest.CaptureFixture[str]) -> None:
-    parsed = []
-    for command, stage in (("prune", "prune"), ("fit", "meta")):
-        capsys.readouterr()
-        with pytest.raises(SystemExit):
-            main([command, "--config", f"{stage}_resnet56_cifar10_masks.yaml", "--print_config"])
-        parsed.append(yaml.safe_load(capsys.readouterr().out))
-    prune, meta = parsed
+    prune = parsed(capsys, "prune", "prune_resnet56_cifar10_masks.yaml")
+    meta = parsed(capsys, "fit", "meta_resnet56_cifar10_masks.yaml")
     assert MaskSettings(**prune["masks"]).targets == [0.5, 0.8, 0.85, 0.9, "3:4", "2:4", "1:4"]
     assert (prune["criterion"]["p"], prune["criterion"]["normalize"]) == (1, "none")
     assert prune["metanetwork"] == f"{meta['trainer']['default_root_dir']}/metanetworks"
     sparsity = meta["model"]["init_args"]["sparsity"]
     assert sparsity["form"] == "l1" and sparsity["weight"] == pytest.approx(0.1 / 100)
+    chain = parsed(capsys, "experiment", "masks_resnet56_cifar10.yaml")["chain"]
+    assert chain["masks"] == prune["masks"] and chain["sparsity"]["form"] == "l1"
+
+
+@pytest.mark.parametrize("name", ["masks_quickstart.yaml", "masks_resnet56_cifar10.yaml"])
+def test_the_stages_of_an_experiment_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = parsed(capsys, "experiment", name)["chain"]
+    stages = {stage: settings[stage] for stage in ("data_models", "meta_training", "curve", "prune", "overrides")}
+    chain = ExperimentSettings(**stages, masks=MaskSettings(**settings["masks"]))
+    found = {}
+    for stage, command in (("data_models",) * 2, ("meta_training", "fit"), ("curve",) * 2, ("prune",) * 2):
+        flags = [f"--{key}={json.dumps(value)}" for key, value in chain.changes("metanetwork")[stage].items()]
+        found[stage] = parsed(capsys, command, settings[stage], *flags)
+    assert {found[stage]["criterion"]["p"] for stage in ("curve", "prune")} == {1}
+    assert found["prune"]["masks"] == settings["masks"] and len(found["curve"]["masks"]["sparsities"]) == 14
+    assert found["meta_training"]["model"]["init_args"]["sparsity"]["form"] == "l1"
+    assert len(found["data_models"]["model"]["init_args"]["seeds"]) - settings["held_out"] == (
+        2 if "quickstart" in name else 8
+    )
