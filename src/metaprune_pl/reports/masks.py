@@ -54,11 +54,12 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
     figure = Figure(figsize=(11, 4.8), dpi=150, layout="constrained")
     rows, colors = masked_rows(results), colors_of(methods_of(results))
     left = sorted({row["target"]: row["left"] for row in rows}.values(), reverse=True)
+    part = (left[0] / left[-1]) ** 0.01  # of the picture's width
     shares = any(":" not in row["target"] for row in rows)
     for axes, (step, title) in zip(figure.subplots(1, 2), STEPS.items(), strict=True):
         axes.grid(alpha=0.3)
         for number, (method, color) in enumerate(colors.items()):
-            aside = 1.015 ** (number - (len(colors) - 1) / 2)  # so that bars do not hide each other
+            aside = part ** (0.5 * number - 0.25 * (len(colors) - 1))  # so that bars do not hide each other
             for pattern, style in ((False, "o-"), (True, "s")):
                 own = sorted(
                     (row for row in rows if row["method"] == method and (":" in row["target"]) == pattern),
@@ -73,7 +74,7 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
         axes.margins(y=0.1)
         axes.set_xscale("log")
         axes.set_xlim(1.12 * left[0], 0.9 * left[-1])
-        apart = [x for number, x in enumerate(left) if number == 0 or x < 0.9 * left[number - 1]]
+        apart = [x for number, x in enumerate(left) if number == 0 or x < left[number - 1] / part**8]
         axes.set_xticks(apart, [f"{100 * x:.3g}" for x in apart])
         axes.set_xticks([], minor=True)
         for target in dict.fromkeys(row["target"] for row in rows if ":" in row["target"]):
@@ -85,7 +86,7 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("parameters left (%)")
         axes.set_ylabel("test accuracy (%)")
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     networks = dict.fromkeys(masked.network for masked in results)
     figure.suptitle(
         (f"mean ± standard deviation over {len(networks)} networks" if len(networks) > 1 else next(iter(networks)))
