@@ -73,6 +73,11 @@ def test_all_curves_and_binary_search(line: Path, workdir: Path, capsys: pytest.
     assert str(every["reason"]) in " ".join(capsys.readouterr().out.split())
     found = chosen(line, "binary", "--search.drop=0.9")  # every epoch keeps that: on to the last
     assert list(found["areas"]) == ["epoch_002"] and found["milestone"] is None  # type: ignore[call-overload]
+    found = chosen(line, "first", "--search.epochs=[1]")
+    assert list(found["areas"]) == ["epoch_001"] and "is the only one to choose from" in str(found["reason"])  # type: ignore[call-overload]
+    with pytest.raises(SystemExit):
+        chosen(line, "ninth", "--search.epochs=[9]")
+    assert "holds no metanetwork of these epochs" in capsys.readouterr().err and not Path("ninth").exists()
     found = chosen(line, "strict", "--search.target=1.0")  # no epoch keeps that: back to the first
     assert list(found["areas"]) == ["epoch_001", "epoch_002"] and found["last_kept"] is None  # type: ignore[call-overload]
     for name in ("choice.csv", "curves.png", "curves/epoch_002/curve.json"):

@@ -134,6 +134,12 @@ class Selection:
     def reason(self) -> str:
         """Why this one was taken, and what the curves say of the learning rate."""
         name = Path(self.metanetwork).name
+        if self.candidates == 1:
+            accuracy = self.curves[name].points[0].accuracy
+            return (
+                f"{name} is the only one to choose from: {100 * accuracy:.2f} % of the validation images in the flat "
+                f"region, area {self.areas[name]:.4f}."
+            )
         found = (
             f"{name} has the largest area under its validation curve, {self.areas[name]:.4f}, of "
             f"{len(self.curves)} drawn of {self.candidates}. To keep {100 * self.target:.2f} % in the flat region "
