@@ -29,6 +29,12 @@ def tiny(stage: str, *flags: str) -> list[str]:
     return [command, "--config", f"{name}_quickstart.yaml", *TINY[stage], *QUIET, *flags]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run folders in two processes; a few files take less time than a second process to start."""
+    folders = any(Path(arg).is_dir() for arg in config.args)
+    return 2 if folders and len(os.sched_getaffinity(0)) > 1 else 0
+
+
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(1)

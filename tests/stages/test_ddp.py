@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from conftest import QUIET, tiny
+from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.reports import read_json
@@ -66,6 +67,20 @@ def run(command: list[str], environments: list[Mapping[str, str]] | None = None)
     return "\n".join(outputs)
 
 
+def alone(args: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run one process, this one, and return the files that it writes."""
+    written, replace = [], os.replace
+
+    def recorded(source: str | Path, target: str | Path) -> None:
+        written.append(os.path.relpath(target, "one"))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", recorded)
+        main([*args, "--trainer.default_root_dir=one"])
+    return written
+
+
 def by_lightning(args: list[str]) -> str:
     return run([sys.executable, "runner.py", *args])
 
@@ -85,11 +100,11 @@ def by_slurm(args: list[str]) -> str:
     return run([sys.executable, "runner.py", *args], ranks)
 
 
-def assert_written_as_by_one(output: str, alone: str) -> None:
+def assert_written_as_by_one(output: str, by_one: list[str]) -> None:
     """Each file is written by the first process alone, as often as where there is one process."""
     written = re.findall(r"wrote (\d) two/(\S+)", output)
     assert written and {rank for rank, _ in written} == {"0"}
-    assert sorted(path for _, path in written) == sorted(re.findall(r"wrote 0 one/(\S+)", alone))
+    assert sorted(path for _, path in written) == sorted(by_one)
 
 
 def assert_close(a: nn.Module, b: nn.Module) -> None:
@@ -112,22 +127,21 @@ def place(workdir: Path) -> Path:
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("models_per_step", [1, 2])
-def test_two_ranks_make_the_meta_training_steps_of_one(models_per_step: int, line: Path, place: Path) -> None:
+def test_two_ranks_make_the_meta_training_steps_of_one(
+    models_per_step: int, line: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     networks = line / "runs" / "quickstart" / "data_models" / "networks"
     common = tiny(
         "fit meta", f"--data.init_args.data_models={networks}", "--data.init_args.rounds=2",
         f"--data.init_args.models_per_step={models_per_step}", "--model.init_args.clip=0.5",
     )  # fmt: skip
     batches = {1: 3 - models_per_step, 2: 1}  # of each data model: one rank takes what two share
-    one, two = (
-        [*common, f"--data.init_args.micro_batches={batches[ranks]}", f"--trainer.default_root_dir={name}"]
-        for ranks, name in ((1, "one"), (2, "two"))
-    )
-    alone = by_lightning(one)
-    output = by_slurm([*two, *TWO])
+    one, two = ([*common, f"--data.init_args.micro_batches={batches[ranks]}"] for ranks in (1, 2))
+    by_one = alone(one, monkeypatch)
+    output = by_slurm([*two, *TWO, "--trainer.default_root_dir=two"])
     steps = 2 * 2 * 2 // models_per_step  # epochs x data models x rounds
     assert [output.count(f"exchanged {rank}") for rank in (0, 1)] == [steps, steps]
-    assert_written_as_by_one(output, alone)
+    assert_written_as_by_one(output, by_one)
     start, end, other = (
         load_metanetwork(f"{n}/metanetworks/epoch_00{k}") for n, k in (("one", 1), ("one", 2), ("two", 2))
     )
@@ -138,20 +152,17 @@ def test_two_ranks_make_the_meta_training_steps_of_one(models_per_step: int, lin
 
 @pytest.mark.ddp
 @pytest.mark.slow
-def test_two_ranks_make_the_data_models_of_one(place: Path) -> None:
+def test_two_ranks_make_the_data_models_of_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = [
         "data_models", "--model=DataModelTraining", "--model.network.arguments={depth: 8, width: 4}",
         "--model.optimizer={lr: 0.05}", "--model.seeds=[0, 1]", "--trainer.accelerator=cpu", "--trainer.max_epochs=2",
-        "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}", *QUIET,
+        "--data=Digits", "--data.fraction=0.2", "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}", *QUIET,
     ]  # fmt: skip
-    alone = by_lightning(
-        [*common, "--data={class_path: Digits, init_args: {batch_size: 50}}", "--trainer.default_root_dir=one"]
-    )
+    by_one = alone([*common, "--data.batch_size=50"], monkeypatch)
     output = by_torchrun([
-        *common, *TWO, "--trainer.sync_batchnorm=true", "--data={class_path: Digits, init_args: {batch_size: 25}}",
-        "--trainer.default_root_dir=two",
+        *common, *TWO, "--trainer.sync_batchnorm=true", "--data.batch_size=25", "--trainer.default_root_dir=two",
     ])  # fmt: skip
-    assert_written_as_by_one(output, alone)
+    assert_written_as_by_one(output, by_one)
     for name in ("seed_0000", "seed_0001"):
         one, two = (Path(folder) / "networks" / name for folder in ("one", "two"))
         assert_close(load_network(one), load_network(two))
@@ -162,15 +173,17 @@ def test_two_ranks_make_the_data_models_of_one(place: Path) -> None:
 @pytest.mark.ddp
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [by_lightning, by_torchrun])
-def test_two_ranks_prune_and_finetune_like_one(start: Callable[[list[str]], str], line: Path, place: Path) -> None:
+def test_two_ranks_prune_and_finetune_like_one(
+    start: Callable[[list[str]], str], line: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = line / "runs" / "quickstart"
     common = tiny(
         "prune prune", f"--network={folder / 'data_models/networks/seed_0003'}", "--speed_ups=[2]",
         f"--metanetwork={folder / 'meta_training/metanetworks'}", "--latency_batches=[1]", "--finetune_after.epochs=1",
     )  # fmt: skip
-    alone = by_lightning([*common, "--trainer.default_root_dir=one"])
+    by_one = alone(common, monkeypatch)
     two = [*common, *TWO, "--trainer.sync_batchnorm=true", "--data.init_args.batch_size=25"]
-    assert_written_as_by_one(start([*two, "--trainer.default_root_dir=two"]), alone)
+    assert_written_as_by_one(start([*two, "--trainer.default_root_dir=two"]), by_one)
     for stage in ("rewritten", "finetuned/network", "speed_up_2/network"):
         assert_close(load_network(Path("one") / stage), load_network(Path("two") / stage))
     one, other = (read_json(Path(name) / "report.json")[0] for name in ("one", "two"))
