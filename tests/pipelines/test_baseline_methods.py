@@ -115,7 +115,7 @@ def test_all_baselines_run_from_one_config_to_one_table(workdir: Path, capsys: p
     assert len(set(widths.values())) > 5  # they are different ways
     snip = yaml.safe_load((run / "networks" / "seed_0001-snip" / "prune" / "config.yaml").read_text())
     data_models = yaml.safe_load((run / "data_models" / "config.yaml").read_text())
-    assert snip["finetune_after"]["epochs"] == data_models["trainer"]["max_epochs"] == 3
+    assert snip["finetune_after"]["epochs"] == data_models["trainer"]["max_epochs"] == 2
     assert snip["finetune_after"]["optimizer"] == data_models["model"]["init_args"]["optimizer"]
     start = load_network(run / "networks" / "seed_0001-snip" / "untrained")
     fresh = create_network("cifar_resnet", seed=1, depth=8, width=4, in_channels=1, num_classes=10)

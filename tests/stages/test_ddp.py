@@ -156,7 +156,8 @@ def test_two_ranks_make_the_data_models_of_one(place: Path, monkeypatch: pytest.
     common = [
         "data_models", "--model=DataModelTraining", "--model.network.arguments={depth: 8, width: 4}",
         "--model.optimizer={lr: 0.05}", "--model.seeds=[0, 1]", "--trainer.accelerator=cpu", "--trainer.max_epochs=2",
-        "--data=Digits", "--data.fraction=0.2", "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}", *QUIET,
+        "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}", "--data=Digits",
+        "--data.fraction=0.2", *QUIET,
     ]  # fmt: skip
     by_one = alone([*common, "--data.batch_size=50"], monkeypatch)
     output = by_torchrun([
