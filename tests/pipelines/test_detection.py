@@ -32,7 +32,7 @@ detection:
   arguments:                 # a deep stem has 3x3 kernels alone, which the quickstart's metanetwork reads
     {backbone: timm/resnet18, channels: [8, 16, 24, 32], layers: [1, 1, 1, 1], stem_type: deep, stem_width: 8,
     min_size: 128, max_size: 192, anchor_sizes: [32, 40, 44, 48, 52], head_width: 32}
-  training: {epochs: 10, optimizer: {name: adamw, lr: 0.003, schedule: constant}}
+  training: {epochs: 4, optimizer: {name: adamw, lr: 0.003, schedule: constant}}
   finetune: {epochs: 1, optimizer: {name: adamw, lr: 0.001, schedule: constant}}
   finetune_after: {epochs: 1, optimizer: {name: adamw, lr: 0.001, schedule: constant}}
 """
@@ -166,7 +166,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(
     whole: list[Detected], line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = DetectorTraining.training_step
-    for steps in (14, 20, 10):  # in the training, in the finetuning without and in the last with a metanetwork
+    for steps in (5, 11, 10):  # in the training, in the finetuning without and in the last with a metanetwork
         count = 0
 
         def dying(self: Any, batch: Any, batch_idx: int, steps: int = steps) -> Any:

@@ -7,7 +7,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -121,6 +121,7 @@ def _timm(name: str, **kwargs: Any) -> nn.Module:
 _LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
 
 
+@cache
 def _library_names(library: str) -> list[str]:
     if library == "torchvision":
         from torchvision import models
