@@ -253,6 +253,28 @@ def test_curves_by_epochs_of_finetuning_after_one_metanetwork_and_no_pruning(
 
 
 @pytest.mark.slow
+def test_curves_of_the_metanetworks_of_several_epochs(workdir: Path) -> None:
+    write_toy_configs(workdir)
+    shipped = yaml.safe_load(find_config("equal_accuracy_quickstart.yaml").read_text())["chain"]
+    chosen = {epoch: shipped["metanetworks"][name] for epoch, name in enumerate(list(shipped["metanetworks"])[:2], 1)}
+    overrides = {"data_models": {"model.init_args.seeds": [0, 1]}, **shipped["overrides"]}
+    overrides["meta_training"] |= {"trainer.max_epochs": 2}
+    main([
+        *ARGS, f"--chain.metanetworks={json.dumps(chosen)}", "--chain.methods=[metanetwork]",
+        f"--chain.overrides={json.dumps(overrides)}", "--chain.speed_ups=[]", "--chain.held_out=1",
+    ])  # fmt: skip
+    runs = workdir / "runs" / "quickstart"
+    assert [path.name for path in runs.glob("meta_training*")] == ["meta_training_1"]  # one for both
+    report = json.loads((runs / "report.json").read_text())
+    for epoch, changes in chosen.items():
+        choice = report["choices"][f"metanetwork_{epoch}"]
+        assert list(choice["curves"]) == [f"epoch_{epoch:03d}"] and choice["candidates"] == 1
+        config = yaml.safe_load((runs / f"networks/seed_0001-metanetwork_{epoch}/curve/config.yaml").read_text())
+        assert Path(config["metanetwork"]).name == f"epoch_{epoch:03d}"
+        assert config["finetune"]["epochs"] == changes["curve"]["finetune.epochs"]
+
+
+@pytest.mark.slow
 def test_a_network_straight_after_the_metanetwork_can_be_pruned(workdir: Path) -> None:
     write_toy_configs(workdir)
     main([

@@ -1,9 +1,12 @@
 """Curves as pictures."""
 
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from metaprune_pl.reports.comparison import MEASURES, Comparison
 from metaprune_pl.reports.results import Curve, Selection, StageCost
@@ -53,31 +56,39 @@ def _name_axes(axes: "Axes", curve: Curve) -> None:
     axes.set_ylabel(f"{curve.split} accuracy without finetuning (%)")
 
 
+def _mean(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
+    """Mean of curves where all of them are, as `_points`; one alone is itself."""
+    if len(curves) == 1:
+        return _points(curves[0])
+    lines = [_points(curve) for curve in curves]
+    grid = np.linspace(max(xs[0] for xs, _ in lines), min(xs[-1] for xs, _ in lines), 200)
+    return list(grid), list(np.mean([np.interp(grid, xs, ys) for xs, ys in lines], axis=0))
+
+
 def draw_curves(curves: Sequence[Curve]) -> "Figure":
-    """Draw accuracy over speed-up or compression: a colour for each method, a line for each network."""
+    """Draw accuracy over speed-up or compression: a colour for each method, thin lines for networks, a thick mean."""
     figure, axes = _sheet()
-    colors = colors_of(methods_of(curves))
-    for method, color in colors.items():
+    networks = len({curve.network for curve in curves})
+    for method, color in colors_of(methods_of(curves)).items():
         same = [curve for curve in curves if curve.method == method]
-        for number, curve in enumerate(same):
-            label = (
-                f"{method.replace('_', ' ')} ({len(same)} network{'s' if len(same) > 1 else ''})"
-                if number == 0
-                else None
-            )
-            axes.plot(*_points(curve), color=color, alpha=0.85, linewidth=1.6, label=label)
-            flat = curve.flat_region(FLAT_DROP)
-            axes.plot([flat], [100 * (curve.points[0].accuracy - FLAT_DROP)], "o", color=color, markersize=5)
+        for curve in same if len(same) > 1 else ():
+            axes.plot(*_points(curve), color=color, alpha=0.35, linewidth=0.9)
+        axes.plot(*_mean(same), color=color, linewidth=2.2, label=method.replace("_", " "))
+        flat = statistics.fmean(curve.flat_region(FLAT_DROP) for curve in same)
+        height = statistics.fmean(curve.points[0].accuracy for curve in same) - FLAT_DROP
+        axes.plot([flat], [100 * height], "o", color=color, markersize=6, markeredgecolor="white", zorder=3)
     _name_axes(axes, curves[0])
-    axes.set_title(
-        f"Accuracy over {OVER[curves[0].over][0]}; dots: end of the flat region ({100 * FLAT_DROP:g} points down)",
-        fontsize=10,
-    )
-    if len(colors) > 4:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    else:
-        axes.legend()
+    who = f"{networks} networks (thin) and their mean (thick)" if networks > 1 else curves[0].network
+    axes.set_title(f"{who}; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10)
+    legend_below(figure)
     return figure
+
+
+def legend_below(figure: "Figure") -> None:
+    """Name the lines of the first axes where they hide nothing, in as many columns as there is room for."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = max(1, int(13 * figure.get_figwidth() / (max(map(len, labels)) + 7)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
@@ -94,8 +105,7 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
     one = next(iter(curves.values()))
     _name_axes(axes, one)
     axes.set_title(f"Accuracy over {OVER[one.over][0]}, by folder", fontsize=10)
-    short = all(len(str(line.get_label())) < 45 for line in axes.lines)
-    figure.legend(loc="outside lower center", ncols=2 if short else 1, frameon=False)
+    legend_below(figure)
     return figure
 
 

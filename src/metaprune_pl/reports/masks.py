@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metaprune_pl.reports.figures import colors_of
+from metaprune_pl.reports.figures import colors_of, legend_below
 from metaprune_pl.reports.results import Masked
 from metaprune_pl.reports.summary import mean_and_spread, methods_of
 
@@ -86,7 +86,7 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("parameters left (%)")
         axes.set_ylabel("test accuracy (%)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure)
     networks = dict.fromkeys(masked.network for masked in results)
     figure.suptitle(
         (f"mean ± standard deviation over {len(networks)} networks" if len(networks) > 1 else next(iter(networks)))
