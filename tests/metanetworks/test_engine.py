@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import SCHEMAS, Features, WeightGraph, read, trace
 from metaprune_pl.metanetworks import PNAMetanetwork, native
 from metaprune_pl.metanetworks.blocks import Block, batch_blocks
-from metaprune_pl.metanetworks.engine import EdgeBlock, Kernels
+from metaprune_pl.metanetworks.engine import A, EdgeBlock, Kernels
 from metaprune_pl.metanetworks.native import NativeKernels
 from metaprune_pl.metanetworks.plain import PIECES, PlainKernels
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
@@ -134,27 +133,34 @@ def test_constant_features_have_the_reference_s_gradient_below_the_floor_of_the_
 
 
 @pytest.mark.parametrize(
-    "kernels", [PlainKernels, lambda: PlainKernels(9), pytest.param(NativeKernels, marks=NEEDS_COMPILER)]
+    ("kernels", "piece"),
+    [(PlainKernels, 10**9), (PlainKernels, 9), pytest.param(NativeKernels, 0, marks=NEEDS_COMPILER)],
 )
-def test_equal_messages_share_the_gradient_of_their_extremes(kernels: Callable[[], Kernels]) -> None:
+def test_equal_messages_share_the_gradient_of_their_extremes(
+    kernels: type[Kernels], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PIECES, "cpu", piece)
     generator = torch.Generator().manual_seed(0)
     raw = torch.randint(-1, 2, (1, 7, 9, 1), generator=generator).double()  # exact, and full of equal numbers
     block = Block((0,), (1,), torch.arange(7)[None], torch.arange(7, 16)[None], (1, 1))
     encoder, hidden = (torch.ones(4, 1).double(), torch.zeros(4).double()), 4
-    factors = torch.zeros(16, 5, hidden).double()
-    factors[:, :2] = torch.randint(1, 3, (16, 2, hidden), generator=generator)
-    values, own = [EdgeBlock(block, raw, encoder, ())], kernels()
-    received = own.statistics(values, [factors])
+    factors = torch.zeros(16, 4, hidden).double()
+    factors[:, A] = torch.randint(1, 3, (16, hidden), generator=generator)
+    inverter = torch.tensor([1, 1, -1, -1]).double()
+    decoder = tuple(torch.zeros(size).double() for size in ((4, 4), (4,), (1, 4), (1,)))
+    own = kernels([EdgeBlock(block, (raw,), encoder, decoder)], 16, inverter)
+    received = own.statistics([factors])
     weights = torch.randn(2, 16, 4, hidden, generator=generator).double()
     to = torch.cat([weights, received[:, :, 2:4]], 2)
     to[:, :, 1] *= 2
     to[:, :, 2:4] /= received[:, :, 4:].clamp(min=1)
     gradient = torch.zeros(raw.numel() * hidden).double()
-    found = own.layer_backward(values, [factors], to, [gradient])
+    found = torch.zeros_like(factors)
+    own.layer_backward([factors], to, gradient, found)
 
     leaf = factors.clone().requires_grad_()  # autograd's amax shares the gradient out, too
     edges = raw[0].expand(7, 9, hidden)
-    to_rows, to_columns = leaf[7:, None, 1] * edges.transpose(0, 1), leaf[:7, None, 0] * edges
+    to_rows, to_columns = inverter * leaf[7:, None, A] * edges.transpose(0, 1), leaf[:7, None, A] * edges
     total = torch.zeros(()).double()
     for y, statistics, weight in (
         (to_rows, received[0, :7], weights[0, :7]), (to_columns, received[1, 7:], weights[1, 7:])

@@ -33,12 +33,6 @@ class Block:
         """G O I."""
         return self.target.numel() * self.source.shape[1]
 
-    def gather(self, edges: tuple[Tensor, ...]) -> Tensor:
-        """Put the features of the members side by side, [G, O, I, T]."""
-        if len(self.members) == 1:
-            return edges[self.members[0]].contiguous()
-        return torch.cat([edges[member] for member in self.members])
-
     def pieces(self, width: int, numbers: int) -> Iterator[tuple[slice, slice]]:
         """Cut the block into pieces of at most so many numbers: some of its G, or some rows of one of them.
 

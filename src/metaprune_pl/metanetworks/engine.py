@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from metaprune_pl.metanetworks.blocks import Block
 
-A, B, P, Q, P_BACK = range(5)
-"""Node factors: MLP_Node 1 and the same inverted, MLP_Edge 1 and 2, and MLP_Edge 1 inverted."""
+Z, A, P, Q = range(4)
+"""Node factors of a layer: MLP_Node 2 and 1 (a node as receiver and as sender), MLP_Edge 1 and 2."""
 
 
 @dataclass(eq=False)
@@ -29,13 +29,13 @@ class EdgeBlock:
 
     Attributes:
         block: Its nodes.
-        raw: Edge features, [G, O, I, T].
+        raw: Edge features of each member, [G, O, I, T] together.
         encoder: Weight [H, T] and bias [H].
         decoder: Weight and bias of both layers, [H, H], [H], [T, H] and [T]; the last two times the coefficient.
     """
 
     block: Block
-    raw: Tensor
+    raw: tuple[Tensor, ...]
     encoder: tuple[Tensor, ...]
     decoder: tuple[Tensor, ...]
 
@@ -46,18 +46,39 @@ class EdgeBlock:
 
 
 class Kernels(ABC):
-    """The work on the blocks.
+    """The work on the blocks of one pass.
 
     A node tensor is [N, K, W] or [2, N, K, W], the two being nodes as targets (rows) and as sources (columns); W is H
-    or more. *Factors* are those of every layer so far, [N, 5, W] each.
+    or more. *Factors* are those of every layer so far, [N, 4, W] each; A and P of a column count inverted, that is times
+    1 or -1 for each hidden channel. A layer's weights are those of its senders, [4 H, H] and [4 H], and of its receivers,
+    [H, 4 H] and [H].
+
+    Args:
+        blocks: The blocks.
+        num_nodes: N.
+        inverter: EdgeInvertor, [H].
     """
+
+    def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
+        self.blocks = blocks
+        self.inverter = inverter
+        self.counts = _count_neighbours([values.block for values in blocks], num_nodes)
+        self.sizes = [values.block.num_edges * self.width(values.hidden) for values in blocks]
 
     def width(self, hidden: int) -> int:
         """W: numbers that a hidden feature takes."""
         return hidden
 
     @abstractmethod
-    def statistics(self, blocks: Sequence[EdgeBlock], factors: Sequence[Tensor]) -> Tensor:
+    def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Factors of a layer from its nodes [N, H], normalised: one linear layer and SiLU, [N, 4, W]."""
+
+    @abstractmethod
+    def send_backward(self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Backward pass of `send`: gradients of its three arguments from that of the factors."""
+
+    @abstractmethod
+    def statistics(self, factors: Sequence[Tensor]) -> Tensor:
         """Messages of the last layer, equations (14) and (15), reduced at each node, [2, N, 6, W].
 
         The six are the sum of the messages y, of y^2, the maximum of y and of -y, and how often each is attained, which
@@ -65,65 +86,62 @@ class Kernels(ABC):
         """
 
     @abstractmethod
-    def aggregate(self, received: Tensor, counts: Tensor, factor: Tensor) -> Tensor:
-        """Equation (18): mean, deviation, maximum and minimum, added up for both directions, [N, 4, H].
+    def collect(self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Equations (16) to (18): what the nodes change by, [N, H], from what they received.
 
-        Args:
-            received: From `statistics`.
-            counts: Number of messages, at least 1, [2, N].
-            factor: The receivers' factor, [N, H].
+        Mean, deviation, maximum and minimum of the messages to a node as a row and as a column go through one linear
+        layer each, and are added up.
         """
 
     @abstractmethod
-    def aggregate_backward(
-        self, received: Tensor, counts: Tensor, factor: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Backward pass of `aggregate`.
+    def collect_backward(
+        self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Backward pass of `collect`.
 
         Returns:
             What each message gets, [2, N, 6, W]: the gradients of the sum, of the sum of squares (twice), of both
-            extremes (for each message that attains them), and the extremes; and the gradient of the factor, [N, H].
+            extremes (for each message that attains them), and the extremes; the gradient of the factors, [N, 4, W],
+            zero but for that of Z; those of weight and bias.
         """
 
     @abstractmethod
-    def layer_backward(
-        self, blocks: Sequence[EdgeBlock], factors: Sequence[Tensor], received: Tensor, gradient: Sequence[Tensor]
-    ) -> Tensor:
+    def layer_backward(self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor) -> None:
         """Backward pass of the last layer's messages and update, equations (14), (15) and (19).
 
         Args:
-            blocks: The blocks.
             factors: Node factors of the layers so far.
-            received: From `aggregate_backward`.
-            gradient: Of each block's edges, flat: in, of those after the update; out, of those before.
-
-        Returns:
-            Gradient of the last layer's factors, [N, 5, W].
+            received: From `collect_backward`.
+            gradient: Of the edges of all blocks, flat: in, of those after the update; out, of those before.
+            found: The gradient of the last layer's factors is added to it, [N, 4, W].
         """
 
     @abstractmethod
-    def decode(self, values: EdgeBlock, factors: Sequence[Tensor]) -> Tensor:
-        """Equations (21) and (23) for one block, [G, O, I, T]."""
+    def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
+        """Equations (21) and (23), for each block's members in turn."""
 
     @abstractmethod
     def decode_backward(
-        self, values: EdgeBlock, factors: Sequence[Tensor], new: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, ...]:
+        self, factors: Sequence[Tensor], new: Sequence[Tensor], gradient: Tensor
+    ) -> list[tuple[Tensor, ...]]:
         """Backward pass of `decode`.
 
         Args:
-            values: The block.
             factors: Node factors of all layers.
-            new: Gradient of the decoded features, [G, O, I, T].
-            gradient: Out: that of the block's edges, flat.
+            new: Gradients of the decoded features, for each block's members in turn.
+            gradient: Out: that of the edges of all blocks, flat.
 
         Returns:
-            Gradients of the decoder's weights and biases.
+            Gradients of each block's decoder's weights and biases.
         """
 
     @abstractmethod
-    def encode_backward(self, values: EdgeBlock, gradient: Tensor, *, wants_raw: bool) -> tuple[Tensor | None, ...]:
-        """Backward pass of equation (13): gradients of the raw features (where wanted), the weight and the bias."""
+    def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Backward pass of equation (13): the gradients of each block's weight and bias."""
+
+    @abstractmethod
+    def raw_backward(self, gradient: Tensor) -> list[Tensor]:
+        """The same for the raw features of each block's members in turn."""
 
 
 class Edges:
@@ -131,53 +149,53 @@ class Edges:
 
     Args:
         blocks: The network's blocks.
-        raw: Edge features of each block, [G, O, I, T].
+        raw: Edge features of each connection, [G, O, I, T].
         encoders: Weight and bias for each block.
         decoders: Weights and biases of both layers for each block.
         num_nodes: N.
+        inverter: EdgeInvertor: 1 or -1 for each hidden channel, [H].
         kernels: Who does the work.
     """
 
     def __init__(
         self, blocks: Sequence[Block], raw: Sequence[Tensor], encoders: Sequence[tuple[Tensor, ...]],
-        decoders: Sequence[tuple[Tensor, ...]], num_nodes: int, kernels: Kernels,
+        decoders: Sequence[tuple[Tensor, ...]], num_nodes: int, inverter: Tensor, kernels: type[Kernels],
     ) -> None:  # fmt: skip
-        self.kernels = kernels
-        self.blocks = [
-            EdgeBlock(block, w.detach(), tuple(v.detach() for v in encoder), tuple(v.detach() for v in decoder))
-            for block, w, encoder, decoder in zip(blocks, raw, encoders, decoders, strict=True)
+        members = [tuple(raw[member].contiguous() for member in block.members) for block in blocks]
+        values = [
+            EdgeBlock(block, *(tuple(tensor.detach() for tensor in part) for part in (own, encoder, decoder)))
+            for block, own, encoder, decoder in zip(blocks, members, encoders, decoders, strict=True)
         ]
-        self.counts = _count_neighbours(blocks, num_nodes)
-        self.sizes = [v.block.num_edges * kernels.width(v.hidden) for v in self.blocks]
+        self.kernels = kernels(values, num_nodes, inverter)
         self.factors: list[Tensor] = []
-        self._decoder_inputs = [v for w, decoder in zip(raw, decoders, strict=True) for v in (w, *decoder)]
-        encoder_inputs = [v for w, encoder in zip(raw, encoders, strict=True) for v in (w, *encoder)]
-        self.token: Tensor = _Encode.apply(self, *encoder_inputs)
+        self._inputs = [part for own in members for part in own]
+        self._decoders = [part for decoder in decoders for part in decoder]
+        self.token: Tensor = _Encode.apply(self, *self._inputs, *(part for encoder in encoders for part in encoder))
 
-    def pass_messages(self, factors: Tensor, inverter: Tensor) -> Tensor:
-        """One layer, equations (14), (15), (18) and (19): send and aggregate messages, and update the edges.
+    def pass_messages(self, nodes: Tensor, sender: Sequence[Tensor], receiver: Sequence[Tensor]) -> Tensor:
+        """One layer, equations (14) to (19): send and receive messages, and update nodes and edges.
 
         Args:
-            factors: MLP_Node 1 and 2 and MLP_Edge 1 and 2 of the nodes, [N, 4, H].
-            inverter: EdgeInvertor: 1 or -1 for each hidden channel, [H].
+            nodes: Hidden features, [N, H].
+            sender: Weight [4 H, H] and bias [4 H] of MLP_Node 2 and 1 and MLP_Edge 1 and 2.
+            receiver: Weight [H, 4 H] and bias [H] of MLP_Aggr.
 
         Returns:
-            Mean, deviation, maximum and minimum of each node's messages as a target and as a source, added up,
-            [N, 4, H].
+            The new nodes, [N, H].
         """
-        inbox: Tensor
-        inbox, self.token = _Layer.apply(self.token, factors, inverter, self)
-        return inbox
+        new: Tensor
+        new, self.token = _Layer.apply(self.token, nodes, *sender, *receiver, self)
+        return new
 
     def decode(self) -> list[Tensor]:
         """New features of each block's members in turn, equations (21) and (23). Nothing can follow it."""
         token = self.token
         del self.token  # its graph holds these edges: a circle would keep them until the garbage is collected
-        return list(_Decode.apply(token, self, *self._decoder_inputs))
+        return list(_Decode.apply(token, self, *self._inputs, *self._decoders))
 
     def new_token(self, like: Tensor) -> Tensor:
         """Return what stands for the edges."""
-        return like.new_zeros(1).expand(sum(self.sizes))
+        return like.new_zeros(1).expand(sum(self.kernels.sizes))
 
 
 def _count_neighbours(blocks: Sequence[Block], num_nodes: int) -> Tensor:
@@ -202,39 +220,36 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        edges: Edges = ctx.edges
-        assert len(ctx.saved_tensors) == 3 * len(edges.blocks)  # raises where somebody wrote into them
-        found: list[Tensor | None] = [None]
-        for number, (values, own) in enumerate(zip(edges.blocks, gradient.split(edges.sizes), strict=True)):
-            found += edges.kernels.encode_backward(values, own, wants_raw=ctx.needs_input_grad[1 + 3 * number])
-        return tuple(found)
+        kernels: Kernels = ctx.edges.kernels
+        assert ctx.saved_tensors  # raises where somebody wrote into them
+        count = sum(len(values.raw) for values in kernels.blocks)
+        raw = kernels.raw_backward(gradient) if any(ctx.needs_input_grad[1 : 1 + count]) else [None] * count
+        return None, *raw, *(part for coder in kernels.encode_backward(gradient) for part in coder)
 
 
 class _Layer(torch.autograd.Function):
-    """What a layer's nodes receive, and the token of the edges after its update."""
+    """The nodes after a layer, and the token of the edges after it; keeps the nodes before and what they received."""
 
     @staticmethod
-    def forward(ctx: Any, token: Tensor, factors: Tensor, inverter: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        a, z, p, q = factors.unbind(1)
-        own = torch.stack([a, a * inverter, p, q, p * inverter], 1)
-        edges.factors.append(torch.nn.functional.pad(own, (0, edges.kernels.width(a.shape[1]) - a.shape[1])))
-        received = edges.kernels.statistics(edges.blocks, edges.factors)
+    def forward(ctx: Any, token: Tensor, nodes: Tensor, *weights_and_edges: Any) -> tuple[Tensor, Tensor]:
+        *weights, edges = weights_and_edges
+        kernels: Kernels = edges.kernels
+        edges.factors.append(kernels.send(nodes, *weights[:2]))
+        received = kernels.statistics(edges.factors)
         ctx.edges, ctx.layer = edges, len(edges.factors)
-        z = z.contiguous()  # a view would keep all four
-        ctx.save_for_backward(received, z, inverter)
-        return edges.kernels.aggregate(received, edges.counts, z), edges.new_token(factors)
+        ctx.save_for_backward(received, nodes, *weights)
+        return nodes + kernels.collect(received, edges.factors[-1], *weights[2:]), edges.new_token(nodes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, inbox: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        edges: Edges = ctx.edges
-        received, z, inverter = ctx.saved_tensors
-        received, g_z = edges.kernels.aggregate_backward(received, edges.counts, z, inbox.contiguous())
-        found = edges.kernels.layer_backward(
-            edges.blocks, edges.factors[: ctx.layer], received, gradient.split(edges.sizes)
-        )
-        a, b, p, q, p_back = found[..., : len(inverter)].unbind(1)
-        return gradient, torch.stack([a + b * inverter, g_z, p + p_back * inverter, q], 1), None, None
+    def backward(ctx: Any, new: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kernels: Kernels = ctx.edges.kernels
+        received, nodes, *weights = ctx.saved_tensors
+        factors = ctx.edges.factors[: ctx.layer]
+        received, found, *receiver = kernels.collect_backward(received, factors[-1], *weights[2:], new.contiguous())
+        kernels.layer_backward(factors, received, gradient, found)
+        own, *sender = kernels.send_backward(nodes, *weights[:2], found)
+        return gradient, new + own, *sender, *receiver, None
 
 
 class _Decode(torch.autograd.Function):
@@ -244,20 +259,13 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, token: Tensor, edges: Edges, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.edges = edges
         ctx.save_for_backward(*inputs)
-        return tuple(
-            part for v in edges.blocks for part in edges.kernels.decode(v, edges.factors).split(v.block.sizes)
-        )  # fmt: skip
+        return tuple(edges.kernels.decode(edges.factors))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *new: Tensor) -> tuple[Tensor | None, ...]:
         edges: Edges = ctx.edges
-        assert len(ctx.saved_tensors) == 5 * len(edges.blocks)  # raises where somebody wrote into them
-        gradient = new[0].new_empty(sum(edges.sizes))
-        found: list[Tensor | None] = [gradient, None]
-        parts = iter(new)
-        for number, (values, own) in enumerate(zip(edges.blocks, gradient.split(edges.sizes), strict=True)):
-            g = torch.cat([next(parts) for _ in values.block.members])
-            found.append(g if ctx.needs_input_grad[2 + 5 * number] else None)  # the residual connection
-            found += edges.kernels.decode_backward(values, edges.factors, g, own)
-        return tuple(found)
+        assert ctx.saved_tensors  # raises where somebody wrote into them
+        gradient = new[0].new_empty(sum(edges.kernels.sizes))
+        coders = edges.kernels.decode_backward(edges.factors, [part.contiguous() for part in new], gradient)
+        return gradient, None, *new, *(part for coder in coders for part in coder)  # `new`: the residual connection

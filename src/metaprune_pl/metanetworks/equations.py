@@ -1,10 +1,13 @@
 """The metanetwork on one dense piece of a network, forward and backward: equations (13) to (23) of the paper.
 
 A piece has rows r (output neurons), columns c (input neurons) and hidden channels. Edges are [H, G, R, C]: with the
-hidden channel first, the encoder, the edge update and most gradients are matrix products. The nodes' factors are
-[5, H, G, R] and [5, H, G, C]: a, b = inv a, p, q and p' = inv p. Nothing of the size of the edges outlives a call.
+hidden channel first, the encoder, the edge update and most gradients are matrix products. The nodes' factors are those
+of the rows, a, p and q, [3, H, G, R], and of the columns, b = inv a, p' = inv p and q, [3, H, G, C]. Nothing of the
+size of the edges outlives a call.
 `engine` joins the pieces; the folder `cpp` has the same with all loops fused.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +30,15 @@ def encode(raw: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def update_factor(rows: Tensor, columns: Tensor) -> Tensor:
     """Equation (19): what one layer multiplies the edges with, 1 + p_r q_c + q_r p'_c, [H, G, R, C]."""
-    left, right = rows[2:4].permute(1, 2, 3, 0).flatten(0, 1), columns[3:5].permute(1, 2, 0, 3).flatten(0, 1)
+    left = rows[1:].permute(1, 2, 3, 0).flatten(0, 1)
+    right = columns[1:].flip(0).permute(1, 2, 0, 3).flatten(0, 1)
     product = torch.baddbmm(left.new_ones(1, 1, 1), left, right)
     return product.view(*rows.shape[1:], columns.shape[3])
+
+
+def send(nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Node factors z, a, p and q from the normalised nodes: [N, H], [4 H, H] and [4 H] -> [N, 4, H]."""
+    return F.silu(F.linear(F.layer_norm(nodes, nodes.shape[-1:]), weight, bias)).unflatten(1, (4, -1))
 
 
 def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +49,7 @@ def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
         [6, H, G, C]. The receiver's factor, which all messages to a node have in common, is not in y.
     """
     to_columns = _reduce(rows[0, ..., None] * edges, 2)
-    return _reduce(columns[1, :, :, None] * edges, 3), to_columns
+    return _reduce(columns[0, :, :, None] * edges, 3), to_columns
 
 
 def _reduce(messages: Tensor, dim: int) -> Tensor:
@@ -51,25 +60,36 @@ def _reduce(messages: Tensor, dim: int) -> Tensor:
     return torch.stack([total, squares, high.to(wide), -low.to(wide), *attained])
 
 
-def aggregate(received: Tensor, counts: Tensor, factor: Tensor) -> Tensor:
-    """Equation (18): mean, standard deviation, maximum and minimum of each node's messages.
+def collect(received: Tensor, counts: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Equations (16) to (18): mean, standard deviation, maximum and minimum of each node's messages, and their sum.
 
     Args:
-        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and of -y,
-            [..., N, 4, H].
-        counts: Number of messages, at least 1, [..., N].
-        factor: z, [N, H].
+        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and of -y, of both
+            directions, [2, N, 4, H].
+        counts: Number of messages, at least 1, [2, N].
+        factors: [N, 4, H].
+        weight: MLP_Aggr's, [H, 4 H].
+        bias: The same, [H].
 
     Returns:
-        [..., N, 4, H].
+        [N, H].
     """
-    total, squares, high, low = received.unbind(-2)
-    many = counts[..., None].to(total)
+    total, squares, high, low = received.unbind(2)
+    factor, many = factors[:, 0], counts[..., None].to(total)
     mean = factor * total / many
     variance = factor.square() * squares / many - mean.square()
     deviation = variance.clamp(min=FLOOR).sqrt().masked_fill(variance <= FLOOR, 0.0)
     high, low = factor * high, factor * -low
-    return torch.stack([mean, deviation, torch.where(factor >= 0, high, low), torch.where(factor >= 0, low, high)], -2)
+    four = mean, deviation, torch.where(factor >= 0, high, low), torch.where(factor >= 0, low, high)
+    return F.linear(torch.cat([part.sum(0) for part in four], 1).to(factors.dtype), weight, 2 * bias)
+
+
+def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of a function's inputs, by computing it again."""
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_() for value in inputs]
+        out = function(*leaves)
+    return torch.autograd.grad(out, leaves, gradient)
 
 
 def message_gradient(messages: Tensor, dim: int, received: Tensor) -> Tensor:
@@ -101,19 +121,19 @@ def layer_backward(
         to_columns: The same for the columns, [6, H, G, C].
 
     Returns:
-        Gradients of the factors at the rows, [5, H, G, R], and at the columns, [5, H, G, C].
+        Gradients of the factors at the rows, [3, H, G, R], and at the columns, [3, H, G, C].
     """
-    g_rows, g_columns = torch.zeros_like(rows), torch.zeros_like(columns)
-    a, b = rows[0, ..., None], columns[1, :, :, None]
+    g_rows, g_columns = torch.empty_like(rows), torch.empty_like(columns)
+    a, b = rows[0, ..., None], columns[0, :, :, None]
     u = message_gradient(a * edges, 2, to_columns)
     own = u * a
     g_rows[0] = u.mul_(edges).sum(3)
     u = message_gradient(b * edges, 3, to_rows)
     own.addcmul_(u, b)
-    g_columns[1] = u.mul_(edges).sum(2)
+    g_columns[0] = u.mul_(edges).sum(2)
     t = edges * gradient
-    g_rows[2:4] = (t @ columns[3:5].permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
-    g_columns[3:5] = (rows[2:4].permute(1, 2, 0, 3) @ t).permute(2, 0, 1, 3)
+    g_rows[1:] = (t @ columns[1:].flip(0).permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+    g_columns[1:] = (rows[1:].flip(0).permute(1, 2, 0, 3) @ t).permute(2, 0, 1, 3)
     gradient.mul_(update_factor(rows, columns)).add_(own)
     return g_rows, g_columns
 
@@ -134,14 +154,3 @@ def decode(
     x = F.layer_norm(edges.flatten(1).t(), (len(first),))
     delta = F.linear(F.silu(F.linear(x, first, first_bias)), last, last_bias)
     return raw + delta.view_as(raw)
-
-
-def decode_backward(
-    edges: Tensor, raw: Tensor, decoder: tuple[Tensor, ...], gradient: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Gradient of `decode` for the edges, [H, G, R, C], and for the four parameters."""
-    with torch.enable_grad():
-        leaves = [value.detach().requires_grad_() for value in (edges, *decoder)]
-        new = decode(leaves[0], raw, *leaves[1:])
-    g_edges, *g_decoder = torch.autograd.grad(new, leaves, gradient)
-    return g_edges, tuple(g_decoder)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.metanetworks import equations
-from metaprune_pl.metanetworks.engine import EdgeBlock, Kernels
+from metaprune_pl.metanetworks.engine import A, EdgeBlock, Kernels
 
 PIECES = {"cpu": 2**18}
 """Numbers of a piece, edges x hidden, by device: on a CPU, a piece and its neighbours stay in the cache of a core."""
@@ -20,14 +20,18 @@ class _Piece:
     """A piece of a block.
 
     Attributes:
+        number: Of the block.
         where: Which of the block's G and O.
+        span: Where its edges are in the gradient of all blocks' edges.
         raw: Edge features, [G, R, C, T].
         encoder: Weight and bias.
-        rows: Factors of its output neurons in each layer so far, [5, H, G, R].
-        columns: Factors of its input neurons in each layer so far, [5, H, G, C].
+        rows: Factors of its output neurons in each layer so far, [3, H, G, R].
+        columns: Factors of its input neurons in each layer so far, [3, H, G, C].
     """
 
+    number: int
     where: tuple[slice, slice]
+    span: slice
     raw: Tensor
     encoder: tuple[Tensor, ...]
     rows: list[Tensor]
@@ -42,127 +46,136 @@ class _Piece:
 
 
 class PlainKernels(Kernels):
-    """Runs on every device and in float32, float64 and bfloat16.
+    """Runs on every device and in float32, float64 and bfloat16."""
 
-    Args:
-        piece: Largest number of edges x hidden at a time, or None for what suits the device; one row of a block is the
-            smallest.
-    """
+    def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
+        super().__init__(blocks, num_nodes, inverter)
+        self._raw = [values.raw[0] if len(values.raw) == 1 else torch.cat(values.raw) for values in blocks]
+        self._signs = torch.stack([inverter, inverter, torch.ones_like(inverter)])
 
-    def __init__(self, piece: int | None = None) -> None:
-        self.piece = piece
+    def _pieces(self, factors: Sequence[Tensor]) -> Iterator[_Piece]:
+        """All blocks in pieces, one after another."""
+        for number in range(len(self.blocks)):
+            yield from self._pieces_of(number, factors)
 
-    def _pieces(self, values: EdgeBlock, factors: Sequence[Tensor]) -> Iterator[_Piece]:
-        columns: list[Tensor] = []
-        size = self.piece or PIECES.get(values.raw.device.type, PIECE)
-        for where in values.block.pieces(values.hidden, size):
+    def _pieces_of(self, number: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
+        values, raw, columns, end = self.blocks[number], self._raw[number], list[Tensor](), sum(self.sizes[:number])
+        for where in values.block.pieces(values.hidden, PIECES.get(raw.device.type, PIECE)):
             if where[1].start == 0:
-                columns = [_at(layer, values.block.source[where[0]]) for layer in factors]
-            rows = [_at(layer, values.block.target[where]) for layer in factors]
-            yield _Piece(where, values.raw[where], values.encoder, rows, columns)
+                columns = [_at(nodes[:, A:], values.block.source[where[0]], self._signs) for nodes in factors]
+            rows = [_at(nodes[:, A:], values.block.target[where]) for nodes in factors]
+            start, end = end, end + raw[where].shape[:3].numel() * values.hidden
+            yield _Piece(number, where, slice(start, end), raw[where], values.encoder, rows, columns)
 
-    def statistics(self, blocks: Sequence[EdgeBlock], factors: Sequence[Tensor]) -> Tensor:
+    def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
-        nodes, hidden = factors[-1].shape[0], factors[-1].shape[2]
-        at_rows, at_columns = [], []
-        for values in blocks:
-            wide = values.raw.new_empty(0, dtype=equations.accumulator(values.raw.dtype))
-            at_rows.append(wide.new_empty(*values.block.target.shape, 6, hidden))
-            at_columns.append(wide.new_empty(*values.block.source.shape, 6, hidden))
-            for piece in self._pieces(values, factors):
+        return equations.send(nodes, weight, bias)
+
+    def send_backward(self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Implements `Kernels`."""
+        return equations.gradients(equations.send, (nodes, weight, bias), gradient)
+
+    def statistics(self, factors: Sequence[Tensor]) -> Tensor:
+        """Implements `Kernels`."""
+        nodes, _, hidden = factors[-1].shape
+        wide = equations.accumulator(factors[-1].dtype)
+        received = factors[-1].new_zeros(2, nodes, 6, hidden, dtype=wide)
+        received[:, :, 2:4] = -torch.inf
+        for number, values in enumerate(self.blocks):
+            target, source = values.block.target, values.block.source
+            at_rows, at_columns = (received.new_empty(*ends.shape, 6, hidden) for ends in (target, source))
+            for piece in self._pieces_of(number, factors):
                 edges = piece.edges(len(factors) - 1)
                 to_rows, to_columns = equations.reduce_messages(edges, piece.rows[-1], piece.columns[-1])
                 groups, rows = piece.where
-                at_rows[-1][piece.where] = to_rows.permute(2, 3, 0, 1)
+                at_rows[piece.where] = to_rows.permute(2, 3, 0, 1)
                 if rows.start == 0:
-                    at_columns[-1][groups] = to_columns.permute(2, 3, 0, 1)
+                    at_columns[groups] = to_columns.permute(2, 3, 0, 1)
                 else:
-                    _join(at_columns[-1][groups], to_columns.permute(2, 3, 0, 1))
-        rows_of, columns_of = [v.block.target for v in blocks], [v.block.source for v in blocks]
-        return torch.stack([_gather(rows_of, at_rows, nodes), _gather(columns_of, at_columns, nodes)])
+                    _join(at_columns[groups], to_columns.permute(2, 3, 0, 1))
+            _receive(received[0], target, at_rows)
+            _receive(received[1], source, at_columns)
+        received[:, :, 2:4].masked_fill_(received[:, :, 4:] == 0, 0)  # a node without messages
+        return received
 
-    def aggregate(self, received: Tensor, counts: Tensor, factor: Tensor) -> Tensor:
+    def collect(self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
-        both: Tensor = equations.aggregate(received[:, :, :4], counts, factor).sum(0)
-        return both.to(factor.dtype)
+        return equations.collect(received[:, :, :4], self.counts, factors, weight, bias)
 
-    def aggregate_backward(
-        self, received: Tensor, counts: Tensor, factor: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Implements `Kernels`."""
-        with torch.enable_grad():
-            four, own = received[:, :, :4].detach().requires_grad_(), factor.detach().requires_grad_()
-            inbox = self.aggregate(four, counts, own)
-        g_four, g_own = torch.autograd.grad(inbox, (four, own), gradient)
-        g_four[:, :, 1] *= 2
-        g_four[:, :, 2:] /= received[:, :, 4:].clamp(min=1)
-        return torch.cat([g_four, received[:, :, 2:4]], 2), g_own
-
-    def layer_backward(
-        self, blocks: Sequence[EdgeBlock], factors: Sequence[Tensor], received: Tensor, gradient: Sequence[Tensor]
-    ) -> Tensor:
-        """Implements `Kernels`."""
-        total = torch.zeros_like(factors[-1])
-        for values, own in zip(blocks, gradient, strict=True):
-            at_rows = total.new_empty(*values.block.target.shape, 5, values.hidden)
-            at_columns = total.new_zeros(*values.block.source.shape, 5, values.hidden)
-            position = 0
-            for piece in self._pieces(values, factors):
-                groups, _ = piece.where
-                edges = piece.edges(len(factors) - 1)
-                part = own[position : position + edges.numel()].view_as(edges)
-                position += edges.numel()
-                g_rows, g_columns = equations.layer_backward(
-                    edges, part, piece.rows[-1], piece.columns[-1], _at(received[0], values.block.target[piece.where]),
-                    _at(received[1], values.block.source[groups]),
-                )  # fmt: skip
-                at_rows[piece.where] = g_rows.permute(2, 3, 0, 1)
-                at_columns[groups] += g_columns.permute(2, 3, 0, 1)
-            for index, found in ((values.block.target, at_rows), (values.block.source, at_columns)):
-                total.index_add_(0, index.flatten(), found.flatten(0, 1))
-        return total
-
-    def decode(self, values: EdgeBlock, factors: Sequence[Tensor]) -> Tensor:
-        """Implements `Kernels`."""
-        new = torch.empty_like(values.raw)
-        for piece in self._pieces(values, factors):
-            new[piece.where] = equations.decode(piece.edges(len(factors)), piece.raw, *values.decoder)
-        return new
-
-    def decode_backward(
-        self, values: EdgeBlock, factors: Sequence[Tensor], new: Tensor, gradient: Tensor
+    def collect_backward(
+        self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        total = [torch.zeros_like(value) for value in values.decoder]
-        position = 0
-        for piece in self._pieces(values, factors):
-            edges = piece.edges(len(factors))
-            own, found = equations.decode_backward(edges, piece.raw, values.decoder, new[piece.where])
-            gradient[position : position + edges.numel()] = own.flatten()
-            position += edges.numel()
-            for value, part in zip(total, found, strict=True):
-                value += part
-        return tuple(total)
+        messages, *found = equations.gradients(self.collect, (received, factors, weight, bias), gradient)
+        messages[:, :, 1] *= 2
+        messages[:, :, 2:4] /= received[:, :, 4:].clamp(min=1)
+        messages[:, :, 4:] = received[:, :, 2:4]
+        return messages, *found
 
-    def encode_backward(self, values: EdgeBlock, gradient: Tensor, *, wants_raw: bool) -> tuple[Tensor | None, ...]:
+    def layer_backward(self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor) -> None:
         """Implements `Kernels`."""
-        weight, bias = (torch.zeros_like(value) for value in values.encoder)
-        raw = torch.empty_like(values.raw) if wants_raw else None
-        position = 0
-        for piece in self._pieces(values, ()):
-            count = values.hidden * piece.raw.shape[:3].numel()
-            own = gradient[position : position + count].view(values.hidden, -1)
-            position += count
+        at_rows, at_columns = (found.new_zeros(len(found), 3, found.shape[2]) for _ in range(2))
+        for piece in self._pieces(factors):
+            block = self.blocks[piece.number].block
+            target, source = block.target[piece.where], block.source[piece.where[0]]
+            edges = piece.edges(len(factors) - 1)
+            g_rows, g_columns = equations.layer_backward(
+                edges, gradient[piece.span].view_as(edges), piece.rows[-1], piece.columns[-1],
+                _at(received[0], target), _at(received[1], source),
+            )  # fmt: skip
+            for total, index, part in ((at_rows, target, g_rows), (at_columns, source, g_columns)):
+                total.index_add_(0, index.flatten(), part.permute(2, 3, 0, 1).flatten(0, 1))
+        found[:, A:] += at_rows + at_columns * self._signs
+
+    def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
+        """Implements `Kernels`."""
+        new = [torch.empty_like(raw) for raw in self._raw]
+        for piece in self._pieces(factors):
+            decoder = self.blocks[piece.number].decoder
+            new[piece.number][piece.where] = equations.decode(piece.edges(len(factors)), piece.raw, *decoder)
+        return [part for values, own in zip(self.blocks, new, strict=True) for part in own.split(values.block.sizes)]
+
+    def decode_backward(
+        self, factors: Sequence[Tensor], new: Sequence[Tensor], gradient: Tensor
+    ) -> list[tuple[Tensor, ...]]:
+        """Implements `Kernels`."""
+        total = [[torch.zeros_like(value) for value in values.decoder] for values in self.blocks]
+        parts = iter(new)
+        joined = [torch.cat([next(parts) for _ in values.raw]) for values in self.blocks]
+        for piece in self._pieces(factors):
+            edges, decoder = piece.edges(len(factors)), self.blocks[piece.number].decoder
+            own, _, *found = equations.gradients(
+                equations.decode, (edges, piece.raw, *decoder), joined[piece.number][piece.where]
+            )  # fmt: skip
+            gradient[piece.span] = own.flatten()
+            for value, part in zip(total[piece.number], found, strict=True):
+                value += part
+        return [tuple(own) for own in total]
+
+    def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Implements `Kernels`."""
+        total = [(torch.zeros_like(weight), torch.zeros_like(bias)) for weight, bias in (v.encoder for v in self.blocks)]
+        for piece in self._pieces(()):
+            weight, bias = total[piece.number]
+            own = gradient[piece.span].view(len(bias), -1)
             weight += own @ piece.raw.flatten(0, 2)
             bias += own.sum(1)
-            if raw is not None:
-                raw[piece.where] = (own.t() @ values.encoder[0]).view_as(piece.raw)
-        return raw, weight, bias
+        return total
+
+    def raw_backward(self, gradient: Tensor) -> list[Tensor]:
+        """Implements `Kernels`."""
+        found = [torch.empty_like(raw) for raw in self._raw]
+        for piece in self._pieces(()):
+            weight, bias = piece.encoder
+            own = gradient[piece.span].view(len(bias), -1).t() @ weight
+            found[piece.number][piece.where] = own.view_as(piece.raw)
+        return [part for values, own in zip(self.blocks, found, strict=True) for part in own.split(values.block.sizes)]
 
 
-def _at(nodes: Tensor, index: Tensor) -> Tensor:
-    """Node values where a piece has its rows or columns: [N, K, H] and [G, R] -> [K, H, G, R]."""
-    return nodes[index].permute(2, 3, 0, 1).contiguous()
+def _at(nodes: Tensor, index: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Node values where a piece has its rows or columns: [N, K, H] and [G, R] -> [K, H, G, R]; times [K, H]."""
+    values = nodes[index] if factor is None else nodes[index].mul_(factor)
+    return values.permute(2, 3, 0, 1).contiguous()
 
 
 def _join(into: Tensor, part: Tensor) -> None:
@@ -174,15 +187,11 @@ def _join(into: Tensor, part: Tensor) -> None:
     into[:, :, :2] += part[:, :, :2]
 
 
-def _gather(index: list[Tensor], parts: list[Tensor], nodes: int) -> Tensor:
-    """Join the statistics of all blocks at the nodes: [G, K] and [G, K, 6, H] of each -> [N, 6, H]."""
-    where, values = torch.cat([i.flatten() for i in index]), torch.cat([p.flatten(0, 1) for p in parts])
-
-    def scatter(part: Tensor, reduce: str) -> Tensor:
-        flat = part.flatten(1)
-        zeros = flat.new_zeros(nodes, flat.shape[1])
-        found = zeros.scatter_reduce(0, where[:, None].expand_as(flat), flat, reduce, include_self=False)
-        return found.view(nodes, *part.shape[1:])
-
-    sums, extremes = scatter(values[:, :2], "sum"), scatter(values[:, 2:4], "amax")
-    return torch.cat([sums, extremes, scatter(values[:, 4:] * (values[:, 2:4] == extremes[where]), "sum")], 1)
+def _receive(received: Tensor, index: Tensor, found: Tensor) -> None:
+    """Join the statistics of a block, [G, K, 6, H], to those of its nodes [G, K], of [N, 6, H]."""
+    where, values = index.flatten(), found.flatten(0, 1)
+    before = received[:, 2:4].clone()
+    received[:, :2].index_add_(0, where, values[:, :2])
+    received[:, 2:4].scatter_reduce_(0, where[:, None, None].expand(-1, 2, values.shape[2]), values[:, 2:4], "amax")
+    received[:, 4:] *= received[:, 2:4] == before
+    received[:, 4:].index_add_(0, where, values[:, 4:] * (values[:, 2:4] == received[where, 2:4]))

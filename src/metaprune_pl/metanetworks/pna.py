@@ -8,9 +8,7 @@ merged over all blocks which meet at a node. `pna_pyg` computes the same functio
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import Features, WeightGraph
@@ -34,8 +32,6 @@ class PNALayer(nn.Module):
     the first four is one linear layer with SiLU, the last one linear layer, as in the authors' code.
     """
 
-    inverter: Tensor
-
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.sender = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU())
@@ -43,17 +39,12 @@ class PNALayer(nn.Module):
         self.edge_1 = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU())
         self.edge_2 = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU())
         self.aggregate = nn.Linear(4 * hidden, hidden)
-        signs = torch.ones(hidden)
-        signs[hidden // 2 :] = -1
-        self.register_buffer("inverter", signs, persistent=False)
 
-    def factors(self, nodes: Tensor) -> Tensor:
-        """MLP_Node 1 and 2 and MLP_Edge 1 and 2 of the normalised nodes: [N, H] -> [N, 4, H]."""
-        first = [network[0] for network in (self.sender, self.receiver, self.edge_1, self.edge_2)]
-        weight = torch.cat([linear.get_parameter("weight") for linear in first])
-        bias = torch.cat([linear.get_parameter("bias") for linear in first])
-        x = F.layer_norm(nodes, nodes.shape[-1:])
-        return F.silu(F.linear(x, weight, bias)).view(len(nodes), 4, -1)
+    def senders(self) -> tuple[Tensor, Tensor]:
+        """Weight [4 H, H] and bias [4 H] of MLP_Node 2 and 1 and MLP_Edge 1 and 2."""
+        first = [network[0] for network in (self.receiver, self.sender, self.edge_1, self.edge_2)]
+        weights, biases = zip(*((linear.weight, linear.bias) for linear in first), strict=True)
+        return torch.cat(weights), torch.cat(biases)
 
 
 class PNAMetanetwork(Metanetwork):
@@ -77,6 +68,9 @@ class PNAMetanetwork(Metanetwork):
     Raises:
         ConfigError: A size is below 1 or the taps do not fit the kernels.
     """
+
+    inverter: Tensor
+    """EdgeInvertor: 1 or -1 for each hidden channel, [H]."""
 
     def __init__(
         self,
@@ -105,41 +99,45 @@ class PNAMetanetwork(Metanetwork):
             node_features=len(schema_of(schema).slots), hidden=hidden, kernels=kernels, taps=taps,
             node_ratio=node_ratio, edge_ratio=edge_ratio, edge_scale=edge_scale,
         )  # fmt: skip
+        self.register_buffer("inverter", torch.where(torch.arange(hidden) < hidden // 2, 1.0, -1.0), persistent=False)
         self.engine: Engine = engine
         self.layers = nn.ModuleList(PNALayer(hidden) for _ in range(layers))
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
         blocks = batch_blocks(graph, features.nodes.device)
+        encoders, decoders = {}, {}
+        for kernel in {block.kernel for block in blocks}:
+            encoders[kernel], decoders[kernel] = self.coding.edge_encoder(kernel), self.coding.edge_decoder(kernel)
         edges = Edges(
             blocks,
-            [block.gather(features.edges) for block in blocks],
-            [self.coding.edge_encoder(block.kernel) for block in blocks],
-            [self.coding.edge_decoder(block.kernel) for block in blocks],
+            features.edges,
+            [encoders[block.kernel] for block in blocks],
+            [decoders[block.kernel] for block in blocks],
             len(features.nodes),
+            self.inverter,
             self._kernels(graph.num_edges, features.nodes),
         )
         nodes = self.coding.encode_nodes(features.nodes)
         for layer in self.layers:
             assert isinstance(layer, PNALayer)
-            factors = checkpoint(layer.factors, nodes, use_reentrant=False, preserve_rng_state=False)
-            inbox = edges.pass_messages(factors, layer.inverter).flatten(1)
-            nodes = nodes + F.linear(inbox, layer.aggregate.weight, 2 * layer.aggregate.bias)  # (17), both directions
+            nodes = edges.pass_messages(nodes, layer.senders(), (layer.aggregate.weight, layer.aggregate.bias))
         new: list[Tensor] = list(features.edges)
         members = [member for block in blocks for member in block.members]
         for member, part in zip(members, edges.decode(), strict=True):
             new[member] = part
         return Features(nodes=self.coding.decode_nodes(nodes, features.nodes), edges=tuple(new))
 
-    def _kernels(self, num_edges: int, nodes: Tensor) -> Kernels:
+    def _kernels(self, num_edges: int, nodes: Tensor) -> type[Kernels]:
         """Choose who computes."""
         runs = nodes.device.type == "cpu" and nodes.dtype in native.DTYPES
         if self.engine == "native":
             if not runs:
                 raise ConfigError(f"engine 'native' is for the CPU and float32 or float64, not {nodes.device} and "
                                   f"{nodes.dtype}. Take 'auto'.")  # fmt: skip
-            return native.NativeKernels()
+            native.load()
+            return native.NativeKernels
         pays = num_edges * len(self.layers) * self.coding.hidden >= WORTH or native.library_path().is_file()
         if self.engine == "auto" and runs and pays and native.available():
-            return native.NativeKernels()
-        return PlainKernels()
+            return native.NativeKernels
+        return PlainKernels

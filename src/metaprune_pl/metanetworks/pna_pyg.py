@@ -46,9 +46,9 @@ class PyGMetanetwork(PNAMetanetwork):
             x = F.layer_norm(nodes, nodes.shape[-1:])
             s, r, p, q = layer.sender(x), layer.receiver(x), layer.edge_1(x), layer.edge_2(x)
             to_source = messages(s, r, back, edges)
-            to_target = messages(s, r, index, edges * layer.inverter)
+            to_target = messages(s, r, index, edges * self.inverter)
             nodes = nodes + layer.aggregate(to_source) + layer.aggregate(to_target)
-            edges = edges + p[target] * q[source] * edges + p[source] * q[target] * (edges * layer.inverter)
+            edges = edges + p[target] * q[source] * edges + p[source] * q[target] * (edges * self.inverter)
         return Features(
             nodes=self.coding.decode_nodes(nodes, features.nodes), edges=self._decode(graph, edges, features)
         )

@@ -1,22 +1,26 @@
 // A block's edges in tiles that stay in a core's cache, and how a block is shared by threads.
 #pragma once
 
-#include "lanes.h"
+#include "matrix.h"
 
 // What Python passes, the same for every function.
 template <class S> struct Block {
-  const S* raw;             // [G, O, I, T]
+  const S* const* raw;      // of each g, [O, I, T]
   const S* weight;          // [T, W]
   const S* bias;            // [W]
+  const S* decoder[4];      // [H, H], [H], [T, H] and [T]
+  const S* inverter;        // [W]
   const int64_t* target;    // node of each row, [G, O]
   const int64_t* source;    // node of each column, [G, I]
-  const S* const* factors;  // of the nodes in each layer so far: a, b, p, q and p', [N, 5, W]
-  int64_t G, O, I, T, W, N, layers, threads;
+  int64_t G, O, I, T, W, H, N, threads;
+  int64_t layers;           // so far
+  const S* const* factors;  // of the nodes in each of them: a, z, p and q, [N, 4, W]
+  int64_t numbers() const { return G * O * I * W; }
 };
 
 namespace {
 
-constexpr long A = 0, B = 1, P = 2, Q = 3;  // factors; p' follows q
+constexpr long Z = 0, A = 1, P = 2, Q = 3, FACTORS = 4;
 constexpr long TILE = 32;                   // vectors of a row in a tile
 constexpr long ROWS = 4;                    // rows that are encoded together
 constexpr long MOST_BUNDLES = 64;
@@ -55,18 +59,19 @@ template <class S> struct Tile {
   INLINE const S* row(const S* values, long r, long many, long which) const {
     return values + (block.target[g * block.O + r] * many + which) * block.W;
   }
-  // The same at the tile's columns: vector k goes to number `which` of the `count` vectors at to[k * count]. The lanes
+  // The same at the tile's columns: vector k goes to number `number` of the `count` vectors at to[k * count]. The lanes
   // beyond the last column are zero.
-  void gather(S* to, long count, long number, const S* values, long many, long which) const {
+  void gather(S* to, long count, long number, const S* values, long many, long which, bool inverted = false) const {
     const int64_t* source = block.source + g * block.I + begin;
+    const Vec<S> sign = inverted ? pattern(block.inverter) : one<S>();
     if (tail) store(to + ((vectors - 1) * count + number) * LANES, zero<S>());
     for (long c = 0; c < columns; ++c) {
       const S* from = values + (source[c] * many + which) * block.W;
       if (narrow)
         for (long i = 0, at = (c / per_vector * count + number) * LANES + c % per_vector * block.W; i < block.W; ++i)
-          to[at + i] = from[i];
+          to[at + i] = from[i] * sign[i];
       else
-        store(to + (c * count + number) * LANES, load(from + slice * LANES));
+        store(to + (c * count + number) * LANES, load(from + slice * LANES) * sign);
     }
   }
 
@@ -80,8 +85,10 @@ template <class S> struct Tile {
         full = vectors - (tail > 0);
         for (long t = 0; t < block.T; ++t) store(&weight[t * LANES], pattern(block.weight + t * block.W));
         store(&weight[block.T * LANES], pattern(block.bias));
-        for (long l = 0; l < updates; ++l)
-          for (long k = 0; k < 2; ++k) gather(past.data(), 2 * updates, 2 * l + k, block.factors[l], 5, Q + k);
+        for (long l = 0; l < updates; ++l) {
+          gather(past.data(), 2 * updates, 2 * l, block.factors[l], FACTORS, Q);
+          gather(past.data(), 2 * updates, 2 * l + 1, block.factors[l], FACTORS, P, true);
+        }
         work();
       }
   }
@@ -90,14 +97,14 @@ template <class S> struct Tile {
   // and backward passes must find the same bits, since they compare messages with their maximum.
   template <long R> __attribute__((noinline)) void encode(long first, S* out) {
     const long T = block.T, row_taps = block.I * T, stride = most + LANES;
-    const S* raw = block.raw + ((g * block.O + first) * block.I + begin) * T;
+    const S* raw = block.raw[g] + (first * block.I + begin) * T;
     for (long l = 0; l < updates; ++l)
       for (long r = 0; r < R; ++r)
         for (long k = 0; k < 2; ++k)
-          store(&patterns[((l * R + r) * 2 + k) * LANES], pattern(row(block.factors[l], first + r, 5, P + k)));
+          store(&patterns[((l * R + r) * 2 + k) * LANES], pattern(row(block.factors[l], first + r, FACTORS, P + k)));
     for (long l = 0; l < updates && first + 2 * R <= block.O; ++l)  // of the next rows, while these are encoded
       for (long r = R; r < 2 * R; ++r)
-        for (long k = 0; k < 2; ++k) __builtin_prefetch(row(block.factors[l], first + r, 5, P + k) + slice * LANES);
+        for (long k = 0; k < 2; ++k) __builtin_prefetch(row(block.factors[l], first + r, FACTORS, P + k) + slice * LANES);
     const auto work = [&](auto tap) INLINE {
       const S* there = past.data();
       for (long k = 0; k < vectors; ++k) {
@@ -180,7 +187,6 @@ template <class S> struct Parts {
 };
 
 // Calls work(row, Rows<number of rows>) so that most rows are taken four at a time.
-template <long R> struct Rows {};
 template <class Work> INLINE inline void by_rows(long first, long last, Work work) {
   for (; first + ROWS <= last; first += ROWS) work(first, Rows<ROWS>());
   for (; first < last; ++first) work(first, Rows<1>());

@@ -18,15 +18,16 @@ template <class S> struct Decoding {
   Buffer<S> x, scale, hidden, gate, act;              // normalised edges, 1 / deviation, hidden layer, sigmoid and silu
   Buffer<S> taps, g_act, g_x;
   Mask<S> spreads[LANES], partner[4], first_lane;     // narrow: channel k of each edge; lane ^ 1, 2, 4, 8; edge i
-  long places = 0, edges = 0, at = 0;                 // of this row; number of the first edge in [G, O, I]
+  long places = 0, edges = 0, at = 0;                 // of this row; number of the first edge in [O, I]
 
-  Decoding(const Tile<S>& tile, long H, const S* const* decoder)
-      : tile(tile), H(H), T(tile.block.T), wide(std::max(long(tile.block.W), LANES)),
+  explicit Decoding(const Tile<S>& tile)
+      : tile(tile), H(tile.block.H), T(tile.block.T), wide(std::max(long(tile.block.W), LANES)),
         wide_taps((T + LANES - 1) / LANES * LANES), first(H * wide), first_turned(H * wide), first_bias(wide),
         last(T * wide), last_turned(H * wide_taps), last_bias(wide_taps), valid(wide), x(TILE * wide),
         scale(TILE * LANES), hidden(TILE * wide), gate(TILE * wide), act(TILE * wide), taps(TILE * wide_taps),
         g_act(TILE * wide), g_x(TILE * wide) {
     const long W = tile.block.W;
+    const S* const* decoder = tile.block.decoder;
     for (long i = 0; i < wide; ++i) {
       const long j = i % W;
       if (j >= H) continue;
@@ -65,25 +66,7 @@ template <class S> struct Decoding {
       }
       return;
     }
-    const auto block = [&]<long P, long V>(long p, long j, Rows<P>, Rows<V>) INLINE {
-      Vec<S> sum[P][V];
-      unroll<P>([&](auto i) INLINE {
-        unroll<V>([&](auto v) INLINE { sum[i][v] = bias ? load(bias + j + v * LANES) : zero<S>(); });
-      });
-      const S *from = in + p * in_width, *m = matrix + j;
-      for (long i = 0; i < k; ++i, m += width, ++from) {
-        Vec<S> row[V];
-        unroll<V>([&](auto v) INLINE { row[v] = load(m + v * LANES); });
-        unroll<P>([&](auto q) INLINE {
-          const S factor = from[q * in_width];
-          unroll<V>([&](auto v) INLINE { sum[q][v] += row[v] * factor; });
-        });
-      }
-      unroll<P>([&](auto q) INLINE {
-        unroll<V>([&](auto v) INLINE { store(out + (p + q) * width + j + v * LANES, sum[q][v]); });
-      });
-    };
-    by_blocks(places, width, block);
+    ::multiply(out, places, in, in_width, matrix, bias, k, width);
   }
   // into[i] += sum_p left[p, i] right[p], for all places; `right` and `into` are `wide` numbers.
   void outer(S* into, const S* left, long left_width, const S* right, long n) const {
@@ -96,32 +79,7 @@ template <class S> struct Decoding {
       }
       return;
     }
-    const auto block = [&]<long P, long V>(long i, long j, Rows<P>, Rows<V>) INLINE {
-      Vec<S> sum[P][V];
-      unroll<P>([&](auto q) INLINE {
-        unroll<V>([&](auto v) INLINE { sum[q][v] = load(into + (i + q) * wide + j + v * LANES); });
-      });
-      for (long p = 0; p < places; ++p) {
-        Vec<S> row[V];
-        unroll<V>([&](auto v) INLINE { row[v] = load(right + p * wide + j + v * LANES); });
-        unroll<P>([&](auto q) INLINE {
-          const S factor = left[p * left_width + i + q];
-          unroll<V>([&](auto v) INLINE { sum[q][v] += row[v] * factor; });
-        });
-      }
-      unroll<P>([&](auto q) INLINE {
-        unroll<V>([&](auto v) INLINE { store(into + (i + q) * wide + j + v * LANES, sum[q][v]); });
-      });
-    };
-    by_blocks(n, wide, block);
-  }
-  // Calls block for 4 x 64 numbers at a time, and for what is left.
-  template <class Work> static void by_blocks(long rows, long width, Work block) {
-    by_rows(0, rows, [&]<long P>(long p, Rows<P>) INLINE {
-      long j = 0;
-      for (; j + 4 * LANES <= width; j += 4 * LANES) block(p, j, Rows<P>(), Rows<4>());
-      for (; j < width; j += LANES) block(p, j, Rows<P>(), Rows<1>());
-    });
+    ::outer(into, n, left, left_width, right, wide, places);
   }
 
   // Edges, whose slices lie a stride apart, through LayerNorm and the first layer.
@@ -217,10 +175,10 @@ template <class S> struct Decoding {
 
 // Calls work(decoding, g, part) for the edges of each row of each tile, decoded up to the hidden layer.
 template <class S, class Work>
-void for_edges(const Block<S>& block, const Split<S>& split, long H, const S* const* decoder, Work work) {
+void for_edges(const Block<S>& block, const Split<S>& split, Work work) {
   constexpr long CHUNK = 4 * ROWS;  // rows whose edges are at hand with all their slices
   for_each_piece(block, split, block.layers, [&](Tile<S>& tile, long part, long g, long last_g, long first, long last) {
-    Decoding<S> decoding(tile, H, decoder);
+    Decoding<S> decoding(tile);
     const long stride = CHUNK * tile.size;
     Buffer<S> edges(tile.slices * stride);
     for (; g < last_g; ++g)
@@ -233,7 +191,7 @@ void for_edges(const Block<S>& block, const Split<S>& split, long H, const S* co
           if (tile.slice + 1 < tile.slices) return;
           decoding.places = tile.vectors, decoding.edges = tile.columns;
           for (long row = start; row < end; ++row) {
-            decoding.at = (g * block.O + row) * block.I + tile.begin;
+            decoding.at = row * block.I + tile.begin;
             decoding.run(&edges[(row - start) * tile.size], stride);
             work(decoding, g, part);
           }
@@ -242,25 +200,24 @@ void for_edges(const Block<S>& block, const Split<S>& split, long H, const S* co
   });
 }
 
-// Equations (21) and (23): new features of the edges, [G, O, I, T].
-template <class S> void decode(const Block<S>& block, long H, const S* const* decoder, S* out) {
-  for_edges(block, Split<S>(block), H, decoder, [&](Decoding<S>& d, long, long) {
-    d.finish(block.raw + d.at * d.T, out + d.at * d.T);
+// Equations (21) and (23): new features of the edges of each g, [O, I, T].
+template <class S> void decode(const Block<S>& block, S* const* out) {
+  for_edges(block, Split<S>(block), [&](Decoding<S>& d, long g, long) {
+    d.finish(block.raw[g] + d.at * d.T, out[g] + d.at * d.T);
   });
 }
 
 // Backward pass of `decode`: from the gradient of the new features to that of the edges, [G, O, I, W], and of the
 // decoder's weights and biases.
 template <class S>
-void decode_backward(const Block<S>& block, long H, const S* const* decoder, const S* g_new, S* gradient,
-                     S* const* g_decoder) {
+void decode_backward(const Block<S>& block, const S* const* g_new, S* gradient, S* const* g_decoder) {
   const Split<S> split(block);
-  const long T = block.T, W = block.W, wide = std::max(W, LANES);
+  const long T = block.T, W = block.W, H = block.H, wide = std::max(W, LANES);
   Parts<S> parts(split, (H + T + 1) * wide + T * LANES);
-  for_edges(block, split, H, decoder, [&](Decoding<S>& d, long g, long part) {
+  for_edges(block, split, [&](Decoding<S>& d, long g, long part) {
     S *first = parts.at(g, part), *bias = first + H * wide, *last = bias + wide, *last_bias = last + T * wide;
-    d.finish_backward(g_new + d.at * T, last, last_bias);
-    d.run_backward(first, bias, gradient + d.at * W);
+    d.finish_backward(g_new[g] + d.at * T, last, last_bias);
+    d.run_backward(first, bias, gradient + (g * block.O * block.I + d.at) * W);
   });
   const Buffer<S> total = parts.total();
   const S *first = total.data(), *bias = first + H * wide, *last = bias + wide, *last_bias = last + T * wide;

@@ -16,7 +16,7 @@ template <class S> void encode_backward(const Block<S>& block, const S* gradient
       S* sums = parts.at(g, part) + tile.slice * LANES;
       for (long r = first; r < last; ++r) {
         const long at = (g * block.O + r) * block.I + tile.begin;
-        const S *raw = block.raw + at * T, *from = gradient + at * W + tile.slice * LANES;
+        const S *raw = block.raw[g] + (r * block.I + tile.begin) * T, *from = gradient + at * W + tile.slice * LANES;
         for (long t = 0; tile.narrow && t < T; ++t)
           for (long c = 0; c < tile.columns; ++c) tile.taps[t * stride + c] = raw[c * T + t];
         for (long k = 0; k < tile.vectors; ++k, from += tile.hop) {

@@ -20,13 +20,13 @@ template <class S> void statistics(const Block<S>& block, S* received) {
     S *at_rows = tile.row_sums.data(), *at_columns = tile.column_sums.data();
     for (long i = 0; i < (last - first) * slices; ++i) Six<S>::empty().put(&at_rows[i * 6 * LANES]);
     tile.for_each_place(g, [&] {
-      tile.gather(tile.there.data(), 1, 0, factors, 5, B);
+      tile.gather(tile.there.data(), 1, 0, factors, FACTORS, A, true);
       for (long k = 0; k < tile.vectors; ++k) Six<S>::empty().put(&at_columns[k * 6 * LANES]);
       by_rows(first, last, [&]<long R>(long row, Rows<R>) {
         const S *edges = tile.edges.data(), *there = tile.there.data();
         tile.template encode<R>(row, tile.edges.data());
         Vec<S> own[R];
-        unroll<R>([&](auto r) INLINE { own[r] = tile.pattern(tile.row(factors, row + r, 5, A)); });
+        unroll<R>([&](auto r) INLINE { own[r] = tile.pattern(tile.row(factors, row + r, FACTORS, A)); });
         for (long k = 0; k < tile.vectors; ++k) {
           Six<S> six = Six<S>::at(&at_columns[k * 6 * LANES]);
           unroll<R>([&](auto r) INLINE { six.receive(own[r] * load(edges + r * size + k * LANES)); });
@@ -85,7 +85,7 @@ template <class S> void statistics(const Block<S>& block, S* received) {
 }
 
 // Backward pass of equations (14), (15) and (19) of the last layer, as equations.layer_backward: `gradient` of the
-// edges, [G, O, I, W], goes from after to before the update; that of the factors, [N, 5, W], is added to.
+// edges, [G, O, I, W], goes from after to before the update; that of the factors, [N, 4, W], is added to.
 template <class S> void layer_backward(const Block<S>& block, const S* received, S* gradient, S* g_factors) {
   if (Single<S>::fits(block)) return single_layer_backward(block, received, gradient, g_factors);
   const Split<S> split(block);
@@ -100,8 +100,9 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
     S *at_rows = tile.row_sums.data(), *sums = tile.column_sums.data(), *there = tile.there.data();
     tile.for_each_place(g, [&] {
       for (long k = 0; k < 6; ++k) tile.gather(there, 9, k, to_columns, 6, k);
-      tile.gather(there, 9, 6, factors, 5, B);
-      for (long k = 0; k < 2; ++k) tile.gather(there, 9, 7 + k, factors, 5, Q + k);
+      tile.gather(there, 9, 6, factors, FACTORS, A, true);
+      tile.gather(there, 9, 7, factors, FACTORS, Q);
+      tile.gather(there, 9, 8, factors, FACTORS, P, true);
       std::fill(sums, sums + tile.vectors * 3 * LANES, S(0));
       by_rows(first, last, [&]<long R>(long row, Rows<R>) {
         tile.template encode<R>(row, tile.edges.data());
@@ -113,8 +114,8 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
           S* out = &at_rows[((row + r - first) * slices + tile.slice) * 3 * LANES];
           Vec<S> mine[9], sum[3];
           unroll<6>([&](auto k) INLINE { mine[k] = tile.pattern(tile.row(received, row + r, 6, k)); });
-          mine[6] = tile.pattern(tile.row(factors, row + r, 5, A));
-          unroll<2>([&](auto k) INLINE { mine[7 + k] = tile.pattern(tile.row(factors, row + r, 5, P + k)); });
+          mine[6] = tile.pattern(tile.row(factors, row + r, FACTORS, A));
+          unroll<2>([&](auto k) INLINE { mine[7 + k] = tile.pattern(tile.row(factors, row + r, FACTORS, P + k)); });
           unroll<3>([&](auto k) INLINE { sum[k] = load(out + k * LANES); });
           const auto step = [&](long k, Vec<S> ge) INLINE {
             const Vec<S> e = load(edges + k * LANES);
@@ -157,17 +158,18 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
           g_rows.put(tile, g * O + first + i, k, at);
         }
   });
-  const auto add = [&](S* to, const S* from) {
-    for (long j = 0; j < W; ++j) to[j] += from[j];
-  };
-  const long row_factors[] = {A, P, Q}, column_factors[] = {B, Q + 1, Q};
+  const long which[] = {A, P, Q};
   for_each_node(block, block.target, block.G * O, [&](long i, long node) {
-    for (long k = 0; k < 3; ++k) add(g_factors + (node * 5 + row_factors[k]) * W, g_rows.at(i) + k * W);
+    for (long k = 0; k < 3; ++k)
+      for (long j = 0; j < W; ++j) g_factors[(node * FACTORS + which[k]) * W + j] += g_rows.at(i)[k * W + j];
   });
   for_each_node(block, block.source, columns_of_all, [&](long i, long node) {
     for (long part = 0; part < split.parts; ++part)
-      for (long k = 0; k < 3; ++k)
-        add(g_factors + (node * 5 + column_factors[k]) * W, g_columns.at(part * columns_of_all + i) + k * W);
+      for (long k = 0; k < 3; ++k) {
+        S* to = g_factors + (node * FACTORS + which[k]) * W;
+        const S* from = g_columns.at(part * columns_of_all + i) + k * W;
+        for (long j = 0; j < W; ++j) to[j] += which[k] == Q ? from[j] : from[j] * block.inverter[j];
+      }
   });
 }
 

@@ -18,17 +18,18 @@ template <class S> struct Single {
   Vec<S> at_column(const S* values, long g, long many, long which, long j) const {
     return load_first(values + (block.source[g] * many + which) * block.W + j, width(j));
   }
+  Vec<S> sign(long j) const { return load_first(block.inverter + j, width(j)); }
   // As Tile::encode.
   __attribute__((noinline)) Vec<S> edge(long g, long j) const {
     Vec<S> e = load_first(block.bias + j, width(j));
     for (long t = 0; t < block.T; ++t)
-      e += load_first(block.weight + t * block.W + j, width(j)) * block.raw[g * block.T + t];
+      e += load_first(block.weight + t * block.W + j, width(j)) * block.raw[g][t];
     for (long l = 0; l + 1 < block.layers; ++l) e *= update(block.factors[l], g, j);
     return e;
   }
   Vec<S> update(const S* of, long g, long j) const {
-    return at_row(of, g, 5, P, j) * at_column(of, g, 5, Q, j) + S(1) +
-           at_row(of, g, 5, Q, j) * at_column(of, g, 5, Q + 1, j);
+    return at_row(of, g, FACTORS, P, j) * at_column(of, g, FACTORS, Q, j) + S(1) +
+           at_row(of, g, FACTORS, Q, j) * at_column(of, g, FACTORS, P, j) * sign(j);
   }
   // Calls work(g, first channel) for all edges and slices, shared by the threads.
   template <class Work> void for_each(Work work) const {
@@ -45,8 +46,9 @@ template <class S> void single_statistics(const Block<S>& block, S* received) {
   const Found<S> messages(block.G, 2, W);
   single.for_each([&](long g, long j) {
     const Vec<S> e = single.edge(g, j);
-    store_first(messages.at(g) + j, e * single.at_column(single.factors, g, 5, B, j), single.width(j));
-    store_first(messages.at(g) + W + j, e * single.at_row(single.factors, g, 5, A, j), single.width(j));
+    store_first(messages.at(g) + j, e * single.at_column(single.factors, g, FACTORS, A, j) * single.sign(j),
+                single.width(j));
+    store_first(messages.at(g) + W + j, e * single.at_row(single.factors, g, FACTORS, A, j), single.width(j));
   });
   for (long way = 0; way < 2; ++way)
     for_each_node(block, way ? block.source : block.target, block.G, [&](long g, long node) {
@@ -72,7 +74,8 @@ void single_layer_backward(const Block<S>& block, const S* received, S* gradient
     const long width = single.width(j);
     S* at = gradient + g * W + j;
     const Vec<S> e = single.edge(g, j), ge = load_first(at, width), t = ge * e;
-    const Vec<S> a = single.at_row(factors, g, 5, A, j), b = single.at_column(factors, g, 5, B, j);
+    const Vec<S> a = single.at_row(factors, g, FACTORS, A, j), sign = single.sign(j);
+    const Vec<S> b = single.at_column(factors, g, FACTORS, A, j) * sign;
     Vec<S> at_row[6], at_column[6];
     unroll<6>([&](auto k) INLINE {
       at_row[k] = single.at_row(received, g, 6, k, j);
@@ -80,17 +83,17 @@ void single_layer_backward(const Block<S>& block, const S* received, S* gradient
     });
     const Vec<S> u1 = message_gradient<S>(a * e, at_column), u2 = message_gradient<S>(b * e, at_row);
     const Vec<S> six[6] = {
-        u1 * e, t * single.at_column(factors, g, 5, Q, j), t * single.at_column(factors, g, 5, Q + 1, j),
-        u2 * e, t * single.at_row(factors, g, 5, Q, j), t * single.at_row(factors, g, 5, P, j),
+        u1 * e, t * single.at_column(factors, g, FACTORS, Q, j), t * single.at_column(factors, g, FACTORS, P, j) * sign,
+        u2 * e * sign, t * single.at_row(factors, g, FACTORS, Q, j) * sign, t * single.at_row(factors, g, FACTORS, P, j),
     };
     for (long k = 0; k < 6; ++k) store_first(found.at(g) + k * W + j, six[k], width);
     store_first(at, ge * single.update(factors, g, j) + u1 * a + u2 * b, width);
   });
-  const long which[] = {A, P, Q, B, Q + 1, Q};  // of the rows, and of the columns
+  const long which[] = {A, P, Q, A, P, Q};  // of the rows, and of the columns
   for (long way = 0; way < 2; ++way)
     for_each_node(block, way ? block.source : block.target, block.G, [&](long g, long node) {
       for (long k = 3 * way; k < 3 * way + 3; ++k)
-        for (long j = 0; j < W; ++j) g_factors[(node * 5 + which[k]) * W + j] += found.at(g)[k * W + j];
+        for (long j = 0; j < W; ++j) g_factors[(node * FACTORS + which[k]) * W + j] += found.at(g)[k * W + j];
     });
 }
 
