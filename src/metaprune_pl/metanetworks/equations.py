@@ -61,35 +61,34 @@ def _reduce(messages: Tensor, dim: int) -> Tensor:
 
 
 def collect(received: Tensor, counts: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Equations (16) to (18): mean, standard deviation, maximum and minimum of each node's messages, and their sum.
+    """Equations (16) to (18): mean, standard deviation, maximum and minimum of each node's messages of one direction.
 
     Args:
-        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and of -y, of both
-            directions, [2, N, 4, H].
-        counts: Number of messages, at least 1, [2, N].
+        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and of -y, [N, 4, H].
+        counts: Number of messages, at least 1, [N].
         factors: [N, 4, H].
         weight: MLP_Aggr's, [H, 4 H].
         bias: The same, [H].
 
     Returns:
-        [N, H].
+        What the nodes change by, [N, H].
     """
-    total, squares, high, low = received.unbind(2)
-    factor, many = factors[:, 0], counts[..., None].to(total)
+    total, squares, high, low = received.unbind(1)
+    factor, many = factors[:, 0], counts[:, None].to(total)
     mean = factor * total / many
     variance = factor.square() * squares / many - mean.square()
     deviation = variance.clamp(min=FLOOR).sqrt().masked_fill(variance <= FLOOR, 0.0)
     high, low = factor * high, factor * -low
     four = mean, deviation, torch.where(factor >= 0, high, low), torch.where(factor >= 0, low, high)
-    return F.linear(torch.cat([part.sum(0) for part in four], 1).to(factors.dtype), weight, 2 * bias)
+    return F.linear(torch.cat(four, 1).to(factors.dtype), weight, bias)
 
 
 def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of a function's inputs, by computing it again."""
+    """Gradients of a function's inputs that are no whole numbers, by computing it again."""
     with torch.enable_grad():
-        leaves = [value.detach().requires_grad_() for value in inputs]
+        leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
         out = function(*leaves)
-    return torch.autograd.grad(out, leaves, gradient)
+    return torch.autograd.grad(out, [leaf for leaf in leaves if leaf.requires_grad], gradient)
 
 
 def message_gradient(messages: Tensor, dim: int, received: Tensor) -> Tensor:

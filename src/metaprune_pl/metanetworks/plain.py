@@ -100,17 +100,23 @@ class PlainKernels(Kernels):
 
     def collect(self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
-        return equations.collect(received[:, :, :4], self.counts, factors, weight, bias)
+        ways = [equations.collect(six[:, :4], many, factors, weight, bias) for six, many in zip(received, self.counts, strict=True)]
+        return ways[0] + ways[1]
 
     def collect_backward(
         self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        messages, *found = equations.gradients(self.collect, (received, factors, weight, bias), gradient)
-        messages[:, :, 1] *= 2
-        messages[:, :, 2:4] /= received[:, :, 4:].clamp(min=1)
-        messages[:, :, 4:] = received[:, :, 2:4]
-        return messages, *found
+        messages, total = torch.empty_like(received), [torch.zeros_like(value) for value in (factors, weight, bias)]
+        for own, six, counts in zip(messages, received, self.counts, strict=True):
+            inputs = six[:, :4], counts, factors, weight, bias
+            own[:, :4], *found = equations.gradients(equations.collect, inputs, gradient)
+            own[:, 1] *= 2
+            own[:, 2:4] /= six[:, 4:].clamp(min=1)
+            own[:, 4:] = six[:, 2:4]
+            for value, part in zip(total, found, strict=True):
+                value += part
+        return messages, *total
 
     def layer_backward(self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor) -> None:
         """Implements `Kernels`."""
