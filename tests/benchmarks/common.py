@@ -34,7 +34,7 @@ def _status(name: str) -> int:
 
 
 def serve(work: Callable[[], object], warm_up: Callable[[], object]) -> None:
-    """Child: run for a second, or once, for every line on the standard input; print seconds of a run and peak memory."""
+    """Child: for every line on the standard input run, for a second or once; print seconds of a run and peak memory."""
     warm_up()  # loads libraries and starts threads, on a tiny case
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = _status("VmRSS")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from helpers import random_kept, random_resnet, randomize, relative_error
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import SCHEMAS, Features, WeightGraph, read, trace
-from metaprune_pl.metanetworks import PNAMetanetwork, native
+from metaprune_pl.metanetworks import PNAMetanetwork, library
 from metaprune_pl.metanetworks.blocks import Block, batch_blocks
-from metaprune_pl.metanetworks.engine import A, EdgeBlock, Kernels
+from metaprune_pl.metanetworks.kernels import A, EdgeBlock, Kernels
 from metaprune_pl.metanetworks.native import NativeKernels
 from metaprune_pl.metanetworks.plain import PIECES, PlainKernels
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
@@ -241,7 +241,7 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_version_runs(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    for cached in (native.library_path, native.load, native.available):
+    for cached in (library.library_path, library.load, library.available):
         cached.cache_clear()
     monkeypatch.setattr("metaprune_pl.metanetworks.pna.WORTH", 0)
     graph, features, settings = CASES["transformer"]
@@ -251,17 +251,17 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_version_runs(
     metanetwork.engine = "native"
     with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
         metanetwork(graph, features)
-    for cached in (native.library_path, native.load, native.available):
+    for cached in (library.library_path, library.load, library.available):
         cached.cache_clear()
 
 
 def test_small_networks_do_not_start_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library_path.cache_clear()
+    library.library_path.cache_clear()
     monkeypatch.setattr(subprocess, "run", None)
     graph, features, settings = CASES["transformer"]
     random_metanetwork(**settings)(graph, features)
-    native.library_path.cache_clear()
+    library.library_path.cache_clear()
     assert not list(tmp_path.iterdir())
 
 

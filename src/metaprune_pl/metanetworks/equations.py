@@ -38,7 +38,8 @@ def update_factor(rows: Tensor, columns: Tensor) -> Tensor:
 
 def send(nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Node factors z, a, p and q from the normalised nodes: [N, H], [4 H, H] and [4 H] -> [N, 4, H]."""
-    return F.silu(F.linear(F.layer_norm(nodes, nodes.shape[-1:]), weight, bias)).unflatten(1, (4, -1))
+    factors = F.silu(F.linear(F.layer_norm(nodes, nodes.shape[-1:]), weight, bias))
+    return factors.view(len(nodes), 4, -1)
 
 
 def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.metanetworks import equations
-from metaprune_pl.metanetworks.engine import A, EdgeBlock, Kernels
+from metaprune_pl.metanetworks.kernels import A, EdgeBlock, Kernels
 
 PIECES = {"cpu": 2**18}
 """Numbers of a piece, edges x hidden, by device: on a CPU, a piece and its neighbours stay in the cache of a core."""
@@ -100,7 +100,10 @@ class PlainKernels(Kernels):
 
     def collect(self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
-        ways = [equations.collect(six[:, :4], many, factors, weight, bias) for six, many in zip(received, self.counts, strict=True)]
+        ways = [
+            equations.collect(six[:, :4], many, factors, weight, bias)
+            for six, many in zip(received, self.counts, strict=True)
+        ]
         return ways[0] + ways[1]
 
     def collect_backward(
@@ -160,7 +163,9 @@ class PlainKernels(Kernels):
 
     def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Implements `Kernels`."""
-        total = [(torch.zeros_like(weight), torch.zeros_like(bias)) for weight, bias in (v.encoder for v in self.blocks)]
+        total = [
+            (torch.zeros_like(weight), torch.zeros_like(bias)) for weight, bias in (v.encoder for v in self.blocks)
+        ]
         for piece in self._pieces(()):
             weight, bias = total[piece.number]
             own = gradient[piece.span].view(len(bias), -1)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import Features, WeightGraph
 from metaprune_pl.graphs.features import schema_of
-from metaprune_pl.metanetworks import native
+from metaprune_pl.metanetworks import library
 from metaprune_pl.metanetworks.base import Metanetwork
 from metaprune_pl.metanetworks.blocks import batch_blocks
 from metaprune_pl.metanetworks.coding import Coding, KernelSizes
-from metaprune_pl.metanetworks.engine import Edges, Kernels
+from metaprune_pl.metanetworks.engine import Edges
+from metaprune_pl.metanetworks.kernels import Kernels
+from metaprune_pl.metanetworks.native import DTYPES, NativeKernels
 from metaprune_pl.metanetworks.plain import PlainKernels
 
 Engine = Literal["auto", "plain", "native"]
@@ -130,14 +132,14 @@ class PNAMetanetwork(Metanetwork):
 
     def _kernels(self, num_edges: int, nodes: Tensor) -> type[Kernels]:
         """Choose who computes."""
-        runs = nodes.device.type == "cpu" and nodes.dtype in native.DTYPES
+        runs = nodes.device.type == "cpu" and nodes.dtype in DTYPES
         if self.engine == "native":
             if not runs:
                 raise ConfigError(f"engine 'native' is for the CPU and float32 or float64, not {nodes.device} and "
                                   f"{nodes.dtype}. Take 'auto'.")  # fmt: skip
-            native.load()
-            return native.NativeKernels
-        pays = num_edges * len(self.layers) * self.coding.hidden >= WORTH or native.library_path().is_file()
-        if self.engine == "auto" and runs and pays and native.available():
-            return native.NativeKernels
+            library.load()
+            return NativeKernels
+        pays = num_edges * len(self.layers) * self.coding.hidden >= WORTH or library.library_path().is_file()
+        if self.engine == "auto" and runs and pays and library.available():
+            return NativeKernels
         return PlainKernels

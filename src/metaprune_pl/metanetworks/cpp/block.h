@@ -137,15 +137,20 @@ template <class S> struct Tile {
   }
 };
 
-// Splits a block among threads: all of its g, and the rows of one g where there are fewer of them than threads.
+// Splits a block among threads: bundles of its g as often as there is one for each thread, and the rows of the others.
 template <class S> struct Split {
-  long parts, rows, bundle, bundles;  // parts of a g's rows, rows of a part; how many g go together
+  long bundle, bundles, whole;  // how many g go together, and how many of these go to a thread in whole
+  long parts, rows;             // of the others: parts of a g's rows, rows of a part
   explicit Split(const Block<S>& block)
-      : bundle((block.G + MOST_BUNDLES - 1) / MOST_BUNDLES), bundles((block.G + bundle - 1) / bundle) {
-    const long wanted = std::min(long(block.O), (block.threads + long(block.G) - 1) / long(block.G));
+      : bundle((block.G + MOST_BUNDLES - 1) / MOST_BUNDLES), bundles((block.G + bundle - 1) / bundle),
+        whole(bundles - bundles % block.threads), parts(1), rows(block.O) {
+    if (whole == bundles) return;
+    const long wanted = std::min(long(block.O), (block.threads + bundles - whole - 1) / (bundles - whole));
     rows = ((block.O + wanted - 1) / wanted + ROWS - 1) / ROWS * ROWS;
     parts = (block.O + rows - 1) / rows;
   }
+  long pieces() const { return whole + (bundles - whole) * parts; }
+  long parts_of(long g) const { return g / bundle < whole ? 1 : parts; }
 };
 
 // Calls work(tile, part, first g, last g, first row, last row) for every piece of the block.
@@ -155,10 +160,12 @@ void for_each_piece(const Block<S>& block, const Split<S>& split, long updates, 
   {
     Tile<S> tile(block, updates);
 #pragma omp for schedule(dynamic, 1)
-    for (long piece = 0; piece < split.bundles * split.parts; ++piece) {
-      const long part = piece % split.parts, first = part * split.rows, g = piece / split.parts * split.bundle;
-      const long last_g = std::min(long(block.G), g + split.bundle), last = std::min(long(block.O), first + split.rows);
-      work(tile, part, g, last_g, first, last);
+    for (long piece = 0; piece < split.pieces(); ++piece) {
+      const bool whole = piece < split.whole;
+      const long bundle = whole ? piece : split.whole + (piece - split.whole) / split.parts;
+      const long part = whole ? 0 : (piece - split.whole) % split.parts, first = part * split.rows;
+      const long g = bundle * split.bundle, end = std::min(long(block.G), g + split.bundle);
+      work(tile, part, g, end, first, whole ? long(block.O) : std::min(long(block.O), first + split.rows));
     }
   }
 }

@@ -79,7 +79,7 @@ template <class S> void statistics(const Block<S>& block, S* received) {
     meet(received + node * 6 * W, to_rows.at(i));
   });
   for_each_node(block, block.source, columns_of_all, [&](long i, long node) {
-    for (long part = 0; part < split.parts; ++part)
+    for (long part = 0; part < split.parts_of(i / I); ++part)
       meet(received + (block.N + node) * 6 * W, to_columns.at(part * columns_of_all + i));
   });
 }
@@ -164,7 +164,7 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
       for (long j = 0; j < W; ++j) g_factors[(node * FACTORS + which[k]) * W + j] += g_rows.at(i)[k * W + j];
   });
   for_each_node(block, block.source, columns_of_all, [&](long i, long node) {
-    for (long part = 0; part < split.parts; ++part)
+    for (long part = 0; part < split.parts_of(i / I); ++part)
       for (long k = 0; k < 3; ++k) {
         S* to = g_factors + (node * FACTORS + which[k]) * W;
         const S* from = g_columns.at(part * columns_of_all + i) + k * W;
