@@ -195,7 +195,10 @@ def test_entries_are_means_with_sample_deviations_over_networks() -> None:
     mean, spread = found.matrix("accuracy_finetuned")["x"]["none"]
     assert (mean, spread) == (pytest.approx(0.85), pytest.approx(0.1 / 2**0.5))
     assert found.matrix("flat_region")["y"]["snip"] == (pytest.approx(1.1), None)
-    assert found.columns == ["snip", "none"] and found.labels == {"x": "x, 2x", "y": "y"}
+    assert found.columns == ["snip", "none"] and found.labels("accuracy_pruned") == {"x": "x, 2x", "y": "y"}
+    assert found.labels("flat_region") == {"x": "x", "y": "y"}
+    assert found.own("x", "metanetwork_x") and found.own("x", "metanetwork_x_tenth")
+    assert not any(found.own("x", column) for column in ("none", "metanetwork_xy", "metanetwork_y", "metanetwork"))
     rows = found.rows()
     assert [(row["networks_of"], row["networks"], row["none"]) for row in rows[:2]] == [("x", 2, mean), ("y", 1, None)]
 

@@ -30,11 +30,14 @@ class Comparison:
         """Methods, in the order in which they come."""
         return methods_of([c for e in self.experiments.values() for c in [*e.curves, *e.pruned]])
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """Name of each experiment with the speed-up that its networks are pruned to."""
-        targets = {name: e.pruned[0].target if e.pruned else None for name, e in self.experiments.items()}
-        return {name: name if target is None else f"{name}, {target:g}x" for name, target in targets.items()}
+    def labels(self, measure: str) -> dict[str, str]:
+        """Name of each experiment, with the speed-up that its networks are pruned to where that is measured."""
+        pruned = {} if measure == "flat_region" else {n: e.pruned[0] for n, e in self.experiments.items() if e.pruned}
+        return {name: f"{name}, {pruned[name].target:g}x" if name in pruned else name for name in self.experiments}
+
+    def own(self, name: str, column: str) -> bool:
+        """Whether a metanetwork has learnt from the networks of this experiment."""
+        return f"{column}_".startswith(f"metanetwork_{name}_")
 
     def matrix(self, measure: str) -> dict[str, dict[str, tuple[float, float | None]]]:
         """Return mean and standard deviation over held-out networks by row and column; {} where nothing is measured."""

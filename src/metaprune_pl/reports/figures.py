@@ -131,9 +131,11 @@ def draw_matrix(comparison: Comparison) -> "Figure":
     from matplotlib.figure import Figure
 
     measures = {measure: found for measure in MEASURES if (found := comparison.matrix(measure))}
-    columns, rows = comparison.columns, comparison.labels
+    columns = comparison.columns
     figure = Figure(
-        figsize=(3 + 1.15 * len(columns), (1.3 + 0.55 * len(rows)) * len(measures)), dpi=150, layout="constrained"
+        figsize=(3 + 1.15 * len(columns), (1.3 + 0.55 * len(comparison.experiments)) * len(measures)),
+        dpi=150,
+        layout="constrained",
     )
     for axes, (measure, found) in zip(
         figure.subplots(len(measures), squeeze=False).flat, measures.items(), strict=True
@@ -145,23 +147,21 @@ def draw_matrix(comparison: Comparison) -> "Figure":
         ]
         limit = max((abs(gain) for row in gains for gain in row if gain == gain), default=0) or 1
         image = axes.imshow(gains, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
-        for y, entries in enumerate(found.values()):
+        for y, (name, entries) in enumerate(found.items()):
             for x, column in enumerate(columns):
                 mean, spread = entries.get(column, (None, None))
                 text = "" if mean is None else f"{factor * mean:.2f}"
-                axes.text(
-                    x,
-                    y,
-                    text + (f"\n± {factor * spread:.2f}" if spread is not None else ""),
-                    ha="center",
-                    va="center",
-                    size=8,
-                )
-        axes.set_yticks(range(len(rows)), list(rows.values()), size=8)
+                text += f"\n± {factor * spread:.2f}" if spread is not None else ""
+                weight = "bold" if comparison.own(name, column) else "normal"
+                axes.text(x, y, text, ha="center", va="center", size=8, weight=weight)
+        axes.set_yticks(range(len(found)), list(comparison.labels(measure).values()), size=8)
+        axes.set_ylabel("networks of", fontsize=8)
         names = [column.replace("_", " ").replace(" ", "\n", 1) for column in columns]
         axes.set_xticks(range(len(columns)), names, size=8)
         axes.set_title(MEASURES[measure], fontsize=9)
         figure.colorbar(image, ax=axes, label="gain over none")
+    if any(comparison.own(name, column) for name in comparison.experiments for column in columns):
+        figure.suptitle("bold: the metanetwork has learnt from networks of the same kind", fontsize=8)
     return figure
 
 

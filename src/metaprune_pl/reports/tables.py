@@ -185,7 +185,7 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
     for measure, title in MEASURES.items():
         form = _number if measure == "flat_region" else _percent
         rows = [
-            (comparison.labels[name], *(form(*entries[c]) if c in entries else "" for c in comparison.columns))
+            (comparison.labels(measure)[name], *(form(*entries[c]) if c in entries else "" for c in comparison.columns))
             for name, entries in comparison.matrix(measure).items()
         ]
         names = [column.replace("_", " ").replace(" ", "\n", 1) for column in comparison.columns]
