@@ -172,8 +172,7 @@ def draw_cost(costs: Sequence[StageCost]) -> "Figure":
     _, crossing = break_even(costs)
     last = max(20, 3 * max((n for n in crossing.values() if n is not None and n <= 200), default=0))
     numbers = range(1, last + 1)
-    for index, (method, (once, each)) in enumerate(amounts.items()):
-        color = COLORS.get(method, f"C{index}")
+    for (method, (once, each)), color in zip(amounts.items(), colors_of(list(amounts)).values(), strict=True):
         label = f"{method.replace('_', ' ')}: {once:.0f} s once, {each:.1f} s each"
         axes.plot(numbers, [once / n + each for n in numbers], color=color, linewidth=1.8, label=label)
     axes.set_xlabel("number of networks that are pruned")
