@@ -182,8 +182,8 @@ def test_a_meta_epoch_takes_every_data_model_through_each_round_in_a_new_order()
     orders = []
     for steps in epochs:
         assert [len(step) for step in steps] == [3] * 8  # 4 models x 2 rounds of 3 micro-batches
-        models = [step[0].model for step in steps]
-        assert all({batch.model for batch in step} == {step[0].model} for step in steps)
+        models = [step[0].models[0] for step in steps]
+        assert all({batch.models for batch in step} == {step[0].models} for step in steps)
         assert sorted(models[:4]) == sorted(models[4:]) == [0, 1, 2, 3]
         orders += [tuple(models[:4]), tuple(models[4:])]
     assert len(set(orders)) > 4  # eight rounds in 24 possible orders
@@ -205,7 +205,7 @@ def test_two_ranks_see_the_big_batches_of_one_with_twice_the_micro_batches(count
         big, parts = big_batches(list(one)), [big_batches(list(rank)) for rank in ranks]
         assert len(big) == len(parts[0]) == len(parts[1]) == 8
         for whole, left, right in zip(big, *parts, strict=True):
-            assert {b.model for b in whole} == {b.model for b in left} == {b.model for b in right}
+            assert {b.models for b in whole} == {b.models for b in left} == {b.models for b in right}
             for found, expected in zip(left + right, whole, strict=True):
                 assert same(found[:3], expected[:3])
 
@@ -218,16 +218,16 @@ def test_ranks_take_different_data_models_and_see_together_what_one_rank_sees(mo
     several = [meta(2, rank=rank, ranks=ranks, models_per_step=models) for rank in range(ranks)]
     for _ in range(2):  # epochs
         whole, parts = list(one), [list(loader) for loader in several]
-        assert sum(batch.last and batch.step for batch in whole) == 8 // models  # 4 models x 2 rounds
-        assert all(sum(batch.last and batch.step for batch in part) == 8 // models for part in parts)
+        assert sum(batch.last for batch in whole) == 8 // models  # 4 models x 2 rounds
+        assert all(sum(batch.last for batch in part) == 8 // models for part in parts)
         rows = [[batch for part in parts for batch in part[i : i + len(part) * models // 8]]
                 for i in range(0, len(parts[0]), len(parts[0]) * models // 8)]  # fmt: skip
         for found, expected in zip([batch for row in rows for batch in row], whole, strict=True):
-            assert same(found[:3], expected[:3]) and found.model == expected.model
-        assert {batch.share for batch in whole} == {1 / models}
-        assert {batch.share for part in parts for batch in part} == {1 / max(1, models // ranks)}
+            assert same(found[:3], expected[:3]) and found.models[found.part] == expected.models[expected.part]
+        assert {len(batch.models) for batch in whole} == {models}
+        assert {len(batch.models) for part in parts for batch in part} == {max(1, models // ranks)}
         steps = [whole[i : i + len(whole) * models // 8] for i in range(0, len(whole), len(whole) * models // 8)]
-        assert all(len({batch.model for batch in step}) == models for step in steps)
+        assert all({batch.part for batch in step} == set(range(models)) for step in steps)
 
 
 @pytest.mark.parametrize(

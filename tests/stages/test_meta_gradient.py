@@ -94,7 +94,7 @@ def our_gradient(
     stage.data_models = [model]
     for number, (images, labels) in enumerate(batches):
         last = number == len(batches) - 1
-        stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), model=0, last=last), number)
+        stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), models=(0,), part=0, last=last), number)
     assert stage.backward_passes == 1
     return gradients(net)
 
@@ -140,11 +140,27 @@ def test_the_next_big_batch_starts_from_the_new_metanetwork_and_its_own_data_mod
         fresh.load_state_dict(stage.metanetwork.state_dict())
         expected = authors_gradient(fresh, model, micro_batches(), sparsity)
         for number, (images, labels) in enumerate(micro_batches()):
-            stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), model=step, last=number == 2), number)
+            stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), (step,), 0, last=number == 2), number)
         found = gradients(stage.metanetwork)
         assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
         moved = [relative_error(p, q) for p, q in zip(stage.metanetwork.parameters(), fresh.parameters(), strict=True)]
         assert max(moved) > 1e-6
+
+
+def test_two_data_models_in_a_step_give_the_mean_of_their_gradients_in_one_backward_pass(tmp_path: Path) -> None:
+    models = [data_model(tmp_path / "a", "eval"), data_model(tmp_path / "b", "train")]
+    sparsity, stage = Sparsity(weight=0.5), _Bare(metanetwork=metanetwork(), sparsity=Sparsity(weight=0.5))
+    stage.data_models = list(models)
+    order = [(part, *batch) for part in range(2) for batch in micro_batches()]
+    for number, (part, images, labels) in enumerate(order):
+        last = number == len(order) - 1
+        stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), models=(1, 0), part=part, last=last), number)
+    assert stage.backward_passes == 1
+    found = gradients(stage.metanetwork)
+    alone = [authors_gradient(metanetwork(), model, micro_batches(), sparsity) for model in models]
+    for name, gradient in found.items():
+        assert relative_error(gradient, (alone[0][name] + alone[1][name]) / 2) < 1e-9, name
+        assert relative_error(alone[0][name], alone[1][name]) > 1e-6, name
 
 
 def test_the_batch_norm_mode_and_the_sparsity_term_matter(tmp_path: Path) -> None:
@@ -206,11 +222,10 @@ def test_mixed_precision_is_for_the_data_model_and_not_for_the_metanetwork(tmp_p
     model = data_model(tmp_path / "network", "eval")
     model = DataModel(model.network.float(), model.graph, model.groups, {n: v.float() for n, v in model.state.items()})
     stage = _Bare(metanetwork=metanetwork().float())
-    expected = stage.new_weights(model)
+    expected = stage.new_weights([model])[0]
     with torch.autocast("cpu", torch.bfloat16):
-        found = stage.new_weights(model)
+        found = stage.new_weights([model])[0]
         images, labels = micro_batches(1)[0]
-        leaves = {name: value.requires_grad_() for name, value in found.items()}
-        loss, gradient = accuracy_gradient(model, leaves, images.float(), labels)
+        loss, gradient = accuracy_gradient(model, found, images.float(), labels)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert torch.isfinite(loss) and {g.dtype for g in gradient} == {torch.float32}

@@ -20,19 +20,17 @@ class MetaBatch(NamedTuple):
         images: [B, C, H, W]; uint8 from the loader, normalised after the transfer.
         labels: int64 [B].
         draws: Random numbers of the augmentation, [B, 3].
-        model: Number of the data model.
-        last: Whether the data model's part of the big batch on this device ends here.
-        share: Weight of that part in this device's gradient: 1 over the number of data models it takes in a step.
-        step: Whether the big batch ends with that part.
+        models: Numbers of the data models that this device takes in the step, in turn.
+        part: Which of them these images are for.
+        last: Whether the big batch ends here.
     """
 
     images: Tensor
     labels: Tensor
     draws: Tensor
-    model: int
+    models: tuple[int, ...]
+    part: int
     last: bool
-    share: float = 1.0
-    step: bool = True
 
 
 class DataModelZoo(LightningDataModule):
@@ -160,11 +158,9 @@ class MetaLoader(Resumable):
         for index, batch in zip(left, served, strict=True):
             self.position = index + 1
             step, part, micro_batch = self._place(index)
-            slot = (order.rank * self.parts + part) * self.models_per_step // (order.ranks * self.parts)
-            yield MetaBatch(
-                *batch, model=models[step * self.models_per_step + slot], last=micro_batch == self.micro_batches - 1,
-                share=1 / self.parts, step=part == self.parts - 1,
-            )  # fmt: skip
+            first = step * self.models_per_step + order.rank * self.models_per_step // order.ranks
+            last = part == self.parts - 1 and micro_batch == self.micro_batches - 1
+            yield MetaBatch(*batch, models=tuple(models[first : first + self.parts]), part=part, last=last)
 
     def _place(self, index: int) -> tuple[int, int, int]:
         """Step, part on this rank, and micro-batch of the part."""

@@ -6,6 +6,10 @@ block, T taps (kernel positions).
 
 from metaprune_pl.graphs.features import SCHEMAS, Features, Schema, read, write
 from metaprune_pl.graphs.trace import trace
+from metaprune_pl.graphs.union import unite, unite_states
 from metaprune_pl.graphs.weight_graph import Connection, NeuronGroup, WeightGraph
 
-__all__ = ["SCHEMAS", "Connection", "Features", "NeuronGroup", "Schema", "WeightGraph", "read", "trace", "write"]
+__all__ = [
+    "SCHEMAS", "Connection", "Features", "NeuronGroup", "Schema", "WeightGraph", "read", "trace", "unite",
+    "unite_states", "write",
+]  # fmt: skip

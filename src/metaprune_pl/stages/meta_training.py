@@ -1,8 +1,7 @@
 """Train the metanetwork: accuracy of the rewritten network plus sparsity of its pruning groups (paper, 4.2)."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +10,10 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parallel import DistributedDataParallel
 
 from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.graphs import WeightGraph, unite, unite_states
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.networks.widths import own_state
@@ -43,6 +41,11 @@ class DataModel:
     groups: PruningGroups
     state: dict[str, Tensor]
 
+    @property
+    def trainable(self) -> set[str]:
+        """Names of the trainable parameters in the graph."""
+        return {name for name, _ in self.network.named_parameters()} & set(self.graph.parameters)
+
     def to(self, device: torch.device) -> "DataModel":
         """Move the weights to a device."""
         network = self.network.to(device)
@@ -59,6 +62,36 @@ def load_data_model(
         if isinstance(module, _BATCH_NORMS):
             module.train(batch_norm == "train")
     return DataModel(network, groups.graph, groups, {}).to(device)
+
+
+@dataclass(eq=False)
+class Part:
+    """What a step has of one data model so far.
+
+    Attributes:
+        model: The data model.
+        leaves: Its new weights by name.
+        gradient: Sum of the gradients of its micro-batches' losses for them.
+        losses: Of its micro-batches.
+    """
+
+    model: DataModel
+    leaves: dict[str, Tensor]
+    gradient: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, loss: Tensor, gradient: list[Tensor]) -> None:
+        """Take in a micro-batch."""
+        self.losses.append(loss)
+        if self.gradient:
+            torch._foreach_add_(self.gradient, gradient)
+        else:
+            self.gradient = [own.clone() for own in gradient]  # autograd may give two parameters the same tensor
+
+    def mean(self) -> dict[str, Tensor]:
+        """The gradient of the mean loss by name; what was summed up is used up."""
+        torch._foreach_div_(self.gradient, len(self.losses))
+        return dict(zip(self.leaves, self.gradient, strict=True))
 
 
 def accuracy_gradient(
@@ -85,9 +118,9 @@ class MetaTraining(LightningModule):
     The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch adds the gradient of
     its cross-entropy to them by plain autograd; the sparsity gradient is added at the end; and one backward pass takes
     the sum into the metanetwork. That equals one backward pass per micro-batch, and several devices exchange gradients
-    once in a step. One data model at a time is in a device's memory. With a mixed `trainer.precision` data models run
-    in it, and the metanetwork in float32. The metanetwork is stored after every epoch as
-    `metanetworks/epoch_NNN` in the run's folder.
+    once in a step. The data models that a device takes in a step go through the metanetwork as one graph; they alone
+    are in its memory. With a mixed `trainer.precision` data models run in it, and the metanetwork in float32. The
+    metanetwork is stored after every epoch as `metanetworks/epoch_NNN` in the run's folder.
 
     Args:
         metanetwork: What is trained.
@@ -124,11 +157,8 @@ class MetaTraining(LightningModule):
         self.channels_last = channels_last
         self._call: Callable[..., Tensor] = torch.compile(functional_call) if compiled else functional_call
         self.data_models: list[DataModel] = []
-        self._leaves: dict[str, Tensor] = {}
-        self._gradient: list[Tensor] = []
-        self._losses: list[Tensor] = []
+        self._parts: list[Part] = []
         self._validated: dict[str, Tensor] = {}
-        self._on_device, self._step_begins = 0, True
 
     def setup(self, stage: str) -> None:
         """Load the data models."""
@@ -140,76 +170,62 @@ class MetaTraining(LightningModule):
                 load_data_model(path, self.batch_norm, torch.device("cpu"), self.attention) for path in zoo.models
             ]
 
-    def _take(self, number: int) -> DataModel:
-        """Bring a data model to the device, and the one that is there back to the host."""
-        if number != self._on_device:
-            self.data_models[self._on_device] = self.data_models[self._on_device].to(torch.device("cpu"))
-        model = self.data_models[number]
-        if next(model.network.parameters()).device != self.device:
-            model = self.data_models[number] = model.to(self.device)
-        self._on_device = number
-        return model
+    def _take(self, numbers: Sequence[int]) -> list[DataModel]:
+        """Bring data models to the device, and all others back to the host."""
+        for number, model in enumerate(self.data_models):
+            place = self.device if number in numbers else torch.device("cpu")
+            if next(model.network.parameters()).device != place:
+                self.data_models[number] = model.to(place)
+        return [self.data_models[number] for number in numbers]
 
     def training_step(self, batch: MetaBatch, batch_idx: int) -> None:
         """Take in one micro-batch, and step at the end of the big batch."""
-        model = self._take(batch.model)
-        if not self._leaves:
-            self._leaves = {name: value.requires_grad_() for name, value in self.new_weights(model).items()}
+        if not self._parts:
+            models = self._take(batch.models)
+            self._parts = [Part(model, new) for model, new in zip(models, self.new_weights(models), strict=True)]
+        part = self._parts[batch.part]
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         images = batch.images.contiguous(memory_format=layout)
-        loss, gradient = accuracy_gradient(model, self._leaves, images, batch.labels, self._call)
-        self._losses.append(loss)
-        if self._gradient:
-            torch._foreach_add_(self._gradient, gradient)
-        else:
-            self._gradient = [own.clone() for own in gradient]  # autograd may give two parameters the same tensor
+        part.add(*accuracy_gradient(part.model, part.leaves, images, batch.labels, self._call))
         if batch.last:
-            self._finish(model, batch.share, batch.step)
+            self._step()
+            self._parts = []
+
+    def rewrite(self, models: Sequence[DataModel]) -> list[dict[str, Tensor]]:
+        """Return the states of networks with the trainable parameters that the metanetwork gives them."""
+        with torch.autocast(self.device.type, enabled=False):  # in mixed precision, too: its changes are small
+            new = self.metanetwork.rewrite(unite([m.graph for m in models]), unite_states([m.state for m in models]))
+        return [{name: new[f"{i}.{name}"] for name in model.state} for i, model in enumerate(models)]
 
     @torch.no_grad()
-    def new_weights(self, model: DataModel) -> dict[str, Tensor]:
-        """Return the trainable parameters in the graph as the metanetwork rewrites them, cut off from it."""
-        with self._in_full_precision():
-            new = self.metanetwork.rewrite(model.graph, model.state)
-        trainable = {name for name, _ in model.network.named_parameters()} & set(model.graph.parameters)
-        return {name: value.detach().clone() for name, value in new.items() if name in trainable}
+    def new_weights(self, models: Sequence[DataModel]) -> list[dict[str, Tensor]]:
+        """Return the trainable parameters as the metanetwork rewrites them, cut off from it as leaves."""
+        return [
+            {name: value.detach().clone().requires_grad_() for name, value in new.items() if name in model.trainable}
+            for model, new in zip(models, self.rewrite(models), strict=True)
+        ]
 
-    def _finish(self, model: DataModel, share: float, step: bool) -> None:
-        """Take the gradient of a data model's part into the metanetwork, and step at the end of the big batch."""
-        torch._foreach_div_(self._gradient, len(self._losses))
-        vector = dict(zip(self._leaves, self._gradient, strict=True))
-        sparse, value = self.sparsity.gradient(self.criterion, model.groups, self._leaves)
-        norms = {"accuracy": _norm(vector), "sparsity": _norm(sparse)}
-        for name, gradient in sparse.items():
-            vector[name] += gradient
+    def _step(self) -> None:
+        """Take the gradients of all parts into the metanetwork, and step."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        if self._step_begins:
-            optimizer.zero_grad()
-        self._step_begins = step
-        with self._in_full_precision(), self._alone(not step):
-            new = self.metanetwork.rewrite(model.graph, model.state)
-            products = [torch.dot(new[name].flatten(), v.flatten()) for name, v in vector.items()]
-            self.manual_backward(share * torch.stack(products).sum())
-        if step:
-            if self.clip:
-                self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
-            optimizer.step()
-        loss = torch.stack(self._losses).mean()
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        self.log("train/sparsity", value, prog_bar=True)
-        for name, norm in norms.items():
-            self.log(f"train/gradient_{name}", norm)
-        self._leaves, self._gradient, self._losses = {}, [], []
-
-    def _in_full_precision(self) -> AbstractContextManager[None]:
-        """Run the metanetwork in float32 where the networks run in mixed precision: its changes are small."""
-        return torch.autocast(self.device.type, enabled=False)
-
-    def _alone(self, alone: bool) -> AbstractContextManager[None]:
-        """Keep a backward pass from exchanging gradients with the other devices."""
-        wrapped = self.trainer.strategy.model if alone else None
-        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
+        optimizer.zero_grad()
+        products, logged = [], list[dict[str, Tensor]]()
+        for part, new in zip(self._parts, self.rewrite([part.model for part in self._parts]), strict=True):
+            vector = part.mean()
+            sparse, value = self.sparsity.gradient(self.criterion, part.model.groups, part.leaves)
+            norms = {"gradient_accuracy": _norm(vector), "gradient_sparsity": _norm(sparse)}
+            logged.append({"loss": torch.stack(part.losses).mean(), "sparsity": value, **norms})
+            for name, gradient in sparse.items():
+                vector[name] += gradient
+            products += [torch.dot(new[name].flatten(), v.flatten()) for name, v in vector.items()]
+        self.manual_backward(torch.stack(products).sum() / len(self._parts))
+        if self.clip:
+            self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
+        optimizer.step()
+        for name in logged[0]:
+            mean = torch.stack([part[name] for part in logged]).mean()
+            self.log(f"train/{name}", mean, prog_bar=name in ("loss", "sparsity"), sync_dist=name == "loss")
 
     def on_train_epoch_end(self) -> None:
         """Step the schedule and store the metanetwork."""
@@ -223,8 +239,8 @@ class MetaTraining(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Rewrite the first data model."""
-        model = self._take(0)
-        self._validated = {**model.state, **self.new_weights(model)}
+        (model,) = self._take([0])
+        self._validated = {**model.state, **self.new_weights([model])[0]}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of the rewritten data model on the validation images, without finetuning."""

@@ -1,0 +1,33 @@
+"""Several networks as one graph without edges between them, so that a metanetwork takes them in one pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from metaprune_pl.graphs.weight_graph import WeightGraph
+
+
+def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
+    """Put graphs side by side: nodes in turn, and the names of the i-th begin with `i.`.
+
+    It is for `read` and `write`: what is there for pruning alone is that of the first.
+    """
+    groups, connections, start = [], [], 0
+    aliases: dict[str, str] = {}
+    for number, graph in enumerate(graphs):
+        for group in graph.groups:
+            slots = {slot: f"{number}.{name}" for slot, name in group.slots.items()}
+            groups.append(replace(group, start=start + group.start, slots=slots))
+        for connection in graph.connections:
+            parameter = None if connection.parameter is None else f"{number}.{connection.parameter}"
+            source, target = connection.source + start, connection.target + start
+            connections.append(replace(connection, parameter=parameter, source=source, target=target))
+        aliases |= {f"{number}.{alias}": f"{number}.{name}" for alias, name in graph.aliases.items()}
+        start += graph.num_nodes
+    return replace(graphs[0], groups=tuple(groups), connections=tuple(connections), aliases=aliases)
+
+
+def unite_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The parameters and buffers of all networks, by the names that they have in the united graph."""
+    return {f"{number}.{name}": value for number, state in enumerate(states) for name, value in state.items()}
