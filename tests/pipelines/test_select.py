@@ -10,8 +10,7 @@ import pytest
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.pipelines.select import count_kept
-from metaprune_pl.reports import Curve, CurvePoint, Experiment, Selection, StageCost
-from metaprune_pl.reports.results import Cost
+from metaprune_pl.reports import Cost, Curve, CurvePoint, Experiment, Selection, StageCost
 from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
 
 

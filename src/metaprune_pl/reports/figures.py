@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metaprune_pl.reports.comparison import MEASURES, Comparison
-from metaprune_pl.reports.results import Curve, Selection, StageCost
+from metaprune_pl.reports.curves import Curve, Selection
+from metaprune_pl.reports.results import StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, OVER, amortised, break_even, methods_of
 
 if TYPE_CHECKING:

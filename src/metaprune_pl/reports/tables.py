@@ -8,8 +8,9 @@ from rich.table import Table
 
 from metaprune_pl.reports.analysis import LABELS, Analysis
 from metaprune_pl.reports.comparison import MEASURES, Comparison
+from metaprune_pl.reports.curves import Curve, Selection
 from metaprune_pl.reports.masks import masked_rows, target_name
-from metaprune_pl.reports.results import Curve, Detected, Experiment, Masked, Pruned, Selection, StageCost
+from metaprune_pl.reports.results import Detected, Experiment, Masked, Pruned, StageCost
 from metaprune_pl.reports.summary import FLAT_DROP, OVER, curve_rows, pruned_rows
 
 

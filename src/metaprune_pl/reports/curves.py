@@ -1,0 +1,157 @@
+"""Curves of accuracy over speed-up or compression, and the choice of a metanetwork by them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from metaprune_pl.reports.files import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One pruned network on a curve.
+
+    Attributes:
+        speed_up: Multiply-accumulates of the unpruned network over those of this one.
+        accuracy: Share of images classified correctly, without finetuning after pruning.
+        macs: Multiply-accumulates for one image.
+        parameters: Number of parameters.
+        left: Share of them that are not zero.
+    """
+
+    speed_up: float
+    accuracy: float
+    macs: int
+    parameters: int
+    left: float = 1.0
+
+    @property
+    def compression(self) -> float:
+        """Parameters over those that are not zero."""
+        return 1 / self.left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Accuracy over speed-up, or compression where weights are masked, without finetuning after it (paper, C.1).
+
+    Attributes:
+        network: Name of the network.
+        method: `none`, `sparsity_learning` or `metanetwork`.
+        split: Images that the accuracy is of.
+        points: In the order of what it is over; the first is the network before pruning.
+        over: What it is over.
+    """
+
+    network: str
+    method: str
+    split: str
+    points: Sequence[CurvePoint]
+    over: Literal["speed_up", "compression"] = "speed_up"
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """Speed-up or compression, and accuracy, of each point."""
+        return [(getattr(point, self.over), point.accuracy) for point in self.points]
+
+    @property
+    def area(self) -> float:
+        """Mean accuracy over the curve's range of speed-ups or compressions: the area under it over its width."""
+        (first, accuracy), (last, _) = self.line[0], self.line[-1]
+        if last <= first:
+            return accuracy
+        return sum((x - w) * (a + b) / 2 for (w, a), (x, b) in pairwise(self.line)) / (last - first)
+
+    def flat_region(self, drop: float) -> float:
+        """Where accuracy first falls more than `drop` below the first point's, interpolated."""
+        return self.reach_above(self.points[0].accuracy - drop)
+
+    def reach_above(self, floor: float) -> float:
+        """Where accuracy first falls below `floor`, interpolated; at least the first point's."""
+        if self.line[0][1] < floor:
+            return self.line[0][0]
+        for (w, a), (x, b) in pairwise(self.line):
+            if b < floor:
+                return w + (x - w) * (a - floor) / (a - b)
+        return self.line[-1][0]
+
+    @classmethod
+    def from_json(cls, path: Path) -> "Curve":
+        """Read a curve that `write_json` wrote."""
+        return cls.from_dict(read_json(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Curve":
+        """Return the curve of its plain values."""
+        return cls(**{**data, "points": [CurvePoint(**point) for point in data["points"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The choice of a metanetwork.
+
+    Attributes:
+        metanetwork: Folder of the one that was taken: the largest area under its validation curve.
+        curves: Curves that were drawn, by epoch.
+        candidates: Number of metanetworks there were to choose from.
+        accuracy: Validation accuracy of the network before any metanetwork.
+        target: Accuracy that the flat region was to keep.
+        last_kept: Last epoch that keeps it, as far as curves were drawn; None if none does.
+        milestone: Number of epochs after which accuracy is no longer kept, where to lower the learning rate of a new
+            training; None if all keep it, or none.
+    """
+
+    metanetwork: str
+    curves: Mapping[str, Curve]
+    candidates: int
+    accuracy: float
+    target: float
+    last_kept: str | None
+    milestone: int | None
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Area under each curve."""
+        return {name: curve.area for name, curve in self.curves.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each curve."""
+        return [
+            {
+                "epoch": name, "accuracy": curve.points[0].accuracy, "kept": curve.points[0].accuracy >= self.target,
+                "area": curve.area, "chosen": name == Path(self.metanetwork).name,
+            }
+            for name, curve in self.curves.items()
+        ]  # fmt: skip
+
+    @property
+    def reason(self) -> str:
+        """Why this one was taken, and what the curves say of the learning rate."""
+        name = Path(self.metanetwork).name
+        if self.candidates == 1:
+            accuracy = self.curves[name].points[0].accuracy
+            return (
+                f"{name} is the only one to choose from: {100 * accuracy:.2f} % of the validation images in the flat "
+                f"region, area {self.areas[name]:.4f}."
+            )
+        found = (
+            f"{name} has the largest area under its validation curve, {self.areas[name]:.4f}, of "
+            f"{len(self.curves)} drawn of {self.candidates}. To keep {100 * self.target:.2f} % in the flat region "
+            f"(before the metanetwork: {100 * self.accuracy:.2f} %) "
+        )
+        if self.last_kept is None:
+            return found + "is too much for all of them: meta-train with a lower learning rate or sparsity weight."
+        if self.milestone is None:
+            return found + f"is possible up to the last, {self.last_kept}: longer meta-training may bring more."
+        return (
+            found + f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate there, "
+            f"`milestones: [{self.milestone}]`."
+        )
+
+    @classmethod
+    def from_json(cls, path: Path) -> "Selection":
+        """Read a choice that was written with its reason and areas."""
+        data = {key: value for key, value in read_json(path).items() if key not in {"reason", "areas"}}
+        return cls(**{**data, "curves": {name: Curve.from_dict(curve) for name, curve in data["curves"].items()}})
