@@ -45,6 +45,8 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         ([*META, "--model.init_args.metanetwork", "PNAMetanetwrk"], "Did you mean 'PNAMetanetwork'?"),
         ([*DATA, "--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int, got 'abc'."),
         ([*PRUNE, "--pruning.stepp=1"], "no setting 'pruning.stepp'. Did you mean 'pruning.step'?"),
+        ([*PRUNE, "--speed-ups=[2]"], "no setting 'speed-ups'. Did you mean 'speed_ups'?"),
+        ([*PRUNE, "--speedups", "[2]"], "no setting 'speedups'. Did you mean 'speed_ups'?"),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
         (["fit"], "required: fit.data, fit.model. Name them, or a config that does: --config CONFIG."),
         ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),

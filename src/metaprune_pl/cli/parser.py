@@ -20,7 +20,7 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stag
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
 _UNKNOWN = re.compile(
-    r"(?:[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+))"
+    r"(?:[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.-]+))"
 )
 _GROUP = re.compile(r"Group '([\w.]+)' does not accept")
 _CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)")

@@ -40,12 +40,8 @@ class Digits(MemoryImages):
         check_shares(fraction=fraction)
         self.classes, self.fraction = [[digit] for digit in range(10)] if classes is None else classes, fraction
         digits = [digit for digits in self.classes for digit in digits]
-        if (
-            len(self.classes) < 2
-            or not all(self.classes)
-            or len(set(digits)) < len(digits)
-            or set(digits) - {*range(10)}
-        ):
+        known = set(digits) <= {*range(10)} and len(set(digits)) == len(digits)
+        if len(self.classes) < 2 or not all(self.classes) or not known:
             raise ConfigError(f"data.classes {classes}: give two or more lists of digits, each digit once at most.")
 
     def load(self) -> Splits:

@@ -38,6 +38,8 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
     """
     if name in BUILDERS:
         return name, BUILDERS[name]
+    if name.partition(":")[0].endswith(".py"):
+        raise NetworkError(f"'{name}' is a file; name the function in it: {_function_in(name)}.")
     if ":" in name:
         return name, find_own(name)
     library, _, short = name.rpartition("/")
@@ -56,6 +58,16 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
         )
     found = full[0].partition("/")[0]
     return full[0], partial(_LIBRARIES[found], short)
+
+
+def _function_in(name: str) -> str:
+    """Name a file's function as it is imported from here, or else from its folder."""
+    file, _, function = name.partition(":")
+    path = Path(os.path.relpath(file)).with_suffix("")
+    function = function or "FUNCTION"
+    if ".." in path.parts:
+        return f"{path.name}:{function}, in the folder where {Path(file).name} is"
+    return f"{'.'.join(path.parts)}:{function}"
 
 
 def find_own(name: str) -> Callable[..., nn.Module]:

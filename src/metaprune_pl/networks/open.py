@@ -38,8 +38,8 @@ class NetworkSource:
     @property
     def stored(self) -> bool:
         """Whether the network is a folder; a path that is none and no name either counts as one."""
-        path = Path(self.network)
-        return path.is_dir() or path.is_absolute() or (self.network.count("/") > 1 and ":" not in self.network)
+        path, name = Path(self.network), ":" in self.network or self.network.endswith(".py")
+        return path.is_dir() or (not name and (path.is_absolute() or self.network.count("/") > 1))
 
     def open(
         self, *, input_shape: Shape | None = None, num_classes: int | None = None

@@ -136,8 +136,8 @@ def _write_report(folder: Path, comparison: Comparison, *, together: bool) -> No
     if together:
         pictures[folder] = [
             replace(curve, method=f"{name}, {curve.method}")
-            for name, curves in comparison.experiments.items()
-            for curve in curves.curves
+            for name, experiment in comparison.experiments.items()
+            for curve in experiment.curves
         ]
     for place, curves in pictures.items():
         if curves:

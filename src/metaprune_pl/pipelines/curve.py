@@ -34,7 +34,8 @@ class CurveSettings:
 
     Attributes:
         max_speed_up: Speed-up of the last point.
-        points: Number of points, evenly spaced in speed-up from the network as it is.
+        points: Number of points, evenly spaced in speed-up from the network as it is; those that are the same network
+            count once.
         split: Images that the accuracy is of: `validation` to choose by, `test` for a report.
     """
 
@@ -80,13 +81,15 @@ def run_curve(
     ready = prepare(place, how, [grid.max_speed_up] if masks is None else None)
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     networks = _pruned(place, ready, how, grid) if masks is None else _masked(place, ready, how, masks)
-    points = []
+    points: list[CurvePoint] = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):
-        macs = count_macs(pruned, example)
+        macs, parameters, left = count_macs(pruned, example), count_parameters(pruned), left_parameters(pruned)
+        if points and (macs, parameters, left) == (points[-1].macs, points[-1].parameters, points[-1].left):
+            continue  # one step of a small network comes to several targets
         points.append(
             CurvePoint(
-                speed_up=ready.base_macs / macs, macs=macs, parameters=count_parameters(pruned),
-                left=left_parameters(pruned), accuracy=accuracy(pruned, place.data, grid.split, place.device),
+                speed_up=ready.base_macs / macs, macs=macs, parameters=parameters, left=left,
+                accuracy=accuracy(pruned, place.data, grid.split, place.device),
             )
         )  # fmt: skip
     result = Curve(network=ready.name, method=ready.method, split=grid.split, points=points, over=over)
@@ -104,8 +107,6 @@ def _pruned(place: Workplace, ready: Ready, how: Preparation, grid: CurveSetting
     """Give the network without more and more channels."""
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     now = ready.base_macs / count_macs(ready.network, example)
-    if grid.max_speed_up <= now:
-        raise ConfigError(f"grid.max_speed_up is {grid.max_speed_up:g} and the network is at {now:.2f}x already.")
     return prune(
         ready.network, example, base_macs=ready.base_macs, criterion=how.criterion, settings=how.pruning,
         speed_ups=torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[1:],

@@ -14,11 +14,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
-from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.metanetworks import load_metanetwork
-from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
-from metaprune_pl.pipelines.prepare import Place, TrainingSettings
+from metaprune_pl.pipelines.prepare import Place, TrainingSettings, rewrite
 from metaprune_pl.pruning import (
     GroupNorm,
     PruningGroups,
@@ -28,7 +25,7 @@ from metaprune_pl.pruning import (
     measure_latency,
     prune,
 )
-from metaprune_pl.pruning.structured import check_prunable
+from metaprune_pl.pruning.structured import check_ahead, check_prunable
 from metaprune_pl.reports import Detected, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 from metaprune_pl.stages import DetectorTraining
@@ -95,14 +92,12 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
         how: What to run.
 
     Raises:
-        ConfigError: The network is no detector, or the targets make no sense.
+        ConfigError: The network is no detector, the metanetwork was made for others, or the targets make no sense.
         DataError: The images are missing or cannot be read.
         PruningError: A target is out of reach.
         StorageError: There is no such network or metanetwork.
     """
     data.count("train")
-    if how.metanetwork is not None:
-        find_metanetwork(how.metanetwork)
     source = NetworkSource(network=how.network, arguments=how.arguments)
     detector, card = source.open()
     check_detector(detector, data)
@@ -110,6 +105,9 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
     unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments).get_submodule("backbone")
     macs = count_macs(unpruned, example)
     checked = check_prunable(backbone, example, how.speed_ups, macs, how.pruning)
+    check_ahead(backbone, example, how.speed_ups, macs)
+    if how.metanetwork is not None:
+        rewrite(place, copy.deepcopy(backbone), checked[0].graph, how.metanetwork)  # whether it can
     work = _Work(place=place, data=data, how=how, card=card, base_macs=macs, checked=checked)
     start = Path(how.network) if source.stored else place.folder / "source"
     if place.writes and not source.stored:
@@ -146,7 +144,11 @@ def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
     source = trained
     if method == "metanetwork":
         assert how.metanetwork is not None
-        source = _rewrite(work, trained, work.checked[0].graph, how.metanetwork)
+        source, rewritten = place.folder / "rewritten", load_network(trained)
+        rewrite(place, rewritten.get_submodule("backbone"), work.checked[0].graph, how.metanetwork)
+        if place.writes:
+            save_network(source, rewritten, read_card(trained))
+        place.agree(None)
     detector = load_network(_train(work, "finetuned", source, how.finetune)).to(place.device)
     backbones = prune(
         detector.get_submodule("backbone"), work.example, speed_ups=how.speed_ups, base_macs=work.base_macs,
@@ -163,19 +165,6 @@ def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
         final = load_network(_train(inside, "finetuned", inside.place.folder / "pruned", how.finetune_after))
         found.append(_measured(inside, method, target, detector, final, pruned))
     return found
-
-
-@torch.no_grad()
-def _rewrite(work: _Work, source: Path, graph: WeightGraph, metanetwork: str) -> Path:
-    """Pass the backbone through a metanetwork, which may have learnt from classifiers; return the result's folder."""
-    folder, detector = work.place.folder / "rewritten", load_network(source)
-    backbone = detector.get_submodule("backbone").to(work.place.device)
-    rewritten = load_metanetwork(Path(metanetwork)).to(work.place.device).rewrite(graph, backbone.state_dict())
-    backbone.load_state_dict(rewritten)
-    if work.place.writes:
-        save_network(folder, detector, read_card(source))
-    work.place.agree(None)
-    return folder
 
 
 def _measured(

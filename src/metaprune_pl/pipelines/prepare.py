@@ -1,5 +1,6 @@
 """From a stored network to one that is ready for pruning: metanetwork or a control, then finetuning."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,17 +8,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
+from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, save_network
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, PruningSettings, Sparsity, count_macs
-from metaprune_pl.pruning.structured import check_prunable
+from metaprune_pl.pruning.structured import check_ahead, check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 from metaprune_pl.stages.finetuning import check_fits
 
@@ -143,7 +145,8 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
         speed_ups: Targets of the pruning that follows; checked before any time is spent. None removes no channels.
 
     Raises:
-        ConfigError: The targets make no sense, or the network was made for other images.
+        ConfigError: The targets make no sense or are reached already, the network was made for other images, or the
+            metanetwork for other networks.
         DataError: The images are missing or cannot be read.
         PruningError: The network is frozen, or the last target is out of reach.
         NetworkError: The network cannot be built.
@@ -153,19 +156,27 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
         find_metanetwork(how.metanetwork)
     network, card = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
     check_fits(network, card, place.data)
-    base_macs = unpruned_macs(card)
+    base_macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape)
     checked = None
     if speed_ups is not None:
-        checked = check_prunable(network, torch.zeros(1, *card.input_shape), speed_ups, base_macs, how.pruning)
+        checked = check_prunable(network, example, speed_ups, base_macs, how.pruning)
+        if (now := check_ahead(network, example, speed_ups, base_macs)) > 1 < speed_ups[-1]:
+            rank_zero_info(f"The network is at {now:.2f}x: speed-ups count from the network before any pruning.")
+    rewritten = None
+    if how.metanetwork is not None:
+        graph = trace(network, example) if checked is None else checked[0].graph
+        rewritten = rewrite(place, copy.deepcopy(network), graph, how.metanetwork)
     source = Path(how.source.network) if how.source.stored else place.folder / "source"
     if place.writes and not how.source.stored:
         card = save_network(source, network, card)
     place.agree(None)
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
-    if how.metanetwork is not None:
+    if rewritten is not None:
         card = replace(card, masked=[])  # new weights are not zero
-        graph = trace(network, torch.zeros(1, *card.input_shape)) if checked is None else checked[0].graph
-        method, source = "metanetwork", _rewrite(place, source, graph, Path(how.metanetwork))
+        method, source = "metanetwork", place.folder / "rewritten"
+        if place.writes:
+            save_network(source, rewritten, card)
+        place.agree(None)
     elif how.sparsity is not None:
         method = "sparsity_learning"
     if how.finetune.epochs:
@@ -197,16 +208,22 @@ def unpruned_macs(card: NetworkCard) -> int:
 
 
 @torch.no_grad()
-def _rewrite(place: Workplace, source: Path, graph: WeightGraph, metanetwork: Path) -> Path:
-    """Pass a network through a metanetwork."""
-    folder = place.folder / "rewritten"
-    network, card = load_network(source), read_card(source)
-    state = {name: value.to(place.device) for name, value in network.state_dict().items()}
-    network.load_state_dict(load_metanetwork(metanetwork).to(place.device).rewrite(graph, state))
-    if place.writes:
-        save_network(folder, network, replace(card, masked=[]))
-    place.agree(None)
-    return folder
+def rewrite(place: Place, network: nn.Module, graph: WeightGraph, metanetwork: str) -> nn.Module:
+    """Give a network, or the part of one that a graph is of, the weights that a metanetwork makes of its own.
+
+    Raises:
+        ConfigError: The metanetwork has no place for a parameter, or does not know a size of its kernels.
+    """
+    network.to(place.device)
+    try:
+        new = load_metanetwork(metanetwork).to(place.device).rewrite(graph, network.state_dict())
+    except TraceError as error:
+        raise ConfigError(
+            f"the metanetwork '{metanetwork}' does not go with the network: {error} That takes another meta-training "
+            "(`metaprune fit`); to go without, set metanetwork to null."
+        ) from error
+    network.load_state_dict(new)
+    return network
 
 
 def run_finetuning(

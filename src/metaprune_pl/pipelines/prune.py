@@ -54,7 +54,6 @@ def run_prune(
     """
     check_rounds(rounds, finetune_after)
     ready = prepare(place, how, speed_ups)
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     before = accuracy(ready.network, place.data, "test", place.device)
     networks = (
         _prune(place, ready, how, speed_ups)
@@ -70,21 +69,10 @@ def run_prune(
         if place.writes:
             save_network(folder / "pruned", pruned, ready.card)
         place.agree(None)
-        straight = accuracy(pruned, place.data, "test", place.device)
         final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(place.device)
-        macs = count_macs(final, example)
-        latency = _latency(ready, final, example, latency_batches)
-        result = Pruned(
-            network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
-            parameters=count_parameters(final), accuracy_before=before, accuracy_pruned=straight,
-            accuracy_finetuned=accuracy(final, place.data, "test", place.device),
-            latency=latency[0], latency_unpruned=latency[1],
-        )  # fmt: skip
-        results.append(result)
+        results.append(_measured(place, ready, target, before, pruned, final, latency_batches))
         if place.writes:
-            record = {**ready.card.record, "speed_up": result.speed_up, "test_accuracy": result.accuracy_finetuned}
-            save_network(folder / "network", final, replace(ready.card, record=record))
-            write_json(folder / "result.json", asdict(result))
+            _store(folder, ready, final, results[-1])
     if place.writes:
         _write_report(place.folder, results)
     return results
@@ -138,6 +126,30 @@ def _finetune(place: Workplace, folder: Path, settings: FinetuneSettings, criter
     if not settings.epochs:
         return folder / "pruned"
     return run_finetuning(replace(place, folder=folder), "finetuned", folder / "pruned", settings, None, criterion)
+
+
+def _measured(
+    place: Workplace, ready: Ready, target: float, before: float, pruned: nn.Module, final: nn.Module,
+    latency_batches: Sequence[int],
+) -> Pruned:  # fmt: skip
+    """Measure a network on the test images, straight after pruning and as it is in the end."""
+    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    macs = count_macs(final, example)
+    latency, latency_unpruned = _latency(ready, final, example, latency_batches)
+    return Pruned(
+        network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
+        parameters=count_parameters(final), accuracy_before=before,
+        accuracy_pruned=accuracy(pruned, place.data, "test", place.device),
+        accuracy_finetuned=accuracy(final, place.data, "test", place.device),
+        latency=latency, latency_unpruned=latency_unpruned,
+    )  # fmt: skip
+
+
+def _store(folder: Path, ready: Ready, final: nn.Module, result: Pruned) -> None:
+    """Store a network with its result, which comes last: it says that all is there."""
+    record = {**ready.card.record, "speed_up": result.speed_up, "test_accuracy": result.accuracy_finetuned}
+    save_network(folder / "network", final, replace(ready.card, record=record))
+    write_json(folder / "result.json", asdict(result))
 
 
 def _write_report(folder: Path, results: list[Pruned]) -> None:

@@ -274,6 +274,24 @@ def check_prunable(
     return groups, outside
 
 
+def check_ahead(network: nn.Module, example: Tensor, speed_ups: Sequence[float], base_macs: int) -> float:
+    """Refuse targets that a network which was pruned before has reached already; 1 asks for nothing.
+
+    Returns:
+        The speed-up that it has.
+
+    Raises:
+        ConfigError: It has reached one.
+    """
+    now = base_macs / count_macs(network, example)
+    if reached := [value for value in speed_ups if 1 < value <= now]:
+        raise ConfigError(
+            f"speed-up {reached[-1]:g}x: the network is at {now:.2f}x already. Speed-ups count from the network before "
+            "any pruning: give a higher one."
+        )
+    return now
+
+
 def check_speed_ups(speed_ups: Sequence[float]) -> None:
     """Refuse targets that make no sense.
 

@@ -1,17 +1,16 @@
 """Train a detector, dense or with a pruned backbone."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
 from metaprune_pl.data.voc import VOC, Scenes
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import NetworkSource, save_network
+from metaprune_pl.networks import NetworkSource
 from metaprune_pl.networks.detector import is_detector, num_classes_of
+from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -48,7 +47,7 @@ class AveragePrecision(MeanAveragePrecision):
         return max(0.0, float(found["map"])), max(0.0, float(found["map_50"]))
 
 
-class DetectorTraining(LightningModule):
+class DetectorTraining(NetworkTraining):
     """Trains a detector and stores the result as `network` in the run's folder.
 
     Args:
@@ -97,16 +96,6 @@ class DetectorTraining(LightningModule):
         mean, half = self.precision_at.summary()
         self.precision_at.reset()
         self.log_dict({f"{part}/map": mean, f"{part}/map_50": half}, prog_bar=True, sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """Lightning's hook."""
-        return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
-
-    def on_fit_end(self) -> None:
-        """Store the detector, where the run was not stopped early by a person."""
-        trainer = self.trainer
-        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
-            save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)
 
 
 def _learnt(target: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Finetune one network, dense or pruned; with a sparsity term it is DepGraph's sparsity learning."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from torch.optim import Optimizer
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import NetworkCard, NetworkSource, save_network
+from metaprune_pl.networks import NetworkCard, NetworkSource
 from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
@@ -47,7 +47,7 @@ def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
     return {"on_epoch": True, "on_step": False, "sync_dist": True, "batch_size": count * module.trainer.world_size}
 
 
-class Finetuning(LightningModule):
+class Finetuning(NetworkTraining):
     """Trains a stored network further and stores the result as `network` in the run's folder.
 
     Zeros of masked weights (`NetworkCard.masked`) stay zero: without a gradient, momentum and weight decay move none.
@@ -145,13 +145,3 @@ class Finetuning(LightningModule):
         self.log(f"{part}/loss", F.cross_entropy(logits, labels), **options)
         accuracy = (logits.argmax(1) == labels).float().mean()
         self.log(f"{part}/accuracy", accuracy, prog_bar=True, **options)
-
-    def configure_optimizers(self) -> Any:
-        """Lightning's hook."""
-        return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
-
-    def on_fit_end(self) -> None:
-        """Store the network, where the run was not stopped early by a person."""
-        trainer = self.trainer
-        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
-            save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)

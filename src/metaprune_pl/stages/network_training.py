@@ -1,0 +1,28 @@
+"""What all trainings of one network share: its optimiser, and where the result goes."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from metaprune_pl.networks import NetworkCard, save_network
+from metaprune_pl.stages.optimizers import OptimizerSettings
+
+
+class NetworkTraining(LightningModule):
+    """Trains its attribute `network` with `optimizer`, and stores it with `card` as `network` in the run's folder."""
+
+    network: nn.Module
+    card: NetworkCard
+    optimizer: OptimizerSettings
+
+    def configure_optimizers(self) -> Any:
+        """Lightning's hook."""
+        return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
+
+    def on_fit_end(self) -> None:
+        """Store the network, where the run was not stopped early by a person."""
+        trainer = self.trainer
+        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+            save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)
