@@ -8,11 +8,15 @@ import torch
 from PIL import Image
 
 from metaprune_pl.__main__ import main
+from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from scenes import draw_voc
 
 DATA = ["data_models", "--config", "data_quickstart.yaml"]
 FINETUNE = ["fit", "--model=Finetuning", "--model.network=net", "--model.optimizer.lr=0.02", "--data=Digits"]
 META = ["fit", "--config", "meta_quickstart.yaml"]
+EXPERIMENT = ["experiment", "--config=quickstart.yaml"]
+COMPARE = ["compare", "--config=transfer_datasets_quickstart.yaml"]
 PRUNE = ["prune", "--config", "prune_quickstart.yaml", "--network", "net", "--metanetwork=null"]
 
 
@@ -22,7 +26,7 @@ def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
     with pytest.raises(SystemExit) as stop:
         main(args)
     message = capsys.readouterr().err
-    lines = [line for line in message.splitlines() if line]
+    lines = [line for line in message.splitlines() if line and " -> " not in line]  # which stage it is of
     assert lines[0].startswith("error: ") and len(lines) <= 2, message
     assert isinstance(stop.value.code, int)
     return stop.value.code, lines[0]
@@ -47,6 +51,19 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         ([*PRUNE, "--pruning.stepp=1"], "no setting 'pruning.stepp'. Did you mean 'pruning.step'?"),
         ([*PRUNE, "--speed-ups=[2]"], "no setting 'speed-ups'. Did you mean 'speed_ups'?"),
         ([*PRUNE, "--speedups", "[2]"], "no setting 'speedups'. Did you mean 'speed_ups'?"),
+        (
+            [*EXPERIMENT, "--chain.overrides={prune: {speedups: [2]}}"],
+            "no setting 'speedups'. Did you mean 'speed_ups'?",
+        ),
+        ([*COMPARE, "--matrix.overrides={curve: {grid.point: 2}}"], "'grid.point'. Did you mean 'grid.points'?"),
+        ([*COMPARE, "--matrix.exchnge=false"], "no setting 'matrix.exchnge'. Did you mean 'matrix.exchange'?"),
+        ([*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.speedups: [2]}}"], "'chain.speed_ups'?"),
+        (
+            [*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.images: {class_path: Digitz}}}"],
+            "data: there is no class 'Digitz'. Did you mean 'Digits'?",
+        ),
+        (["detect", "--data=VOCC"], "data: there is no class 'VOCC'. Did you mean 'VOC'?"),
+        (["detect", "--data=VOC", "--detection.speedups=[2]"], "Did you mean 'detection.speed_ups'?"),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
         (["fit"], "required: fit.data, fit.model. Name them, or a config that does: --config CONFIG."),
         ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
@@ -79,8 +96,24 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
         ([*PRUNE, "--network=cifar_resnet", "--state=none.pt"], "no file 'none.pt' with a network's state."),
         ([*PRUNE, "--network=resnet18"], "'resnet18' is ambiguous: torchvision/resnet18 or timm/resnet18?"),
         ([*PRUNE, "--trainer.max_epochs=3"], "no effect on prune: set finetune.epochs and finetune_after.epochs."),
-        (["experiment", "--config=quickstart.yaml", "--trainer.max_epochs=3"], "no effect on experiment: set it for a"),
-        (["experiment", "--config=quickstart.yaml", "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
+        ([*EXPERIMENT, "--trainer.max_epochs=3"], "no effect on experiment: set it for a"),
+        ([*EXPERIMENT, "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
+        ([*COMPARE, "--trainer.max_epochs=3"], "no effect on compare: set it for a"),
+        ([*COMPARE, "--matrix.overrides={prun: {}}"], "'prun' is none of data_models"),
+        ([*COMPARE, "--matrix.controls=[nonee]"], "'nonee' is none of none, sparsity_learning"),
+        ([*COMPARE, "--matrix.experiments={}"], "matrix.experiments: name at least one."),
+        ([*COMPARE, "--matrix.experiments={a: {confg: x.yaml}}"], "a: name a config of `experiment`: {config:"),
+        ([*COMPARE, "--matrix.experiments={a: {config: quikstart.yaml}}"], "Did you mean 'quickstart.yaml'?"),
+        (
+            [*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.speed_ups: [0.5]}}"],
+            "speed-ups [0.5]: give one or more numbers of at least 1",
+        ),
+        (
+            [*COMPARE, "--matrix.overrides={data_models: {data: ImageFolder, data.init_args.folder: nowhere}}"],
+            "no folder 'nowhere'",
+        ),
+        (["detect", "--data=Digits"], "a detector learns from boxes: set data to VOC."),
+        (["detect", "--data=VOC", "--trainer.max_epochs=3"], "no effect on detect: set detection.training.epochs"),
     ],
 )
 def test_impossible(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +141,61 @@ def test_pruning(args: list[str], said: str, workdir: Path, capsys: pytest.Captu
     assert status == 1
     assert said in message
     assert [path.name for path in workdir.iterdir() if any(path.rglob("*.*"))] == ["net"]
+
+
+OWN = """
+from torch import nn
+
+def build():
+    norms = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+    return nn.Sequential(*norms, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+"""
+
+
+def test_a_metanetwork_for_other_networks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("biased_and_normed.py").write_text(OWN)
+    save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4), {})
+    args = ["--network=biased_and_normed:build", "--metanetwork=meta"]
+    status, message = fails([*PRUNE, *args], capsys)
+    assert status == 1
+    assert "the metanetwork 'meta' does not go with the network: this schema has no place for 'bias' of '0'" in message
+    assert message.endswith("another meta-training (`metaprune fit`); to go without, set metanetwork to null.")
+    assert not list(workdir.glob("runs/**/*.*"))
+
+
+def test_a_metanetwork_in_place_of_a_network(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4), {})
+    status, message = fails([*PRUNE, "--network=meta"], capsys)
+    assert status == 1
+    assert message.endswith("It is a metanetwork's: name that as metanetwork.")
+
+
+DETECTOR = (
+    "{backbone: timm/resnet18, channels: [8, 8, 8, 8], layers: [1, 1, 1, 1], min_size: 64, max_size: 96, head_width: 8}"
+)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["network=nowhere"], "no network 'nowhere'."),
+        (["network=net"], "the network is a CifarResNet, no detector. Set network to faster_rcnn."),
+        (["network=meta"], "It is a metanetwork's: name that as metanetwork."),
+        ([f"arguments={DETECTOR}", "speed_ups=[0.5]"], "speed-ups [0.5]: give one or more numbers of at least 1"),
+        ([f"arguments={DETECTOR}", "speed_ups=[5000]"], "speed-up 5000x is out of reach"),
+        ([f"arguments={DETECTOR}", "metanetwork=net"], "no metanetwork in 'net'."),
+        ([f"arguments={DETECTOR}", "metanetwork=meta"], "the metanetwork pads kernels to 3x3 and the network has one"),
+    ],
+)
+def test_detecting(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store()
+    save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4, taps=[9]), {})
+    draw_voc(workdir / "datasets")
+    flags = [f"--detection.{arg}" for arg in args]
+    status, message = fails(["detect", "--data=VOC", "--trainer.accelerator=cpu", *flags], capsys)
+    assert status == 1
+    assert said in message
+    assert sorted(path.name for path in workdir.iterdir() if any(path.rglob("*.*"))) == ["datasets", "meta", "net"]
 
 
 def test_a_folder_with_networks_in_it_names_one(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,27 @@ def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
         assert set(result["latency"]) == {"1", "256"} and min(result["latency"].values()) > 0
 
 
+def test_a_pruned_network_is_pruned_further_and_not_as_far_as_it_is(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = [f"--network={runs}/prune/speed_up_2/network", "--metanetwork=null", "--finetune.epochs=0"]
+    prune = tiny("prune prune", *flags, "--finetune_after.epochs=0", "--latency_batches=[]")
+    with pytest.raises(SystemExit):
+        main([*prune, "--speed_ups=[2, 3]", f"--trainer.default_root_dir={tmp_path}/again"])
+    assert re.search(r"error: speed-up 2x: the network is at 2\.\d\dx already\. Speed-ups", capsys.readouterr().err)
+    assert not (tmp_path / "again").exists()
+    main([*prune, "--speed_ups=[3]", f"--trainer.default_root_dir={tmp_path}/further"])
+    assert "speed-ups count from the network before any pruning" in caplog.text
+    assert json.loads((tmp_path / "further" / "report.json").read_text())[0]["speed_up"] >= 3
+
+
+def test_each_network_is_one_point_of_a_curve(runs: Path, tmp_path: Path) -> None:
+    grid = ["--grid.points=40", "--grid.max_speed_up=1.3", "--finetune.epochs=0", "--metanetwork=null"]
+    main(tiny("curve curve", *grid, f"--trainer.default_root_dir={tmp_path}/curve"))
+    macs = [point.macs for point in Curve.from_json(tmp_path / "curve" / "curve.json").points]
+    assert len(macs) < 40 and macs == sorted(set(macs), reverse=True)  # 4 channels have not so many widths
+
+
 def test_a_pruned_network_gives_the_recorded_accuracy_in_a_new_process(runs: Path) -> None:
     code = (
         "import sys, torch; from metaprune_pl.networks import load_network, read_card\n"

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class App(LightningCLI):
     def __init__(self, args: list[str], *, inside: bool = False) -> None:
         self._inside = inside
         self._building = ""
-        self._asked = {args[0], "experiment"} if args[:1] == ["compare"] else set(args[:1])
+        self._asked = set(self.subcommands()) if _CHAINS & set(args[:1]) else set(args[:1])
         super().__init__(
             trainer_class=MetapruneTrainer,
             trainer_defaults={"default_root_dir": "runs/unnamed"},
@@ -171,6 +172,13 @@ class App(LightningCLI):
         if trainer.agree(folder.finished and subcommand not in _CHAINS and not wanting):
             _say(f"[dim]{folder.path} is finished; it is not run again.")
             return
+        chains: dict[str, ExperimentSettings] = {}
+        if subcommand == "experiment":
+            chains = {"": kwargs["chain"]}
+        elif subcommand == "compare":
+            chains = {name: self._experiment(**own) for name, own in kwargs["matrix"].experiments.items()}
+        for name, chain in chains.items():
+            self._check_stages(kwargs["matrix"].row(name, chain) if name else chain)
         if is_main_process():
             if subcommand in _CHAINS and (kept := folder.keep_report(config)) is not None:
                 _say(f"[yellow]{folder.path} held a report with other settings; it is now in {kept}")
@@ -181,9 +189,7 @@ class App(LightningCLI):
             if subcommand == "experiment":
                 result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage, writes=is_main_process())
             elif subcommand == "compare":
-                matrix = kwargs["matrix"]
-                experiments = {name: self._experiment(**own) for name, own in matrix.experiments.items()}
-                result = run_compare(folder.path, matrix, experiments, self._run_stage, writes=is_main_process())
+                result = run_compare(folder.path, kwargs["matrix"], chains, self._run_stage, writes=is_main_process())
             else:
                 result = getattr(trainer, subcommand)(**kwargs)
         except MetapruneError:
@@ -201,10 +207,25 @@ class App(LightningCLI):
     def _experiment(self, config: str, **settings: Any) -> ExperimentSettings:
         """Return what `experiment` would run with a config and settings over it."""
         parser = self._parser("experiment")
-        flags = [f"--{key}={_as_text(value)}" for key, value in settings.items()]
-        chain = parser.instantiate_classes(parser.parse_args([*resolve_configs(["--config", config]), *flags])).chain
+        chain = parser.instantiate_classes(parser.parse_args(_command_line(config, settings))).chain
         assert isinstance(chain, ExperimentSettings)
         return chain
+
+    def _check_stages(self, chain: ExperimentSettings) -> None:
+        """Read all that the stages will be run with: a mistake in the last is found before the first has begun."""
+        images = {} if chain.images is None else {"data.init_args.images": chain.images}
+        made = {**chain.data, "network": "made before", "metanetwork": "made before"}
+        stages: dict[str, tuple[str, str, dict[str, Any]]] = {
+            "data_models": ("data_models", chain.data_models, chain.data),
+            "meta_training": ("fit", chain.meta_training, images), "choice": ("select", chain.curve, made),
+            "curve": ("curve", chain.curve, made), "prune": ("prune", chain.prune, made),
+        }  # fmt: skip
+        read: list[Any] = []
+        for method, (stage, (command, config, given)) in product(chain.compared, stages.items()):
+            settings = {**given, **chain.changes(method)[stage]}
+            if (stage, settings) not in read:
+                self._parser(command).parse_args(_command_line(config, settings))
+                read.append((stage, settings))
 
     def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Run a stage of an experiment as if by hand, with the experiment's seed and on its devices."""
@@ -215,9 +236,8 @@ class App(LightningCLI):
         merged = {
             "seed_everything": seed, "trainer.default_root_dir": str(folder), **quiet, **changed, **settings
         }  # fmt: skip
-        flags = [f"--{key}={_as_text(value)}" for key, value in merged.items()]
         _say(f"[bold]{command}[/bold] {config} -> {folder}")
-        App([command, *resolve_configs(["--config", config]), *flags], inside=True)
+        App([command, *_command_line(config, merged)], inside=True)
 
     def _show(self, subcommand: str, result: Any) -> None:
         """Print a result for a person."""
@@ -248,6 +268,11 @@ class App(LightningCLI):
                 console.print_json(json.dumps(asdict(result)))
             else:
                 console.print(*tables.inspection_tables(result), sep="\n")
+
+
+def _command_line(config: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return a config and settings over it as arguments."""
+    return [*resolve_configs(["--config", config]), *(f"--{key}={_as_text(value)}" for key, value in settings.items())]
 
 
 def _as_text(value: Any) -> str:

@@ -112,6 +112,8 @@ def read_card(folder: str | Path) -> NetworkCard:
         inside = sorted(found.parent for found in Path(folder).glob("*/network.json")) if Path(folder).is_dir() else []
         inside += sorted(found.parent for found in Path(folder).glob("*/network/network.json")) if not inside else []
         hint = f"Did you mean '{inside[0]}'?" if inside else "`metaprune fit` and `metaprune prune` make networks."
+        if [*Path(folder).glob("metanetwork.json"), *Path(folder).glob("*/metanetwork.json")]:
+            hint = "It is a metanetwork's: name that as metanetwork."
         raise StorageError(f"no stored network in '{folder}': it has no network.json. {hint}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path} is damaged ({error}). Make the network again.") from error
