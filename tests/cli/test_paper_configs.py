@@ -193,10 +193,12 @@ def test_an_experiment_runs_on_small_images_of_its_format(name: str, workdir: Pa
         fake_svhn(root)
     else:
         fake_folders(root / "imagenet")
+    target = 4.5 if "svhn" in name else 3.2  # its toy data models are pruned to 3x
     main([
         "experiment", "--config", f"{name}.yaml", *QUIET, "--trainer.accelerator=cpu", "--chain.held_out=1",
-        "--chain.methods=[metanetwork]", "--chain.speed_ups=[3.2]", f"--chain.overrides={json.dumps(overrides(name))}",
+        "--chain.methods=[metanetwork]", f"--chain.speed_ups=[{target}]",
+        f"--chain.overrides={json.dumps(overrides(name))}",
     ])  # fmt: skip
     report = json.loads((workdir / "runs" / name / "report.json").read_text())
     assert [row["method"] for row in report["pruned"]] == ["metanetwork"]
-    assert report["pruned"][0]["speed_up"] >= 3.2
+    assert report["pruned"][0]["speed_up"] >= target
