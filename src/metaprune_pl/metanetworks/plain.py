@@ -50,7 +50,6 @@ class PlainKernels(Kernels):
 
     def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
         super().__init__(blocks, num_nodes, inverter)
-        self._raw = [values.raw[0] if len(values.raw) == 1 else torch.cat(values.raw) for values in blocks]
         self._signs = torch.stack([inverter, inverter, torch.ones_like(inverter)])
 
     def _pieces(self, factors: Sequence[Tensor]) -> Iterator[_Piece]:
@@ -59,13 +58,21 @@ class PlainKernels(Kernels):
             yield from self._pieces_of(number, factors)
 
     def _pieces_of(self, number: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
-        values, raw, columns, end = self.blocks[number], self._raw[number], list[Tensor](), sum(self.sizes[:number])
-        for where in values.block.pieces(values.hidden, PIECES.get(raw.device.type, PIECE)):
+        values, columns, end = self.blocks[number], list[Tensor](), sum(self.sizes[:number])
+        for where in values.block.pieces(values.hidden, PIECES.get(self.inverter.device.type, PIECE)):
             if where[1].start == 0:
                 columns = [_at(nodes[:, A:], values.block.source[where[0]], self._signs) for nodes in factors]
             rows = [_at(nodes[:, A:], values.block.target[where]) for nodes in factors]
-            start, end = end, end + raw[where].shape[:3].numel() * values.hidden
-            yield _Piece(number, where, slice(start, end), raw[where], values.encoder, rows, columns)
+            raw = _cut(values.raw, *where)
+            start, end = end, end + raw.shape[:3].numel() * values.hidden
+            yield _Piece(number, where, slice(start, end), raw, values.encoder, rows, columns)
+
+    def _new(self) -> list[Tensor]:
+        """Room for the taps of each block, [G, O, I, T]."""
+        return [v.raw[0].new_empty(sum(v.block.sizes), *v.raw[0].shape[1:]) for v in self.blocks]
+
+    def _members(self, of_blocks: list[Tensor]) -> list[Tensor]:
+        return [part for v, own in zip(self.blocks, of_blocks, strict=True) for part in own.split(v.block.sizes)]
 
     def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
@@ -138,11 +145,11 @@ class PlainKernels(Kernels):
 
     def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Implements `Kernels`."""
-        new = [torch.empty_like(raw) for raw in self._raw]
+        new = self._new()
         for piece in self._pieces(factors):
             decoder = self.blocks[piece.number].decoder
             new[piece.number][piece.where] = equations.decode(piece.edges(len(factors)), piece.raw, *decoder)
-        return [part for values, own in zip(self.blocks, new, strict=True) for part in own.split(values.block.sizes)]
+        return self._members(new)
 
     def decode_backward(
         self, factors: Sequence[Tensor], new: Sequence[Tensor], gradient: Tensor
@@ -150,12 +157,11 @@ class PlainKernels(Kernels):
         """Implements `Kernels`."""
         total = [[torch.zeros_like(value) for value in values.decoder] for values in self.blocks]
         parts = iter(new)
-        joined = [torch.cat([next(parts) for _ in values.raw]) for values in self.blocks]
+        members = [[next(parts) for _ in values.raw] for values in self.blocks]
         for piece in self._pieces(factors):
             edges, decoder = piece.edges(len(factors)), self.blocks[piece.number].decoder
-            own, _, *found = equations.gradients(
-                equations.decode, (edges, piece.raw, *decoder), joined[piece.number][piece.where]
-            )  # fmt: skip
+            g_new = _cut(members[piece.number], *piece.where)
+            own, _, *found = equations.gradients(equations.decode, (edges, piece.raw, *decoder), g_new)
             gradient[piece.span] = own.flatten()
             for value, part in zip(total[piece.number], found, strict=True):
                 value += part
@@ -175,12 +181,23 @@ class PlainKernels(Kernels):
 
     def raw_backward(self, gradient: Tensor) -> list[Tensor]:
         """Implements `Kernels`."""
-        found = [torch.empty_like(raw) for raw in self._raw]
+        found = self._new()
         for piece in self._pieces(()):
             weight, bias = piece.encoder
             own = gradient[piece.span].view(len(bias), -1).t() @ weight
             found[piece.number][piece.where] = own.view_as(piece.raw)
-        return [part for values, own in zip(self.blocks, found, strict=True) for part in own.split(values.block.sizes)]
+        return self._members(found)
+
+
+def _cut(members: Sequence[Tensor], groups: slice, rows: slice) -> Tensor:
+    """A piece of what a block's members hold together, [G, R, I, T]."""
+    parts, start = [], 0
+    for member in members:
+        own = member[max(0, groups.start - start) : max(0, groups.stop - start), rows]
+        start += len(member)
+        if len(own):
+            parts.append(own)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _at(nodes: Tensor, index: Tensor, factor: Tensor | None = None) -> Tensor:
