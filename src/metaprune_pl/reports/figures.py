@@ -114,16 +114,18 @@ def draw_epochs(selection: Selection) -> "Figure":
     """Draw the curves of metanetworks of several epochs, the chosen one thick, and the accuracy to keep."""
     figure, axes = _sheet()
     colors = _gradual_colors(len(selection.curves))
-    chosen = Path(selection.metanetwork).name
+    chosen, named = Path(selection.metanetwork).name, len(selection.curves) // 25 + 1
     for number, (name, curve) in enumerate(selection.curves.items()):
+        label = f"{name}: {curve.area:.4f}" + (", chosen" if name == chosen else "")
         axes.plot(
             *_points(curve), color=colors(number), linewidth=3 if name == chosen else 1.3,
-            label=f"{name}: area {curve.area:.4f}" + (", chosen" if name == chosen else ""),
+            label=label if name == chosen or number % named == 0 else None,
         )  # fmt: skip
     axes.axhline(100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
     _name_axes(axes, selection.curves[chosen])
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
-    axes.legend()
+    figure.set_figwidth(8.5)
+    figure.legend(loc="outside right upper", title="area under the curve", fontsize=8, frameon=False)
     return figure
 
 
