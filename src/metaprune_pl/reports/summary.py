@@ -133,6 +133,10 @@ def cost_sentence(costs: Sequence[StageCost]) -> str:
     other, crossing = break_even(costs)
     return "\n".join(
         f"In time, the {method.replace('_', ' ', 1)} pays for itself against {other.replace('_', ' ')} "
-        + ("for no number of networks: it is not faster for each of them." if n is None else f"after {n} networks.")
+        + (
+            "for no number of networks: it is not faster for each of them."
+            if n is None
+            else f"after {n} network{'s' if n > 1 else ''}."
+        )
         for method, n in crossing.items()
     )
