@@ -23,7 +23,7 @@ from metaprune_pl.cli.parser import ShortErrorParser
 from metaprune_pl.cli.stage_trainer import is_main_process
 from metaprune_pl.cli.trainer import MetapruneTrainer
 from metaprune_pl.errors import ConfigError, MetapruneError
-from metaprune_pl.pipelines.compare import run_compare
+from metaprune_pl.pipelines.compare import CompareSettings, run_compare
 from metaprune_pl.pipelines.data_models import missing
 from metaprune_pl.pipelines.experiment import ExperimentSettings, run_experiment
 from metaprune_pl.pipelines.meta_evaluation import MetaEvaluation  # noqa: F401  (gets a short name in configs)
@@ -172,13 +172,7 @@ class App(LightningCLI):
         if trainer.agree(folder.finished and subcommand not in _CHAINS and not wanting):
             _say(f"[dim]{folder.path} is finished; it is not run again.")
             return
-        chains: dict[str, ExperimentSettings] = {}
-        if subcommand == "experiment":
-            chains = {"": kwargs["chain"]}
-        elif subcommand == "compare":
-            chains = {name: self._experiment(**own) for name, own in kwargs["matrix"].experiments.items()}
-        for name, chain in chains.items():
-            self._check_stages(kwargs["matrix"].row(name, chain) if name else chain)
+        chains = self._chains(**kwargs) if subcommand in _CHAINS else {}
         if is_main_process():
             if subcommand in _CHAINS and (kept := folder.keep_report(config)) is not None:
                 _say(f"[yellow]{folder.path} held a report with other settings; it is now in {kept}")
@@ -187,7 +181,7 @@ class App(LightningCLI):
             trainer.join()
         try:
             if subcommand == "experiment":
-                result: Any = run_experiment(folder.path, kwargs["chain"], self._run_stage, writes=is_main_process())
+                result: Any = run_experiment(folder.path, chains[""], self._run_stage, writes=is_main_process())
             elif subcommand == "compare":
                 result = run_compare(folder.path, kwargs["matrix"], chains, self._run_stage, writes=is_main_process())
             else:
@@ -203,6 +197,19 @@ class App(LightningCLI):
         if is_main_process() and not self._inside:
             self._show(subcommand, result)
             _say(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
+
+    def _chains(
+        self, chain: ExperimentSettings | None = None, matrix: CompareSettings | None = None
+    ) -> dict[str, ExperimentSettings]:
+        """Return the experiments of a subcommand by name, after the settings of all their stages were read."""
+        if matrix is None:
+            assert chain is not None
+            self._check_stages(chain)
+            return {"": chain}
+        chains = {name: self._experiment(**own) for name, own in matrix.experiments.items()}
+        for name, experiment in chains.items():
+            self._check_stages(matrix.row(name, experiment))
+        return chains
 
     def _experiment(self, config: str, **settings: Any) -> ExperimentSettings:
         """Return what `experiment` would run with a config and settings over it."""

@@ -133,39 +133,37 @@ def draw_matrix(comparison: Comparison) -> "Figure":
     """Draw a heat map for each measure: a row for the networks of an experiment, coloured by its gain over `none`."""
     from matplotlib.figure import Figure
 
-    measures = {measure: found for measure in MEASURES if (found := comparison.matrix(measure))}
-    columns = comparison.columns
-    figure = Figure(
-        figsize=(3 + 1.15 * len(columns), (1.3 + 0.55 * len(comparison.experiments)) * len(measures)),
-        dpi=150,
-        layout="constrained",
-    )
-    for axes, (measure, found) in zip(
-        figure.subplots(len(measures), squeeze=False).flat, measures.items(), strict=True
-    ):
-        factor = 1 if measure == "flat_region" else 100
-        gains = [
-            [factor * (e[c][0] - e["none"][0]) if c in e and "none" in e else float("nan") for c in columns]
-            for e in found.values()
-        ]
-        limit = max((abs(gain) for row in gains for gain in row if gain == gain), default=0) or 1
-        image = axes.imshow(gains, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
-        for y, (name, entries) in enumerate(found.items()):
-            for x, column in enumerate(columns):
-                mean, spread = entries.get(column, (None, None))
-                text = "" if mean is None else f"{factor * mean:.2f}"
-                text += f"\n± {factor * spread:.2f}" if spread is not None else ""
-                weight = "bold" if comparison.own(name, column) else "normal"
-                axes.text(x, y, text, ha="center", va="center", size=8, weight=weight)
-        axes.set_yticks(range(len(found)), list(comparison.labels(measure).values()), size=8)
-        axes.set_ylabel("networks of", fontsize=8)
-        names = [column.replace("_", " ").replace(" ", "\n", 1) for column in columns]
-        axes.set_xticks(range(len(columns)), names, size=8)
-        axes.set_title(MEASURES[measure], fontsize=9)
-        figure.colorbar(image, ax=axes, label="gain over none")
+    measures = [measure for measure in MEASURES if comparison.matrix(measure)]
+    columns, height = comparison.columns, 1.3 + 0.55 * len(comparison.experiments)
+    figure = Figure(figsize=(3 + 1.15 * len(columns), height * len(measures)), dpi=150, layout="constrained")
+    for axes, measure in zip(figure.subplots(len(measures), squeeze=False).flat, measures, strict=True):
+        _draw_measure(axes, comparison, measure)
     if any(comparison.own(name, column) for name in comparison.experiments for column in columns):
         figure.suptitle("bold: the metanetwork has learnt from networks of the same kind", fontsize=8)
     return figure
+
+
+def _draw_measure(axes: "Axes", comparison: Comparison, measure: str) -> None:
+    """Draw the heat map of a measure: mean and deviation of each method on each row's networks."""
+    found, columns, factor = comparison.matrix(measure), comparison.columns, 1 if measure == "flat_region" else 100
+    gains = [
+        [factor * (e[c][0] - e["none"][0]) if c in e and "none" in e else float("nan") for c in columns]
+        for e in found.values()
+    ]
+    limit = max((abs(gain) for row in gains for gain in row if gain == gain), default=0) or 1
+    image = axes.imshow(gains, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
+    for y, (name, entries) in enumerate(found.items()):
+        for x, column in enumerate(columns):
+            mean, spread = entries.get(column, (None, None))
+            text = "" if mean is None else f"{factor * mean:.2f}"
+            text += f"\n± {factor * spread:.2f}" if spread is not None else ""
+            weight = "bold" if comparison.own(name, column) else "normal"
+            axes.text(x, y, text, ha="center", va="center", size=8, weight=weight)
+    axes.set_yticks(range(len(found)), list(comparison.labels(measure).values()), size=8)
+    axes.set_ylabel("networks of", fontsize=8)
+    axes.set_xticks(range(len(columns)), [c.replace("_", " ").replace(" ", "\n", 1) for c in columns], size=8)
+    axes.set_title(MEASURES[measure], fontsize=9)
+    axes.figure.colorbar(image, ax=axes, label="gain over none")
 
 
 def draw_cost(costs: Sequence[StageCost]) -> "Figure":
