@@ -117,8 +117,6 @@ class Finetuning(NetworkTraining):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Add the sparsity term's gradient, and take away that of masked weights."""
-        if not any(parameter.requires_grad for parameter in self.network.parameters()):
-            raise ConfigError("the network is frozen: no parameter requires a gradient, so it cannot be trained.")
         if self.sparsity is not None and self.groups is not None:
             parameters = dict(self.network.named_parameters())
             own = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
