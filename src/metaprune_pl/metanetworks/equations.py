@@ -2,7 +2,7 @@
 
 A piece has rows r (output neurons), columns c (input neurons) and hidden channels. Edges are [H, G, R, C]: with the
 hidden channel first, the encoder, the edge update and most gradients are matrix products. The nodes' factors are those
-of the rows, a, p and q, [3, H, G, R], and of the columns, b = inv a, p' = inv p and q, [3, H, G, C]. Nothing of the
+of the rows, a, q and p, [H, G, R, 3], and of the columns, b = inv a, p' = inv p and q, [H, G, 3, C]. Nothing of the
 size of the edges outlives a call.
 `engine` joins the pieces; the folder `cpp` has the same with all loops fused.
 """
@@ -30,10 +30,9 @@ def encode(raw: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def update_factor(rows: Tensor, columns: Tensor) -> Tensor:
     """Equation (19): what one layer multiplies the edges with, 1 + p_r q_c + q_r p'_c, [H, G, R, C]."""
-    left = rows[1:].permute(1, 2, 3, 0).flatten(0, 1)
-    right = columns[1:].flip(0).permute(1, 2, 0, 3).flatten(0, 1)
+    left, right = rows[..., 1:].flatten(0, 1), columns[:, :, 1:].flatten(0, 1)
     product = torch.baddbmm(left.new_ones(1, 1, 1), left, right)
-    return product.view(*rows.shape[1:], columns.shape[3])
+    return product.view(*rows.shape[:3], columns.shape[3])
 
 
 def send(nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -49,8 +48,8 @@ def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
         Sum of y, of y^2, maximum of y and of -y and how often each is attained, at the rows [6, H, G, R] and columns
         [6, H, G, C]. The receiver's factor, which all messages to a node have in common, is not in y.
     """
-    to_columns = _reduce(rows[0, ..., None] * edges, 2)
-    return _reduce(columns[0, :, :, None] * edges, 3), to_columns
+    to_columns = _reduce(rows[..., :1] * edges, 2)
+    return _reduce(columns[:, :, :1] * edges, 3), to_columns
 
 
 def _reduce(messages: Tensor, dim: int) -> Tensor:
@@ -121,19 +120,19 @@ def layer_backward(
         to_columns: The same for the columns, [6, H, G, C].
 
     Returns:
-        Gradients of the factors at the rows, [3, H, G, R], and at the columns, [3, H, G, C].
+        Gradients of the factors at the rows, [H, G, R, 3], and at the columns, [H, G, 3, C].
     """
     g_rows, g_columns = torch.empty_like(rows), torch.empty_like(columns)
-    a, b = rows[0, ..., None], columns[0, :, :, None]
+    a, b = rows[..., :1], columns[:, :, :1]
     u = message_gradient(a * edges, 2, to_columns)
     own = u * a
-    g_rows[0] = u.mul_(edges).sum(3)
+    g_rows[..., 0] = u.mul_(edges).sum(3)
     u = message_gradient(b * edges, 3, to_rows)
     own.addcmul_(u, b)
-    g_columns[0] = u.mul_(edges).sum(2)
+    g_columns[:, :, 0] = u.mul_(edges).sum(2)
     t = edges * gradient
-    g_rows[1:] = (t @ columns[1:].flip(0).permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
-    g_columns[1:] = (rows[1:].flip(0).permute(1, 2, 0, 3) @ t).permute(2, 0, 1, 3)
+    g_rows[..., 1:] = t @ columns[:, :, 1:].mT
+    g_columns[:, :, 1:] = rows[..., 1:].mT @ t
     gradient.mul_(update_factor(rows, columns)).add_(own)
     return g_rows, g_columns
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.metanetworks import equations
-from metaprune_pl.metanetworks.kernels import A, EdgeBlock, Kernels
+from metaprune_pl.metanetworks.kernels import A, EdgeBlock, Kernels, P, Q
 
 PIECES = {"cpu": 2**18}
 """Numbers of a piece, edges x hidden, by device: on a CPU, a piece and its neighbours stay in the cache of a core."""
@@ -25,8 +25,8 @@ class _Piece:
         span: Where its edges are in the gradient of all blocks' edges.
         raw: Edge features, [G, R, C, T].
         encoder: Weight and bias.
-        rows: Factors of its output neurons in each layer so far, [3, H, G, R].
-        columns: Factors of its input neurons in each layer so far, [3, H, G, C].
+        rows: Factors of its output neurons in each layer so far, [H, G, R, 3].
+        columns: Factors of its input neurons in each layer so far, [H, G, 3, C].
     """
 
     number: int
@@ -51,6 +51,7 @@ class PlainKernels(Kernels):
     def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
         super().__init__(blocks, num_nodes, inverter)
         self._signs = torch.stack([inverter, inverter, torch.ones_like(inverter)])
+        self._of_rows = torch.tensor([A, Q, P], device=inverter.device)
 
     def _pieces(self, factors: Sequence[Tensor]) -> Iterator[_Piece]:
         """All blocks in pieces, one after another."""
@@ -61,8 +62,10 @@ class PlainKernels(Kernels):
         values, columns, end = self.blocks[number], list[Tensor](), sum(self.sizes[:number])
         for where in values.block.pieces(values.hidden, PIECES.get(self.inverter.device.type, PIECE)):
             if where[1].start == 0:
-                columns = [_at(nodes[:, A:], values.block.source[where[0]], self._signs) for nodes in factors]
-            rows = [_at(nodes[:, A:], values.block.target[where]) for nodes in factors]
+                at = values.block.source[where[0]]
+                columns = [(nodes[:, A:][at] * self._signs).permute(3, 0, 2, 1).contiguous() for nodes in factors]
+            at = values.block.target[where][..., None]
+            rows = [nodes[at, self._of_rows].permute(3, 0, 1, 2).contiguous() for nodes in factors]
             raw = _cut(values.raw, *where)
             start, end = end, end + raw.shape[:3].numel() * values.hidden
             yield _Piece(number, where, slice(start, end), raw, values.encoder, rows, columns)
@@ -139,9 +142,10 @@ class PlainKernels(Kernels):
                 edges, gradient[piece.span].view_as(edges), piece.rows[-1], piece.columns[-1],
                 _at(received[0], target), _at(received[1], source),
             )  # fmt: skip
-            for total, index, part in ((at_rows, target, g_rows), (at_columns, source, g_columns)):
-                total.index_add_(0, index.flatten(), part.permute(2, 3, 0, 1).flatten(0, 1))
-        found[:, A:] += at_rows + at_columns * self._signs
+            at_rows.index_add_(0, target.flatten(), g_rows.permute(1, 2, 3, 0).flatten(0, 1))
+            at_columns.index_add_(0, source.flatten(), g_columns.permute(1, 3, 2, 0).flatten(0, 1))
+        found[:, self._of_rows] += at_rows
+        found[:, A:] += at_columns * self._signs
 
     def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Implements `Kernels`."""
@@ -200,10 +204,9 @@ def _cut(members: Sequence[Tensor], groups: slice, rows: slice) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _at(nodes: Tensor, index: Tensor, factor: Tensor | None = None) -> Tensor:
-    """Node values where a piece has its rows or columns: [N, K, H] and [G, R] -> [K, H, G, R]; times [K, H]."""
-    values = nodes[index] if factor is None else nodes[index].mul_(factor)
-    return values.permute(2, 3, 0, 1).contiguous()
+def _at(nodes: Tensor, index: Tensor) -> Tensor:
+    """Node values where a piece has its rows or columns: [N, K, H] and [G, R] -> [K, H, G, R]."""
+    return nodes[index].permute(2, 3, 0, 1).contiguous()
 
 
 def _join(into: Tensor, part: Tensor) -> None:
