@@ -213,14 +213,12 @@ class StreamedImageFolder(ImageDataModule):
             window = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         else:
             window = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
+        loaders = {} if order.train else self._evaluated
         key = split, order.rank, order.ranks
-        found = None if order.train else self._evaluated.get(key)
-        if found is None:
+        if key not in loaders:
             reader = _FileReader(self.parts[split], order, v2.Compose([*window, v2.PILToTensor()]))
-            found = StreamLoader(reader, self.workers)
-            if not order.train:
-                self._evaluated[key] = found
-        return found
+            loaders[key] = StreamLoader(reader, self.workers)
+        return loaders[key]
 
     def transform(self, batch: Batch, *, train: bool) -> Tensor:
         """Return the images as they are: the workers have augmented them."""
