@@ -116,6 +116,12 @@ def test_every_hidden_width_gives_the_same_function(hidden: int, engine: str) ->
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_kernels_in_the_middle_of_larger_ones_give_the_same_function(engine: str) -> None:
+    expected = result(PyGMetanetwork, "auto", CASES["resnet"], torch.float64, taps=[25])
+    assert worst(result(PNAMetanetwork, engine, CASES["resnet"], torch.float64, taps=[25]), expected) < 1e-12
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["pruned bottleneck", "transformer"])
 def test_single_precision_is_no_further_from_double_than_the_reference_is(name: str, engine: str) -> None:
     exact = reference(name, torch.float64)

@@ -78,7 +78,7 @@ class NativeKernels(Kernels):
 
     def send_backward(self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        found = tuple(torch.empty_like(value) for value in (nodes, weight, bias))
+        found = tuple(value.new_empty(value.shape) for value in (nodes, weight, bias))
         self._call("send_backward", self._nodes, nodes, weight, bias, gradient, *found)
         return found
 
@@ -99,7 +99,7 @@ class NativeKernels(Kernels):
         self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        found = tuple(torch.empty_like(value) for value in (received, factors, weight, bias))
+        found = tuple(value.new_empty(value.shape) for value in (received, factors, weight, bias))
         own = (received, self.counts, factors, weight, bias, gradient)
         self._call("collect_backward", self._nodes, *own, *found)
         return found
@@ -118,7 +118,7 @@ class NativeKernels(Kernels):
         self, factors: Sequence[Tensor], new: Sequence[Tensor], gradient: Tensor
     ) -> list[tuple[Tensor, ...]]:
         """Implements `Kernels`."""
-        found = [tuple(torch.empty_like(v) for v in values.decoder) for values in self.blocks]
+        found = [tuple(v.new_empty(v.shape) for v in values.decoder) for values in self.blocks]
         own = _pointers([value for decoder in found for value in decoder])
         self._call("decode_backward", *self._layers(factors), _each_g(new), gradient, own)
         return found
