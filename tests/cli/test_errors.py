@@ -65,7 +65,8 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         (["detect", "--data=VOCC"], "data: there is no class 'VOCC'. Did you mean 'VOC'?"),
         (["detect", "--data=VOC", "--detection.speedups=[2]"], "Did you mean 'detection.speed_ups'?"),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
-        (["fit"], "required: fit.data, fit.model. Name them, or a config that does: --config CONFIG."),
+        (["fit"], "--data, --model must be given, on the command line or in a config (--config CONFIG)."),
+        ([*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"], 'text (in quotes, as in "2:4", where YAML reads a'),
         ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
     ],
 )
@@ -155,10 +156,17 @@ def build():
 def test_a_metanetwork_for_other_networks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("biased_and_normed.py").write_text(OWN)
     save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4), {})
-    args = ["--network=biased_and_normed:build", "--metanetwork=meta"]
+    (Path("run") / "metanetworks").mkdir(parents=True)
+    Path("meta").rename("run/metanetworks/epoch_001")
+    _, message = fails([*PRUNE, "--network=biased_and_normed:build", "--metanetwork=run"], capsys)
+    assert message.endswith("no metanetwork in 'run'. Did you mean 'run/metanetworks'?")
+    args = ["--network=biased_and_normed:build", "--metanetwork=run/metanetworks"]
     status, message = fails([*PRUNE, *args], capsys)
     assert status == 1
-    assert "the metanetwork 'meta' does not go with the network: this schema has no place for 'bias' of '0'" in message
+    assert (
+        "the metanetwork 'run/metanetworks' does not go with the network: this schema has no place for 'bias' of '0'"
+        in message
+    )
     assert message.endswith("another meta-training (`metaprune fit`); to go without, set metanetwork to null.")
     assert not list(workdir.glob("runs/**/*.*"))
 
@@ -184,7 +192,7 @@ DETECTOR = (
         ([f"arguments={DETECTOR}", "speed_ups=[0.5]"], "speed-ups [0.5]: give one or more numbers of at least 1"),
         ([f"arguments={DETECTOR}", "speed_ups=[5000]"], "speed-up 5000x is out of reach"),
         ([f"arguments={DETECTOR}", "metanetwork=net"], "no metanetwork in 'net'."),
-        ([f"arguments={DETECTOR}", "metanetwork=meta"], "the metanetwork pads kernels to 3x3 and the network has one"),
+        ([f"arguments={DETECTOR}", "metanetwork=meta"], "the metanetwork pads kernels to 3x3, and"),
     ],
 )
 def test_detecting(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from metaprune_pl.data import Augmentation, Batch, Digits, ImageFolder, Mixing
+from metaprune_pl.data import Augmentation, Batch, Digits, ImageFolder, Mixing, Normalization
 from metaprune_pl.errors import ConfigError, DataError
 
 # Augmentation
@@ -173,6 +173,19 @@ def test_train_and_test_folders_are_kept_apart_and_validation_is_a_share_of_trai
     assert torch.bincount(validation.labels).tolist() == [2, 2]
     assert values(test.images) == [102, 103, 104, 100, 101]
     assert test.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_images_are_normalised_as_the_network_was_trained(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "set", {"a": 6, "b": 6})
+    scale = Normalization(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 0.1))
+    data = module(tmp_path / "set", tmp_path / "cache", normalization=scale)
+    found = data.normalize(torch.tensor([255.0, 0.0, 51.0])[None, :, None, None])
+    assert found.flatten().tolist() == pytest.approx([1.0, -0.5, 2.0])
+    gray = module(tmp_path / "set", tmp_path / "cache", normalization=scale, grayscale=True)
+    with pytest.raises(ConfigError, match="the images' channels are 1, those of mean and std 3"):
+        gray.normalize(torch.zeros(1, 1, 5, 6))
+    with pytest.raises(ConfigError, match="std above 0"):
+        Normalization(mean=(0.5,), std=(0.0,))
 
 
 def test_class_folders_alone_are_split_class_by_class_and_always_the_same_way(tmp_path: Path) -> None:

@@ -144,6 +144,15 @@ def test_a_folder_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: P
             load_network(folder)
 
 
+def test_the_folder_of_a_run_is_an_error_that_names_its_result(tmp_path: Path) -> None:
+    for name in ("source", "finetuned/network", "speed_up_2/network", "speed_up_2/pruned"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "network.json").touch()
+        meant = name if name.count("/") == name.count("network") else "speed_up_2/network"
+        with pytest.raises(StorageError, match=f"Did you mean '{tmp_path}/{meant}'?"):
+            load_network(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"{}", b'{"format": 1}', b"null", b"3"],
     ids=["empty", "cut", "binary", "a list", "no keys", "format alone", "null", "a number"],

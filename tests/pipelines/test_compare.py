@@ -186,8 +186,8 @@ def test_a_metanetwork_that_does_not_fit_is_one_message(tmp_path: Path) -> None:
 
 def pruned(network: str, accuracy: float) -> Pruned:
     return Pruned(
-        network=network, method="none", target=2.0, speed_up=2.1, macs=1, parameters=1, accuracy_before=1.0,
-        accuracy_pruned=accuracy / 2, accuracy_finetuned=accuracy, latency={}, latency_unpruned={},
+        network=network, method="none", target=2.0, speed_up=2.1, macs=1, parameters=1, accuracy_given=1.0,
+        accuracy_before=1.0, accuracy_pruned=accuracy / 2, accuracy_finetuned=accuracy, latency={}, latency_unpruned={},
     )  # fmt: skip
 
 

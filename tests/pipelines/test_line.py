@@ -80,17 +80,25 @@ def test_tensorboard_shows_the_curve_and_the_results(runs: Path) -> None:
     assert {"train/loss", "val/accuracy"} <= set(training.Tags()["scalars"])
 
 
+def measured_accuracy(folder: Path) -> float:
+    return accuracy(load_network(folder), Digits(), "test", torch.device("cpu"))
+
+
 def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
     results = json.loads((runs / "prune" / "report.json").read_text())
+    given = runs / "data_models" / "networks" / "seed_0002"
+    assert {result["accuracy_given"] for result in results} == {measured_accuracy(given)}
+    assert {result["accuracy_before"] for result in results} == {measured_accuracy(runs / "prune/finetuned/network")}
     assert [result["target"] for result in results] == [2, 3]
-    unpruned = load_network(runs / "data_models" / "networks" / "seed_0002")
+    unpruned = load_network(given)
     example = torch.zeros(1, 1, 8, 8)
     for result in results:
         network = load_network(runs / "prune" / f"speed_up_{result['target']:g}" / "network")
         assert result["speed_up"] == count_macs(unpruned, example) / count_macs(network, example) >= result["target"]
         assert result["parameters"] == count_parameters(network)
-        measured = accuracy(network, Digits(), "test", torch.device("cpu"))
-        assert result["accuracy_finetuned"] == measured
+        folder = runs / "prune" / f"speed_up_{result['target']:g}"
+        assert result["accuracy_pruned"] == measured_accuracy(folder / "pruned")
+        assert result["accuracy_finetuned"] == measured_accuracy(folder / "network")
         assert set(result["latency"]) == {"1", "256"} and min(result["latency"].values()) > 0
 
 
@@ -168,6 +176,12 @@ def test_inspect_answers_in_text_and_json(runs: Path, capsys: pytest.CaptureFixt
     assert (found["neurons"], found["edges"]) == (graph.num_nodes, graph.num_edges)
     assert (found["covered"], found["outside"], list(found["stays"])) == (1.0, {}, ["input", "fc"])
     assert sum(group["units"] for group in found["groups"]) == 4 + 4 + 8 + 8 + 16 + 16
+
+
+def test_inspect_says_how_far_a_network_is_pruned(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = runs / "prune" / "speed_up_2" / "network"
+    main(["inspect", str(folder)])
+    assert f"{read_card(folder).record['speed_up']:.2f}x; `prune` counts from" in capsys.readouterr().out
 
 
 def test_a_network_by_name_is_finetuned(workdir: Path) -> None:

@@ -158,7 +158,7 @@ def test_one_experiment_compares_masks_with_their_controls(workdir: Path, capsys
 def masked(method: str, network: str, accuracy: float, target: str = "0.5") -> Masked:
     return Masked(
         network=network, method=method, target=target, left=0.5, parameters=10, dense=["a"] if ":" in target else [],
-        accuracy_before=1.0, accuracy_masked=accuracy / 2, accuracy_finetuned=accuracy,
+        accuracy_given=1.0, accuracy_before=1.0, accuracy_masked=accuracy / 2, accuracy_finetuned=accuracy,
     )  # fmt: skip
 
 

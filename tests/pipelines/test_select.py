@@ -108,7 +108,9 @@ def test_cost_is_shared_by_the_networks() -> None:
     ]  # fmt: skip
     assert amortised(costs) == {"none": (0, 5), "sparsity_learning": (0, 20), "metanetwork": (100, 16)}
     assert break_even(costs) == ("sparsity_learning", {"metanetwork": 25})  # 100 / (20 - 16)
-    assert cost_sentence(costs).endswith("the metanetwork pays for itself against sparsity learning after 25 networks.")
+    assert cost_sentence(costs).endswith(
+        "the metanetwork pays for itself against sparsity learning after about 25 networks."
+    )
     never = [*costs, cost("more", "metanetwork", 5)]
     assert break_even(never)[1] == {"metanetwork": None} and "for no number of networks" in cost_sentence(never)
 

@@ -74,7 +74,7 @@ class App(LightningCLI):
             trainer_class=MetapruneTrainer,
             trainer_defaults={"default_root_dir": "runs/unnamed"},
             parser_class=ShortErrorParser,
-            parser_kwargs={"prog": "metaprune", "default_env": True, "env_prefix": "METAPRUNE"},
+            parser_kwargs={"prog": "metaprune"},
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -101,6 +101,9 @@ class App(LightningCLI):
         if subcommand != "inspect":
             parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
             parser.usage = f"metaprune {subcommand} --config CONFIG [--KEY VALUE ...]"
+            for group in parser._action_groups:
+                if any(action.dest == "data" for action in group._group_actions):
+                    group.title = "Images"
             groups = parser._action_groups  # its own settings come first in the help, Lightning's fifty last
             parser._action_groups = sorted(groups, key=lambda g: any("trainer" in a.dest for a in g._group_actions))
             return parser
@@ -170,7 +173,9 @@ class App(LightningCLI):
                 _say(f"[yellow]{folder.path} is again the run with these settings that was moved aside before")
         wanting = subcommand == "data_models" and missing(folder.path, kwargs["model"].seeds)
         if trainer.agree(folder.finished and subcommand not in _CHAINS and not wanting):
-            _say(f"[dim]{folder.path} is finished; it is not run again.")
+            _say(f"[dim]{folder.path} is finished; it is not run again, even if images have changed since.")
+            if not self._inside:
+                _say(f"Results are in {folder.path}. To run again: another --trainer.default_root_dir, or remove it.")
             return
         chains = self._chains(**kwargs) if subcommand in _CHAINS else {}
         if is_main_process():

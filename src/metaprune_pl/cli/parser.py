@@ -26,6 +26,7 @@ _GROUP = re.compile(r"Group '([\w.]+)' does not accept")
 _CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)")
 _TYPE = re.compile(r"Expected a <class '(?!NoneType)([\w.]+)'>")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+_REQUIRED = re.compile(r"arguments are required: ([\w., ]*\w)")
 _CHOICE = re.compile(r"argument subcommand: invalid choice: '([^']+)'.*\(choose from (.*)\)")
 
 
@@ -70,10 +71,13 @@ def shorten(message: str, options: list[str]) -> str:
         return f"{place}: there is no class '{found[1]}'.{did_you_mean(found[1], _class_names())}"
     if (found := _TYPE.search(message)) and (value := _VALUE.search(message)):
         listed = "[2, 3]" if value[1].replace(".", "").isdigit() else f"[{value[1]}]"
-        wanted = f"a list such as {listed}" if found[1] in {"tuple", "list"} else found[1]
+        named = {"tuple": f"a list such as {listed}", "list": f"a list such as {listed}",
+                 "str": 'text (in quotes, as in "2:4", where YAML reads a number)'}  # fmt: skip
+        wanted = named.get(found[1], found[1])
         return f"{place}: expected {wanted}, got '{value[1]}'."
-    if "arguments are required" in message:
-        return f"{message}. Name them, or a config that does: --config CONFIG."
+    if missing := _REQUIRED.search(message):
+        flags = ", ".join(f"--{name.partition('.')[2] or name}" for name in missing[1].split(", "))
+        return f"{flags} must be given, on the command line or in a config (--config CONFIG)."
     return " ".join(message.split())[:300]
 
 

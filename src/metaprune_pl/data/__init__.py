@@ -7,7 +7,7 @@ from metaprune_pl.data.augmentation import Augmentation, Mixing
 from metaprune_pl.data.cifar_svhn import CIFAR10, CIFAR100, SVHN
 from metaprune_pl.data.digits import Digits
 from metaprune_pl.data.folder import ImageFolder
-from metaprune_pl.data.images import ImageDataModule
+from metaprune_pl.data.images import ImageDataModule, Normalization
 from metaprune_pl.data.loader import Batch, ImageLoader, TensorLoader
 from metaprune_pl.data.memory import ImageSet, Splits
 from metaprune_pl.data.stream import ImageNet, StreamedImageFolder
@@ -16,6 +16,6 @@ from metaprune_pl.data.zoo import DataModelZoo, MetaBatch
 
 __all__ = [
     "CIFAR10", "CIFAR100", "SVHN", "VOC", "Augmentation", "Batch", "DataModelZoo", "Digits", "ImageDataModule",
-    "ImageFolder", "ImageLoader", "ImageNet", "ImageSet", "MetaBatch", "Mixing", "Splits", "StreamedImageFolder",
-    "TensorLoader",
+    "ImageFolder", "ImageLoader", "ImageNet", "ImageSet", "MetaBatch", "Mixing", "Normalization", "Splits",
+    "StreamedImageFolder", "TensorLoader",
 ]  # fmt: skip

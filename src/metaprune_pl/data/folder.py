@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing
 from metaprune_pl.data.files import check_shares, class_names, fraction_of, list_images, path_of, read_image, share
+from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError
 
@@ -38,6 +39,8 @@ class ImageFolder(MemoryImages):
         eval_batch_size: Images per batch and device in validation and test.
         augmentation: What is done to training images.
         mixing: How training images are mixed.
+        normalization: What the network expects; None takes mean and deviation of the training images. A network that
+            was trained elsewhere wants what it was trained with.
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
@@ -58,11 +61,13 @@ class ImageFolder(MemoryImages):
         eval_batch_size: int = 500,
         augmentation: Augmentation = Augmentation(shift=4, flip=True),  # noqa: B008  (frozen)
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
+        normalization: Normalization | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation, mixing=mixing, seed=seed
-        )
+            batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation, mixing=mixing,
+            normalization=normalization, seed=seed,
+        )  # fmt: skip
         check_shares(validation_share=validation_share, test_share=test_share, fraction=fraction)
         self.folder, self.image_size, self.grayscale = Path(folder).expanduser(), image_size, grayscale
         self.validation_share, self.test_share, self.fraction = validation_share, test_share, fraction

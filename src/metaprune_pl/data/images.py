@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,40 @@ from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import ConfigError
 
 Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """What a network expects of its images: take off a mean and divide by a deviation.
+
+    Attributes:
+        mean: Of each channel, for pixels in [0, 1].
+        std: The same of the deviation.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.mean) == len(self.std) or min(self.std) <= 0:
+            raise ConfigError("normalization: mean and std have a number for each channel, std above 0.")
+
+    def for_bytes(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation for pixels in [0, 255], each [C, 1, 1].
+
+        Raises:
+            ConfigError: The images have another number of channels.
+        """
+        if channels != len(self.mean):
+            raise ConfigError(
+                f"normalization: the images' channels are {channels}, those of mean and std {len(self.mean)}."
+            )
+        mean, std = (255 * torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
+        return mean, std
+
+
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""What pretrained networks expect, torchvision's and most of timm's."""
 
 
 class ImageDataModule(LightningDataModule, ABC):

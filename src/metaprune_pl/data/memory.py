@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing
-from metaprune_pl.data.images import ImageDataModule, Split
+from metaprune_pl.data.images import ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, Order, TensorLoader
 
 
@@ -37,6 +37,7 @@ class MemoryImages(ImageDataModule):
         eval_batch_size: Images per batch and device in validation and test.
         augmentation: What is done to training images.
         mixing: How training images are mixed.
+        normalization: What the network expects; None takes mean and deviation of the training images.
         seed: Seed of order and augmentation.
     """
 
@@ -47,11 +48,13 @@ class MemoryImages(ImageDataModule):
         eval_batch_size: int,
         augmentation: Augmentation,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
+        normalization: Normalization | None = None,
         seed: int,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed)
         self.augmentation = augmentation
         self._splits: Splits | None = None
+        self._given = normalization
         self._normalization: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
@@ -82,7 +85,9 @@ class MemoryImages(ImageDataModule):
 
     @property
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of up to 5,000 to 10,000 training images in [0, 255], each [C, 1, 1]."""
+        """Mean and standard deviation of images in [0, 255], each [C, 1, 1]: as given, or of some thousand."""
+        if self._given is not None:
+            return self._given.for_bytes(self.input_shape[0])
         if self._normalization is None:
             images = self.splits.train.images
             images = images[:: max(1, len(images) // 5000)].float()  # from all over: they may lie class by class

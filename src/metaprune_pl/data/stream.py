@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from metaprune_pl.data.augmentation import Mixing
 from metaprune_pl.data.files import check_shares, class_names, fraction_of, list_images, path_of, read_image, share
-from metaprune_pl.data.images import ImageDataModule, Split
+from metaprune_pl.data.images import IMAGENET, ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import DataError
 
@@ -130,6 +130,7 @@ class StreamedImageFolder(ImageDataModule):
         batch_size: Training images per batch and device.
         eval_batch_size: Images per batch and device in validation and test.
         mixing: How training images are mixed.
+        normalization: What the network expects; ImageNet's is that of most pretrained ones.
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
@@ -137,8 +138,6 @@ class StreamedImageFolder(ImageDataModule):
     """
 
     how: ClassVar[str] = "Set data.init_args.folder to a folder with 'train' and 'val' of class folders."
-    mean: ClassVar = (0.485, 0.456, 0.406)
-    std: ClassVar = (0.229, 0.224, 0.225)
 
     def __init__(
         self,
@@ -151,11 +150,12 @@ class StreamedImageFolder(ImageDataModule):
         batch_size: int = 32,
         eval_batch_size: int = 128,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
+        normalization: Normalization = IMAGENET,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed)
         check_shares(validation_share=validation_share, fraction=fraction)
-        self.folder, self.image_size = Path(folder).expanduser(), image_size
+        self.folder, self.image_size, self._normalization = Path(folder).expanduser(), image_size, normalization
         self.validation_share, self.fraction = validation_share, fraction
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, FileSet] = {}
@@ -198,9 +198,8 @@ class StreamedImageFolder(ImageDataModule):
 
     @property
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """ImageNet's mean and standard deviation, which pretrained networks expect, in [0, 255], each [3, 1, 1]."""
-        mean, std = (255 * torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return mean, std
+        """Mean and standard deviation of images in [0, 255], each [3, 1, 1]."""
+        return self._normalization.for_bytes(3)
 
     def count(self, split: Split) -> int:
         """Return the number of images of a part."""

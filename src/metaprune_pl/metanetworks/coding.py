@@ -5,6 +5,7 @@ largest one; `per_size` has an encoder and a decoder for each number of taps.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch.nn.functional as F
@@ -68,6 +69,29 @@ class Coding(nn.Module):
         self.edge_encoders = nn.ModuleDict({str(size): nn.Linear(size, hidden) for size in taps})
         self.edge_decoders = nn.ModuleDict({str(size): Decoder(hidden, size) for size in taps})
 
+    def check_kernels(self, found: Mapping[tuple[int, int], str]) -> None:
+        """Refuse a network with kernels that there is no encoder for.
+
+        Args:
+            found: Sizes of the network's kernels, each with the name of a layer that has it.
+
+        Raises:
+            TraceError: A kernel is larger than all are padded to, or its number of positions is not among `taps`.
+        """
+        if self.kernels == "pad":
+            missing = [kernel for kernel in found if max(kernel) > self.side]
+            known = f"pads kernels to {self.side}x{self.side}"
+        else:
+            missing = [(height, width) for height, width in found if str(height * width) not in self.edge_encoders]
+            known = f"knows kernels of {', '.join(self.edge_encoders)} positions"
+        if missing:
+            (height, width), side = missing[0], max(max(kernel) for kernel in found)
+            raise TraceError(
+                f"the metanetwork {known}, and '{found[missing[0]]}' has one of {height}x{width}. For all of this "
+                f"network's train one with kernels 'pad' and taps [{side**2}], or with 'per_size' and taps "
+                f"{sorted({height * width for height, width in found})}."
+            )
+
     def encode_nodes(self, nodes: Tensor) -> Tensor:
         """Equation (12): [N, F] -> [N, H]."""
         return self.node_encoder(nodes)  # type: ignore[no-any-return]
@@ -97,26 +121,11 @@ class Coding(nn.Module):
         return values["first.weight"], values["first.bias"], self.ratios[1] * last, self.ratios[1] * bias
 
     def _size(self, kernel: tuple[int, int]) -> str:
-        if self.kernels == "pad":
-            self._margins(kernel)
-            return str(self.side**2)
-        size = str(kernel[0] * kernel[1])
-        if size not in self.edge_encoders:
-            known = ", ".join(self.edge_encoders)
-            raise TraceError(
-                f"the metanetwork knows kernels of {known} positions and the network has one of {size}. "
-                "Add it to `taps` and train the metanetwork again, or take kernels 'pad'."
-            )
-        return size
+        return str(self.side**2 if self.kernels == "pad" else kernel[0] * kernel[1])
 
     def _margins(self, kernel: tuple[int, int]) -> list[int]:
         """Zeros left, right, above and below that centre a kernel in the largest one."""
         height, width = self.side - kernel[0], self.side - kernel[1]
-        if min(height, width) < 0:
-            raise TraceError(
-                f"the metanetwork pads kernels to {self.side}x{self.side} and the network has one of "
-                f"{kernel[0]}x{kernel[1]}. Take larger `taps`, or kernels 'per_size', and train it again."
-            )
         return [width // 2, width - width // 2, height // 2, height - height // 2]
 
     def _pad(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:

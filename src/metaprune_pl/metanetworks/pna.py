@@ -107,6 +107,7 @@ class PNAMetanetwork(Metanetwork):
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
+        self.coding.check_kernels({c.kernel: c.name for c in graph.connections if c.num_edges})
         blocks = batch_blocks(graph, features.nodes.device)
         encoders, decoders = {}, {}
         for kernel in {block.kernel for block in blocks}:

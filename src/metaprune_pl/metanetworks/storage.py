@@ -37,7 +37,15 @@ def stored_metanetworks(folder: str | Path) -> list[Path]:
     """
     epochs = sorted(path.parent for path in Path(folder).glob("*/metanetwork.json"))
     if not epochs:
-        raise StorageError(f"no metanetwork in '{folder}'. `metaprune fit` with a config of meta-training makes one.")
+        below = [
+            *Path(folder).glob("metanetworks/*/metanetwork.json"),
+            *Path(folder).glob("*/metanetworks/*/metanetwork.json"),
+        ]
+        hint = (
+            f"Did you mean '{below[0].parents[1]}'?"
+            if below else "`metaprune fit` with a config of meta-training makes one."
+        )  # fmt: skip
+        raise StorageError(f"no metanetwork in '{folder}'. {hint}")
     return epochs
 
 

@@ -1,6 +1,6 @@
 """What the program sees in a network: the doctor that one runs before any training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.networks.detector import is_detector
+from metaprune_pl.pipelines.prepare import unpruned_macs
 from metaprune_pl.pruning import (
     AttentionUnits,
     GroupNorm,
@@ -58,6 +59,7 @@ class Inspection:
         covered: Share of the parameters that lie in the graph.
         outside: Names of the others, and how many elements each has; they are kept, or cut with the neurons they meet.
         macs: Multiply-accumulates for one image.
+        speed_up: Those of the network before any pruning over these.
         groups: What can be pruned.
         stays: Layers with channels that cannot be pruned: how many, and why.
         highest_speed_up: Multiply-accumulates now over those with one unit left in each group.
@@ -73,6 +75,7 @@ class Inspection:
     covered: float
     outside: dict[str, int]
     macs: int
+    speed_up: float
     groups: tuple[GroupFacts, ...]
     stays: dict[str, str]
     highest_speed_up: float
@@ -103,7 +106,7 @@ def inspect_network(
     if figure is not None and Path(figure).suffix not in FIGURES:
         raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
     network, card = source.open(input_shape=input_shape)
-    name = source.network
+    name, whole = source.network, network
     if is_detector(network):
         name, network = f"{name}, backbone", network.get_submodule("backbone")
     shape = card.input_shape if input_shape is None else input_shape
@@ -127,6 +130,7 @@ def inspect_network(
         network=name, input_shape=shape, neurons=graph.num_nodes, neuron_groups=len(graph.groups),
         connections=len(graph.connections), edges=graph.num_edges, parameters=total,
         covered=1 - sum(outside.values()) / max(1, total), outside=outside, macs=macs, groups=_facts(groups),
+        speed_up=unpruned_macs(replace(card, input_shape=shape)) / macs if source.stored and network is whole else 1.0,
         stays=_stays(groups),
         highest_speed_up=highest_speed_up(groups, network.state_dict(), GroupNorm(), PruningSettings(), fixed),
     )  # fmt: skip

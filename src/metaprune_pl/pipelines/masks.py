@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.graphs import WeightGraph, trace
@@ -18,6 +19,7 @@ from metaprune_pl.pipelines.prepare import (
     check_rounds,
     prepare,
     run_finetuning,
+    test_accuracies,
 )
 from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
 from metaprune_pl.pruning.unstructured import Ranking
@@ -49,7 +51,9 @@ def run_masks(
     check_rounds(rounds, finetune_after)
     ready = prepare(place, how, None)
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
-    before = accuracy(ready.network, place.data, "test", place.device)
+    if ready.card.masked:
+        rank_zero_info("The network has masks: shares are of all its weights, those that are zero among them.")
+    given, before = test_accuracies(place, ready)
     results = []
     for target in masks.targets:
         folder = place.folder / f"masked_{str(target).replace(':', '_of_')}"
@@ -61,7 +65,7 @@ def run_masks(
         )  # fmt: skip
         result = Masked(
             network=ready.name, method=ready.method, target=str(target), left=left_parameters(final),
-            parameters=count_parameters(final), dense=list(dense), accuracy_before=before,
+            parameters=count_parameters(final), dense=list(dense), accuracy_given=given, accuracy_before=before,
             accuracy_masked=accuracy(masked, place.data, "test", place.device),
             accuracy_finetuned=accuracy(final, place.data, "test", place.device),
         )  # fmt: skip

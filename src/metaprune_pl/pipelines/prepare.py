@@ -96,6 +96,7 @@ class Ready:
         name: Name of the network that it came from.
         method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
         card: Its card.
+        given: Folder of the network as it was given.
         network: On the workplace's device, in evaluation mode.
         base_macs: Multiply-accumulates of the unpruned network for one image.
         checked: What `check_prunable` found, which no step before pruning changes; None where it was not asked.
@@ -104,6 +105,7 @@ class Ready:
     name: str
     method: str
     card: NetworkCard
+    given: Path
     network: nn.Module
     base_macs: int
     checked: tuple[PruningGroups, int] | None
@@ -166,7 +168,7 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     if how.metanetwork is not None:
         graph = trace(network, example) if checked is None else checked[0].graph
         rewritten = rewrite(place, copy.deepcopy(network), graph, how.metanetwork)
-    source = Path(how.source.network) if how.source.stored else place.folder / "source"
+    source = given = Path(how.source.network) if how.source.stored else place.folder / "source"
     if place.writes and not how.source.stored:
         card = save_network(source, network, card)
     place.agree(None)
@@ -188,7 +190,9 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
         save_network(source, load_network(source), card)
     place.agree(None)
     network = load_network(source).to(place.device)
-    return Ready(name=name, method=method, card=card, network=network, base_macs=base_macs, checked=checked)
+    return Ready(
+        name=name, method=method, card=card, given=given, network=network, base_macs=base_macs, checked=checked
+    )
 
 
 def check_rounds(rounds: int, finetuning: FinetuneSettings) -> None:
@@ -219,8 +223,8 @@ def rewrite(place: Place, network: nn.Module, graph: WeightGraph, metanetwork: s
         new = load_metanetwork(metanetwork).to(place.device).rewrite(graph, network.state_dict())
     except TraceError as error:
         raise ConfigError(
-            f"the metanetwork '{metanetwork}' does not go with the network: {error} That takes another meta-training "
-            "(`metaprune fit`); to go without, set metanetwork to null."
+            f"the metanetwork '{metanetwork}' does not go with the network: {error} Meta-training is `metaprune fit`; "
+            "to go without, set metanetwork to null."
         ) from error
     network.load_state_dict(new)
     return network
@@ -246,6 +250,12 @@ def run_finetuning(
         trainer.fit(module, datamodule=place.data)
     place.agree(None)
     return result
+
+
+def test_accuracies(place: Workplace, ready: Ready) -> tuple[float, float]:
+    """Return the test accuracy of a network as it was given, and as it is when ready for pruning."""
+    given = load_network(ready.given).to(place.device)
+    return tuple(accuracy(network, place.data, "test", place.device) for network in (given, ready.network))  # type: ignore[return-value]
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from metaprune_pl.pipelines.prepare import (
     check_rounds,
     prepare,
     run_finetuning,
+    test_accuracies,
 )
 from metaprune_pl.pruning import GroupNorm, count_macs, count_parameters, measure_latency, prune
 from metaprune_pl.reports import Masked, Pruned, read_json, write_csv, write_json
@@ -54,7 +55,7 @@ def run_prune(
     """
     check_rounds(rounds, finetune_after)
     ready = prepare(place, how, speed_ups)
-    before = accuracy(ready.network, place.data, "test", place.device)
+    accuracies = test_accuracies(place, ready)
     networks = (
         _prune(place, ready, how, speed_ups)
         if rounds == 1
@@ -70,7 +71,7 @@ def run_prune(
             save_network(folder / "pruned", pruned, ready.card)
         place.agree(None)
         final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(place.device)
-        results.append(_measured(place, ready, target, before, pruned, final, latency_batches))
+        results.append(_measured(place, ready, target, accuracies, pruned, final, latency_batches))
         if place.writes:
             _store(folder, ready, final, results[-1])
     if place.writes:
@@ -129,7 +130,7 @@ def _finetune(place: Workplace, folder: Path, settings: FinetuneSettings, criter
 
 
 def _measured(
-    place: Workplace, ready: Ready, target: float, before: float, pruned: nn.Module, final: nn.Module,
+    place: Workplace, ready: Ready, target: float, before: tuple[float, float], pruned: nn.Module, final: nn.Module,
     latency_batches: Sequence[int],
 ) -> Pruned:  # fmt: skip
     """Measure a network on the test images, straight after pruning and as it is in the end."""
@@ -138,7 +139,7 @@ def _measured(
     latency, latency_unpruned = _latency(ready, final, example, latency_batches)
     return Pruned(
         network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
-        parameters=count_parameters(final), accuracy_before=before,
+        parameters=count_parameters(final), accuracy_given=before[0], accuracy_before=before[1],
         accuracy_pruned=accuracy(pruned, place.data, "test", place.device),
         accuracy_finetuned=accuracy(final, place.data, "test", place.device),
         latency=latency, latency_unpruned=latency_unpruned,

@@ -17,7 +17,8 @@ class Pruned:
         speed_up: Speed-up reached: multiply-accumulates of the unpruned network over those of this one.
         macs: Multiply-accumulates for one image.
         parameters: Number of parameters.
-        accuracy_before: Test accuracy before pruning.
+        accuracy_given: Test accuracy of the network as it was given.
+        accuracy_before: Test accuracy straight before pruning.
         accuracy_pruned: Test accuracy straight after pruning.
         accuracy_finetuned: Test accuracy after pruning and finetuning.
         latency: Measured milliseconds of a forward pass, by number of images in it.
@@ -30,11 +31,17 @@ class Pruned:
     speed_up: float
     macs: int
     parameters: int
+    accuracy_given: float
     accuracy_before: float
     accuracy_pruned: float
     accuracy_finetuned: float
     latency: Mapping[str, float]
     latency_unpruned: Mapping[str, float]
+
+    @property
+    def accuracies(self) -> tuple[float, float, float, float]:
+        """Test accuracies in the order of the pipeline."""
+        return self.accuracy_given, self.accuracy_before, self.accuracy_pruned, self.accuracy_finetuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +86,8 @@ class Masked:
         left: Share of all parameters that are not zero.
         parameters: Number of all parameters.
         dense: Weights that a pattern leaves whole, as M does not divide their input channels.
-        accuracy_before: Test accuracy before masking.
+        accuracy_given: Test accuracy of the network as it was given.
+        accuracy_before: Test accuracy straight before masking.
         accuracy_masked: Test accuracy straight after masking.
         accuracy_finetuned: Test accuracy after masking and finetuning.
     """
@@ -90,9 +98,15 @@ class Masked:
     left: float
     parameters: int
     dense: Sequence[str]
+    accuracy_given: float
     accuracy_before: float
     accuracy_masked: float
     accuracy_finetuned: float
+
+    @property
+    def accuracies(self) -> tuple[float, float, float, float]:
+        """Test accuracies in the order of the pipeline."""
+        return self.accuracy_given, self.accuracy_before, self.accuracy_masked, self.accuracy_finetuned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def cost_sentence(costs: Sequence[StageCost]) -> str:
         + (
             "for no number of networks: it is not faster for each of them."
             if n is None
-            else f"after {n} network{'s' if n > 1 else ''}."
+            else f"after about {n} network{'s' if n > 1 else ''}."
         )
         for method, n in crossing.items()
     )

@@ -93,10 +93,10 @@ def pruned_table(results: Sequence[Pruned]) -> Table:
         rows.append(
             (
                 f"{p.target:g}x", f"{p.speed_up:.2f}x", _count(p.macs), _count(p.parameters),
-                _percent(p.accuracy_before), _percent(p.accuracy_pruned), _percent(p.accuracy_finetuned), *latency,
+                *(_percent(value) for value in p.accuracies), *latency,
             )
         )  # fmt: skip
-    columns = ["target", "reached", "MACs", "parameters", "before %", "pruned %", "finetuned %"]
+    columns = ["target", "reached", "MACs", "parameters", "as given %", "before %", "pruned %", "finetuned %"]
     columns += [f"ms, batch {size}" for size in results[0].latency]
     return _table(f"{results[0].network}, {results[0].method}: test accuracy", columns, rows)
 
@@ -106,12 +106,12 @@ def masked_table(results: Sequence[Masked]) -> Table:
     rows = [
         (
             target_name(m.target), f"{100 * m.left:.2f}",
-            _count(m.left * m.parameters), _percent(m.accuracy_before), _percent(m.accuracy_masked),
-            _percent(m.accuracy_finetuned), ", ".join(m.dense),
+            _count(m.left * m.parameters), *(_percent(value) for value in m.accuracies), ", ".join(m.dense),
         )
         for m in results
     ]  # fmt: skip
-    columns = ["target", "left params %", "left params", "before %", "masked %", "finetuned %", "left whole"]
+    columns = ["target", "left params %", "left params"]
+    columns += ["as given %", "before %", "masked %", "finetuned %", "left whole"]
     return _table(f"{results[0].network}, {results[0].method}: test accuracy", columns, rows)
 
 
@@ -161,7 +161,9 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         )
         for row in curve_rows(experiment)
     ]  # fmt: skip
-    spread = f"test accuracy, mean ± standard deviation over {count} held-out networks"
+    spread = "test accuracy of one held-out network"
+    if count > 1:
+        spread = f"test accuracy, mean ± standard deviation over {count} held-out networks"
     tables = [
         _table(
             f"Pruned networks: {spread}",
@@ -230,6 +232,7 @@ def inspection_tables(found: Any) -> list[RenderableType]:
     """Return what `metaprune inspect` found: the network as a whole, what can be pruned, and what cannot."""
     outside = [f"{name} ({_count(size)})" for name, size in found.outside.items()]
     more = f" and {len(outside) - 12} more" if len(outside) > 12 else ""
+    pruned = abs(found.speed_up - 1) > 0.005
     whole = Table(title=found.network, title_justify="left", show_header=False)
     for row in (
         ("image", "x".join(map(str, found.input_shape))),
@@ -238,6 +241,7 @@ def inspection_tables(found: Any) -> list[RenderableType]:
         ("parameters outside", ", ".join(outside[:12]) + more if outside else "none"),
         ("neurons", f"{found.neurons:,} in {found.neuron_groups} layers"),
         ("connections", f"{found.connections} with {found.edges:,} edges"),
+        *([("speed-up so far", f"{found.speed_up:.2f}x; `prune` counts from the network before")] if pruned else []),
         ("highest speed-up", f"{found.highest_speed_up:.1f}x, with one unit left in each pruning group"),
     ):
         whole.add_row(*row)

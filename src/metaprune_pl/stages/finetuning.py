@@ -24,15 +24,20 @@ def check_fits(network: nn.Module, card: NetworkCard, data: object) -> None:
         ConfigError: The data are no images, of another shape, or of other classes.
     """
     shape = "x".join(map(str, card.input_shape))
-    if not isinstance(data, ImageDataModule) or data.input_shape != card.input_shape:
+    if not isinstance(data, ImageDataModule):
         raise ConfigError(f"the network was made for images of {shape}; set data to a data set of such images.")
+    if data.input_shape != card.input_shape:
+        found = "x".join(map(str, data.input_shape))
+        raise ConfigError(f"the network was made for images of {shape} and the data's are {found}; set data to a data "
+                          "set of such images, or the image_size of a folder's.")  # fmt: skip
     training, weight = network.training, next(network.parameters(), torch.zeros(()))
     image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
     try:
         classes = network.eval()(image).shape[1]
     except (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"the network does not turn an image of {shape} into scores [1, K]: {reason}") from error
+        raise ConfigError(f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
+                          "it the size (image_size of the data) that the network was made for?") from error  # fmt: skip
     network.train(training)
     if classes != data.num_classes:
         raise ConfigError(f"the network tells {classes} classes apart and the data have {data.num_classes}.")
