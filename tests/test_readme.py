@@ -1,10 +1,13 @@
 """What the README says is so: its commands, its YAML and its Python."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from conftest import TINY
 from metaprune_pl.__main__ import main
@@ -56,3 +59,37 @@ def test_every_setting_on_the_command_line_is_one(capsys: pytest.CaptureFixture[
             with pytest.raises(SystemExit) as stop:
                 main(["fit", "--config", "meta_quickstart.yaml", *words, "--print_config"])
             assert stop.value.code == 0, capsys.readouterr().err
+
+
+OWN = """
+from torch import nn
+
+
+def build(width: int = 4) -> nn.Module:
+    layers = nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+"""
+
+
+def test_a_metanetwork_for_ones_own_networks_is_made_and_used(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workdir / "my_package").mkdir()
+    (workdir / "my_package" / "my_module.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(workdir))
+    experiment = next(c for c in commands() if "runs/my_kind" in c)
+    prune = next(c for c in commands() if "runs/my_kind/meta_training/metanetworks" in c)
+    small = {
+        "data_models": {"model.init_args.seeds": "[0, 1, 2]", "trainer.max_epochs": 1},
+        "meta_training": {"data.init_args.rounds": 1, "trainer.max_epochs": 1},
+        "curve": {"finetune.epochs": 0, "grid.points": 3}, "prune": {"finetune.epochs": 0, "finetune_after.epochs": 0},
+    }  # fmt: skip
+    toy = [f"--chain.overrides.{stage}.{key}={value}" for stage, own in small.items() for key, value in own.items()]
+    main([*experiment, *toy, "--chain.held_out=1", "--chain.methods=[none, metanetwork]", "--chain.speed_ups=[1.5]"])
+    folder = workdir / "runs" / "my_kind"
+    states = load_file(folder / "data_models" / "networks" / "seed_0000" / "weights.safetensors")
+    torch.save(states, "my_weights.pth")
+    scikit = [*prune[: prune.index("--data")], "--data=Digits"]  # the same digits as class folders are in test_images
+    main(
+        [*scikit, "--speed_ups=[1.5]", "--finetune.epochs=0", "--finetune_after.epochs=0", "--trainer.accelerator=cpu"]
+    )
+    (result,) = json.loads((workdir / "runs" / "my_pruned" / "report.json").read_text())
+    assert (result["method"], result["speed_up"] >= 1.5) == ("metanetwork", True)

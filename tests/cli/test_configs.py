@@ -6,8 +6,8 @@ import yaml
 
 from conftest import TINY, tiny
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import find_config, resolve_configs, shipped_configs
-from metaprune_pl.errors import StorageError
+from metaprune_pl.cli.configs import find_config, join_overrides, resolve_configs, shipped_configs
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.pipelines.run_folder import RunFolder
 
 COMMANDS = {
@@ -132,3 +132,15 @@ def test_an_experiment_has_no_fast_dev_run(workdir: Path, capsys: pytest.Capture
         main(["experiment", "--config=quickstart.yaml", "--trainer.fast_dev_run=true"])
     assert stop.value.code == 1
     assert "trainer.fast_dev_run has no effect on experiment" in capsys.readouterr().err
+
+
+def test_overrides_of_a_stage_add_up() -> None:
+    flags = ["--chain.overrides.curve", "{a.b: 1, c: [2]}", "--trainer.devices", "2", "--chain.overrides.curve.c=3"]
+    more = ["--chain.overrides.prune.d", "x: 1", "--chain.overrides.curve.e", "{f: 4}"]
+    *others, curve, prune = join_overrides(["experiment", *flags, *more])
+    assert others == ["experiment", "--trainer.devices", "2"]
+    assert curve == '--chain.overrides.curve={"a.b": 1, "c": 3, "e": {"f": 4}}'
+    assert prune == '--chain.overrides.prune={"d": {"x": 1}}'
+    for value in ("3", "{a", ""):
+        with pytest.raises(ConfigError, match=f"expected settings such as '{{trainer.max_epochs: 9}}', got '{value}'"):
+            join_overrides(["--matrix.overrides.curve", value])

@@ -167,7 +167,7 @@ def test_a_metanetwork_for_other_networks(workdir: Path, capsys: pytest.CaptureF
         "the metanetwork 'run/metanetworks' does not go with the network: this schema has no place for 'bias' of '0'"
         in message
     )
-    assert message.endswith("another meta-training (`metaprune fit`); to go without, set metanetwork to null.")
+    assert message.endswith("Meta-training is `metaprune fit`; to go without, set metanetwork to null.")
     assert not list(workdir.glob("runs/**/*.*"))
 
 

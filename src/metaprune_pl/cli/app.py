@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
-from metaprune_pl.cli.configs import resolve_configs
+from metaprune_pl.cli.configs import join_overrides, resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser
 from metaprune_pl.cli.stage_trainer import is_main_process
 from metaprune_pl.cli.trainer import MetapruneTrainer
@@ -322,7 +322,7 @@ def main(args: list[str] | None = None) -> None:
     _quiet()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        App(resolve_configs(sys.argv[1:] if args is None else args))
+        App(join_overrides(resolve_configs(sys.argv[1:] if args is None else args)))
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. The same command continues where it was.\n")
         sys.exit(130)

@@ -1,17 +1,24 @@
 """Configs that come with the program, and configs that build on others. Imports nothing heavy, for `--help`."""
 
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from metaprune_pl.errors import StorageError, did_you_mean
+from metaprune_pl.errors import ConfigError, StorageError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")  # installed; in a checkout
 
 _INCLUDE = re.compile(r"^include:.*\n?(?:[ \t-].*\n?)*", re.MULTILINE)
 """The line `include: ...`, and those of a list below it."""
+
+
+_OVERRIDE = re.compile(r"(--(?:chain|matrix)\.overrides\.\w+)(?:\.([\w.]+))?(?:=(.*))?", re.DOTALL)
+"""A flag with the settings of a stage, or with one of them."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -76,3 +83,30 @@ def resolve_configs(args: list[str]) -> list[str]:
         else:
             result += [f"--config={part}" for part in with_included(name)]
     return result
+
+
+def join_overrides(args: Iterable[str]) -> list[str]:
+    """Join flags that override settings of the same stage, of which jsonargparse would take the last one alone.
+
+    Raises:
+        ConfigError: A flag's value is not what YAML has for settings.
+    """
+    joined: dict[str, dict[str, Any]] = {}
+    result: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        found = _OVERRIDE.fullmatch(arg)
+        if found is None:
+            result.append(arg)
+            continue
+        flag, key, text = found.groups()
+        text = next(rest, "") if text is None else text
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        settings = {key: value} if key else value
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{flag}: expected settings such as '{{trainer.max_epochs: 9}}', got '{text}'.")
+        joined.setdefault(flag, {}).update(settings)
+    return [*result, *(f"{flag}={json.dumps(settings)}" for flag, settings in joined.items())]

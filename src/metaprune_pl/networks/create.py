@@ -85,8 +85,8 @@ def _reason(error: BaseException) -> str:
 
 def _known(name: str, build: Any, error: BaseException) -> str:
     """Where in the user's own code an error arose, or else the arguments that a builder takes."""
-    if ":" in name and error.__traceback__ is not None:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if ":" in name and last.filename != __file__:
         return f" At {last.filename}:{last.lineno}."
     known = [key for key in inspect.signature(build).parameters if key not in {"args", "kwargs", "name"}]
     return f" Its arguments: {', '.join(known)}." if isinstance(error, TypeError) and known else ""
