@@ -136,7 +136,9 @@ class NativeKernels(Kernels):
         """Implements `Kernels`."""
         found: list[Tensor] = []
         for values, own in zip(self.blocks, gradient.split(self.sizes), strict=True):
-            taps = own.view(-1, self.width(self.hidden))[:, : self.hidden] @ values.encoder[0]
+            groups, outputs, width = *values.block.target.shape, self.width(self.hidden)
+            slices = own.view(groups, -1, outputs * values.block.source.shape[1], min(LANES, width))
+            taps = slices.transpose(1, 2).reshape(-1, width)[:, : self.hidden] @ values.encoder[0]
             parts = taps.split([part.shape[:3].numel() for part in values.raw])
             found += [part.view_as(raw) for part, raw in zip(parts, values.raw, strict=True)]
         return found

@@ -32,7 +32,6 @@ template <class S> struct Tile {
   const long updates;                      // that the edges have had
   const bool narrow;                       // several edges to a vector
   const long slices, per_vector;           // vectors of an edge, edges of a vector
-  const long hop;                          // from a vector to the next, in rows of W numbers for each edge
   const long most, size;                   // columns of a tile, numbers of a row in it
   Mask<S> lane_edge, lane_channel;         // which of its vector's edges, and which channel of it, a lane belongs to
   long g = 0, begin = 0, columns = 0, slice = 0;
@@ -41,7 +40,7 @@ template <class S> struct Tile {
 
   Tile(const Block<S>& block, long updates)
       : block(block), updates(updates), narrow(block.W < LANES), slices(narrow ? 1 : block.W / LANES),
-        per_vector(narrow ? LANES / block.W : 1), hop(narrow ? LANES : long(block.W)),
+        per_vector(narrow ? LANES / block.W : 1),
         most(std::min((long(block.I) + per_vector - 1) / per_vector, TILE) * per_vector),
         size(most / per_vector * LANES), weight((block.T + 1) * LANES), past(2 * updates * size),
         patterns(2 * updates * ROWS * LANES), taps(narrow ? ROWS * block.T * (most + LANES) : 0), edges(ROWS * size) {
@@ -51,6 +50,11 @@ template <class S> struct Tile {
     }
   }
 
+  // Where row r's edges of the tile are in the gradient of the block's edges, [G, slices, O, I, 16 or W]: a slice's rows
+  // follow each other in memory.
+  INLINE long place(long r) const {
+    return (((g * slices + slice) * block.O + r) * block.I + begin) * std::min(LANES, long(block.W));
+  }
   // The slice of an edge's or node's W values; repeated to fill the vector where they are narrow.
   INLINE Vec<S> pattern(const S* from) const {
     return narrow ? spread<S>(load_first(from, block.W), lane_channel) : load(from + slice * LANES);

@@ -145,8 +145,8 @@ template <class S> struct Decoding {
       }
   }
 
-  // From g_act to the gradient of the edges, [E, W], and sums for the first layer's weights, [H, wide], and biases.
-  void run_backward(S* g_first, S* g_bias, S* gradient) {
+  // From g_act to the gradient of the edges, whose slices are `stride` apart, and sums for the first layer's weights, [H, wide], and biases.
+  void run_backward(S* g_first, S* g_bias, S* gradient, long stride) {
     for (long p = 0; p < places; ++p)
       for (long j = 0; j < wide; j += LANES) {  // silu'(h) = s (1 + h (1 - s)), where s is the gate
         const Vec<S> h = load(&hidden[p * wide + j]), s = load(&gate[p * wide + j]);
@@ -167,7 +167,8 @@ template <class S> struct Decoding {
       const long left = tile.narrow ? edges * tile.block.W - p * LANES : wide;  // numbers to write
       for (long j = 0; j < wide; j += LANES) {
         const Vec<S> own = load(&g_x[p * wide + j]) - mean - load(&x[p * wide + j]) * along;
-        store_first(gradient + p * wide + j, own * load(&scale[p * LANES]) * load(&valid[j]), std::min(LANES, left));
+        store_first(gradient + j / LANES * stride + p * LANES, own * load(&scale[p * LANES]) * load(&valid[j]),
+                    std::min(LANES, left));
       }
     }
   }
@@ -207,8 +208,8 @@ template <class S> void decode(const Block<S>& block, S* const* out) {
   });
 }
 
-// Backward pass of `decode`: from the gradient of the new features to that of the edges, [G, O, I, W], and of the
-// decoder's weights and biases.
+// Backward pass of `decode`: from the gradient of the new features to that of the edges, and of the decoder's
+// weights and biases.
 template <class S>
 void decode_backward(const Block<S>& block, const S* const* g_new, S* gradient, S* const* g_decoder) {
   const Split<S> split(block);
@@ -217,7 +218,8 @@ void decode_backward(const Block<S>& block, const S* const* g_new, S* gradient, 
   for_edges(block, split, [&](Decoding<S>& d, long g, long part) {
     S *first = parts.at(g, part), *bias = first + H * wide, *last = bias + wide, *last_bias = last + T * wide;
     d.finish_backward(g_new[g] + d.at * T, last, last_bias);
-    d.run_backward(first, bias, gradient + (g * block.O * block.I + d.at) * W);
+    const long all = block.O * block.I;
+    d.run_backward(first, bias, gradient + (g * all * W + d.at * std::min(LANES, W)), all * LANES);
   });
   const Buffer<S> total = parts.total();
   const S *first = total.data(), *bias = first + H * wide, *last = bias + wide, *last_bias = last + T * wide;

@@ -15,11 +15,10 @@ template <class S> void encode_backward(const Block<S>& block, const S* gradient
     tile.for_each_place(g, [&] {
       S* sums = parts.at(g, part) + tile.slice * LANES;
       for (long r = first; r < last; ++r) {
-        const long at = (g * block.O + r) * block.I + tile.begin;
-        const S *raw = block.raw[g] + (r * block.I + tile.begin) * T, *from = gradient + at * W + tile.slice * LANES;
+        const S *raw = block.raw[g] + (r * block.I + tile.begin) * T, *from = gradient + tile.place(r);
         for (long t = 0; tile.narrow && t < T; ++t)
           for (long c = 0; c < tile.columns; ++c) tile.taps[t * stride + c] = raw[c * T + t];
-        for (long k = 0; k < tile.vectors; ++k, from += tile.hop) {
+        for (long k = 0; k < tile.vectors; ++k, from += LANES) {
           const Vec<S> ge = k < tile.full ? load(from) : load_first(from, tile.tail);
           store(sums + T * width, load(sums + T * width) + ge);
           for (long t = 0; t < T; ++t) {

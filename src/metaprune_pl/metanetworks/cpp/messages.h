@@ -29,17 +29,19 @@ template <class S> void statistics(const Block<S>& block, S* received) {
         unroll<R>([&](auto r) INLINE { own[r] = tile.pattern(tile.row(factors, row + r, FACTORS, A)); });
         for (long k = 0; k < tile.vectors; ++k) {
           Six<S> six = Six<S>::at(&at_columns[k * 6 * LANES]);
-          unroll<R>([&](auto r) INLINE { six.receive(own[r] * load(edges + r * size + k * LANES)); });
+          six.template receive<R>([&](auto r) INLINE { return own[r] * load(edges + r * size + k * LANES); });
           six.put(&at_columns[k * 6 * LANES]);
         }
         for (long r = 0; r < R; ++r) {
           S* at = &at_rows[((row + r - first) * slices + tile.slice) * 6 * LANES];
           Six<S> six = Six<S>::at(at);
-          for (long k = 0; k < tile.full; ++k)
-            six.receive(load(there + k * LANES) * load(edges + r * size + k * LANES));
+          const auto message = [&](long k) INLINE { return load(there + k * LANES) * load(edges + r * size + k * LANES); };
+          long k = 0;
+          for (; k + 4 <= tile.full; k += 4) six.template receive<4>([&](auto i) INLINE { return message(k + i); });
+          for (; k < tile.full; ++k) six.template receive<1>([&](auto) INLINE { return message(k); });
           if (tile.tail) {
             Six<S> single = Six<S>::empty();
-            single.receive(load(there + tile.full * LANES) * load(edges + r * size + tile.full * LANES));
+            single.template receive<1>([&](auto) INLINE { return message(k); });
             six.join(single.only(lanes < int(tile.tail)));
           }
           six.put(at);
@@ -85,7 +87,7 @@ template <class S> void statistics(const Block<S>& block, S* received) {
 }
 
 // Backward pass of equations (14), (15) and (19) of the last layer, as equations.layer_backward: `gradient` of the
-// edges, [G, O, I, W], goes from after to before the update; that of the factors, [N, 4, W], is added to.
+// edges goes from after to before the update; that of the factors, [N, 4, W], is added to.
 template <class S> void layer_backward(const Block<S>& block, const S* received, S* gradient, S* g_factors) {
   if (Single<S>::fits(block)) return single_layer_backward(block, received, gradient, g_factors);
   const Split<S> split(block);
@@ -110,7 +112,7 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
           const S* edges = &tile.edges[r * size];
           if (row + r + R < O)
             for (long k = 0; k < 6; ++k) __builtin_prefetch(tile.row(received, row + r + R, 6, k) + tile.slice * LANES);
-          S* g_edges = gradient + ((g * O + row + r) * I + tile.begin) * W + tile.slice * LANES;
+          S* g_edges = gradient + tile.place(row + r);
           S* out = &at_rows[((row + r - first) * slices + tile.slice) * 3 * LANES];
           Vec<S> mine[9], sum[3];
           unroll<6>([&](auto k) INLINE { mine[k] = tile.pattern(tile.row(received, row + r, 6, k)); });
@@ -133,11 +135,11 @@ template <class S> void layer_backward(const Block<S>& block, const S* received,
             return ge * (mine[7] * other[7] + S(1) + mine[8] * other[8]) + u1 * mine[6] + u2 * other[6];
           };
           for (long k = 0; k < tile.full; ++k) {
-            __builtin_prefetch(g_edges + I * W + k * tile.hop);  // of the next row
-            store(g_edges + k * tile.hop, step(k, load(g_edges + k * tile.hop)));
+            __builtin_prefetch(g_edges + (2 * I + k) * LANES);  // two rows ahead
+            store(g_edges + k * LANES, step(k, load(g_edges + k * LANES)));
           }
           if (tile.tail) {
-            S* at = g_edges + tile.full * tile.hop;
+            S* at = g_edges + tile.full * LANES;
             const Vec<S> before[3] = {sum[0], sum[1], sum[2]};
             store_first(at, step(tile.full, load_first(at, tile.tail)), tile.tail);
             unroll<3>([&](auto k) INLINE { sum[k] = lanes < int(tile.tail) ? sum[k] : before[k]; });

@@ -23,17 +23,24 @@ template <class S> struct Six {
   INLINE void put(S* to, long stride = LANES) const {
     unroll<6>([&](auto k) INLINE { store(to + k * stride, part[k]); });
   }
-  INLINE void further(long k, Vec<S> y) {
-    const auto above = y > part[k], attains = y >= part[k];
-    const Vec<S> before = above ? zero<S>() : part[k + 2];
-    part[k + 2] = attains ? before + S(1) : before;
-    part[k] = above ? y : part[k];
-  }
-  INLINE void receive(Vec<S> y) {
-    part[0] += y;
-    part[1] += y * y;
-    further(2, y);
-    further(3, -y);
+  // N messages, message(0) to message(N - 1).
+  template <long N, class Message> INLINE void receive(Message message) {
+    Vec<S> y[N], highest, lowest;
+    unroll<N>([&](auto n) INLINE {
+      y[n] = message(n);
+      part[0] += y[n];
+      part[1] += y[n] * y[n];
+      highest = n == 0 ? y[n] : (y[n] > highest ? y[n] : highest);
+      lowest = n == 0 ? y[n] : (y[n] < lowest ? y[n] : lowest);
+    });
+    unroll<2>([&](auto i) INLINE {
+      Vec<S>&most = part[2 + i], &many = part[4 + i];
+      const Vec<S> found = i == 0 ? highest : -lowest;
+      many = found > most ? zero<S>() : many;
+      most = found > most ? found : most;
+      const Vec<S> level = i == 0 ? most : -most;
+      unroll<N>([&](auto n) INLINE { many = y[n] == level ? many + S(1) : many; });
+    });
   }
   INLINE void join(const Six& other) {
     unroll<2>([&](auto k) INLINE { part[k] += other.part[k]; });

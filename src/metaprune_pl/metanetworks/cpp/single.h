@@ -54,7 +54,7 @@ template <class S> void single_statistics(const Block<S>& block, S* received) {
     for_each_node(block, way ? block.source : block.target, block.G, [&](long g, long node) {
       for (long j = 0; j < W; j += LANES) {
         Six<S> own = Six<S>::empty(), six;
-        own.receive(load_first(messages.at(g) + way * W + j, single.width(j)));
+        own.template receive<1>([&](auto) INLINE { return load_first(messages.at(g) + way * W + j, single.width(j)); });
         S* at = received + (way * block.N + node) * 6 * W + j;
         unroll<6>([&](auto k) INLINE { six.part[k] = load_first(at + k * W, single.width(j)); });
         six.join(own);
