@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 GIGABYTE = 2**20
-"""In the kilobytes of /proc."""
+"""In kilobytes, as in /proc."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,31 @@ def _status(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-def serve(work: Callable[[], object], warm_up: Callable[[], object]) -> None:
+def now(device: str) -> float:
+    """Return the time, in seconds, when a device has done all that it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def serve(work: Callable[[], object], warm_up: Callable[[], object], device: str = "cpu") -> None:
     """Child: for every line on the standard input run, for a second or once; print seconds of a run and peak memory."""
     warm_up()  # loads libraries and starts threads, on a tiny case
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _status("VmRSS")
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 1024
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before = _status("VmRSS")
     print("ready", flush=True)
     for _ in sys.stdin:
-        start, runs = time.perf_counter(), 0
-        while (passed := time.perf_counter() - start) < 1 or not runs:
+        start, passed, runs = time.perf_counter(), 0.0, 0
+        while passed < 1:
             work()
-            runs += 1
-        print(f"measured {passed / runs} {(_status('VmHWM') - before) / GIGABYTE}", flush=True)
+            passed, runs = now(device) - start, runs + 1
+        peak = torch.cuda.max_memory_allocated() / 1024 if on_gpu else _status("VmHWM")
+        print(f"measured {passed / runs} {(peak - before) / GIGABYTE}", flush=True)
 
 
 class Child:
@@ -86,6 +101,11 @@ def side_by_side(module: str, ways: dict[str, Sequence[str]], repetitions: int) 
     for child in children.values():
         child.close()
     return {name: Measured([s for s, _ in runs[1:]], max(m for _, m in runs)) for name, runs in found.items()}
+
+
+def where(device: str) -> str:
+    """Say what a pass ran on."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
 
 
 def report(title: str, measured: dict[str, Measured], against: str) -> None:

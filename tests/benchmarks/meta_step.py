@@ -1,18 +1,17 @@
 """A whole meta-step of ResNet-56, 20 micro-batches of 100 images, beside the authors' way.
 
-Run with `python -m tests.benchmarks.meta_step`. The authors keep the metanetwork's graph through the step and go
-backward through it once for every micro-batch; their way runs with the PyG reference. The share of the metanetwork is
-its two forward passes and its backward pass in the whole step.
+Run with `python -m tests.benchmarks.meta_step [--device cuda]`. The authors keep the metanetwork's graph through
+the step and go backward through it once for every micro-batch; their way runs with the PyG reference. The share of the
+metanetwork is its two forward passes and its backward pass in the whole step.
 """
 
 import argparse
 import sys
-import time
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tests.benchmarks.common import report, serve, side_by_side
+from tests.benchmarks.common import now, report, serve, side_by_side, where
 from torch.func import functional_call
 
 from metaprune_pl.graphs import trace
@@ -23,15 +22,16 @@ from metaprune_pl.pruning import GroupNorm, Sparsity, find_groups
 from metaprune_pl.stages.meta_training import DataModel, accuracy_gradient
 
 
-def step(way: str, micro_batches: int, depth: int) -> Any:
+def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
     """Return what runs a step one way."""
     torch.manual_seed(0)
     network = create_network("cifar_resnet", depth=depth).eval()
     graph = trace(network, torch.zeros(1, 3, 32, 32))
+    network.to(device)
     groups, state = find_groups(graph), {name: value.detach() for name, value in network.state_dict().items()}
     model = DataModel(network, graph, groups, state)
-    images, labels = torch.randn(100, 3, 32, 32), torch.randint(10, (100,))
-    metanetwork = (PyGMetanetwork if way == "authors" else PNAMetanetwork)(layers=8, hidden=64)
+    images, labels = torch.randn(100, 3, 32, 32, device=device), torch.randint(10, (100,), device=device)
+    metanetwork = (PyGMetanetwork if way == "authors" else PNAMetanetwork)(layers=8, hidden=64).to(device)
     names = [name for name, _ in network.named_parameters()]
     sparsity = Sparsity()
 
@@ -46,11 +46,11 @@ def step(way: str, micro_batches: int, depth: int) -> Any:
         torch.autograd.backward([new[name] for name in sparse], list(sparse.values()))
 
     def ours() -> None:
-        start = time.perf_counter()
+        start = now(device)
         metanetwork.zero_grad()
         with torch.no_grad():
             new = metanetwork.rewrite(graph, state)
-        mine = time.perf_counter() - start
+        mine = now(device) - start
         leaves = {name: new[name].clone().requires_grad_() for name in names}
         total = [torch.zeros_like(value) for value in leaves.values()]
         for _ in range(micro_batches):
@@ -58,10 +58,10 @@ def step(way: str, micro_batches: int, depth: int) -> Any:
         torch._foreach_div_(total, micro_batches)
         vector = dict(zip(names, total, strict=True))
         sparsity.gradient(GroupNorm(), groups, leaves, vector)
-        again = time.perf_counter()
+        again = now(device)
         new = metanetwork.rewrite(graph, state)
         torch.autograd.backward([new[name] for name in names], [vector[name] for name in names])
-        end = time.perf_counter()
+        end = now(device)
         print(f"  share of the metanetwork {(mine + end - again) / (end - start):.1%}", file=sys.stderr)
 
     return authors if way == "authors" else ours
@@ -71,12 +71,13 @@ def main() -> None:
     """Measure, or be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child")
+    parser.add_argument("--device", default="cpu")
     parsed = parser.parse_args()
     if parsed.child:
-        return serve(step(parsed.child, 20, 56), step(parsed.child, 1, 8))
-    ways = {way: ["--child", way] for way in ("authors", "ours")}
+        return serve(step(parsed.child, 20, 56, parsed.device), step(parsed.child, 1, 8, parsed.device), parsed.device)
+    ways = {way: ["--child", way, "--device", parsed.device] for way in ("authors", "ours")}
     found = side_by_side("tests.benchmarks.meta_step", ways, 1)
-    report(f"ResNet-56, 20 micro-batches of 100, {torch.get_num_threads()} threads", found, "authors")
+    report(f"ResNet-56, 20 micro-batches of 100, {where(parsed.device)}", found, "authors")
 
 
 if __name__ == "__main__":

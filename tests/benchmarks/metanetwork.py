@@ -1,7 +1,8 @@
 """A metanetwork's forward and backward pass beside the PyG reference.
 
-Run with `python -m tests.benchmarks.metanetwork [CASE ...]`. Where the reference does not fit into memory (it takes
-some 40 numbers for each edge, hidden channel and layer) it is left out: compare the smaller case of the same network.
+Run with `python -m tests.benchmarks.metanetwork [CASE ...] [--device cuda]`. Where the reference does not fit into
+memory (it takes some 40 numbers for each edge, hidden channel and layer) it is left out: compare the smaller case of
+the same network.
 """
 
 import argparse
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 import torchvision
-from tests.benchmarks.common import report, serve, side_by_side
+from tests.benchmarks.common import report, serve, side_by_side, where
 from torch import nn
 
 from metaprune_pl.graphs import read, trace
@@ -59,16 +60,16 @@ def network_of(case: str) -> tuple[nn.Module, torch.Tensor]:
     return torchvision.models.VisionTransformer(224, 16, int(size), 12, 768, 3072), torch.zeros(1, 3, 224, 224)
 
 
-def prepare(case: str, engine: str, settings: dict[str, Any], backward: bool) -> Any:
+def prepare(case: str, engine: str, settings: dict[str, Any], backward: bool, device: str = "cpu") -> Any:
     """Return what runs a pass, and the number of edges."""
     torch.manual_seed(0)
     network, image = network_of(case)
     graph = trace(network.eval(), image)
     state = {name: value.detach() for name, value in network.state_dict().items()}
-    metanetwork = (PyGMetanetwork if engine == "pyg" else PNAMetanetwork)(**settings)
+    metanetwork = (PyGMetanetwork if engine == "pyg" else PNAMetanetwork)(**settings).to(device)
     if engine != "pyg":
         metanetwork.engine = engine  # type: ignore[assignment]
-    features = read(graph, state, metanetwork.schema)
+    features = read(graph, {name: value.to(device) for name, value in state.items()}, metanetwork.schema)
 
     def run() -> None:
         with torch.set_grad_enabled(backward):
@@ -88,21 +89,22 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, metavar=("CASE", "ENGINE", "PASS"))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--backward_only", action="store_true")
+    parser.add_argument("--device", default="cpu")
     parsed = parser.parse_args()
     if parsed.child:
         case, engine, direction = parsed.child
         backward = direction == "backward"
-        run, _ = prepare(case, engine, CASES[case][1], backward)
-        warm, _ = prepare("resnet8", engine, {"layers": 1, "hidden": 4}, backward)
-        return serve(run, warm)
+        run, _ = prepare(case, engine, CASES[case][1], backward, parsed.device)
+        warm, _ = prepare("resnet8", engine, {"layers": 1, "hidden": 4}, backward, parsed.device)
+        return serve(run, warm, parsed.device)
     for case in parsed.cases or CASES:
         fits, _ = CASES[case]
-        engines = (["pyg"] if fits else []) + ["plain", "native"]
+        engines = (["pyg"] if fits else []) + ["plain"] + (["native"] if parsed.device == "cpu" else [])
         for direction in ("backward",) if parsed.backward_only else ("forward", "backward"):
-            ways = {engine: ["--child", case, engine, direction] for engine in engines}
+            ways = {e: ["--child", case, e, direction, "--device", parsed.device] for e in engines}
             found = side_by_side("tests.benchmarks.metanetwork", ways, parsed.repetitions)
             passes = "forward" if direction == "forward" else "forward + backward"
-            report(f"{case}, {torch.get_num_threads()} threads, {passes}", found, engines[0])
+            report(f"{case}, {where(parsed.device)}, {passes}", found, engines[0])
 
 
 if __name__ == "__main__":
