@@ -1,6 +1,7 @@
 """The line by hand: fit, fit, curve, prune on real digits, each through the command line at toy size."""
 
 import csv
+import io
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import tiny
@@ -20,7 +22,8 @@ from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import create_network, load_network, read_card
 from metaprune_pl.pipelines.prepare import accuracy
 from metaprune_pl.pruning import count_macs, count_parameters
-from metaprune_pl.reports import Curve
+from metaprune_pl.reports import Curve, Experiment, Pruned
+from metaprune_pl.reports.tables import experiment_tables, pruned_table
 
 RUNS = Path("runs/quickstart")
 
@@ -100,6 +103,13 @@ def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
         assert result["accuracy_pruned"] == measured_accuracy(folder / "pruned")
         assert result["accuracy_finetuned"] == measured_accuracy(folder / "network")
         assert set(result["latency"]) == {"1", "256"} and min(result["latency"].values()) > 0
+
+
+def test_a_narrow_terminal_cuts_nothing_off(runs: Path) -> None:
+    results = [Pruned(**row) for row in json.loads((runs / "prune" / "report.json").read_text())]
+    console = Console(width=72, record=True, file=io.StringIO())
+    console.print(pruned_table(results), *experiment_tables(Experiment(pruned=results)))
+    assert "…" not in console.export_text()
 
 
 def test_a_pruned_network_is_pruned_further_and_not_as_far_as_it_is(
