@@ -84,6 +84,10 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
         ([*DATA, "--model.init_args.network.builder", "torchvision/resnet19"], "Did you mean 'torchvision/resnet1"),
         ([*DATA, "--model.init_args.network.arguments.depth=9"], "depth 9 is not 6n + 2"),
         ([*DATA, "--model.init_args.network.arguments.deep=9"], "Its arguments: depth, width, num_classes"),
+        (
+            [*DATA, "--model.init_args.network={builder: 'helpers:PlainNet', arguments: {}}"],
+            "the network does not turn an image of 1x8x8 into scores [1, K]: Given groups=1",
+        ),
         ([*DATA, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
         ([*DATA, "--model.init_args.seeds=[1, 1]"], "each once"),
         ([*DATA, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),

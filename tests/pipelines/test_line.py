@@ -11,16 +11,26 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from conftest import tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
-from metaprune_pl.networks import create_network, load_network, read_card
-from metaprune_pl.pipelines.prepare import accuracy
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    create_network,
+    load_network,
+    read_card,
+    save_network,
+)
+from metaprune_pl.pipelines.prepare import Ready, Workplace, accuracies_before, accuracy
+from metaprune_pl.pipelines.prune import narrow_layers
 from metaprune_pl.pruning import count_macs, count_parameters
 from metaprune_pl.reports import Curve, Experiment, Pruned
 from metaprune_pl.reports.tables import experiment_tables, pruned_table
@@ -72,7 +82,7 @@ def test_tensorboard_shows_the_curve_and_the_results(runs: Path) -> None:
     curve = Curve.from_json(runs / "curve" / "curve.json")
     events = EventAccumulator(str(runs / "curve" / "tensorboard" / "metanetwork-seed_0002"))
     events.Reload()
-    scalars = events.Scalars("curve/accuracy_at_100x_speed_up")
+    scalars = events.Scalars("curve/accuracy_over_speed_up_percent")
     assert [event.step for event in scalars] == [round(100 * point.speed_up) for point in curve.points]
     assert [event.value for event in scalars] == pytest.approx([point.accuracy for point in curve.points])
     figures = EventAccumulator(str(runs / "curve"))
@@ -103,6 +113,27 @@ def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
         assert result["accuracy_pruned"] == measured_accuracy(folder / "pruned")
         assert result["accuracy_finetuned"] == measured_accuracy(folder / "network")
         assert set(result["latency"]) == {"1", "256"} and min(result["latency"].values()) > 0
+        assert result["latency_unpruned"] == results[0]["latency_unpruned"]  # measured in turn with all results
+
+
+def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1})
+    card = NetworkCard(settings=settings, input_shape=(1, 8, 8))
+    network = create_network(settings.builder, seed=0, **settings.arguments).eval()
+    nn.init.zeros_(network.get_parameter("fc.weight"))
+    save_network(tmp_path / "zero", network, card)
+    place = Workplace(folder=tmp_path, device=torch.device("cpu"), trainer=lambda *_: Trainer(), data=Digits())
+    ready = Ready(
+        name="zero", method="none", card=card, given=tmp_path / "zero", network=network, base_macs=1, checked=None
+    )
+    given, before = accuracies_before(place, ready)
+    assert given == before < 0.12
+    assert f"classifies {100 * given:.1f} % of the test images, no better than chance" in caplog.text
+    wide, narrow = (nn.Sequential(nn.Linear(8, width), nn.Linear(width, 10)) for width in (64, 6))
+    assert narrow_layers(wide, narrow) == "'0' (6 of 64 channels)"
+    assert narrow_layers(wide, nn.Sequential(nn.Linear(8, 7), nn.Linear(7, 10))) == ""
 
 
 def test_a_narrow_terminal_cuts_nothing_off(runs: Path) -> None:

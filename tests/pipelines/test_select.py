@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import QUIET
 from metaprune_pl.__main__ import main
+from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.pipelines.select import count_kept
 from metaprune_pl.reports import Cost, Curve, CurvePoint, Experiment, Selection, StageCost
 from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
@@ -70,6 +72,8 @@ def test_all_curves_and_binary_search(line: Path, workdir: Path, capsys: pytest.
     every = chosen(line, "all", "--search.how=all")
     assert list(every["areas"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
     assert str(every["reason"]) in " ".join(capsys.readouterr().out.split())
+    best = load_metanetwork(line / str(every["metanetwork"])).state_dict()
+    assert all(torch.equal(value, best[name]) for name, value in load_metanetwork("all").state_dict().items())
     found = chosen(line, "binary", "--search.drop=0.9")  # every epoch keeps that: on to the last
     assert list(found["areas"]) == ["epoch_002"] and found["milestone"] is None  # type: ignore[call-overload]
     found = chosen(line, "first", "--search.epochs=[1]")
@@ -96,21 +100,23 @@ def test_test_images_are_refused(line: Path, workdir: Path, capsys: pytest.Captu
     assert "a metanetwork is chosen by validation images" in capsys.readouterr().err
 
 
-def cost(stage: str, method: str, seconds: float, *, once: bool = False) -> StageCost:
-    return StageCost(stage=stage, method=method, once=once, cost=Cost(seconds=seconds))
+def cost(stage: str, method: str, seconds: float, *, once: bool = False, images: int = 10) -> StageCost:
+    return StageCost(stage=stage, method=method, once=once, cost=Cost(seconds=seconds, images=images))
 
 
 def test_cost_is_shared_by_the_networks() -> None:
     costs = [
         cost("data models", "", 60, once=True), cost("meta-training", "metanetwork", 40, once=True),
         cost("curve", "none", 5), cost("curve", "sparsity_learning", 12), cost("prune", "sparsity_learning", 8),
-        cost("curve", "metanetwork", 8), cost("prune", "metanetwork", 8),
+        cost("curve", "metanetwork", 8), cost("prune", "metanetwork", 8, images=5),
     ]  # fmt: skip
     assert amortised(costs) == {"none": (0, 5), "sparsity_learning": (0, 20), "metanetwork": (100, 16)}
     assert break_even(costs) == ("sparsity_learning", {"metanetwork": 25})  # 100 / (20 - 16)
     assert cost_sentence(costs).endswith(
         "the metanetwork pays for itself against sparsity learning after about 25 networks."
     )
+    as_many = [*costs, cost("more", "metanetwork", 0, images=5)]
+    assert "no number of networks: each of them is trained on as many" in cost_sentence(as_many)
     never = [*costs, cost("more", "metanetwork", 5)]
     assert break_even(never)[1] == {"metanetwork": None} and "for no number of networks" in cost_sentence(never)
 

@@ -156,3 +156,20 @@ def test_dead_channels_give_numbers() -> None:
     assert correlation(matrix[:1]).tolist() == [0.0]
     assert effective_rank(torch.zeros(3, 5, dtype=torch.float64)).tolist() == [0.0]
     assert effective_rank(torch.eye(5, dtype=torch.float64)).item() == pytest.approx(5)
+
+
+class Viewing(nn.Sequential):
+    """Flattens by a view, which needs contiguous maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x).view(len(x), -1))  # type: ignore[no-any-return]
+
+
+def test_a_network_that_views_its_maps_has_gradients() -> None:
+    torch.manual_seed(0)
+    viewing = Viewing(nn.Conv2d(1, 4, 3), nn.Linear(4 * 6 * 6, 10))
+    images, labels = torch.randn(5, 1, 8, 8), torch.arange(5)
+    found, _ = loss_gradients(viewing, [(images, labels)])
+    nn.functional.cross_entropy(viewing(images), labels).backward()
+    for name, parameter in viewing.named_parameters():
+        assert torch.allclose(found[name], parameter.grad, atol=1e-6)  # type: ignore[arg-type]

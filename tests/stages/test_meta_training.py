@@ -1,13 +1,17 @@
 """What a large meta-training needs: mixed precision, clipping, milestones, several data models in a step."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from conftest import tiny
 from metaprune_pl.__main__ import main
-from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.data import Digits
+from metaprune_pl.metanetworks import PNAMetanetwork, load_metanetwork
+from metaprune_pl.pruning import Sparsity
+from metaprune_pl.stages import MetaTraining, OptimizerSettings
 
 SGD = "--model.init_args.optimizer={name: sgd, lr: 1.0, momentum: 0.0, weight_decay: 0.0, milestones: []}"
 
@@ -56,3 +60,16 @@ def test_a_step_of_two_data_models_averages_their_gradients(args: list[str]) -> 
     ]
     assert steps == [1, 2]
     assert not torch.equal(weights("together", 1), weights("after_one_another", 1))
+
+
+@pytest.mark.parametrize(("loss", "said"), [(2.25, True), (1.5, False)])
+def test_networks_that_have_come_to_guess_are_told_of(
+    loss: float, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = MetaTraining(
+        metanetwork=PNAMetanetwork(layers=1, hidden=4), optimizer=OptimizerSettings(lr=0.1), sparsity=Sparsity()
+    )
+    zoo = SimpleNamespace(images=Digits())
+    module._trainer = SimpleNamespace(callback_metrics={"train/loss": torch.tensor(loss)}, datamodule=zoo)  # type: ignore[assignment]
+    module.on_train_end()
+    assert ("a train/loss of 2.25, that of guessing among 10 classes" in caplog.text) == said

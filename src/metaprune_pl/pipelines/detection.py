@@ -22,7 +22,7 @@ from metaprune_pl.pruning import (
     PruningSettings,
     count_macs,
     count_parameters,
-    measure_latency,
+    measure_latencies,
     prune,
 )
 from metaprune_pl.pruning.structured import check_ahead, check_prunable
@@ -178,10 +178,10 @@ def _measured(
     macs = count_macs(final.get_submodule("backbone"), work.example)
     precision, precision_50 = average_precision(final, work.data, place.device)
     before = (None, None) if pruned is None else average_precision(pruned, work.data, place.device)
+    milliseconds, unpruned_milliseconds = measure_latencies([final, unpruned], work.example, 1)
     result = Detected(
         method=method, target=target, speed_up=work.base_macs / macs, macs=macs, parameters=count_parameters(final),
-        milliseconds=measure_latency(final, work.example, 1),
-        milliseconds_unpruned=measure_latency(unpruned, work.example, 1), precision=precision,
+        milliseconds=milliseconds, milliseconds_unpruned=unpruned_milliseconds, precision=precision,
         precision_50=precision_50, precision_pruned=before[0], precision_50_pruned=before[1],
     )  # fmt: skip
     if place.writes:

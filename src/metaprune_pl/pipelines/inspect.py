@@ -143,6 +143,10 @@ def _facts(groups: PruningGroups) -> tuple[GroupFacts, ...]:
         for number in groups.group[groups.unit[layer.start : layer.stop]].unique().tolist():
             layers.setdefault(number, []).append(layer.name)
             width.setdefault(number, layer.size)
+    for connection in groups.graph.connections:  # layers whose outputs are added to those of another
+        for number in groups.group[groups.unit[connection.target.flatten()]].unique().tolist():
+            if connection.parameter is not None and connection.name not in layers[number]:
+                layers[number].append(connection.name)
     return tuple(
         GroupFacts(name=name, layers=tuple(layers[number]), width=width[number], units=units)
         for number, (name, units) in enumerate(zip(groups.names, groups.sizes().tolist(), strict=True))

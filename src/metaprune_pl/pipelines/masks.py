@@ -15,11 +15,11 @@ from metaprune_pl.pipelines.prepare import (
     Preparation,
     Ready,
     Workplace,
+    accuracies_before,
     accuracy,
     check_rounds,
     prepare,
     run_finetuning,
-    test_accuracies,
 )
 from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
 from metaprune_pl.pruning.unstructured import Ranking
@@ -53,7 +53,7 @@ def run_masks(
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
     if ready.card.masked:
         rank_zero_info("The network has masks: shares are of all its weights, those that are zero among them.")
-    given, before = test_accuracies(place, ready)
+    given, before = accuracies_before(place, ready)
     results = []
     for target in masks.targets:
         folder = place.folder / f"masked_{str(target).replace(':', '_of_')}"

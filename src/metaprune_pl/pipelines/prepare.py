@@ -41,6 +41,10 @@ class TrainingSettings:
             raise ConfigError(f"epochs is {self.epochs}; it is at least 0.")
 
 
+CHANCE = 1.2
+"""Accuracy below so many times that of guessing counts as chance."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(TrainingSettings):
     """An ordinary training of a classifier that was trained before.
@@ -252,10 +256,15 @@ def run_finetuning(
     return result
 
 
-def test_accuracies(place: Workplace, ready: Ready) -> tuple[float, float]:
+def accuracies_before(place: Workplace, ready: Ready) -> tuple[float, float]:
     """Return the test accuracy of a network as it was given, and as it is when ready for pruning."""
-    given = load_network(ready.given).to(place.device)
-    return tuple(accuracy(network, place.data, "test", place.device) for network in (given, ready.network))  # type: ignore[return-value]
+    given = accuracy(load_network(ready.given), place.data, "test", place.device)
+    if given * place.data.num_classes < CHANCE:
+        rank_zero_info(
+            f"The network as given classifies {100 * given:.1f} % of the test images, no better than chance: has it "
+            "its weights (--state), and the images the normalization that it was trained with?"
+        )
+    return given, accuracy(ready.network, place.data, "test", place.device)
 
 
 @torch.inference_mode()

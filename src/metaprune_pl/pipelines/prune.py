@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks import create_network, load_network, save_network
+from metaprune_pl.networks.widths import layer_widths
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     Preparation,
     Ready,
     Workplace,
+    accuracies_before,
     accuracy,
     check_rounds,
     prepare,
     run_finetuning,
-    test_accuracies,
 )
-from metaprune_pl.pruning import GroupNorm, count_macs, count_parameters, measure_latency, prune
+from metaprune_pl.pruning import GroupNorm, count_macs, count_parameters, measure_latencies, prune
 from metaprune_pl.reports import Masked, Pruned, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 
@@ -55,28 +57,53 @@ def run_prune(
     """
     check_rounds(rounds, finetune_after)
     ready = prepare(place, how, speed_ups)
-    accuracies = test_accuracies(place, ready)
+    accuracies = accuracies_before(place, ready)
     networks = (
         _prune(place, ready, how, speed_ups)
         if rounds == 1
         else (_prune_in_rounds(place, ready, how, finetune_after, target, rounds) for target in speed_ups)
     )
-    results = []
+    results, told = [], False
     for target, pruned in zip(speed_ups, networks, strict=True):
         folder = place.folder / f"speed_up_{target:g}"
         if place.agree((folder / "result.json").is_file()):
             results.append(Pruned(**read_json(folder / "result.json")))
             continue
+        told = told or _tell_of_narrow_layers(ready.network, pruned, target)
         if place.writes:
             save_network(folder / "pruned", pruned, ready.card)
         place.agree(None)
         final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(place.device)
-        results.append(_measured(place, ready, target, accuracies, pruned, final, latency_batches))
+        results.append(_measured(place, ready, target, accuracies, pruned, final))
         if place.writes:
             _store(folder, ready, final, results[-1])
+    place.agree(None)
+    results = _timed(place, ready, results, latency_batches)
     if place.writes:
         _write_report(place.folder, results)
     return results
+
+
+def narrow_layers(before: nn.Module, after: nn.Module) -> str:
+    """Name the layers, three at most, of whose output channels less than a tenth is left."""
+    widths = layer_widths(after)
+    shares = {
+        name.removesuffix(".weight"): (widths[name][0], shape[0])
+        for name, shape in layer_widths(before).items()
+        if len(shape) > 1 and 10 * widths[name][0] < shape[0]
+    }
+    found = sorted(shares, key=lambda name: shares[name][0] / shares[name][1])[:3]
+    return ", ".join(f"'{name}' ({shares[name][0]} of {shares[name][1]} channels)" for name in found)
+
+
+def _tell_of_narrow_layers(before: nn.Module, after: nn.Module, target: float) -> bool:
+    found = narrow_layers(before, after)
+    if found:
+        rank_zero_info(
+            f"At {target:g}x hardly anything is left of {found}. If that costs too much accuracy: --pruning.max_ratio "
+            "0.75 leaves every layer a quarter of its channels."
+        )
+    return bool(found)
 
 
 def _prune(
@@ -112,17 +139,6 @@ def _prune_in_rounds(
     return rewound
 
 
-def _latency(
-    ready: Ready, pruned: nn.Module, example: torch.Tensor, sizes: Sequence[int]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Measure the pruned and the unpruned network, one after the other for each batch size."""
-    settings = ready.card.settings
-    unpruned = create_network(settings.builder, seed=0, **settings.arguments).to(example.device).eval()
-    both = [(measure_latency(pruned, example, size), measure_latency(unpruned, example, size)) for size in sizes]
-    names = [str(size) for size in sizes]
-    return dict(zip(names, (a for a, _ in both), strict=True)), dict(zip(names, (b for _, b in both), strict=True))
-
-
 def _finetune(place: Workplace, folder: Path, settings: FinetuneSettings, criterion: GroupNorm) -> Path:
     if not settings.epochs:
         return folder / "pruned"
@@ -130,20 +146,33 @@ def _finetune(place: Workplace, folder: Path, settings: FinetuneSettings, criter
 
 
 def _measured(
-    place: Workplace, ready: Ready, target: float, before: tuple[float, float], pruned: nn.Module, final: nn.Module,
-    latency_batches: Sequence[int],
-) -> Pruned:  # fmt: skip
+    place: Workplace, ready: Ready, target: float, before: tuple[float, float], pruned: nn.Module, final: nn.Module
+) -> Pruned:
     """Measure a network on the test images, straight after pruning and as it is in the end."""
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     macs = count_macs(final, example)
-    latency, latency_unpruned = _latency(ready, final, example, latency_batches)
     return Pruned(
         network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
         parameters=count_parameters(final), accuracy_given=before[0], accuracy_before=before[1],
         accuracy_pruned=accuracy(pruned, place.data, "test", place.device),
         accuracy_finetuned=accuracy(final, place.data, "test", place.device),
-        latency=latency, latency_unpruned=latency_unpruned,
     )  # fmt: skip
+
+
+def _timed(place: Workplace, ready: Ready, results: Sequence[Pruned], sizes: Sequence[int]) -> list[Pruned]:
+    """Measure the unpruned network and all results, in turn, for each number of images in a forward pass."""
+    settings = ready.card.settings
+    unpruned = create_network(settings.builder, seed=0, **settings.arguments).eval()
+    networks = [unpruned, *(load_network(place.folder / f"speed_up_{r.target:g}" / "network") for r in results)]
+    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    found = {str(s): measure_latencies([n.to(place.device) for n in networks], example, s) for s in sizes}
+    return [
+        replace(
+            result, latency={size: times[number] for size, times in found.items()},
+            latency_unpruned={size: times[0] for size, times in found.items()},
+        )
+        for number, result in enumerate(results, 1)
+    ]  # fmt: skip
 
 
 def _store(folder: Path, ready: Ready, final: nn.Module, result: Pruned) -> None:

@@ -1,5 +1,6 @@
 """Choice of the metanetwork among those of all epochs, by the validation curve (paper, D.1.2)."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.storage import stored_metanetworks
+from metaprune_pl.networks.storage import whole_folder
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.prepare import Preparation, Workplace, accuracy
 from metaprune_pl.pruning import MaskSettings
@@ -42,7 +44,7 @@ def run_select(
 ) -> Selection:
     """Draw the validation curves that the search asks for, and take the metanetwork with the largest area under it.
 
-    Writes a folder for each curve, `choice.json`, `choice.csv`, `curves.png` and TensorBoard events.
+    Writes `metanetwork`, a folder for each curve, `choice.json`, `choice.csv`, `curves.png` and TensorBoard events.
 
     Args:
         place: Where to run.
@@ -82,6 +84,8 @@ def run_select(
         milestone=_epoch(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
     )  # fmt: skip
     if place.writes:
+        with whole_folder(place.folder / "metanetwork") as new:
+            shutil.copytree(epochs[best], new, dirs_exist_ok=True)
         _write(place.folder, result)
     return result
 

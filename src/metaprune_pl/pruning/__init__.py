@@ -3,7 +3,7 @@
 Letters in shapes: N nodes, U units (channels that are removed together with all that hangs on them).
 """
 
-from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_latency
+from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_latencies
 from metaprune_pl.pruning.criteria import GroupNorm, measure
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
@@ -17,5 +17,5 @@ from metaprune_pl.pruning.unstructured import Masks, MaskSettings, apply_masks, 
 __all__ = [
     "AttentionUnits", "GroupNorm", "MaskSettings", "Masks", "PruningGroups", "PruningSettings", "SemiStructured",
     "Sparsity", "apply_masks", "count_macs", "count_parameters", "find_groups", "find_masks", "left_parameters",
-    "measure", "measure_latency", "plan", "prunable_groups", "prune", "remove", "semi_structured",
+    "measure", "measure_latencies", "plan", "prunable_groups", "prune", "remove", "semi_structured",
 ]  # fmt: skip

@@ -29,7 +29,6 @@ def loss_gradients(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
         Gradients by name, and the share of the images that are classified correctly.
     """
     copied = copy.deepcopy(network).eval().requires_grad_(True)
-    copied.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
     parameters = dict(copied.named_parameters())
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = correct = 0

@@ -35,8 +35,8 @@ class Pruned:
     accuracy_before: float
     accuracy_pruned: float
     accuracy_finetuned: float
-    latency: Mapping[str, float]
-    latency_unpruned: Mapping[str, float]
+    latency: Mapping[str, float] = field(default_factory=dict)
+    latency_unpruned: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def accuracies(self) -> tuple[float, float, float, float]:

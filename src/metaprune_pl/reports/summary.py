@@ -129,13 +129,20 @@ def break_even(costs: Sequence[StageCost]) -> tuple[str, dict[str, int | None]]:
 
 
 def cost_sentence(costs: Sequence[StageCost]) -> str:
-    """Say after how many networks each metanetwork has paid for itself in time."""
+    """Say after how many networks each metanetwork has paid for itself in time.
+
+    Where methods train on as many images for each network, seconds differ by what else the machine did.
+    """
     other, crossing = break_even(costs)
+    images = {method: sum(c.cost.images for c in costs if not c.once and c.method == method) for method in crossing}
+    images[other] = sum(c.cost.images for c in costs if not c.once and c.method == other)
     return "\n".join(
         f"In time, the {method.replace('_', ' ', 1)} pays for itself against {other.replace('_', ' ')} "
         + (
             "for no number of networks: it is not faster for each of them."
             if n is None
+            else "for no number of networks: each of them is trained on as many images with both."
+            if images[method] >= images[other]
             else f"after about {n} network{'s' if n > 1 else ''}."
         )
         for method, n in crossing.items()

@@ -24,7 +24,7 @@ def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
     for curve in curves:
         run = TensorBoardLogger(folder, name="", version=f"tensorboard/{curve.method}-{curve.network}")
         for x, accuracy in curve.line:
-            run.log_metrics({f"curve/accuracy_at_100x_{curve.over}": accuracy}, round(100 * x))
+            run.log_metrics({f"curve/accuracy_over_{curve.over}_percent": accuracy}, round(100 * x))
         run.finalize("success")
 
 

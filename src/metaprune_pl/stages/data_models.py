@@ -72,6 +72,8 @@ class DataModelTraining(LightningModule):
         self.settings = self.settings.for_data(self._data.num_classes, self._data.input_shape[0])
         for seed in self.seeds:
             self.networks.append(create_network(self.settings.builder, seed=seed, **self.settings.arguments))
+        card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape)
+        check_fits(self.networks[0], card, self._data)
 
     @property
     def pretrained(self) -> bool:

@@ -1,5 +1,6 @@
 """Train the metanetwork: accuracy of the rewritten network plus sparsity of its pruning groups (paper, 4.2)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -236,6 +238,16 @@ class MetaTraining(LightningModule):
             epoch = self.current_epoch + 1
             folder = Path(self.trainer.default_root_dir) / "metanetworks" / f"epoch_{epoch:03d}"
             save_metanetwork(folder, self.metanetwork, {"epoch": epoch, "steps": self.global_step})
+
+    def on_train_end(self) -> None:
+        """Tell of a metanetwork whose networks have come to guess."""
+        loss = self.trainer.callback_metrics.get("train/loss")
+        classes = self.trainer.datamodule.images.num_classes  # type: ignore[attr-defined]
+        if loss is not None and loss > 0.95 * math.log(classes):
+            rank_zero_info(
+                f"Meta-training ends with a train/loss of {loss:.2f}, that of guessing among {classes} classes: take a "
+                "smaller model.init_args.sparsity.weight or optimizer.lr."
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Rewrite the first data model."""
