@@ -76,20 +76,22 @@ def test_a_metanetwork_for_ones_own_networks_is_made_and_used(workdir: Path, mon
     (workdir / "my_package" / "my_module.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(workdir))
     experiment = next(c for c in commands() if "runs/my_kind" in c)
-    prune = next(c for c in commands() if "runs/my_kind/meta_training/metanetworks" in c)
+    prune = next(c for c in commands() if "runs/my_kind/choice" in c)
     small = {
         "data_models": {"model.init_args.seeds": "[0, 1, 2]", "trainer.max_epochs": 1},
         "meta_training": {"data.init_args.rounds": 1, "trainer.max_epochs": 1},
         "curve": {"finetune.epochs": 0, "grid.points": 3}, "prune": {"finetune.epochs": 0, "finetune_after.epochs": 0},
     }  # fmt: skip
     toy = [f"--chain.overrides.{stage}.{key}={value}" for stage, own in small.items() for key, value in own.items()]
-    main([*experiment, *toy, "--chain.held_out=1", "--chain.methods=[none, metanetwork]", "--chain.speed_ups=[1.5]"])
+    at = experiment.index("--chain.images")
+    del experiment[at : at + 2]  # digits in place of a folder
+    toy += ["--chain.held_out=1", "--chain.methods=[none, metanetwork]", "--chain.speed_ups=[1.5]"]
+    main([*experiment, *toy])
     folder = workdir / "runs" / "my_kind"
     states = load_file(folder / "data_models" / "networks" / "seed_0000" / "weights.safetensors")
     torch.save(states, "my_weights.pth")
-    scikit = [*prune[: prune.index("--data")], "--data=Digits"]  # the same digits as class folders are in test_images
-    main(
-        [*scikit, "--speed_ups=[1.5]", "--finetune.epochs=0", "--finetune_after.epochs=0", "--trainer.accelerator=cpu"]
-    )
+    at = prune.index("--data")
+    prune[at + 1] = "Digits"
+    main([*prune, "--speed_ups=[1.5]", "--finetune.epochs=0", "--finetune_after.epochs=0", "--trainer.accelerator=cpu"])
     (result,) = json.loads((workdir / "runs" / "my_pruned" / "report.json").read_text())
     assert (result["method"], result["speed_up"] >= 1.5) == ("metanetwork", True)
