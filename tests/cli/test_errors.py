@@ -2,14 +2,20 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from metaprune_pl.__main__ import main
+from metaprune_pl.cli.configs import shipped_configs
+from metaprune_pl.cli.parser import STARTS
+from metaprune_pl.errors import StorageError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.pipelines.run_folder import RunFolder
 from scenes import draw_voc
 
 DATA = ["data_models", "--config", "data_quickstart.yaml"]
@@ -26,10 +32,15 @@ def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
     with pytest.raises(SystemExit) as stop:
         main(args)
     message = capsys.readouterr().err
-    lines = [line for line in message.splitlines() if line and " -> " not in line]  # which stage it is of
+    lines = [line for line in message.splitlines() if line]
+    lines = [line for line in lines if line.startswith("error: ") or " -> " not in line]  # which stage it is of
     assert lines[0].startswith("error: ") and len(lines) <= 2, message
     assert isinstance(stop.value.code, int)
     return stop.value.code, lines[0]
+
+
+def test_the_configs_to_start_with_are_there() -> None:
+    assert set(STARTS.values()) <= shipped_configs().keys()
 
 
 def store(folder: str = "net", *, frozen: bool = False) -> None:
@@ -65,7 +76,11 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         (["detect", "--data=VOCC"], "data: there is no class 'VOCC'. Did you mean 'VOC'?"),
         (["detect", "--data=VOC", "--detection.speedups=[2]"], "Did you mean 'detection.speed_ups'?"),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
-        (["fit"], "--data, --model must be given, on the command line or in a config (--config CONFIG)."),
+        (["fit"], "--data, --model must be given, on the command line or in a config (--config CONFIG). For a start:"),
+        (["experiment"], "(--config CONFIG). For a start: --config quickstart.yaml"),
+        ([*PRUNE, "--finetune.optimizer.name=adam"], "finetune.optimizer.name: 'adam' is none of sgd, adamw. Did you"),
+        ([*PRUNE, "--finetune.optimizer={name: adam}"], "error: finetune.optimizer.name: 'adam' is none of"),
+        ([*META, "--model.init_args.optimizer.name=adam"], "error: model.optimizer.name: 'adam' is none of"),
         ([*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"], 'text (in quotes, as in "2:4", where YAML reads a'),
         ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
     ],
@@ -79,7 +94,12 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["fit", "--config", "data_quikstart.yaml"], "Did you mean 'data_quickstart.yaml'?"),
+        (
+            ["fit", "--config", "data_quikstart.yaml"],
+            "no such file. Did you mean 'data_quickstart.yaml'? `metaprune --help` lists those that are shipped.",
+        ),
+        ([*PRUNE, "--finetune.epochs=-1"], "error: finetune: epochs is -1; it is at least 0."),
+        ([*PRUNE, "--finetune.optimizer.lr=-1"], "error: finetune.optimizer: lr -1.0 must be above 0"),
         ([*DATA, "--model.init_args.network.builder", "cifar_resnt"], "Did you mean 'cifar_resnet'?"),
         ([*DATA, "--model.init_args.network.builder", "torchvision/resnet19"], "Did you mean 'torchvision/resnet1"),
         ([*DATA, "--model.init_args.network.arguments.depth=9"], "depth 9 is not 6n + 2"),
@@ -103,6 +123,8 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
         ([*PRUNE, "--trainer.max_epochs=3"], "no effect on prune: set finetune.epochs and finetune_after.epochs."),
         ([*EXPERIMENT, "--trainer.max_epochs=3"], "no effect on experiment: set it for a"),
         ([*EXPERIMENT, "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
+        ([*EXPERIMENT, "--chain.held_out=5"], "data_quickstart.yaml trains 5 data models and 5 are held out: add"),
+        ([*COMPARE, "--matrix.overrides={data_models: {model.init_args.seeds: [0]}}"], "trains 1 data models and"),
         ([*COMPARE, "--trainer.max_epochs=3"], "no effect on compare: set it for a"),
         ([*COMPARE, "--matrix.overrides={prun: {}}"], "'prun' is none of data_models"),
         ([*COMPARE, "--matrix.controls=[nonee]"], "'nonee' is none of none, sparsity_learning"),
@@ -296,5 +318,86 @@ def test_an_output_folder_with_another_run(line: Path, monkeypatch: pytest.Monke
     config = (line / "runs/quickstart/data_models/config.yaml").read_text()
     status, message = fails([*DATA, "--trainer.max_epochs=7"], capsys)
     assert status == 1
-    assert "'runs/quickstart/data_models' holds another run. Set --trainer.default_root_dir to a new folder" in message
+    assert "'runs/quickstart/data_models' holds another run (" in message
+    assert (
+        "trainer.max_epochs: 2 -> 7, " in message
+        and "width: 4 -> 16). Set --trainer.default_root_dir to a new folder" in message
+    )
     assert (line / "runs/quickstart/data_models/config.yaml").read_text() == config
+
+
+def run(settings: dict[str, Any], key: str, command: str = "prune") -> tuple[RunFolder, str]:
+    return RunFolder(Path("run"), command, key), yaml.safe_dump(settings, sort_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"speed_ups": [2.0, 3.0]}, "another run (speed_ups: [2.0] -> [2.0, 3.0]). Set"),
+        ({"network": "b", "data": {"class_path": "VOC"}}, "another run (data.class_path: Digits -> VOC, data.init"),
+        ({"finetune": {"epochs": 1}, "speed_ups": None}, "(speed_ups: [2.0] -> null, finetune.epochs: null -> 1)"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "(a: null -> 1, b: null -> 2, c: null -> 3, ...). Set"),
+        ({"trainer": {"devices": 2, "logger": {"a": 1}}, "config": ["x.yaml"]}, "another run (its settings are the sa"),
+    ],
+)
+def test_another_run_says_what_differs(changes: dict[str, Any], said: str, workdir: Path) -> None:
+    settings = {"data": {"class_path": "Digits", "init_args": {"seed": 0}}, "network": "a", "speed_ups": [2.0]}
+    folder, config = run(settings, "old")
+    folder.start(config)
+    folder, config = run({**settings, **changes}, "new")
+    with pytest.raises(StorageError) as caught:
+        folder.start(config)
+    assert said in str(caught.value)
+    with pytest.raises(StorageError, match=r"holds another run \(of `prune`\)\. Set"):
+        run(settings, "new", "curve")[0].start(config)
+    Path("run/config.yaml").unlink()
+    with pytest.raises(StorageError, match=r"holds another run\. Set"):
+        folder.start(config)
+
+
+def test_an_output_folder_below_a_file(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my.yaml").touch()
+    for folder in ("my.yaml", "my.yaml/x/y"):
+        status, message = fails([*DATA, f"--trainer.default_root_dir={folder}"], capsys)
+        assert status == 1
+        assert f"cannot make the folder '{folder}': " in message
+    assert list(workdir.iterdir()) == [Path.cwd() / "my.yaml"]
+
+
+STATE = [*PRUNE, "--network=cifar_resnet", "--arguments={depth: 8, width: 4}", "--state=state.pt"]
+
+
+@pytest.mark.parametrize("text", ["hello", "weights", "<html>", "version https://git-lfs.github.com/spec/v1\n"])
+def test_a_text_is_no_state(text: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("state.pt").write_text(text)
+    assert fails(STATE, capsys)[0] == 1
+    store()
+    assert fails([*FINETUNE, "--ckpt_path=state.pt"], capsys)[0] == 1
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_state_that_is_not_finite(value: float, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = create_network("cifar_resnet", depth=8, width=4, num_classes=10, in_channels=1)
+    next(network.parameters()).data[0, 0, 0, 0] = value
+    torch.save(network.state_dict(), "state.pt")
+    status, message = fails(STATE, capsys)
+    assert status == 1
+    name = next(iter(network.state_dict()))
+    assert f"'{name}' of 'state.pt' is not finite: NaN or infinity." in message
+    assert [path.name for path in workdir.rglob("*") if path.is_file()] == ["state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: 1\nb: [1,\n", "the config my.yaml, line 3, column 1 is no YAML: "),
+        (b"include: prune_quickstart.yaml\na: b: c", "the config my.yaml, line 2, column 5 is no YAML: "),
+        (b"\xff\xfe\x00\x01", "the config my.yaml is no YAML: it is no text."),
+        (b"hello", "the config my.yaml holds no settings, KEY: VALUE."),
+    ],
+)
+def test_a_broken_config(content: bytes, said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my.yaml").write_bytes(content)
+    status, message = fails(["prune", "--config=my.yaml"], capsys)
+    assert (status, list(workdir.iterdir())) == (1, [workdir / "my.yaml"])
+    assert said in message

@@ -340,7 +340,16 @@ def test_images_of_different_sizes_are_an_error_that_names_both_and_the_setting(
 def test_train_and_test_of_different_classes_are_an_error(tmp_path: Path) -> None:
     draw_classes(tmp_path / "set" / "train", {"a": 3, "b": 3})
     draw_classes(tmp_path / "set" / "test", {"a": 3, "c": 3})
-    with pytest.raises(DataError, match="train and test differ in their classes or image sizes"):
+    with pytest.raises(DataError, match=r"differ in their classes: b only in '.*/train'; c only in '.*/test'\."):
+        _ = module(tmp_path / "set", tmp_path / "cache").splits
+
+
+def test_train_and_test_of_different_sizes_are_an_error(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "set" / "train", {"a": 3, "b": 3})
+    draw_classes(tmp_path / "set" / "test", {"a": 1, "b": 1})
+    for name in "ab":
+        draw(tmp_path / "set" / "test" / name / "00.png", 0, size=(7, 5))
+    with pytest.raises(DataError, match=r"in train are 5x6, and in test 5x7\. Set image_size\."):
         _ = module(tmp_path / "set", tmp_path / "cache").splits
 
 

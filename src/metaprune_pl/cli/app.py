@@ -19,7 +19,7 @@ from rich.console import Console
 
 from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
 from metaprune_pl.cli.configs import join_overrides, resolve_configs
-from metaprune_pl.cli.parser import ShortErrorParser
+from metaprune_pl.cli.parser import ShortErrorParser, name_settings
 from metaprune_pl.cli.stage_trainer import is_main_process
 from metaprune_pl.cli.trainer import MetapruneTrainer
 from metaprune_pl.errors import ConfigError, MetapruneError
@@ -100,6 +100,7 @@ class App(LightningCLI):
             return self.init_parser(**kwargs)  # Lightning asks for all of them, which takes a second
         if subcommand != "inspect":
             parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            name_settings(parser)
             parser.usage = f"metaprune {subcommand} --config CONFIG [--KEY VALUE ...]"
             for group in parser._action_groups:
                 if any(action.dest == "data" for action in group._group_actions):
@@ -236,8 +237,10 @@ class App(LightningCLI):
         for method, (stage, (command, config, given)) in product(chain.compared, stages.items()):
             settings = {**given, **chain.changes(method)[stage]}
             if (stage, settings) not in read:
-                self._parser(command).parse_args(_command_line(config, settings))
+                parsed = self._parser(command).parse_args(_command_line(config, settings))
                 read.append((stage, settings))
+                if stage == "data_models" and isinstance(seeds := parsed.get("model.init_args.seeds"), list):
+                    chain.check_held_out(len(seeds))
 
     def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Run a stage of an experiment as if by hand, with the experiment's seed and on its devices."""

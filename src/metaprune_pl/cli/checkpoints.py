@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from metaprune_pl.errors import StorageError
+from metaprune_pl.networks.states import DAMAGED
 
 _AGAIN = "Train again in a new folder, or remove this file."
 
@@ -37,5 +37,5 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             raise StorageError(f"no checkpoint {path}.") from error
         except pickle.UnpicklingError as error:
             raise StorageError(f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}") from error
-        except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise StorageError(f"{path} is damaged. {_AGAIN}") from error

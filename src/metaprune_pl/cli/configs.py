@@ -37,8 +37,8 @@ def find_config(name: str) -> Path:
         return Path(name)
     shipped = shipped_configs()
     if name not in shipped:
-        known = ", ".join(shipped)
-        raise StorageError(f"no config '{name}': no such file.{did_you_mean(name, shipped)} Shipped: {known}.")
+        hint = f"{did_you_mean(name, shipped)} `metaprune --help` lists those that are shipped."
+        raise StorageError(f"no config '{name}': no such file.{hint}")
     return shipped[name]
 
 
@@ -53,12 +53,12 @@ def with_included(config: str | Path, chain: tuple[Path, ...] = ()) -> list[str]
         chain: Configs that include this one.
 
     Raises:
-        StorageError: There is no such config, or one includes itself.
+        StorageError: There is no such config, one includes itself, or one is no YAML of settings.
     """
     path = find_config(str(config))
     if path.resolve() in chain:
         raise StorageError(f"the config {path} includes itself.")
-    text = path.read_text()
+    text = _read(path)
     found = _INCLUDE.search(text)
     if found is None:
         return [str(path)]
@@ -68,6 +68,20 @@ def with_included(config: str | Path, chain: tuple[Path, ...] = ()) -> list[str]
         beside = path.parent / name
         parts += with_included(beside if beside.is_file() else name, (*chain, path.resolve()))
     return [*parts, text.replace(found[0], "")]
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text()
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it is no text"
+        raise StorageError(f"the config {path}{where} is no YAML: {what}.") from error
+    if not isinstance(settings, dict | None):
+        raise StorageError(f"the config {path} holds no settings, KEY: VALUE.")
+    return text
 
 
 def resolve_configs(args: list[str]) -> list[str]:

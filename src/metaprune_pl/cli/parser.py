@@ -5,14 +5,16 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
-from metaprune_pl.errors import did_you_mean
+from metaprune_pl.errors import ConfigError, did_you_mean
 from metaprune_pl.metanetworks import Metanetwork
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stages stay settings
@@ -25,9 +27,16 @@ _UNKNOWN = re.compile(
 _GROUP = re.compile(r"Group '([\w.]+)' does not accept")
 _CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)")
 _TYPE = re.compile(r"Expected a <class '(?!NoneType)([\w.]+)'>")
+_LITERAL = re.compile(r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (.*)")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _REQUIRED = re.compile(r"arguments are required: ([\w., ]*\w)")
 _CHOICE = re.compile(r"argument subcommand: invalid choice: '([^']+)'.*\(choose from (.*)\)")
+STARTS = {
+    "fit": "meta_quickstart.yaml", "data_models": "data_quickstart.yaml", "prune": "prune_quickstart.yaml",
+    "curve": "curve_quickstart.yaml", "select": "select_quickstart.yaml", "analyze": "analyze_quickstart.yaml",
+    "experiment": "quickstart.yaml", "compare": "transfer_datasets_quickstart.yaml",
+}  # fmt: skip
+"""The quickstart's config of a subcommand."""
 
 
 class ShortErrorParser(LightningArgumentParser):
@@ -47,6 +56,23 @@ class ShortErrorParser(LightningArgumentParser):
         sys.exit(2)
 
 
+def name_settings(parser: LightningArgumentParser) -> None:
+    """Have a parser's groups of settings say which they are when they refuse a value."""
+    for group in parser._action_groups:
+        if build := getattr(group, "instantiate_class", None):
+            group.instantiate_class = partial(_build_named, build)  # type: ignore[attr-defined]
+
+
+def _build_named(build: Callable[[Any, Any], None], group: Any, settings: Any) -> None:
+    try:
+        build(group, settings)
+    except ConfigError as error:
+        outer, _, name = group.dest.rpartition(".")
+        if str(error).startswith((outer or name).partition(".")[0]):
+            raise
+        raise ConfigError(f"{group.dest}: {str(error).removeprefix(f'{name}: ')}") from error
+
+
 def shorten(message: str, options: list[str]) -> str:
     """Say in one line what an error of jsonargparse is about.
 
@@ -54,7 +80,9 @@ def shorten(message: str, options: list[str]) -> str:
         message: What jsonargparse says.
         options: Names of the parser's options, for those that stand in no class.
     """
-    place = ".".join(_KEY.findall(message))
+    keys = _KEY.findall(message)
+    inner = pairwise([*keys, ""])
+    place = ".".join(key for key, then in inner if not then.startswith(f"{key}."))  # some are named from the top
     if found := _CHOICE.search(message):
         known = found[2].replace("'", "").split(", ")
         return f"no command '{found[1]}'.{did_you_mean(found[1], known)} Known: {', '.join(known)}."
@@ -69,6 +97,9 @@ def shorten(message: str, options: list[str]) -> str:
         return f"{place}: {owner[-1].rpartition('.')[2]} has no setting '{name}'.{did_you_mean(name, settings)}"
     if found := _CLASS.search(message):
         return f"{place}: there is no class '{found[1]}'.{did_you_mean(found[1], _class_names())}"
+    if found := _LITERAL.search(message):
+        known = found[1].replace("'", "").split(", ")
+        return f"{place}: '{found[2]}' is none of {', '.join(known)}.{did_you_mean(found[2], known)}"
     if (found := _TYPE.search(message)) and (value := _VALUE.search(message)):
         listed = "[2, 3]" if value[1].replace(".", "").isdigit() else f"[{value[1]}]"
         named = {"tuple": f"a list such as {listed}", "list": f"a list such as {listed}",
@@ -77,7 +108,9 @@ def shorten(message: str, options: list[str]) -> str:
         return f"{place}: expected {wanted}, got '{value[1]}'."
     if missing := _REQUIRED.search(message):
         flags = ", ".join(f"--{name.partition('.')[2] or name}" for name in missing[1].split(", "))
-        return f"{flags} must be given, on the command line or in a config (--config CONFIG)."
+        start = STARTS.get(missing[1].partition(".")[0])
+        hint = f" For a start: --config {start}" if start else ""
+        return f"{flags} must be given, on the command line or in a config (--config CONFIG).{hint}"
     return " ".join(message.split())[:300]
 
 

@@ -38,6 +38,19 @@ def class_names(folder: Path) -> list[str]:
     return names
 
 
+def check_classes(train: Path, test: Path) -> None:
+    """Refuse two folders of class folders that are not alike.
+
+    Raises:
+        DataError: A class is in one of them alone, or one has fewer than two.
+    """
+    sides = ((train, test), (test, train))
+    alone = [(one, sorted({*class_names(one)} - {*class_names(other)})) for one, other in sides]
+    said = [f"{', '.join(names[:3])}{', ...' if names[3:] else ''} only in '{one}'" for one, names in alone if names]
+    if said:
+        raise DataError(f"train and {test.name} differ in their classes: {'; '.join(said)}. Make them alike.")
+
+
 def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
     """Find the images of class folders, sorted.
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing
-from metaprune_pl.data.files import check_shares, class_names, fraction_of, list_images, path_of, read_image, share
+from metaprune_pl.data.files import check_classes, check_shares, fraction_of, list_images, path_of, read_image, share
 from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError
@@ -89,9 +89,12 @@ class ImageFolder(MemoryImages):
             images, held = images.pick(rest), images.pick(test)
         else:
             images, held = self._read(train), self._read(self.folder / "test")
-            same_classes = class_names(train) == class_names(self.folder / "test")
-            if held.images.shape[1:] != images.images.shape[1:] or not same_classes:
-                raise DataError(f"'{self.folder}': train and test differ in their classes or image sizes.")
+            check_classes(train, self.folder / "test")
+            sizes = ["x".join(map(str, part.images.shape[2:])) for part in (images, held)]
+            if sizes[0] != sizes[1]:
+                raise DataError(
+                    f"'{self.folder}': images in train are {sizes[0]}, and in test {sizes[1]}. Set image_size."
+                )
         validation, rest = share(images.labels, self.validation_share, least=2)
         used = rest[fraction_of(images.labels[rest], self.fraction, self.seed)]
         return Splits(images.pick(used), images.pick(validation), held)

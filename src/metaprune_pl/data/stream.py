@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from metaprune_pl.data.augmentation import Mixing
-from metaprune_pl.data.files import check_shares, class_names, fraction_of, list_images, path_of, read_image, share
+from metaprune_pl.data.files import check_classes, check_shares, fraction_of, list_images, path_of, read_image, share
 from metaprune_pl.data.images import IMAGENET, ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import DataError
@@ -175,8 +175,7 @@ class StreamedImageFolder(ImageDataModule):
             for needed in (self.folder / "train", test):
                 if not needed.is_dir():
                     raise DataError(f"no {type(self).__name__} in '{self.folder}': there is no '{needed}'. {self.how}")
-            if class_names(self.folder / "train") != class_names(test):
-                raise DataError(f"'{self.folder}': train and {test.name} differ in their classes.")
+            check_classes(self.folder / "train", test)
             train = FileSet(self.folder / "train", *list_images(self.folder / "train"))
             validation, rest = share(train.labels, self.validation_share)
             used = rest[fraction_of(train.labels[rest], self.fraction, self.seed)]

@@ -82,7 +82,9 @@ def find_own(name: str) -> Callable[..., nn.Module]:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError, ValueError) as error:
-        raise NetworkError(f"cannot import '{module_name}' for the network '{name}': {error}.") from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        hint = " Go to the folder where it is, or put that on PYTHONPATH." if absent else ""
+        raise NetworkError(f"cannot import '{module_name}' for the network '{name}': {error}.{hint}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         hint = did_you_mean(attribute, vars(module))
@@ -114,7 +116,8 @@ def check_harmless(name: str) -> None:
     if not (inspect.isclass(result) and issubclass(result, nn.Module)):
         raise StorageError(
             f"the stored network names '{name}' as its builder, which is neither below the current folder nor "
-            "annotated to return a torch.nn.Module; it is not called."
+            "annotated to return a torch.nn.Module; it is not called. If it is yours, write: def "
+            f"{name.partition(':')[2]}(...) -> torch.nn.Module."
         )
 
 

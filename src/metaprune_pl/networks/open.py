@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.networks.create import NetworkSettings, create_network
 from metaprune_pl.networks.names import find_builder
-from metaprune_pl.networks.states import load_state, read_state
+from metaprune_pl.networks.states import load_state, not_finite, read_state
 from metaprune_pl.networks.storage import NetworkCard, load_network, read_card
 
 Shape = tuple[int, int, int]
@@ -53,7 +53,7 @@ class NetworkSource:
 
         Raises:
             NetworkError: The network cannot be built.
-            StorageError: The folder or the state cannot be read, or do not fit.
+            StorageError: The folder or the state cannot be read, or do not fit, or the state holds NaN or infinity.
         """
         if self.stored:
             return load_network(self.network), read_card(self.network)
@@ -63,7 +63,12 @@ class NetworkSource:
         state = None if self.state is None else read_state(self.state)
         network = create_network(settings.builder, seed=0, **settings.arguments).cpu().eval()
         if state is not None:
+            meant = not_finite(network)  # a mask of an attention, say
             load_state(network, state)
+            if broken := sorted(not_finite(network) - meant):
+                raise StorageError(
+                    f"'{broken[0]}' of '{self.state}' is not finite: NaN or infinity. Take an earlier state."
+                )
         name = self.network.replace(":", "/").rpartition("/")[2]
         shape = input_shape or usual_input(network)
         return network, NetworkCard(settings=settings.without_downloads(), input_shape=shape, record={"name": name})

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from metaprune_pl.errors import StorageError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which programs keep a network's state."""
+DAMAGED = (
+    EOFError, RuntimeError, LookupError, ValueError, TypeError, AssertionError, struct.error, zipfile.BadZipFile
+)  # fmt: skip
+"""What `torch.load` raises for a file that is damaged, or that `torch.save` has not written."""
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -38,7 +43,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise StorageError(
             f"'{path}' holds more than tensors and plain values; it is not loaded. Store the network's state_dict()."
         ) from error
-    except (SafetensorError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
     while isinstance(data, Mapping) and (
         inner := [data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)]
@@ -83,6 +88,12 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             )
     found = {f"{mine}.{leaf}".lstrip("."): v for mine, other in pairs for leaf, v in theirs[other].items()}
     network.load_state_dict({**own, **{name: value for name, value in found.items() if name in own}})
+
+
+def not_finite(network: nn.Module) -> set[str]:
+    """Return the names of a network's parameters and buffers that hold NaN or infinity."""
+    state = network.state_dict()
+    return {name for name, v in state.items() if isinstance(v, Tensor) and not bool(v.isfinite().all())}
 
 
 def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

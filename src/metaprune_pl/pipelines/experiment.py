@@ -83,6 +83,18 @@ class ExperimentSettings:
             known = f"{', '.join([*METHODS, *BASELINES])} (these also with {UNIFORM})"
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {known}.")
 
+    def check_held_out(self, data_models: int) -> None:
+        """Refuse to hold out all data models.
+
+        Raises:
+            ConfigError: None of this many are left to train on.
+        """
+        if data_models <= self.held_out:
+            raise ConfigError(
+                f"{self.data_models} trains {data_models} data models and {self.held_out} are held out: "
+                "add seeds to it, or lower chain.held_out."
+            )
+
     @property
     def data(self) -> dict[str, Any]:
         """Settings of a stage that put the images in place of its config's."""
@@ -147,11 +159,7 @@ def make_data_models(folder: Path, settings: ExperimentSettings, run: RunStage, 
     changes = {**settings.data, **settings.overrides.get("data_models", {})}
     run("data_models", settings.data_models, folder / "data_models", changes)
     networks = sorted(path.parent for path in (folder / "data_models" / "networks").glob("*/network.json"))
-    if len(networks) <= settings.held_out:
-        raise ConfigError(
-            f"{settings.data_models} trains {len(networks)} data models and {settings.held_out} are held out: "
-            "add seeds to it, or lower chain.held_out."
-        )
+    settings.check_held_out(len(networks))
     result.add_cost("data models", "", cost_of(folder / "data_models"), once=True)
     return networks
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.storage import write_text
 from metaprune_pl.pipelines.cost import cost_of, current_files, peak_memory, reset_peaks, trained_images
@@ -46,6 +48,18 @@ def _artifacts(config: Any) -> Iterator[Path]:
                 yield Path(value)
             else:
                 yield from _artifacts(value)
+
+
+def _flat(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 @dataclass
@@ -94,12 +108,19 @@ class RunFolder:
         """Write the settings, and go on counting time where an earlier session stopped.
 
         Raises:
-            StorageError: Another run is here.
+            StorageError: Another run is here, or there can be no such folder.
         """
         if self.foreign:
             raise StorageError(
-                f"'{self.path}' holds another run. Set --trainer.default_root_dir to a new folder, or remove this one."
+                f"'{self.path}' holds another run{self._difference(config)}. Set --trainer.default_root_dir to a new "
+                "folder, or remove this one."
             )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the folder '{self.path}': {error.strerror}. Set --trainer.default_root_dir to another."
+            ) from error
         known = self._read() or {}
         cost = Cost(**known.get("cost", {}))
         if "started" in known and not self.shared:
@@ -109,6 +130,30 @@ class RunFolder:
         self._write(finished=False, cost=asdict(cost), started=time.time())
         if config is not None:
             write_text(self.path / "config.yaml", config)
+
+    def _difference(self, config: str | None) -> str:
+        """Say in brackets what makes the run that is here another one than one with this config, if that is known."""
+        known, file = self._read(), self.path / "config.yaml"
+        if known is None or config is None or not file.is_file():
+            return ""
+        if known["command"] != self.command:
+            return f" (of `{known['command']}`)"
+        old, new = (dict(self._counting(yaml.safe_load(text))) for text in (file.read_text(), config))
+        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if old == new:
+            return " (its settings are the same; a network or file that it names has changed)"
+        if not differing:  # an older program had not all of them
+            return ""
+        said = [f"{key}: {_as_text(old.get(key))} -> {_as_text(new.get(key))}" for key in differing[:3]]
+        return f" ({', '.join(said)}{', ...' if differing[3:] else ''})"
+
+    def _counting(self, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Settings that make it another run, by their dotted names."""
+        idle = {"config", *(f"trainer.{name}" for name in HARDWARE)}
+        idle |= {"model.init_args.seeds", "side_by_side"} if self.shared else set()
+        for key, value in _flat(config):
+            if not any(f"{key}.".startswith(f"{name}.") for name in idle):
+                yield key, value
 
     def finish(self) -> None:
         """Mark the run as finished, and write what it cost."""
