@@ -73,7 +73,7 @@ class DataModelTraining(LightningModule):
         for seed in self.seeds:
             self.networks.append(create_network(self.settings.builder, seed=seed, **self.settings.arguments))
         card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape)
-        check_fits(self.networks[0], card, self._data)
+        check_fits(self.networks[0], card, self._data, more_classes=True)
 
     @property
     def pretrained(self) -> bool:

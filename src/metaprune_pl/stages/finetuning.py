@@ -17,8 +17,14 @@ from metaprune_pl.stages.optimizers import OptimizerSettings
 
 
 @torch.no_grad()
-def check_fits(network: nn.Module, card: NetworkCard, data: object) -> None:
+def check_fits(network: nn.Module, card: NetworkCard, data: object, *, more_classes: bool = False) -> None:
     """Refuse data that a network was not made for.
+
+    Args:
+        network: The network.
+        card: Its card.
+        data: The data.
+        more_classes: Whether the network may tell more classes apart than there are.
 
     Raises:
         ConfigError: The data are no images, of another shape, or of other classes.
@@ -39,7 +45,7 @@ def check_fits(network: nn.Module, card: NetworkCard, data: object) -> None:
         raise ConfigError(f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
                           "it the size (image_size of the data) that the network was made for?") from error  # fmt: skip
     network.train(training)
-    if classes != data.num_classes:
+    if classes < data.num_classes or (classes > data.num_classes and not more_classes):
         raise ConfigError(f"the network tells {classes} classes apart and the data have {data.num_classes}.")
 
 
