@@ -108,6 +108,7 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
             [*DATA, "--model.init_args.network={builder: 'helpers:PlainNet', arguments: {}}"],
             "the network does not turn an image of 1x8x8 into scores [1, K]: Given groups=1",
         ),
+        ([*DATA, "--model.init_args.network.arguments.num_classes=5"], "tells 5 classes apart and the data have 10"),
         ([*DATA, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
         ([*DATA, "--model.init_args.seeds=[1, 1]"], "each once"),
         ([*DATA, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),
