@@ -86,8 +86,8 @@ class MemoryImages(ImageDataModule):
     @property
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of images in [0, 255], each [C, 1, 1]: as given, or of some thousand."""
-        if self._given is not None:
-            return self._given.for_bytes(self.input_shape[0])
+        if self._normalization is None and self._given is not None:
+            self._normalization = self._given.for_bytes(self.input_shape[0])
         if self._normalization is None:
             images = self.splits.train.images
             images = images[:: max(1, len(images) // 5000)].float()  # from all over: they may lie class by class

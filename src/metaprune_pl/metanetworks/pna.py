@@ -107,8 +107,8 @@ class PNAMetanetwork(Metanetwork):
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
-        self.coding.check_kernels({c.kernel: c.name for c in graph.connections if c.num_edges})
         blocks = batch_blocks(graph, features.nodes.device)
+        self.coding.check_kernels({block.kernel: graph.connections[block.members[0]].name for block in blocks})
         encoders, decoders = {}, {}
         for kernel in {block.kernel for block in blocks}:
             encoders[kernel], decoders[kernel] = self.coding.edge_encoder(kernel), self.coding.edge_decoder(kernel)

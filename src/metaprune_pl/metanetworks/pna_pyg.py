@@ -35,6 +35,7 @@ class PyGMetanetwork(PNAMetanetwork):
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
+        self.coding.check_kernels({connection.kernel: connection.name for connection in graph.connections})
         index = edge_index(graph, features.nodes.device)
         source, target = index
         back = index.flip(0)

@@ -37,14 +37,11 @@ def stored_metanetworks(folder: str | Path) -> list[Path]:
     """
     epochs = sorted(path.parent for path in Path(folder).glob("*/metanetwork.json"))
     if not epochs:
-        below = [
-            *Path(folder).glob("metanetworks/*/metanetwork.json"),
-            *Path(folder).glob("*/metanetworks/*/metanetwork.json"),
-        ]
-        hint = (
-            f"Did you mean '{below[0].parents[1]}'?"
-            if below else "`metaprune fit` with a config of meta-training makes one."
-        )  # fmt: skip
+        depths = "metanetworks/*/metanetwork.json", "*/metanetworks/*/metanetwork.json"
+        below = [path for depth in depths for path in sorted(Path(folder).glob(depth))]
+        hint = "`metaprune fit` with a config of meta-training makes one."
+        if below:
+            hint = f"Did you mean '{below[0].parents[1]}'?"
         raise StorageError(f"no metanetwork in '{folder}'. {hint}")
     return epochs
 

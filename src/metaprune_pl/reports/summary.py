@@ -134,8 +134,7 @@ def cost_sentence(costs: Sequence[StageCost]) -> str:
     Where methods train on as many images for each network, seconds differ by what else the machine did.
     """
     other, crossing = break_even(costs)
-    images = {method: sum(c.cost.images for c in costs if not c.once and c.method == method) for method in crossing}
-    images[other] = sum(c.cost.images for c in costs if not c.once and c.method == other)
+    images = {m: sum(c.cost.images for c in costs if not c.once and c.method == m) for m in (other, *crossing)}
     return "\n".join(
         f"In time, the {method.replace('_', ' ', 1)} pays for itself against {other.replace('_', ' ')} "
         + (

@@ -50,8 +50,8 @@ template <class S> struct Tile {
     }
   }
 
-  // Where row r's edges of the tile are in the gradient of the block's edges, [G, slices, O, I, 16 or W]: a slice's rows
-  // follow each other in memory.
+  // Where row r's edges of the tile are in the gradient of the block's edges, [G, slices, O, I, 16 or W]: the rows of a
+  // slice follow each other in memory.
   INLINE long place(long r) const {
     return (((g * slices + slice) * block.O + r) * block.I + begin) * std::min(LANES, long(block.W));
   }

@@ -145,7 +145,8 @@ template <class S> struct Decoding {
       }
   }
 
-  // From g_act to the gradient of the edges, whose slices are `stride` apart, and sums for the first layer's weights, [H, wide], and biases.
+  // From g_act to the gradient of the edges, whose slices are `stride` apart, and sums for the first layer's weights,
+  // [H, wide], and biases.
   void run_backward(S* g_first, S* g_bias, S* gradient, long stride) {
     for (long p = 0; p < places; ++p)
       for (long j = 0; j < wide; j += LANES) {  // silu'(h) = s (1 + h (1 - s)), where s is the gate

@@ -35,7 +35,9 @@ template <class S> void statistics(const Block<S>& block, S* received) {
         for (long r = 0; r < R; ++r) {
           S* at = &at_rows[((row + r - first) * slices + tile.slice) * 6 * LANES];
           Six<S> six = Six<S>::at(at);
-          const auto message = [&](long k) INLINE { return load(there + k * LANES) * load(edges + r * size + k * LANES); };
+          const auto message = [&](long k) INLINE {
+            return load(there + k * LANES) * load(edges + r * size + k * LANES);
+          };
           long k = 0;
           for (; k + 4 <= tile.full; k += 4) six.template receive<4>([&](auto i) INLINE { return message(k + i); });
           for (; k < tile.full; ++k) six.template receive<1>([&](auto) INLINE { return message(k); });
