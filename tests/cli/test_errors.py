@@ -81,6 +81,7 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         ([*PRUNE, "--finetune.optimizer.name=adam"], "finetune.optimizer.name: 'adam' is none of sgd, adamw. Did you"),
         ([*PRUNE, "--finetune.optimizer={name: adam}"], "error: finetune.optimizer.name: 'adam' is none of"),
         ([*META, "--model.init_args.optimizer.name=adam"], "error: model.optimizer.name: 'adam' is none of"),
+        ([*PRUNE, "--data=ImageFolder", "--data.folder=x", "--data.normalization={mean: [0.5]}"], "error: --data.norm"),
         ([*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"], 'text (in quotes, as in "2:4", where YAML reads a'),
         ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
     ],

@@ -107,7 +107,8 @@ def shorten(message: str, options: list[str]) -> str:
         wanted = named.get(found[1], found[1])
         return f"{place}: expected {wanted}, got '{value[1]}'."
     if missing := _REQUIRED.search(message):
-        flags = ", ".join(f"--{name.partition('.')[2] or name}" for name in missing[1].split(", "))
+        inside = f"{place}." if place else ""  # a setting of a group in a class
+        flags = ", ".join(f"--{inside}{name.partition('.')[2] or name}" for name in missing[1].split(", "))
         start = STARTS.get(missing[1].partition(".")[0])
         hint = f" For a start: --config {start}" if start else ""
         return f"{flags} must be given, on the command line or in a config (--config CONFIG).{hint}"
