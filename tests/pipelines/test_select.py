@@ -117,6 +117,9 @@ def test_cost_is_shared_by_the_networks() -> None:
     )
     as_many = [*costs, cost("more", "metanetwork", 0, images=5)]
     assert "no number of networks: each of them is trained on as many" in cost_sentence(as_many)
+    assert break_even(as_many)[1] == {"metanetwork": None}
+    slower = [*costs, cost("more", "metanetwork", 5, images=0)]
+    assert "for no number of networks: it is not faster" in cost_sentence(slower)
     never = [*costs, cost("more", "metanetwork", 5)]
     assert break_even(never)[1] == {"metanetwork": None} and "for no number of networks" in cost_sentence(never)
 

@@ -117,32 +117,40 @@ def amortised(costs: Sequence[StageCost]) -> dict[str, tuple[float, float]]:
 
 
 def break_even(costs: Sequence[StageCost]) -> tuple[str, dict[str, int | None]]:
-    """Return what metanetworks are compared with, and after how many networks each costs no more; None is never."""
+    """Return what metanetworks are compared with, and after how many networks each costs no more; None is never.
+
+    Where both train on as many images for each network, seconds differ by what else the machine did: never.
+    """
     amounts = amortised(costs)
     other = "sparsity_learning" if "sparsity_learning" in amounts else "none"
     crossing: dict[str, int | None] = {}
     for method, (once, each) in amounts.items():
         if once and other in amounts:
-            saved = amounts[other][1] - each
+            saved = amounts[other][1] - each if _images(costs, method) < _images(costs, other) else 0
             crossing[method] = math.ceil(once / saved) if saved > 0 else None
     return other, crossing
 
 
-def cost_sentence(costs: Sequence[StageCost]) -> str:
-    """Say after how many networks each metanetwork has paid for itself in time.
+def _images(costs: Sequence[StageCost], method: str) -> float:
+    """Images that a method trains on for each network."""
+    return sum(c.cost.images for c in costs if not c.once and c.method == method)
 
-    Where methods train on as many images for each network, seconds differ by what else the machine did.
-    """
+
+def cost_sentence(costs: Sequence[StageCost]) -> str:
+    """Say after how many networks each metanetwork has paid for itself in time."""
     other, crossing = break_even(costs)
-    images = {m: sum(c.cost.images for c in costs if not c.once and c.method == m) for m in (other, *crossing)}
+
+    def when(method: str, networks: int | None) -> str:
+        if networks is not None:
+            return f"after about {networks} network{'s' if networks > 1 else ''}."
+        as_many = _images(costs, method) >= _images(costs, other)
+        reason = (
+            "each of them is trained on as many images with both" if as_many else "it is not faster for each of them"
+        )
+        return f"for no number of networks: {reason}."
+
     return "\n".join(
         f"In time, the {method.replace('_', ' ', 1)} pays for itself against {other.replace('_', ' ')} "
-        + (
-            "for no number of networks: it is not faster for each of them."
-            if n is None
-            else "for no number of networks: each of them is trained on as many images with both."
-            if images[method] >= images[other]
-            else f"after about {n} network{'s' if n > 1 else ''}."
-        )
+        + when(method, n)
         for method, n in crossing.items()
     )
