@@ -11,14 +11,29 @@ import torch
 
 matplotlib.use("agg")
 TINY = {
-    "data_models data": ["--model.init_args.network.arguments={depth: 8, width: 4}", "--trainer.max_epochs=2"],
-    "fit meta": [
-        "--model.init_args.metanetwork.init_args.layers=2", "--model.init_args.metanetwork.init_args.hidden=8",
-        "--data.init_args.rounds=1", "--trainer.max_epochs=2",
+    "data_models data": [
+        "--model.init_args.network.arguments={depth: 8, width: 4}",
+        "--trainer.max_epochs=2",
     ],
-    "curve curve": ["--finetune.epochs=1", "--grid.points=4", "--grid.max_speed_up=3", "--pruning.step=0.05"],
-    "prune prune": ["--finetune.epochs=1", "--finetune_after.epochs=2", "--speed_ups=[2, 3]", "--pruning.step=0.05"],
-}  # fmt: skip
+    "fit meta": [
+        "--model.init_args.metanetwork.init_args.layers=2",
+        "--model.init_args.metanetwork.init_args.hidden=8",
+        "--data.init_args.rounds=1",
+        "--trainer.max_epochs=2",
+    ],
+    "curve curve": [
+        "--finetune.epochs=1",
+        "--grid.points=4",
+        "--grid.max_speed_up=3",
+        "--pruning.step=0.05",
+    ],
+    "prune prune": [
+        "--finetune.epochs=1",
+        "--finetune_after.epochs=2",
+        "--speed_ups=[2, 3]",
+        "--pruning.step=0.05",
+    ],
+}
 """Flags that bring the quickstart's stages down to seconds."""
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 

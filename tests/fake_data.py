@@ -14,14 +14,25 @@ def pixels(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
 
 
 def fake_cifar(root: Path, classes: int = 10, per_class: int = 6) -> None:
-    """Write CIFAR-10's five training files and its test file, or CIFAR-100's two files; images are numbered."""
+    """Write CIFAR-10's five training files and its test file, or CIFAR-100's two files.
+
+    Images are numbered.
+    """
     folder = root / ("cifar-10-batches-py" if classes == 10 else "cifar-100-python")
-    names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"] if classes == 10 else ["train", "test"]
+    names = (
+        [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
+        if classes == 10
+        else ["train", "test"]
+    )
     folder.mkdir(parents=True)
     for seed, name in enumerate(names):
         labels = [n % classes for n in range(classes * per_class)]
         data = pixels(len(labels), seed).transpose(0, 3, 1, 2).reshape(-1, 3072)
-        content = {"data": data, "labels" if classes == 10 else "fine_labels": labels, "batch_label": name}
+        content = {
+            "data": data,
+            "labels" if classes == 10 else "fine_labels": labels,
+            "batch_label": name,
+        }
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
 
 
@@ -30,10 +41,15 @@ def fake_svhn(root: Path, per_class: int = 6) -> None:
     root.mkdir(parents=True, exist_ok=True)
     labels = np.array([n % 10 + 1 for n in range(10 * per_class)], np.uint8)[:, None]
     for seed, name in enumerate(("train", "test")):
-        savemat(root / f"{name}_32x32.mat", {"X": pixels(len(labels), seed).transpose(1, 2, 3, 0), "y": labels})
+        savemat(
+            root / f"{name}_32x32.mat",
+            {"X": pixels(len(labels), seed).transpose(1, 2, 3, 0), "y": labels},
+        )
 
 
-def fake_folders(root: Path, classes: int = 3, per_class: int = 6, test: str = "val", side: int = 40) -> None:
+def fake_folders(
+    root: Path, classes: int = 3, per_class: int = 6, test: str = "val", side: int = 40
+) -> None:
     """Write PNG and JPEG images of several sizes, one in grey, into folders as ImageNet has them."""
     for part in ("train", test):
         for label in range(classes):

@@ -16,7 +16,9 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
 
     def between(value: Tensor, low: float, high: float) -> None:
-        value.copy_(low + (high - low) * torch.rand(value.shape, generator=generator, dtype=value.dtype))
+        value.copy_(
+            low + (high - low) * torch.rand(value.shape, generator=generator, dtype=value.dtype)
+        )
 
     with torch.no_grad():
         for module in network.modules():
@@ -24,14 +26,19 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
                 between(module.weight, 0.5, 1.5)
                 between(module.running_var, 0.5, 1.5)
                 between(module.running_mean, -0.5, 0.5)
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Conv2d | nn.Linear) and module.bias is not None:
+            if (
+                isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Conv2d | nn.Linear)
+                and module.bias is not None
+            ):
                 between(module.bias, -0.5, 0.5)
     return network.eval()
 
 
 def random_resnet(depth: int = 8, width: int = 4, *, seed: int = 0, **arguments: Any) -> nn.Module:
     """Return a `cifar_resnet` with random weights, norms and running statistics, in evaluation mode."""
-    return randomize(create_network("cifar_resnet", seed=seed, depth=depth, width=width, **arguments), seed)
+    return randomize(
+        create_network("cifar_resnet", seed=seed, depth=depth, width=width, **arguments), seed
+    )
 
 
 class PlainNet(nn.Module):

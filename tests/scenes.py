@@ -28,11 +28,16 @@ def _draw(base: Path, name: str, index: int, generator: torch.Generator) -> None
     width, height = between(60, 80), between(60, 80)
     image = Image.new("RGB", (width, height), (128, 128, 128))
     described = ""
-    for number, (kind, colour) in enumerate(list(COLOURS.items())[index % 2 :] + list(COLOURS.items())[: index % 2]):
+    for number, (kind, colour) in enumerate(
+        list(COLOURS.items())[index % 2 :] + list(COLOURS.items())[: index % 2]
+    ):
         if number and index % 3:
             break
         w, h = between(18, 28), between(18, 28)
-        left, top = between(0, width // 2 - w) if number else width - w - between(0, 2), between(0, height - h)
+        left, top = (
+            between(0, width // 2 - w) if number else width - w - between(0, 2),
+            between(0, height - h),
+        )
         left = max(left, 0)
         ImageDraw.Draw(image).rectangle((left, top, left + w - 1, top + h - 1), fill=colour)
         described += (

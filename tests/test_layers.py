@@ -6,9 +6,16 @@ from pathlib import Path
 import metaprune_pl
 
 LAYERS = [
-    {"__main__"}, {"cli"}, {"pipelines"}, {"stages"}, {"data", "metanetworks", "reports"}, {"pruning"}, {"graphs"},
-    {"networks"}, {"errors"},
-]  # fmt: skip
+    {"__main__"},
+    {"cli"},
+    {"pipelines"},
+    {"stages"},
+    {"data", "metanetworks", "reports"},
+    {"pruning"},
+    {"graphs"},
+    {"networks"},
+    {"errors"},
+]
 SOURCE = Path(metaprune_pl.__file__).parent
 
 
@@ -25,7 +32,9 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("metaprune_pl.")} - {"__version__"}
+    return {name.split(".")[1] for name in names if name.startswith("metaprune_pl.")} - {
+        "__version__"
+    }
 
 
 def test_imports_follow_the_layers() -> None:
@@ -40,8 +49,13 @@ def test_imports_follow_the_layers() -> None:
 def test_nothing_is_unpickled_and_nothing_broad_is_caught() -> None:
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "pickle.load", "pickle.loads"}:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {
+                "torch.load",
+                "pickle.load",
+                "pickle.loads",
+            }:
                 assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}"
             if isinstance(node, ast.ExceptHandler):
-                assert node.type is not None and "Exception" not in {n.id for n in ast.walk(node.type)
-                                                                     if isinstance(n, ast.Name)}  # fmt: skip
+                assert node.type is not None and "Exception" not in {
+                    n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)
+                }

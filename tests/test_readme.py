@@ -23,11 +23,18 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[list[str]]:
     """The command lines of `metaprune` in the README."""
     text = "\n".join(blocks("bash")).replace("\\\n", " ")
-    return [shlex.split(line.partition("metaprune ")[2], comments=True) for line in re.findall(r"metaprune \w.*", text)]
+    return [
+        shlex.split(line.partition("metaprune ")[2], comments=True)
+        for line in re.findall(r"metaprune \w.*", text)
+    ]
 
 
 def test_the_stages_by_hand_are_those_that_the_line_runs() -> None:
-    with_config = [c for c in commands() if c[0] in {"data_models", "fit", "curve", "prune"} and c[1] == "--config"]
+    with_config = [
+        c
+        for c in commands()
+        if c[0] in {"data_models", "fit", "curve", "prune"} and c[1] == "--config"
+    ]
     by_hand = {f"{c[0]} {c[2].partition('_')[0]}" for c in with_config}
     assert by_hand == set(TINY)
 
@@ -71,7 +78,9 @@ def build(width: int = 4) -> nn.Module:
 """
 
 
-def test_a_metanetwork_for_ones_own_networks_is_made_and_used(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metanetwork_for_ones_own_networks_is_made_and_used(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (workdir / "my_package").mkdir()
     (workdir / "my_package" / "my_module.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(workdir))
@@ -80,9 +89,14 @@ def test_a_metanetwork_for_ones_own_networks_is_made_and_used(workdir: Path, mon
     small = {
         "data_models": {"model.init_args.seeds": "[0, 1, 2]", "trainer.max_epochs": 1},
         "meta_training": {"data.init_args.rounds": 1, "trainer.max_epochs": 1},
-        "curve": {"finetune.epochs": 0, "grid.points": 3}, "prune": {"finetune.epochs": 0, "finetune_after.epochs": 0},
-    }  # fmt: skip
-    toy = [f"--chain.overrides.{stage}.{key}={value}" for stage, own in small.items() for key, value in own.items()]
+        "curve": {"finetune.epochs": 0, "grid.points": 3},
+        "prune": {"finetune.epochs": 0, "finetune_after.epochs": 0},
+    }
+    toy = [
+        f"--chain.overrides.{stage}.{key}={value}"
+        for stage, own in small.items()
+        for key, value in own.items()
+    ]
     at = experiment.index("--chain.images")
     del experiment[at : at + 2]  # digits in place of a folder
     toy += ["--chain.held_out=1", "--chain.methods=[none, metanetwork]", "--chain.speed_ups=[1.5]"]
@@ -92,6 +106,14 @@ def test_a_metanetwork_for_ones_own_networks_is_made_and_used(workdir: Path, mon
     torch.save(states, "my_weights.pth")
     at = prune.index("--data")
     prune[at + 1] = "Digits"
-    main([*prune, "--speed_ups=[1.5]", "--finetune.epochs=0", "--finetune_after.epochs=0", "--trainer.accelerator=cpu"])
+    main(
+        [
+            *prune,
+            "--speed_ups=[1.5]",
+            "--finetune.epochs=0",
+            "--finetune_after.epochs=0",
+            "--trainer.accelerator=cpu",
+        ]
+    )
     (result,) = json.loads((workdir / "runs" / "my_pruned" / "report.json").read_text())
     assert (result["method"], result["speed_up"] >= 1.5) == ("metanetwork", True)

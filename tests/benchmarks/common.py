@@ -43,7 +43,10 @@ def now(device: str) -> float:
 
 
 def serve(work: Callable[[], object], warm_up: Callable[[], object], device: str = "cpu") -> None:
-    """Child: for every line on the standard input run, for a second or once; print seconds of a run and peak memory."""
+    """Child: for every line on the standard input run, for a second or once.
+
+    Print seconds of a run and peak memory.
+    """
     warm_up()  # loads libraries and starts threads, on a tiny case
     on_gpu = device.startswith("cuda")
     if on_gpu:
@@ -68,7 +71,12 @@ class Child:
     def __init__(self, module: str, arguments: Sequence[str]) -> None:
         command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}, bufsize=1
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ},
+            bufsize=1,
         )
         self._wait("ready")
 
@@ -91,7 +99,9 @@ class Child:
         self.process.wait()
 
 
-def side_by_side(module: str, ways: dict[str, Sequence[str]], repetitions: int) -> dict[str, Measured]:
+def side_by_side(
+    module: str, ways: dict[str, Sequence[str]], repetitions: int
+) -> dict[str, Measured]:
     """Measure several ways, in turn; the first repetition of each warms up and counts for memory alone."""
     children = {name: Child(module, arguments) for name, arguments in ways.items()}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -100,12 +110,19 @@ def side_by_side(module: str, ways: dict[str, Sequence[str]], repetitions: int) 
             found[name].append(child.run())
     for child in children.values():
         child.close()
-    return {name: Measured([s for s, _ in runs[1:]], max(m for _, m in runs)) for name, runs in found.items()}
+    return {
+        name: Measured([s for s, _ in runs[1:]], max(m for _, m in runs))
+        for name, runs in found.items()
+    }
 
 
 def where(device: str) -> str:
     """Say what a pass ran on."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{torch.get_num_threads()} threads"
+    )
 
 
 def report(title: str, measured: dict[str, Measured], against: str) -> None:

@@ -42,8 +42,12 @@ def main() -> None:
         traced = median(lambda: trace(network, image), 1)  # noqa: B023
         reading = median(lambda: read(graph, state, schema))  # noqa: B023
         writing = median(lambda: write(graph, features, state, schema))  # noqa: B023
-        print(f"{name}: trace {traced:.2f} s, read {1e3 * reading:.1f} ms, write {1e3 * writing:.1f} ms; one image "
-              f"through the network {1e3 * forward:.1f} ms", flush=True)  # fmt: skip
+        print(
+            f"{name}: trace {traced:.2f} s, read {1e3 * reading:.1f} ms, write "
+            f"{1e3 * writing:.1f} ms; one image "
+            f"through the network {1e3 * forward:.1f} ms",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

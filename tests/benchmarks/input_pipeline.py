@@ -1,7 +1,7 @@
 """Images per second of the input pipeline, beside torchvision's transforms in a DataLoader, on this machine's CPU.
 
-Run with `python -m tests.benchmarks.input_pipeline`. Both shuffle 50,000 images of 32x32, shift them by up to 4 pixels,
-mirror half, and give normalised float32 batches.
+Run with `python -m tests.benchmarks.input_pipeline`. Both shuffle 50,000 images of 32x32, shift
+them by up to 4 pixels, mirror half, and give normalised float32 batches.
 """
 
 import argparse
@@ -27,7 +27,9 @@ class Ours(MemoryImages):
 
     def load(self) -> Splits:
         """Return the images as every part."""
-        part = ImageSet(torch.from_numpy(PIXELS).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(LABELS))
+        part = ImageSet(
+            torch.from_numpy(PIXELS).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(LABELS)
+        )
         return Splits(part, part, part)
 
 
@@ -35,10 +37,14 @@ class PerImage(Dataset[Any]):
     """The images as torchvision's CIFAR10 gives them, one by one."""
 
     def __init__(self) -> None:
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-            transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -52,7 +58,12 @@ Epoch = Callable[[], Iterable[Any]]
 
 def ours(batch_size: int) -> Epoch:
     """Epochs of the data module's batches."""
-    data = Ours(batch_size=batch_size, eval_batch_size=500, augmentation=Augmentation(shift=4, flip=True), seed=0)
+    data = Ours(
+        batch_size=batch_size,
+        eval_batch_size=500,
+        augmentation=Augmentation(shift=4, flip=True),
+        seed=0,
+    )
     _ = data.normalization
     loader = data.train_loader()
     return lambda: (data.finish(batch, train=True) for batch in loader)
@@ -60,7 +71,9 @@ def ours(batch_size: int) -> Epoch:
 
 def theirs(batch_size: int) -> Epoch:
     """Epochs of a DataLoader with two workers."""
-    loader = DataLoader(PerImage(), batch_size, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+    loader = DataLoader(
+        PerImage(), batch_size, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True
+    )
     return lambda: loader
 
 
@@ -80,11 +93,16 @@ def rate(epoch: Epoch, batch_size: int, repeats: int) -> float:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1, help="of ours; more than one pays on an idle machine only")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of ours; more than one pays on an idle machine only"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"images/s, ours with {args.threads} thread(s)\n batch  torchvision, 2 workers          ours  ratio")
+    print(
+        f"images/s, ours with {args.threads} thread(s)\n batch  torchvision, 2 workers          "
+        "ours  ratio"
+    )
     for batch_size in (128, 500):
         slow, fast = (rate(make(batch_size), batch_size, args.repeats) for make in (theirs, ours))
         print(f"{batch_size:>6}  {slow:>22,.0f}  {fast:>12,.0f}  {fast / slow:.1f}x", flush=True)

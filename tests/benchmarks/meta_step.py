@@ -1,8 +1,9 @@
 """A whole meta-step of ResNet-56, 20 micro-batches of 100 images, beside the authors' way.
 
-Run with `python -m tests.benchmarks.meta_step [--device cuda]`. The authors keep the metanetwork's graph through
-the step and go backward through it once for every micro-batch; their way runs with the PyG reference. The share of the
-metanetwork is its two forward passes and its backward pass in the whole step.
+Run with `python -m tests.benchmarks.meta_step [--device cuda]`. The authors keep the metanetwork's
+graph through the step and go backward through it once for every micro-batch; their way runs with
+the PyG reference. The share of the metanetwork is its two forward passes and its backward pass in
+the whole step.
 """
 
 import argparse
@@ -28,10 +29,18 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
     network = create_network("cifar_resnet", depth=depth).eval()
     graph = trace(network, torch.zeros(1, 3, 32, 32))
     network.to(device)
-    groups, state = find_groups(graph), {name: value.detach() for name, value in network.state_dict().items()}
+    groups, state = (
+        find_groups(graph),
+        {name: value.detach() for name, value in network.state_dict().items()},
+    )
     model = DataModel(network, graph, groups, state)
-    images, labels = torch.randn(100, 3, 32, 32, device=device), torch.randint(10, (100,), device=device)
-    metanetwork = (PyGMetanetwork if way == "authors" else PNAMetanetwork)(layers=8, hidden=64).to(device)
+    images, labels = (
+        torch.randn(100, 3, 32, 32, device=device),
+        torch.randint(10, (100,), device=device),
+    )
+    metanetwork = (PyGMetanetwork if way == "authors" else PNAMetanetwork)(layers=8, hidden=64).to(
+        device
+    )
     names = [name for name, _ in network.named_parameters()]
     sparsity = Sparsity()
 
@@ -39,10 +48,14 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
         metanetwork.zero_grad()
         new = metanetwork.rewrite(graph, state)
         for _ in range(micro_batches):
-            values = {name: value if value.requires_grad else value.clone() for name, value in new.items()}
+            values = {
+                name: value if value.requires_grad else value.clone() for name, value in new.items()
+            }
             loss = F.cross_entropy(functional_call(network, values, (images,)), labels)
             (loss / micro_batches).backward(retain_graph=True)
-        sparse, _ = sparsity.gradient(GroupNorm(), groups, {name: new[name].detach() for name in names})
+        sparse, _ = sparsity.gradient(
+            GroupNorm(), groups, {name: new[name].detach() for name in names}
+        )
         torch.autograd.backward([new[name] for name in sparse], list(sparse.values()))
 
     def ours() -> None:
@@ -62,7 +75,10 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
         new = metanetwork.rewrite(graph, state)
         torch.autograd.backward([new[name] for name in names], [vector[name] for name in names])
         end = now(device)
-        print(f"  share of the metanetwork {(mine + end - again) / (end - start):.1%}", file=sys.stderr)
+        print(
+            f"  share of the metanetwork {(mine + end - again) / (end - start):.1%}",
+            file=sys.stderr,
+        )
 
     return authors if way == "authors" else ours
 
@@ -74,7 +90,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parsed = parser.parse_args()
     if parsed.child:
-        return serve(step(parsed.child, 20, 56, parsed.device), step(parsed.child, 1, 8, parsed.device), parsed.device)
+        return serve(
+            step(parsed.child, 20, 56, parsed.device),
+            step(parsed.child, 1, 8, parsed.device),
+            parsed.device,
+        )
     ways = {way: ["--child", way, "--device", parsed.device] for way in ("authors", "ours")}
     found = side_by_side("tests.benchmarks.meta_step", ways, 1)
     report(f"ResNet-56, 20 micro-batches of 100, {where(parsed.device)}", found, "authors")

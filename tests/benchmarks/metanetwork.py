@@ -1,8 +1,8 @@
 """A metanetwork's forward and backward pass beside the PyG reference.
 
-Run with `python -m tests.benchmarks.metanetwork [CASE ...] [--device cuda]`. Where the reference does not fit into
-memory (it takes some 40 numbers for each edge, hidden channel and layer) it is left out: compare the smaller case of
-the same network.
+Run with `python -m tests.benchmarks.metanetwork [CASE ...] [--device cuda]`. Where the reference
+does not fit into memory (it takes some 40 numbers for each edge, hidden channel and layer) it is
+left out: compare the smaller case of the same network.
 """
 
 import argparse
@@ -20,11 +20,17 @@ from metaprune_pl.networks import create_network
 
 RESNET50 = {"layers": 6, "hidden": 16, "kernels": "per_size", "taps": [1, 9, 49]}
 VIT = {"layers": 3, "hidden": 4, "kernels": "per_size", "taps": [1, 3, 256], "schema": "vit"}
-CASES: dict[str, tuple[bool, dict[str, Any]]] = {  # whether the reference fits, and the paper's metanetwork
+CASES: dict[
+    str, tuple[bool, dict[str, Any]]
+] = {  # whether the reference fits, and the paper's metanetwork
     "resnet56": (True, {"layers": 8, "hidden": 64}),
-    "resnet50_0.25": (True, RESNET50), "resnet50_0.5": (False, RESNET50), "resnet50_1": (False, RESNET50),
-    "vit_1": (True, VIT), "vit_2": (True, VIT), "vit_12": (False, VIT),
-}  # fmt: skip
+    "resnet50_0.25": (True, RESNET50),
+    "resnet50_0.5": (False, RESNET50),
+    "resnet50_1": (False, RESNET50),
+    "vit_1": (True, VIT),
+    "vit_2": (True, VIT),
+    "vit_12": (False, VIT),
+}
 
 
 def resnet50(width: float) -> nn.Module:
@@ -35,9 +41,13 @@ def resnet50(width: float) -> nn.Module:
             if isinstance(child, nn.Conv2d):
                 inputs = 3 if child.in_channels == 3 else round(child.in_channels * width)
                 new: nn.Module = nn.Conv2d(
-                    inputs, round(child.out_channels * width), child.kernel_size, child.stride,  # type: ignore[arg-type]
-                    child.padding, bias=False,  # type: ignore[arg-type]
-                )  # fmt: skip
+                    inputs,
+                    round(child.out_channels * width),
+                    child.kernel_size,
+                    child.stride,  # type: ignore[arg-type]
+                    child.padding,
+                    bias=False,  # type: ignore[arg-type]
+                )
             elif isinstance(child, nn.BatchNorm2d):
                 new = nn.BatchNorm2d(round(child.num_features * width))
             elif isinstance(child, nn.Linear):
@@ -57,10 +67,14 @@ def network_of(case: str) -> tuple[nn.Module, torch.Tensor]:
         return resnet50(float(size)), torch.zeros(1, 3, 64, 64)
     if kind == "resnet8":
         return create_network("cifar_resnet", depth=8, width=4), torch.zeros(1, 3, 16, 16)
-    return torchvision.models.VisionTransformer(224, 16, int(size), 12, 768, 3072), torch.zeros(1, 3, 224, 224)
+    return torchvision.models.VisionTransformer(224, 16, int(size), 12, 768, 3072), torch.zeros(
+        1, 3, 224, 224
+    )
 
 
-def prepare(case: str, engine: str, settings: dict[str, Any], backward: bool, device: str = "cpu") -> Any:
+def prepare(
+    case: str, engine: str, settings: dict[str, Any], backward: bool, device: str = "cpu"
+) -> Any:
     """Return what runs a pass, and the number of edges."""
     torch.manual_seed(0)
     network, image = network_of(case)
@@ -69,7 +83,9 @@ def prepare(case: str, engine: str, settings: dict[str, Any], backward: bool, de
     metanetwork = (PyGMetanetwork if engine == "pyg" else PNAMetanetwork)(**settings).to(device)
     if engine != "pyg":
         metanetwork.engine = engine  # type: ignore[assignment]
-    features = read(graph, {name: value.to(device) for name, value in state.items()}, metanetwork.schema)
+    features = read(
+        graph, {name: value.to(device) for name, value in state.items()}, metanetwork.schema
+    )
 
     def run() -> None:
         with torch.set_grad_enabled(backward):
@@ -99,7 +115,9 @@ def main() -> None:
         return serve(run, warm, parsed.device)
     for case in parsed.cases or CASES:
         fits, _ = CASES[case]
-        engines = (["pyg"] if fits else []) + ["plain"] + (["native"] if parsed.device == "cpu" else [])
+        engines = (
+            (["pyg"] if fits else []) + ["plain"] + (["native"] if parsed.device == "cpu" else [])
+        )
         for direction in ("backward",) if parsed.backward_only else ("forward", "backward"):
             ways = {e: ["--child", case, e, direction, "--device", parsed.device] for e in engines}
             found = side_by_side("tests.benchmarks.metanetwork", ways, parsed.repetitions)

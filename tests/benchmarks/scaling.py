@@ -39,10 +39,14 @@ def main() -> None:
 def passes(edges: int) -> object:
     """Forward and backward pass over two hidden layers with about so many edges."""
     width = round((edges / 2) ** 0.5)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3, width), *(nn.Linear(width, width) for _ in range(2)))
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(3, width), *(nn.Linear(width, width) for _ in range(2))
+    )
     graph = trace(network, torch.zeros(1, 3, 1, 1))
     metanetwork = PNAMetanetwork(**SETTINGS, engine="native")  # type: ignore[arg-type]
-    features = read(graph, {n: v.detach() for n, v in network.state_dict().items()}, metanetwork.schema)
+    features = read(
+        graph, {n: v.detach() for n, v in network.state_dict().items()}, metanetwork.schema
+    )
 
     def run() -> None:
         metanetwork.zero_grad()

@@ -17,7 +17,9 @@ from metaprune_pl.pruning import GroupNorm, Sparsity, find_groups
 
 
 class DoubleImportance(torch_pruning.importance.GroupMagnitudeImportance):  # type: ignore[misc]
-    """torch-pruning's scores without their float32: their mean over a group's layers is always taken in it."""
+    """torch-pruning's scores without their float32.
+
+    Their mean over a group's layers is always taken in it."""
 
     def _reduce(self, group_imp: list[torch.Tensor], group_idxs: list[list[int]]) -> torch.Tensor:
         total = torch.zeros_like(group_imp[0])
@@ -39,18 +41,25 @@ def main() -> None:
     image = torch.zeros(1, 3, 64, 64)
     theirs_as_it_is = torch_pruning.importance.GroupMagnitudeImportance
     for importance, dtype, repetitions in (
-        (DoubleImportance, torch.float64, 0), (theirs_as_it_is, torch.float64, 0), (theirs_as_it_is, torch.float32, 7)
-    ):  # fmt: skip
+        (DoubleImportance, torch.float64, 0),
+        (theirs_as_it_is, torch.float64, 0),
+        (theirs_as_it_is, torch.float32, 7),
+    ):
         model = torchvision.models.resnet50().to(dtype)
         groups = find_groups(trace(model.float(), image))
         model = model.to(dtype)
         state = {name: value.detach() for name, value in copy.deepcopy(model).named_parameters()}
         ours = {name: torch.zeros_like(value) for name, value in state.items()}
         pruner = torch_pruning.pruner.GroupNormPruner(
-            model, (image.to(dtype),), reg=1.0, ignored_layers=[model.fc], num_heads={}, in_channel_groups={},
+            model,
+            (image.to(dtype),),
+            reg=1.0,
+            ignored_layers=[model.fc],
+            num_heads={},
+            in_channel_groups={},
             out_channel_groups={},
             importance=importance(p=2, group_reduction="mean", normalizer="max"),
-        )  # fmt: skip
+        )
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         term = Sparsity(weight=1.0, alpha=4.0)
@@ -58,15 +67,28 @@ def main() -> None:
         regularize = lambda: pruner.regularize(model, alpha=16)  # noqa: E731, B023
         run(), regularize()
         if dtype == torch.float64:
-            theirs = {name: own.grad for name, own in model.named_parameters() if own.grad is not None}
+            theirs = {
+                name: own.grad for name, own in model.named_parameters() if own.grad is not None
+            }
             gap = sum(float((ours[name] - own).square().sum()) for name, own in theirs.items())
             norm = sum(float(own.square().sum()) for own in theirs.values())
-            scores = "double precision" if importance is DoubleImportance else "float32, as torch-pruning has them"
-            print(f"difference of the gradients: {(gap / norm) ** 0.5:.1e} of their norm (scores in {scores})")
+            scores = (
+                "double precision"
+                if importance is DoubleImportance
+                else "float32, as torch-pruning has them"
+            )
+            print(
+                f"difference of the gradients: {(gap / norm) ** 0.5:.1e} of their norm (scores in "
+                f"{scores})"
+            )
         pairs = [(seconds(run), seconds(regularize)) for _ in range(repetitions)]
         if pairs:
             mine, other = (statistics.median(times) for times in zip(*pairs, strict=True))
-            print(f"ours {1e3 * mine:.0f} ms, regularize {1e3 * other:.0f} ms: {other / mine:.1f}x faster", flush=True)
+            print(
+                f"ours {1e3 * mine:.0f} ms, regularize {1e3 * other:.0f} ms: {other / mine:.1f}x "
+                "faster",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ def test_every_shipped_config_parses(name: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as stop:
         main([command_of(name), "--config", name, "--print_config"])
     assert stop.value.code == 0
-    written, parsed = yaml.safe_load(find_config(name).read_text()), yaml.safe_load(capsys.readouterr().out)
+    written, parsed = (
+        yaml.safe_load(find_config(name).read_text()),
+        yaml.safe_load(capsys.readouterr().out),
+    )
     assert parsed["trainer"]["default_root_dir"] == written["trainer"]["default_root_dir"]
 
 
@@ -40,8 +43,12 @@ class Started(Exception):
     """What a run would have written its settings for."""
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_configs() if command_of(name) in {"experiment", "compare"}])
-def test_every_stage_of_every_experiment_parses(name: str, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name in shipped_configs() if command_of(name) in {"experiment", "compare"}]
+)
+def test_every_stage_of_every_experiment_parses(
+    name: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All is read before anything is run."""
 
     def start(folder: RunFolder, config: str) -> None:
@@ -59,11 +66,16 @@ def test_a_file_comes_before_a_shipped_config(workdir: Path) -> None:
 
 
 def test_an_unknown_config_names_the_closest() -> None:
-    with pytest.raises(StorageError, match=r"no config 'meta_quikstart.yaml': no such file. Did you mean 'meta_quick"):
+    with pytest.raises(
+        StorageError,
+        match=r"no config 'meta_quikstart.yaml': no such file. Did you mean 'meta_quick",
+    ):
         find_config("meta_quikstart.yaml")
 
 
-def test_a_config_printed_can_be_fed_back(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_printed_can_be_fed_back(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main(["prune", "--config", "prune_quickstart.yaml", "--print_config"])
     printed = capsys.readouterr().out
@@ -85,21 +97,34 @@ def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, An
 
 
 @pytest.mark.parametrize(
-    "line", ["include: base.yaml", "include: [other.yaml, base.yaml]  # both", "include:\n- base.yaml"]
+    "line",
+    ["include: base.yaml", "include: [other.yaml, base.yaml]  # both", "include:\n- base.yaml"],
 )
-def test_a_config_builds_on_others(line: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_builds_on_others(
+    line: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (workdir / "parts").mkdir()
     (workdir / "parts" / "other.yaml").write_text("seed_everything: 5\nspeed_ups: [9.0]\n")
     (workdir / "parts" / "base.yaml").write_text(
-        "# first\ninclude: prune_quickstart.yaml\ndata:\n  init_args:\n    batch_size: 9\nspeed_ups: [5.0]\n"
+        "# first\ninclude: prune_quickstart.yaml\ndata:\n  init_args:\n    batch_size: "
+        "9\nspeed_ups: [5.0]\n"
     )
-    (workdir / "parts" / "own.yaml").write_text(f"# a comment\n{line}\nfinetune:\n  optimizer: {{lr: 0.5}}\n")
+    (workdir / "parts" / "own.yaml").write_text(
+        f"# a comment\n{line}\nfinetune:\n  optimizer: {{lr: 0.5}}\n"
+    )
     found = printed(["prune", "--config", "parts/own.yaml"], capsys)
     assert found["finetune"]["optimizer"]["lr"] == 0.5  # its own
     assert found["finetune"]["optimizer"]["weight_decay"] == 0.01  # of what base.yaml includes
-    assert (found["data"]["init_args"]["batch_size"], found["speed_ups"]) == (9, [5.0])  # of base.yaml
+    assert (found["data"]["init_args"]["batch_size"], found["speed_ups"]) == (
+        9,
+        [5.0],
+    )  # of base.yaml
     assert "include" not in found
-    flags = ["--speed_ups=[7]", "--config=parts/own.yaml", "--finetune.optimizer.lr=0.25"]  # what comes later wins
+    flags = [
+        "--speed_ups=[7]",
+        "--config=parts/own.yaml",
+        "--finetune.optimizer.lr=0.25",
+    ]  # what comes later wins
     found = printed(["prune", *flags], capsys)
     assert (found["speed_ups"], found["finetune"]["optimizer"]["lr"]) == ([5.0], 0.25)
 
@@ -110,7 +135,9 @@ def test_a_config_that_includes_itself_or_nothing_is_one_message(workdir: Path) 
     with pytest.raises(StorageError, match=r"the config .*a\.yaml includes itself\."):
         resolve_configs(["--config=a.yaml"])
     (workdir / "a.yaml").write_text("include: meta_quikstart.yaml\n")
-    with pytest.raises(StorageError, match=r"no config 'meta_quikstart.yaml'.* Did you mean 'meta_quickstart.yaml'"):
+    with pytest.raises(
+        StorageError, match=r"no config 'meta_quikstart.yaml'.* Did you mean 'meta_quickstart.yaml'"
+    ):
         resolve_configs(["--config", "a.yaml"])
 
 
@@ -119,15 +146,22 @@ def test_a_fast_dev_run_runs_and_keeps_nothing(
     stage: str, line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quickstart = line / "runs" / "quickstart"
-    networks, metanetworks = quickstart / "data_models" / "networks", quickstart / "meta_training" / "metanetworks"
+    networks, metanetworks = (
+        quickstart / "data_models" / "networks",
+        quickstart / "meta_training" / "metanetworks",
+    )
     flags = [f"--network={networks}/seed_0002", f"--metanetwork={metanetworks}"]
-    given = {"data_models data": [], "fit meta": [f"--data.init_args.data_models={networks}"]}.get(stage, flags)
+    given = {"data_models data": [], "fit meta": [f"--data.init_args.data_models={networks}"]}.get(
+        stage, flags
+    )
     main([*tiny(stage, *given), "--trainer.fast_dev_run=2"])
     assert [path for path in workdir.rglob("*") if path.is_file()] == []
     assert stage == "fit meta" or "%" in capsys.readouterr().out  # a table of accuracies
 
 
-def test_an_experiment_has_no_fast_dev_run(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_experiment_has_no_fast_dev_run(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["experiment", "--config=quickstart.yaml", "--trainer.fast_dev_run=true"])
     assert stop.value.code == 1
@@ -135,12 +169,21 @@ def test_an_experiment_has_no_fast_dev_run(workdir: Path, capsys: pytest.Capture
 
 
 def test_overrides_of_a_stage_add_up() -> None:
-    flags = ["--chain.overrides.curve", "{a.b: 1, c: [2]}", "--trainer.devices", "2", "--chain.overrides.curve.c=3"]
+    flags = [
+        "--chain.overrides.curve",
+        "{a.b: 1, c: [2]}",
+        "--trainer.devices",
+        "2",
+        "--chain.overrides.curve.c=3",
+    ]
     more = ["--chain.overrides.prune.d", "x: 1", "--chain.overrides.curve.e", "{f: 4}"]
     *others, curve, prune = join_overrides(["experiment", *flags, *more])
     assert others == ["experiment", "--trainer.devices", "2"]
     assert curve == '--chain.overrides.curve={"a.b": 1, "c": 3, "e": {"f": 4}}'
     assert prune == '--chain.overrides.prune={"d": {"x": 1}}'
     for value in ("3", "{a", ""):
-        with pytest.raises(ConfigError, match=f"expected settings such as '{{trainer.max_epochs: 9}}', got '{value}'"):
+        with pytest.raises(
+            ConfigError,
+            match=f"expected settings such as '{{trainer.max_epochs: 9}}', got '{value}'",
+        ):
             join_overrides(["--matrix.overrides.curve", value])

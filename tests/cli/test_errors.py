@@ -19,7 +19,13 @@ from metaprune_pl.pipelines.run_folder import RunFolder
 from scenes import draw_voc
 
 DATA = ["data_models", "--config", "data_quickstart.yaml"]
-FINETUNE = ["fit", "--model=Finetuning", "--model.network=net", "--model.optimizer.lr=0.02", "--data=Digits"]
+FINETUNE = [
+    "fit",
+    "--model=Finetuning",
+    "--model.network=net",
+    "--model.optimizer.lr=0.02",
+    "--data=Digits",
+]
 META = ["fit", "--config", "meta_quickstart.yaml"]
 EXPERIMENT = ["experiment", "--config=quickstart.yaml"]
 COMPARE = ["compare", "--config=transfer_datasets_quickstart.yaml"]
@@ -33,7 +39,9 @@ def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         main(args)
     message = capsys.readouterr().err
     lines = [line for line in message.splitlines() if line]
-    lines = [line for line in lines if line.startswith("error: ") or " -> " not in line]  # which stage it is of
+    lines = [
+        line for line in lines if line.startswith("error: ") or " -> " not in line
+    ]  # which stage it is of
     assert lines[0].startswith("error: ") and len(lines) <= 2, message
     assert isinstance(stop.value.code, int)
     return stop.value.code, lines[0]
@@ -44,20 +52,39 @@ def test_the_configs_to_start_with_are_there() -> None:
 
 
 def store(folder: str = "net", *, frozen: bool = False) -> None:
-    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1})
-    network = create_network(settings.builder, seed=0, **settings.arguments).requires_grad_(not frozen)
+    settings = NetworkSettings(
+        arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1}
+    )
+    network = create_network(settings.builder, seed=0, **settings.arguments).requires_grad_(
+        not frozen
+    )
     save_network(folder, network, NetworkCard(settings=settings, input_shape=(1, 8, 8)))
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ([*DATA, "--trainer.max_epoch", "3"], "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
-        ([*DATA, "--model.init_args.optimizer.lrr", "3"], "no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
-        ([*DATA, "--model.init_args.seedz", "3"], "DataModelTraining has no setting 'seedz'. Did you mean 'seeds'?"),
+        (
+            [*DATA, "--trainer.max_epoch", "3"],
+            "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?",
+        ),
+        (
+            [*DATA, "--model.init_args.optimizer.lrr", "3"],
+            "no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?",
+        ),
+        (
+            [*DATA, "--model.init_args.seedz", "3"],
+            "DataModelTraining has no setting 'seedz'. Did you mean 'seeds'?",
+        ),
         ([*DATA, "--data", "Digitz"], "data: there is no class 'Digitz'. Did you mean 'Digits'?"),
-        ([*DATA, "--model", "MetaTrainin"], "there is no class 'MetaTrainin'. Did you mean 'MetaTraining'?"),
-        ([*META, "--model.init_args.metanetwork", "PNAMetanetwrk"], "Did you mean 'PNAMetanetwork'?"),
+        (
+            [*DATA, "--model", "MetaTrainin"],
+            "there is no class 'MetaTrainin'. Did you mean 'MetaTraining'?",
+        ),
+        (
+            [*META, "--model.init_args.metanetwork", "PNAMetanetwrk"],
+            "Did you mean 'PNAMetanetwork'?",
+        ),
         ([*DATA, "--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int, got 'abc'."),
         ([*PRUNE, "--pruning.stepp=1"], "no setting 'pruning.stepp'. Did you mean 'pruning.step'?"),
         ([*PRUNE, "--speed-ups=[2]"], "no setting 'speed-ups'. Did you mean 'speed_ups'?"),
@@ -66,27 +93,63 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
             [*EXPERIMENT, "--chain.overrides={prune: {speedups: [2]}}"],
             "no setting 'speedups'. Did you mean 'speed_ups'?",
         ),
-        ([*COMPARE, "--matrix.overrides={curve: {grid.point: 2}}"], "'grid.point'. Did you mean 'grid.points'?"),
-        ([*COMPARE, "--matrix.exchnge=false"], "no setting 'matrix.exchnge'. Did you mean 'matrix.exchange'?"),
-        ([*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.speedups: [2]}}"], "'chain.speed_ups'?"),
         (
-            [*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.images: {class_path: Digitz}}}"],
+            [*COMPARE, "--matrix.overrides={curve: {grid.point: 2}}"],
+            "'grid.point'. Did you mean 'grid.points'?",
+        ),
+        (
+            [*COMPARE, "--matrix.exchnge=false"],
+            "no setting 'matrix.exchnge'. Did you mean 'matrix.exchange'?",
+        ),
+        (
+            [*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.speedups: [2]}}"],
+            "'chain.speed_ups'?",
+        ),
+        (
+            [
+                *COMPARE,
+                "--matrix.experiments={a: {config: quickstart.yaml, chain.images: {class_path: Digitz}}}",
+            ],
             "data: there is no class 'Digitz'. Did you mean 'Digits'?",
         ),
         (["detect", "--data=VOCC"], "data: there is no class 'VOCC'. Did you mean 'VOC'?"),
-        (["detect", "--data=VOC", "--detection.speedups=[2]"], "Did you mean 'detection.speed_ups'?"),
+        (
+            ["detect", "--data=VOC", "--detection.speedups=[2]"],
+            "Did you mean 'detection.speed_ups'?",
+        ),
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
-        (["fit"], "--data, --model must be given, on the command line or in a config (--config CONFIG). For a start:"),
+        (
+            ["fit"],
+            "--data, --model must be given, on the command line or in a config (--config CONFIG). "
+            "For a start:",
+        ),
         (["experiment"], "(--config CONFIG). For a start: --config quickstart.yaml"),
-        ([*PRUNE, "--finetune.optimizer.name=adam"], "finetune.optimizer.name: 'adam' is none of sgd, adamw. Did you"),
-        ([*PRUNE, "--finetune.optimizer={name: adam}"], "error: finetune.optimizer.name: 'adam' is none of"),
-        ([*META, "--model.init_args.optimizer.name=adam"], "error: model.optimizer.name: 'adam' is none of"),
-        ([*PRUNE, "--data=ImageFolder", "--data.folder=x", "--data.normalization={mean: [0.5]}"], "error: --data.norm"),
-        ([*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"], 'text (in quotes, as in "2:4", where YAML reads a'),
+        (
+            [*PRUNE, "--finetune.optimizer.name=adam"],
+            "finetune.optimizer.name: 'adam' is none of sgd, adamw. Did you",
+        ),
+        (
+            [*PRUNE, "--finetune.optimizer={name: adam}"],
+            "error: finetune.optimizer.name: 'adam' is none of",
+        ),
+        (
+            [*META, "--model.init_args.optimizer.name=adam"],
+            "error: model.optimizer.name: 'adam' is none of",
+        ),
+        (
+            [*PRUNE, "--data=ImageFolder", "--data.folder=x", "--data.normalization={mean: [0.5]}"],
+            "error: --data.norm",
+        ),
+        (
+            [*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"],
+            'text (in quotes, as in "2:4", where YAML reads a',
+        ),
         ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
     ],
 )
-def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt(
+    args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, message = fails(args, capsys)
     assert (status, list(workdir.iterdir())) == (2, [])
     assert said in message
@@ -97,55 +160,109 @@ def test_misspelt(args: list[str], said: str, workdir: Path, capsys: pytest.Capt
     [
         (
             ["fit", "--config", "data_quikstart.yaml"],
-            "no such file. Did you mean 'data_quickstart.yaml'? `metaprune --help` lists those that are shipped.",
+            "no such file. Did you mean 'data_quickstart.yaml'? `metaprune --help` lists those "
+            "that are shipped.",
         ),
         ([*PRUNE, "--finetune.epochs=-1"], "error: finetune: epochs is -1; it is at least 0."),
-        ([*PRUNE, "--finetune.optimizer.lr=-1"], "error: finetune.optimizer: lr -1.0 must be above 0"),
-        ([*DATA, "--model.init_args.network.builder", "cifar_resnt"], "Did you mean 'cifar_resnet'?"),
-        ([*DATA, "--model.init_args.network.builder", "torchvision/resnet19"], "Did you mean 'torchvision/resnet1"),
+        (
+            [*PRUNE, "--finetune.optimizer.lr=-1"],
+            "error: finetune.optimizer: lr -1.0 must be above 0",
+        ),
+        (
+            [*DATA, "--model.init_args.network.builder", "cifar_resnt"],
+            "Did you mean 'cifar_resnet'?",
+        ),
+        (
+            [*DATA, "--model.init_args.network.builder", "torchvision/resnet19"],
+            "Did you mean 'torchvision/resnet1",
+        ),
         ([*DATA, "--model.init_args.network.arguments.depth=9"], "depth 9 is not 6n + 2"),
-        ([*DATA, "--model.init_args.network.arguments.deep=9"], "Its arguments: depth, width, num_classes"),
+        (
+            [*DATA, "--model.init_args.network.arguments.deep=9"],
+            "Its arguments: depth, width, num_classes",
+        ),
         (
             [*DATA, "--model.init_args.network={builder: 'helpers:PlainNet', arguments: {}}"],
             "the network does not turn an image of 1x8x8 into scores [1, K]: Given groups=1",
         ),
-        ([*DATA, "--model.init_args.network.arguments.num_classes=5"], "tells 5 classes apart and the data have 10"),
+        (
+            [*DATA, "--model.init_args.network.arguments.num_classes=5"],
+            "tells 5 classes apart and the data have 10",
+        ),
         ([*DATA, "--model.init_args.optimizer.lr=-1"], "lr -1.0 must be above 0"),
         ([*DATA, "--model.init_args.seeds=[1, 1]"], "each once"),
-        ([*DATA, "--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'. Set data.init_args.folder"),
-        ([*DATA, "--data.batch_size=5000"], "Take a smaller batch_size, among the data's init_args."),
+        (
+            [*DATA, "--data=ImageFolder", "--data.folder=nowhere"],
+            "no folder 'nowhere'. Set data.init_args.folder",
+        ),
+        (
+            [*DATA, "--data.batch_size=5000"],
+            "Take a smaller batch_size, among the data's init_args.",
+        ),
         (META, "has 0 data models and 3 are held out"),
         (PRUNE, "no network 'net'. Did you mean"),
         (
             [*PRUNE, "--network=runs/a/b"],
             "no stored network in 'runs/a/b': it has no network.json. `metaprune fit` and",
         ),
-        ([*PRUNE, "--network=cifar_resnet", "--state=none.pt"], "no file 'none.pt' with a network's state."),
-        ([*PRUNE, "--network=resnet18"], "'resnet18' is ambiguous: torchvision/resnet18 or timm/resnet18?"),
-        ([*PRUNE, "--trainer.max_epochs=3"], "no effect on prune: set finetune.epochs and finetune_after.epochs."),
+        (
+            [*PRUNE, "--network=cifar_resnet", "--state=none.pt"],
+            "no file 'none.pt' with a network's state.",
+        ),
+        (
+            [*PRUNE, "--network=resnet18"],
+            "'resnet18' is ambiguous: torchvision/resnet18 or timm/resnet18?",
+        ),
+        (
+            [*PRUNE, "--trainer.max_epochs=3"],
+            "no effect on prune: set finetune.epochs and finetune_after.epochs.",
+        ),
         ([*EXPERIMENT, "--trainer.max_epochs=3"], "no effect on experiment: set it for a"),
         ([*EXPERIMENT, "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
-        ([*EXPERIMENT, "--chain.held_out=5"], "data_quickstart.yaml trains 5 data models and 5 are held out: add"),
-        ([*COMPARE, "--matrix.overrides={data_models: {model.init_args.seeds: [0]}}"], "trains 1 data models and"),
+        (
+            [*EXPERIMENT, "--chain.held_out=5"],
+            "data_quickstart.yaml trains 5 data models and 5 are held out: add",
+        ),
+        (
+            [*COMPARE, "--matrix.overrides={data_models: {model.init_args.seeds: [0]}}"],
+            "trains 1 data models and",
+        ),
         ([*COMPARE, "--trainer.max_epochs=3"], "no effect on compare: set it for a"),
         ([*COMPARE, "--matrix.overrides={prun: {}}"], "'prun' is none of data_models"),
         ([*COMPARE, "--matrix.controls=[nonee]"], "'nonee' is none of none, sparsity_learning"),
         ([*COMPARE, "--matrix.experiments={}"], "matrix.experiments: name at least one."),
-        ([*COMPARE, "--matrix.experiments={a: {confg: x.yaml}}"], "a: name a config of `experiment`: {config:"),
-        ([*COMPARE, "--matrix.experiments={a: {config: quikstart.yaml}}"], "Did you mean 'quickstart.yaml'?"),
         (
-            [*COMPARE, "--matrix.experiments={a: {config: quickstart.yaml, chain.speed_ups: [0.5]}}"],
+            [*COMPARE, "--matrix.experiments={a: {confg: x.yaml}}"],
+            "a: name a config of `experiment`: {config:",
+        ),
+        (
+            [*COMPARE, "--matrix.experiments={a: {config: quikstart.yaml}}"],
+            "Did you mean 'quickstart.yaml'?",
+        ),
+        (
+            [
+                *COMPARE,
+                "--matrix.experiments={a: {config: quickstart.yaml, chain.speed_ups: [0.5]}}",
+            ],
             "speed-ups [0.5]: give one or more numbers of at least 1",
         ),
         (
-            [*COMPARE, "--matrix.overrides={data_models: {data: ImageFolder, data.init_args.folder: nowhere}}"],
+            [
+                *COMPARE,
+                "--matrix.overrides={data_models: {data: ImageFolder, data.init_args.folder: nowhere}}",
+            ],
             "no folder 'nowhere'",
         ),
         (["detect", "--data=Digits"], "a detector learns from boxes: set data to VOC."),
-        (["detect", "--data=VOC", "--trainer.max_epochs=3"], "no effect on detect: set detection.training.epochs"),
+        (
+            ["detect", "--data=VOC", "--trainer.max_epochs=3"],
+            "no effect on detect: set detection.training.epochs",
+        ),
     ],
 )
-def test_impossible(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible(
+    args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, message = fails(args, capsys)
     assert status == 1
     assert said in message
@@ -164,7 +281,9 @@ def test_impossible(args: list[str], said: str, workdir: Path, capsys: pytest.Ca
         (["--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'"),
     ],
 )
-def test_pruning(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pruning(
+    args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store()
     status, message = fails([*PRUNE, *args], capsys)
     assert status == 1
@@ -181,7 +300,9 @@ def build():
 """
 
 
-def test_a_metanetwork_for_other_networks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metanetwork_for_other_networks(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("biased_and_normed.py").write_text(OWN)
     save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4), {})
     (Path("run") / "metanetworks").mkdir(parents=True)
@@ -192,23 +313,25 @@ def test_a_metanetwork_for_other_networks(workdir: Path, capsys: pytest.CaptureF
     status, message = fails([*PRUNE, *args], capsys)
     assert status == 1
     assert (
-        "the metanetwork 'run/metanetworks' does not go with the network: this schema has no place for 'bias' of '0'"
-        in message
+        "the metanetwork 'run/metanetworks' does not go with the network: this schema has no "
+        "place for 'bias' of '0'" in message
     )
-    assert message.endswith("Meta-training is `metaprune fit`; to go without, set metanetwork to null.")
+    assert message.endswith(
+        "Meta-training is `metaprune fit`; to go without, set metanetwork to null."
+    )
     assert not list(workdir.glob("runs/**/*.*"))
 
 
-def test_a_metanetwork_in_place_of_a_network(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metanetwork_in_place_of_a_network(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4), {})
     status, message = fails([*PRUNE, "--network=meta"], capsys)
     assert status == 1
     assert message.endswith("It is a metanetwork's: name that as metanetwork.")
 
 
-DETECTOR = (
-    "{backbone: timm/resnet18, channels: [8, 8, 8, 8], layers: [1, 1, 1, 1], min_size: 64, max_size: 96, head_width: 8}"
-)
+DETECTOR = "{backbone: timm/resnet18, channels: [8, 8, 8, 8], layers: [1, 1, 1, 1], min_size: 64, max_size: 96, head_width: 8}"
 
 
 @pytest.mark.parametrize(
@@ -217,13 +340,18 @@ DETECTOR = (
         (["network=nowhere"], "no network 'nowhere'."),
         (["network=net"], "the network is a CifarResNet, no detector. Set network to faster_rcnn."),
         (["network=meta"], "It is a metanetwork's: name that as metanetwork."),
-        ([f"arguments={DETECTOR}", "speed_ups=[0.5]"], "speed-ups [0.5]: give one or more numbers of at least 1"),
+        (
+            [f"arguments={DETECTOR}", "speed_ups=[0.5]"],
+            "speed-ups [0.5]: give one or more numbers of at least 1",
+        ),
         ([f"arguments={DETECTOR}", "speed_ups=[5000]"], "speed-up 5000x is out of reach"),
         ([f"arguments={DETECTOR}", "metanetwork=net"], "no metanetwork in 'net'."),
         ([f"arguments={DETECTOR}", "metanetwork=meta"], "the metanetwork pads kernels to 3x3, and"),
     ],
 )
-def test_detecting(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_detecting(
+    args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store()
     save_metanetwork("meta", PNAMetanetwork(layers=1, hidden=4, taps=[9]), {})
     draw_voc(workdir / "datasets")
@@ -231,10 +359,16 @@ def test_detecting(args: list[str], said: str, workdir: Path, capsys: pytest.Cap
     status, message = fails(["detect", "--data=VOC", "--trainer.accelerator=cpu", *flags], capsys)
     assert status == 1
     assert said in message
-    assert sorted(path.name for path in workdir.iterdir() if any(path.rglob("*.*"))) == ["datasets", "meta", "net"]
+    assert sorted(path.name for path in workdir.iterdir() if any(path.rglob("*.*"))) == [
+        "datasets",
+        "meta",
+        "net",
+    ]
 
 
-def test_a_folder_with_networks_in_it_names_one(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_networks_in_it_names_one(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store("nets/speed_up_2/network")
     status, message = fails([*PRUNE, "--network=nets"], capsys)
     assert status == 1
@@ -244,7 +378,12 @@ def test_a_folder_with_networks_in_it_names_one(workdir: Path, capsys: pytest.Ca
 def test_another_number_of_classes(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(workdir / "images")
     store()
-    data = ["--data=ImageFolder", "--data.folder=images", "--data.grayscale=true", "--data.cache=cache"]
+    data = [
+        "--data=ImageFolder",
+        "--data.folder=images",
+        "--data.grayscale=true",
+        "--data.cache=cache",
+    ]
     status, message = fails([*PRUNE, *data], capsys)
     assert status == 1
     assert message.endswith("the network tells 10 classes apart and the data have 2.")
@@ -262,7 +401,9 @@ def draw(folder: Path, size: int = 8) -> None:
         for label in ("cat", "dog"):
             (folder / part / label).mkdir(parents=True)
             for number in range(4):
-                Image.new("L", (size, size), 20 * number).save(folder / part / label / f"{number}.jpg")
+                Image.new("L", (size, size), 20 * number).save(
+                    folder / part / label / f"{number}.jpg"
+                )
 
 
 def test_a_class_folder_without_images(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +412,9 @@ def test_a_class_folder_without_images(workdir: Path, capsys: pytest.CaptureFixt
     args = [*DATA, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
     status, message = fails(args, capsys)
     assert status == 1
-    assert message.endswith("the class folder 'images/train/empty' has no images. Add some or remove the folder.")
+    assert message.endswith(
+        "the class folder 'images/train/empty' has no images. Add some or remove the folder."
+    )
     assert sorted(path.name for path in workdir.iterdir() if any(path.rglob("*.*"))) == ["images"]
 
 
@@ -282,7 +425,9 @@ def test_a_truncated_image(workdir: Path, capsys: pytest.CaptureFixture[str]) ->
     args = [*DATA, "--data=ImageFolder", "--data.folder=images", "--data.cache=cache"]
     status, message = fails(args, capsys)
     assert status == 1
-    assert "cannot read the image images/train/cat/1.jpg" in message and message.endswith("Replace or remove it.")
+    assert "cannot read the image images/train/cat/1.jpg" in message and message.endswith(
+        "Replace or remove it."
+    )
 
 
 class Evil:
@@ -293,7 +438,9 @@ class Evil:
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_a_pickle_with_code_is_not_loaded(how: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_with_code_is_not_loaded(
+    how: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store()
     if how == "torch":
         torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
@@ -314,8 +461,9 @@ def test_a_damaged_checkpoint(workdir: Path, capsys: pytest.CaptureFixture[str])
     assert "half.ckpt is" in message
 
 
-def test_an_output_folder_with_another_run(line: Path, monkeypatch: pytest.MonkeyPatch,
-                                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_an_output_folder_with_another_run(
+    line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(line)
     config = (line / "runs/quickstart/data_models/config.yaml").read_text()
     status, message = fails([*DATA, "--trainer.max_epochs=7"], capsys)
@@ -336,14 +484,27 @@ def run(settings: dict[str, Any], key: str, command: str = "prune") -> tuple[Run
     ("changes", "said"),
     [
         ({"speed_ups": [2.0, 3.0]}, "another run (speed_ups: [2.0] -> [2.0, 3.0]). Set"),
-        ({"network": "b", "data": {"class_path": "VOC"}}, "another run (data.class_path: Digits -> VOC, data.init"),
-        ({"finetune": {"epochs": 1}, "speed_ups": None}, "(speed_ups: [2.0] -> null, finetune.epochs: null -> 1)"),
+        (
+            {"network": "b", "data": {"class_path": "VOC"}},
+            "another run (data.class_path: Digits -> VOC, data.init",
+        ),
+        (
+            {"finetune": {"epochs": 1}, "speed_ups": None},
+            "(speed_ups: [2.0] -> null, finetune.epochs: null -> 1)",
+        ),
         ({"a": 1, "b": 2, "c": 3, "d": 4}, "(a: null -> 1, b: null -> 2, c: null -> 3, ...). Set"),
-        ({"trainer": {"devices": 2, "logger": {"a": 1}}, "config": ["x.yaml"]}, "another run (its settings are the sa"),
+        (
+            {"trainer": {"devices": 2, "logger": {"a": 1}}, "config": ["x.yaml"]},
+            "another run (its settings are the sa",
+        ),
     ],
 )
 def test_another_run_says_what_differs(changes: dict[str, Any], said: str, workdir: Path) -> None:
-    settings = {"data": {"class_path": "Digits", "init_args": {"seed": 0}}, "network": "a", "speed_ups": [2.0]}
+    settings = {
+        "data": {"class_path": "Digits", "init_args": {"seed": 0}},
+        "network": "a",
+        "speed_ups": [2.0],
+    }
     folder, config = run(settings, "old")
     folder.start(config)
     folder, config = run({**settings, **changes}, "new")
@@ -369,7 +530,9 @@ def test_an_output_folder_below_a_file(workdir: Path, capsys: pytest.CaptureFixt
 STATE = [*PRUNE, "--network=cifar_resnet", "--arguments={depth: 8, width: 4}", "--state=state.pt"]
 
 
-@pytest.mark.parametrize("text", ["hello", "weights", "<html>", "version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    "text", ["hello", "weights", "<html>", "version https://git-lfs.github.com/spec/v1\n"]
+)
 def test_a_text_is_no_state(text: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("state.pt").write_text(text)
     assert fails(STATE, capsys)[0] == 1
@@ -378,7 +541,9 @@ def test_a_text_is_no_state(text: str, workdir: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_state_that_is_not_finite(value: float, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_that_is_not_finite(
+    value: float, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     network = create_network("cifar_resnet", depth=8, width=4, num_classes=10, in_channels=1)
     next(network.parameters()).data[0, 0, 0, 0] = value
     torch.save(network.state_dict(), "state.pt")
@@ -393,12 +558,17 @@ def test_a_state_that_is_not_finite(value: float, workdir: Path, capsys: pytest.
     ("content", "said"),
     [
         (b"a: 1\nb: [1,\n", "the config my.yaml, line 3, column 1 is no YAML: "),
-        (b"include: prune_quickstart.yaml\na: b: c", "the config my.yaml, line 2, column 5 is no YAML: "),
+        (
+            b"include: prune_quickstart.yaml\na: b: c",
+            "the config my.yaml, line 2, column 5 is no YAML: ",
+        ),
         (b"\xff\xfe\x00\x01", "the config my.yaml is no YAML: it is no text."),
         (b"hello", "the config my.yaml holds no settings, KEY: VALUE."),
     ],
 )
-def test_a_broken_config(content: bytes, said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_config(
+    content: bytes, said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("my.yaml").write_bytes(content)
     status, message = fails(["prune", "--config=my.yaml"], capsys)
     assert (status, list(workdir.iterdir())) == (1, [workdir / "my.yaml"])

@@ -36,7 +36,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"metaprune {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["fit", "prune", "curve", "select", "data_models", "experiment"])
+@pytest.mark.parametrize(
+    "command", ["fit", "prune", "curve", "select", "data_models", "experiment"]
+)
 def test_the_settings_of_a_command_come_before_those_of_lightning(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,7 @@
-"""Networks of one's own that cannot be taken: one clear message each, of `inspect` and of `prune`."""
+"""Networks of one's own that cannot be taken.
+
+One clear message each, of `inspect` and of `prune`.
+"""
 
 from pathlib import Path
 
@@ -56,39 +59,65 @@ CASES = {
 @pytest.mark.filterwarnings("ignore:.*")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("command", ["inspect", "prune"])
-def test_one_message(name: str, command: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_message(
+    name: str, command: str, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     if command == "inspect":
         args = ["inspect", f"{module}:{name}", "--input_shape=1,8,8"]
     else:
-        args = ["prune", "--config=prune_quickstart.yaml", f"--network={module}:{name}", "--metanetwork=null"]
+        args = [
+            "prune",
+            "--config=prune_quickstart.yaml",
+            f"--network={module}:{name}",
+            "--metanetwork=null",
+        ]
     status, message = fails(args, capsys)
     assert status == 1
     assert CASES[name] in message
 
 
 def test_nothing_to_prune(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["prune", "--config=prune_quickstart.yaml", f"--network={module}:linear", "--metanetwork=null"]
+    args = [
+        "prune",
+        "--config=prune_quickstart.yaml",
+        f"--network={module}:linear",
+        "--metanetwork=null",
+    ]
     status, message = fails(args, capsys)
     assert status == 1
-    assert "nothing can be pruned in this network: all its channels are the image's, the classes', or tied" in message
+    assert (
+        "nothing can be pruned in this network: all its channels are the image's, the classes', "
+        "or tied" in message
+    )
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["cifar_resnet", "--input_shape=3,8"], "input_shape '3,8': give channels, height and width, as in 3,224,224."),
+        (
+            ["cifar_resnet", "--input_shape=3,8"],
+            "input_shape '3,8': give channels, height and width, as in 3,224,224.",
+        ),
         (["cifar_resnet", "--figure=graph.doc"], "the name of a picture ends in .png, .pdf, .svg."),
         (["cifar_resnet", "--arguments={depth: 9}"], "depth 9 is not 6n + 2"),
         (["cifar_resnet", "--input_shape=1,8,8"], "cannot be exported with an input of 1x8x8"),
-        (["mixer_b16_224", "--input_shape=3,100,100"], "cannot be exported with an input of 3x100x100"),
+        (
+            ["mixer_b16_224", "--input_shape=3,100,100"],
+            "cannot be exported with an input of 3x100x100",
+        ),
         (["net.py:build"], "'net.py:build' is a file; name the function in it: net:build."),
         (["./my/net.py"], "'./my/net.py' is a file; name the function in it: my.net:FUNCTION."),
-        (["/my/net.py:build"], "is a file; name the function in it: net:build, in the folder where net.py is."),
+        (
+            ["/my/net.py:build"],
+            "is a file; name the function in it: net:build, in the folder where net.py is.",
+        ),
         (["nowhere:build"], "cannot import 'nowhere' for the network 'nowhere:build'"),
         (["cifar_resnet", "--state=none.pt"], "no file 'none.pt'"),
     ],
 )
-def test_inspect(args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect(
+    args: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, message = fails(["inspect", *args], capsys)
     assert status == 1
     assert said in message

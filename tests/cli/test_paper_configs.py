@@ -12,7 +12,9 @@ from fake_data import fake_cifar, fake_folders, fake_svhn
 from metaprune_pl.__main__ import main
 from metaprune_pl.cli.configs import shipped_configs
 
-EXPERIMENTS = sorted(name.removesuffix(".yaml") for name in shipped_configs() if f"meta_{name}" in shipped_configs())
+EXPERIMENTS = sorted(
+    name.removesuffix(".yaml") for name in shipped_configs() if f"meta_{name}" in shipped_configs()
+)
 for ours in ("quickstart", "resnet20_cifar10_jpeg"):  # not the paper's
     EXPERIMENTS.remove(ours)
 COMMANDS = {"data": "data_models", "meta": "fit", "prune": "prune", "curve": "curve"}
@@ -20,9 +22,17 @@ COMMANDS = {"data": "data_models", "meta": "fit", "prune": "prune", "curve": "cu
 
 def test_every_experiment_has_its_stages() -> None:
     assert EXPERIMENTS == [
-        "resnet110_cifar10", "resnet18_cifar10_224", "resnet26_cifar10_224", "resnet50", "resnet56_cifar10",
-        "resnet56_cifar100", "resnet56_cifar10_no_initial", "resnet56_svhn", "vgg19_cifar100", "vit_b_16",
-    ]  # fmt: skip
+        "resnet110_cifar10",
+        "resnet18_cifar10_224",
+        "resnet26_cifar10_224",
+        "resnet50",
+        "resnet56_cifar10",
+        "resnet56_cifar100",
+        "resnet56_cifar10_no_initial",
+        "resnet56_svhn",
+        "vgg19_cifar100",
+        "vit_b_16",
+    ]
     for name in EXPERIMENTS:
         assert {f"{stage}_{name}.yaml" for stage in COMMANDS} <= shipped_configs().keys()
 
@@ -63,12 +73,14 @@ def test_data_models(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     model, initial = found["model"]["init_args"], found["initial"]
     finetune = initial["finetune"]
     assert DATA[name] == (
-        len(model["seeds"]), short(found["trainer"], model["optimizer"]), initial["speed_up"],
+        len(model["seeds"]),
+        short(found["trainer"], model["optimizer"]),
+        initial["speed_up"],
         short(finetune, finetune["optimizer"]),
-    )  # fmt: skip
-    assert found["data"]["init_args"]["batch_size"] * (found["trainer"]["accumulate_grad_batches"] or 1) == (
-        256 if name == "resnet50" else 128
     )
+    assert found["data"]["init_args"]["batch_size"] * (
+        found["trainer"]["accumulate_grad_batches"] or 1
+    ) == (256 if name == "resnet50" else 128)
     depth = model["network"]["arguments"].get("depth")
     assert depth == {"resnet110": 110, "resnet56": 56, "vgg19": 19}.get(name.partition("_")[0])
 
@@ -85,7 +97,8 @@ META: dict[str, Any] = {
     "resnet50": ((6, 16, "resnet", 2e-3), (1e-2, [2]), 32 * 200, 10 / 200),
     "vit_b_16": ((3, 4, "vit", 0.1), (1e-3, []), 32 * 200, 10 / 200),
 }
-"""Layers, hidden, schema and ratios; rate and milestones; images of a big batch on a device; weight of sparsity."""
+"""Layers, hidden, schema and ratios; rate and milestones; images of a big batch on a device; weight
+of sparsity."""
 
 
 @pytest.mark.parametrize("name", META)
@@ -100,21 +113,68 @@ def test_meta_training(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         data["images"]["init_args"]["batch_size"] * data["micro_batches"],
         pytest.approx(model["sparsity"]["weight"], rel=0.001),
     )
-    assert (optimizer["name"], optimizer["weight_decay"], model["sparsity"]["alpha"]) == ("adamw", 5e-4, 4.0)
+    assert (optimizer["name"], optimizer["weight_decay"], model["sparsity"]["alpha"]) == (
+        "adamw",
+        5e-4,
+        4.0,
+    )
     assert data["data_models"] == f"runs/{name}/data_models/networks"
-    assert (data["models_per_step"], data["rounds"]) == {"resnet50": (2, 25), "vit_b_16": (1, 25)}.get(name, (1, 1))
+    assert (data["models_per_step"], data["rounds"]) == {
+        "resnet50": (2, 25),
+        "vit_b_16": (1, 25),
+    }.get(name, (1, 1))
 
 
 PRUNE: dict[str, Any] = {
-    "resnet56_cifar10": ((100, 0.01, 5e-4, [60, 90]), (140, 0.01, 5e-4, [80, 120]), [2.3, 2.9, 3.0], "CIFAR10"),
-    "resnet56_cifar10_no_initial": ((100, 0.01, 5e-4, [60, 90]), (100, 0.01, 5e-4, [60, 90]), [2.5], "CIFAR10"),
-    "resnet110_cifar10": ((100, 0.01, 5e-4, [60, 90]), (140, 0.01, 5e-4, [80, 120]), [4.0], "CIFAR10"),
-    "resnet56_cifar100": ((100, 0.01, 5e-4, [60, 90]), (140, 0.01, 5e-4, [80, 120]), [2.5], "CIFAR100"),
+    "resnet56_cifar10": (
+        (100, 0.01, 5e-4, [60, 90]),
+        (140, 0.01, 5e-4, [80, 120]),
+        [2.3, 2.9, 3.0],
+        "CIFAR10",
+    ),
+    "resnet56_cifar10_no_initial": (
+        (100, 0.01, 5e-4, [60, 90]),
+        (100, 0.01, 5e-4, [60, 90]),
+        [2.5],
+        "CIFAR10",
+    ),
+    "resnet110_cifar10": (
+        (100, 0.01, 5e-4, [60, 90]),
+        (140, 0.01, 5e-4, [80, 120]),
+        [4.0],
+        "CIFAR10",
+    ),
+    "resnet56_cifar100": (
+        (100, 0.01, 5e-4, [60, 90]),
+        (140, 0.01, 5e-4, [80, 120]),
+        [2.5],
+        "CIFAR100",
+    ),
     "resnet56_svhn": ((100, 0.01, 5e-4, [60, 90]), (140, 0.01, 5e-4, [80, 120]), [10.0], "SVHN"),
-    "vgg19_cifar100": ((2000, 0.01, 5e-4, [1850, 1950]), (2000, 0.01, 5e-4, [1850, 1950]), [8.9], "CIFAR100"),
-    "resnet18_cifar10_224": ((100, 0.01, 5e-4, [60, 90]), (140, 0.01, 5e-4, [80, 120]), [2.3], "CIFAR10"),
-    "resnet26_cifar10_224": ((100, 0.01, 5e-4, [60, 90]), (140, 0.01, 5e-4, [80, 120]), [2.3], "CIFAR10"),
-    "resnet50": ((200, 0.01, 1e-4, [120, 160, 185]), (200, 0.01, 1e-4, [120, 160, 185]), [2.3095], "ImageNet"),
+    "vgg19_cifar100": (
+        (2000, 0.01, 5e-4, [1850, 1950]),
+        (2000, 0.01, 5e-4, [1850, 1950]),
+        [8.9],
+        "CIFAR100",
+    ),
+    "resnet18_cifar10_224": (
+        (100, 0.01, 5e-4, [60, 90]),
+        (140, 0.01, 5e-4, [80, 120]),
+        [2.3],
+        "CIFAR10",
+    ),
+    "resnet26_cifar10_224": (
+        (100, 0.01, 5e-4, [60, 90]),
+        (140, 0.01, 5e-4, [80, 120]),
+        [2.3],
+        "CIFAR10",
+    ),
+    "resnet50": (
+        (200, 0.01, 1e-4, [120, 160, 185]),
+        (200, 0.01, 1e-4, [120, 160, 185]),
+        [2.3095],
+        "ImageNet",
+    ),
     "vit_b_16": ((300, 0.01, 0.01, []), (100, 1e-4, 1e-4, []), [1.7], "ImageNet"),
 }
 """Finetuning after the metanetwork and after pruning, targets, images."""
@@ -126,8 +186,11 @@ def test_pruning(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = found["finetune"], found["finetune_after"]
     kind = found["data"]["class_path"].rpartition(".")[2]
     assert PRUNE[name] == (
-        short(before, before["optimizer"]), short(after, after["optimizer"]), found["speed_ups"], kind,
-    )  # fmt: skip
+        short(before, before["optimizer"]),
+        short(after, after["optimizer"]),
+        found["speed_ups"],
+        kind,
+    )
     assert settings(name, capsys)["chain"]["speed_ups"] == found["speed_ups"]
     for key in ("finetune", "data", "criterion", "pruning"):
         assert curve[key] == found[key]
@@ -160,18 +223,36 @@ def overrides(name: str) -> dict[str, dict[str, Any]]:
     builder, arguments = SMALL.get(kind, SMALL["resnet"])
     batch: dict[str, Any] = {"data.init_args.batch_size": 32, "data.init_args.eval_batch_size": 32}
     if kind in {"resnet50", "vit"}:
-        batch |= {"data.init_args.batch_size": 4, "data.init_args.workers": 0, "trainer.accumulate_grad_batches": 2}
+        batch |= {
+            "data.init_args.batch_size": 4,
+            "data.init_args.workers": 0,
+            "trainer.accumulate_grad_batches": 2,
+        }
     if name.endswith("224"):
         batch["data.init_args.image_size"] = 56
-    images = {k.replace("init_args.", "init_args.images.init_args.", 1): v for k, v in batch.items() if "data" in k}
-    network = {"model.init_args.network.builder": builder, "model.init_args.network.arguments": arguments}
+    images = {
+        k.replace("init_args.", "init_args.images.init_args.", 1): v
+        for k, v in batch.items()
+        if "data" in k
+    }
+    network = {
+        "model.init_args.network.builder": builder,
+        "model.init_args.network.arguments": arguments,
+    }
     initial = {"initial.finetune.epochs": 1, "initial.pruning.step": 0.05}
     data = {**batch, **network, "model.init_args.seeds": [0, 1], "trainer.max_epochs": 1}
     if not name.endswith("no_initial"):
         data |= initial
-    small_metanetwork = {f"model.init_args.metanetwork.init_args.{k}": v for k, v in (("layers", 1), ("hidden", 4))}
-    meta = {**images, **small_metanetwork, "data.init_args.micro_batches": 2, "data.init_args.rounds": 1,
-            "data.init_args.models_per_step": 1}  # fmt: skip
+    small_metanetwork = {
+        f"model.init_args.metanetwork.init_args.{k}": v for k, v in (("layers", 1), ("hidden", 4))
+    }
+    meta = {
+        **images,
+        **small_metanetwork,
+        "data.init_args.micro_batches": 2,
+        "data.init_args.rounds": 1,
+        "data.init_args.models_per_step": 1,
+    }
     after = {**batch, "finetune.epochs": 1, "pruning.step": 0.05}
     return {
         "data_models": data,
@@ -184,7 +265,9 @@ def overrides(name: str) -> dict[str, dict[str, Any]]:
 QUICK = {"resnet56_cifar10", "vit_b_16"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in EXPERIMENTS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in EXPERIMENTS]
+)
 def test_an_experiment_runs_on_small_images_of_its_format(name: str, workdir: Path) -> None:
     root = workdir / "datasets"
     if "cifar" in name:
@@ -194,11 +277,19 @@ def test_an_experiment_runs_on_small_images_of_its_format(name: str, workdir: Pa
     else:
         fake_folders(root / "imagenet")
     target = 4.5 if "svhn" in name else 3.2  # its toy data models are pruned to 3x
-    main([
-        "experiment", "--config", f"{name}.yaml", *QUIET, "--trainer.accelerator=cpu", "--chain.held_out=1",
-        "--chain.methods=[metanetwork]", f"--chain.speed_ups=[{target}]",
-        f"--chain.overrides={json.dumps(overrides(name))}",
-    ])  # fmt: skip
+    main(
+        [
+            "experiment",
+            "--config",
+            f"{name}.yaml",
+            *QUIET,
+            "--trainer.accelerator=cpu",
+            "--chain.held_out=1",
+            "--chain.methods=[metanetwork]",
+            f"--chain.speed_ups=[{target}]",
+            f"--chain.overrides={json.dumps(overrides(name))}",
+        ]
+    )
     report = json.loads((workdir / "runs" / name / "report.json").read_text())
     assert [row["method"] for row in report["pruned"]] == ["metanetwork"]
     assert report["pruned"][0]["speed_up"] >= target

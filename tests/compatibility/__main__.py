@@ -1,7 +1,8 @@
 """The compatibility report: `python -m tests.compatibility [NAME ...]` takes networks through the whole line.
 
-Each network runs in a process of its own. Rows go to `tests/compatibility/report.csv`, which is added to, so that a
-stopped report goes on where it was; the summary between the marks in the README is written anew.
+Each network runs in a process of its own. Rows go to `tests/compatibility/report.csv`, which is
+added to, so that a stopped report goes on where it was; the summary between the marks in the README
+is written anew.
 """
 
 import csv
@@ -26,16 +27,31 @@ LIMIT = 900
 def main(names: list[str]) -> None:
     """Run what the report lacks, or the given networks anew, and write the summary."""
     networks = whole_report()
-    rows = {} if not REPORT.exists() else {row["network"]: row for row in csv.DictReader(REPORT.open())}
+    rows = (
+        {}
+        if not REPORT.exists()
+        else {row["network"]: row for row in csv.DictReader(REPORT.open())}
+    )
     todo = names or [name for name in networks if name not in rows]
     for number, name in enumerate(todo, 1):
         row = _in_a_process(name, networks.get(name, 224))
         rows[name] = {key: str(value) for key, value in asdict(row).items()}
-        print(f"{number}/{len(todo)} {name}: {row.verdict} ({row.seconds:.0f} s) {row.error}", flush=True)
-        _write_rows([rows[known] for known in (*networks, *(rows.keys() - networks.keys())) if known in rows])
+        print(
+            f"{number}/{len(todo)} {name}: {row.verdict} ({row.seconds:.0f} s) {row.error}",
+            flush=True,
+        )
+        _write_rows(
+            [
+                rows[known]
+                for known in (*networks, *(rows.keys() - networks.keys()))
+                if known in rows
+            ]
+        )
     text = README.read_text()
     before, rest = text.split(MARKS[0])
-    README.write_text(f"{before}{MARKS[0]}\n{summary(list(rows.values()))}{MARKS[1]}{rest.split(MARKS[1])[1]}")
+    README.write_text(
+        f"{before}{MARKS[0]}\n{summary(list(rows.values()))}{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    )
 
 
 def _in_a_process(name: str, side: int) -> Row:
@@ -66,23 +82,41 @@ def _write_rows(rows: list[dict[str, str]]) -> None:
 
 
 def summary(rows: list[dict[str, str]]) -> str:
-    """Return the table of the README: how many networks of each library pass each step, and every exception."""
+    """Return the table of the README.
+
+    How many networks of each library pass each step, and every exception.
+    """
     steps = {
-        "traced": "traced", "exact": "exact round trip, also pruned", "metanetwork": "metanetwork",
-        "pruned": "pruned to 2x", "trains": "then trains", "loads": "stored, loaded",
-    }  # fmt: skip
-    lines = ["", f"| library | networks | {' | '.join(steps.values())} | coverage, least | seconds, median |"]
+        "traced": "traced",
+        "exact": "exact round trip, also pruned",
+        "metanetwork": "metanetwork",
+        "pruned": "pruned to 2x",
+        "trains": "then trains",
+        "loads": "stored, loaded",
+    }
+    lines = [
+        "",
+        f"| library | networks | {' | '.join(steps.values())} | coverage, least | seconds, median "
+        "|",
+    ]
     lines.append("|---" * (len(steps) + 4) + "|")
     for library in ("torchvision", "timm"):
         own = [row for row in rows if row["network"].startswith(library)]
         counts = [sum(_passes(row, step) for row in own) for step in steps]
-        coverage = min((float(row["coverage"]) for row in own if row["traced"] == "True"), default=0.0)
+        coverage = min(
+            (float(row["coverage"]) for row in own if row["traced"] == "True"), default=0.0
+        )
         seconds = sorted(float(row["seconds"]) for row in own)
         middle = seconds[len(seconds) // 2] if seconds else 0.0
         cells = [str(count) for count in counts]
-        lines.append(f"| {library} | {len(own)} | {' | '.join(cells)} | {100 * coverage:.1f} % | {middle:.0f} |")
+        lines.append(
+            f"| {library} | {len(own)} | {' | '.join(cells)} | {100 * coverage:.1f} % | "
+            f"{middle:.0f} |"
+        )
     failed = [row for row in rows if row["error"]]
-    lines += ["", *(f"- `{row['network']}`: {row['error']}" for row in failed), ""] if failed else [""]
+    lines += (
+        ["", *(f"- `{row['network']}`: {row['error']}" for row in failed), ""] if failed else [""]
+    )
     return "\n".join(lines)
 
 

@@ -13,15 +13,32 @@ from helpers import randomize
 from metaprune_pl.errors import MetapruneError
 from metaprune_pl.graphs import SCHEMAS, WeightGraph, read, trace, write
 from metaprune_pl.metanetworks import PNAMetanetwork
-from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, load_network, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    create_network,
+    load_network,
+    save_network,
+)
 from metaprune_pl.networks.widths import own_state
 from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
-    name: {"aux_logits": False, "init_weights": False} for name in ("torchvision/googlenet", "torchvision/inception_v3")
+    name: {"aux_logits": False, "init_weights": False}
+    for name in ("torchvision/googlenet", "torchvision/inception_v3")
 }
-"""Arguments that a network needs besides its name: one output, and no initialisation of half a minute."""
-ERRORS = (MetapruneError, RuntimeError, AssertionError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+"""Arguments that a network needs besides its name: one output, and no initialisation of half a
+minute."""
+ERRORS = (
+    MetapruneError,
+    RuntimeError,
+    AssertionError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+)
 """What counts as a failure of one network and not of the report."""
 
 
@@ -93,9 +110,13 @@ def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> N
         row.metanetwork = _identity(network, graph, images)
     macs = count_macs(network, image)
     (small,) = prune(
-        network, image, speed_ups=[2.0], base_macs=macs, criterion=GroupNorm(normalize="mean"),
+        network,
+        image,
+        speed_ups=[2.0],
+        base_macs=macs,
+        criterion=GroupNorm(normalize="mean"),
         settings=PruningSettings(step=0.05),
-    )  # fmt: skip
+    )
     row.speed_up = macs / count_macs(small, image)
     row.compared = _comparable(graph)
     small.train()(images).sum().backward()
@@ -104,7 +125,9 @@ def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> N
     row.exact = row.exact and round_trip_is_exact(again, small.state_dict())
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         settings = NetworkSettings(builder=row.network, arguments=arguments)
-        save_network(folder + "/network", small, NetworkCard(settings=settings, input_shape=(3, side, side)))
+        save_network(
+            folder + "/network", small, NetworkCard(settings=settings, input_shape=(3, side, side))
+        )
         loaded, own = load_network(folder + "/network")(images), small(images)
         row.loads = bool(torch.allclose(loaded, own, rtol=1e-4, atol=1e-5 * float(own.abs().max())))
 
@@ -121,8 +144,12 @@ def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
     taps = sorted({connection.shape[3] for connection in graph.connections})
     fresh = PNAMetanetwork(layers=1, hidden=2, schema="universal", kernels="per_size", taps=taps)
     before = network(images)
-    after = torch.func.functional_call(network, fresh.rewrite(graph, own_state(network)), (images,), tie_weights=False)
-    return bool(torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()) + 1e-7))
+    after = torch.func.functional_call(
+        network, fresh.rewrite(graph, own_state(network)), (images,), tie_weights=False
+    )
+    return bool(
+        torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()) + 1e-7)
+    )
 
 
 def _comparable(graph: WeightGraph) -> bool:

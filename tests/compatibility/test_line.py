@@ -1,4 +1,7 @@
-"""Networks of many families through the whole line; `python -m tests.compatibility` does it for all of them."""
+"""Networks of many families through the whole line.
+
+`python -m tests.compatibility` does it for all of them.
+"""
 
 import pytest
 

@@ -15,8 +15,10 @@ from metaprune_pl.data.cifar_svhn import PublicImages
 from metaprune_pl.errors import ConfigError, DataError
 
 SETS: dict[type[PublicImages], Any] = {
-    CIFAR10: fake_cifar, CIFAR100: lambda root: fake_cifar(root, classes=100), SVHN: fake_svhn,
-}  # fmt: skip
+    CIFAR10: fake_cifar,
+    CIFAR100: lambda root: fake_cifar(root, classes=100),
+    SVHN: fake_svhn,
+}
 
 
 @pytest.fixture(params=SETS, ids=lambda kind: kind.__name__)
@@ -26,28 +28,40 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> PublicImages:
     return made
 
 
-def test_every_training_image_is_in_one_part_and_each_part_has_all_classes(data: PublicImages) -> None:
+def test_every_training_image_is_in_one_part_and_each_part_has_all_classes(
+    data: PublicImages,
+) -> None:
     train, validation, test = data.splits
     files = 5 if type(data) is CIFAR10 else 1
     assert len(train.labels) + len(validation.labels) == files * 6 * data.num_classes
     every = torch.cat([train.images, validation.images]).flatten(1)
     assert len(torch.unique(every, dim=0)) == len(every)
     for part in data.splits:
-        assert torch.bincount(part.labels).tolist() == [len(part.labels) // data.num_classes] * data.num_classes
-    assert (data.num_classes, data.input_shape) == (100 if type(data) is CIFAR100 else 10, (3, 32, 32))
+        assert (
+            torch.bincount(part.labels).tolist()
+            == [len(part.labels) // data.num_classes] * data.num_classes
+        )
+    assert (data.num_classes, data.input_shape) == (
+        100 if type(data) is CIFAR100 else 10,
+        (3, 32, 32),
+    )
     assert len(test.labels) == 6 * data.num_classes
 
 
 def test_pixels_and_labels_are_those_of_the_file(data: PublicImages) -> None:
     seed = 5 if type(data) is CIFAR10 else 1
     test = data.splits.test
-    assert torch.equal(test.images, torch.from_numpy(pixels(len(test.labels), seed).transpose(0, 3, 1, 2).copy()))
+    assert torch.equal(
+        test.images, torch.from_numpy(pixels(len(test.labels), seed).transpose(0, 3, 1, 2).copy())
+    )
     first = [1, 2, 3] if type(data) is SVHN else [0, 1, 2]  # SVHN's 10 is the digit 0
     assert test.labels[:3].tolist() == first
     assert int(test.labels.max()) == data.num_classes - 1
 
 
-def test_training_images_are_shifted_and_mirrored_but_digits_are_not_mirrored(data: PublicImages) -> None:
+def test_training_images_are_shifted_and_mirrored_but_digits_are_not_mirrored(
+    data: PublicImages,
+) -> None:
     assert data.augmentation == Augmentation(shift=4, flip=type(data) is not SVHN)
     batch = next(iter(data.train_loader()))
     images, labels = data.finish(batch, train=True)
@@ -59,7 +73,8 @@ def test_missing_files_are_named_with_the_place_and_the_way_out(tmp_path: Path) 
     with pytest.raises(DataError) as caught:
         CIFAR10(root=str(tmp_path / "here")).prepare_data()
     assert str(caught.value) == (
-        f"no CIFAR10 in '{tmp_path}/here': there is no cifar-10-batches-py/data_batch_1. Set data.init_args.download "
+        f"no CIFAR10 in '{tmp_path}/here': there is no cifar-10-batches-py/data_batch_1. Set "
+        "data.init_args.download "
         "to true to fetch it, or data.init_args.root to the folder that has it."
     )
     fake_cifar(tmp_path)
@@ -77,12 +92,15 @@ def test_a_download_that_fails_is_one_message(
 
     monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", offline)
     with pytest.raises(
-        DataError, match=rf"cannot download {kind.__name__} to '{tmp_path}': no route to host\. Put its"
+        DataError,
+        match=rf"cannot download {kind.__name__} to '{tmp_path}': no route to host\. Put its",
     ):
         kind(root=str(tmp_path), download=True).prepare_data()
 
 
-def test_what_is_there_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_is_not_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_svhn(tmp_path)
     fetched: list[SVHN] = []
     monkeypatch.setattr(SVHN, "fetch", fetched.append)
@@ -90,12 +108,18 @@ def test_what_is_there_is_not_downloaded_again(tmp_path: Path, monkeypatch: pyte
     assert not fetched
 
 
-@pytest.mark.parametrize(("kind", "file"), [(CIFAR100, "cifar-100-python/train"), (SVHN, "train_32x32.mat")])
+@pytest.mark.parametrize(
+    ("kind", "file"), [(CIFAR100, "cifar-100-python/train"), (SVHN, "train_32x32.mat")]
+)
 @pytest.mark.parametrize("length", [0, 100])
-def test_a_truncated_file_is_named(kind: type[PublicImages], file: str, length: int, tmp_path: Path) -> None:
+def test_a_truncated_file_is_named(
+    kind: type[PublicImages], file: str, length: int, tmp_path: Path
+) -> None:
     SETS[kind](tmp_path)
     os.truncate(tmp_path / file, length)
-    with pytest.raises(DataError, match=f"cannot read {tmp_path / file}: .*Remove it and fetch it again"):
+    with pytest.raises(
+        DataError, match=f"cannot read {tmp_path / file}: .*Remove it and fetch it again"
+    ):
         kind(root=str(tmp_path)).prepare_data()
 
 
@@ -118,7 +142,9 @@ def test_a_fraction_is_balanced_and_the_same_for_a_seed(tmp_path: Path) -> None:
         return CIFAR10(root=str(tmp_path), fraction=fraction, seed=seed, batch_size=8)
 
     tenth, whole = used(0.1), used(1.0)
-    assert torch.bincount(tenth.splits.train.labels).tolist() == [9] * 10  # 5 files of 20, less 10, of which 0.1
+    assert (
+        torch.bincount(tenth.splits.train.labels).tolist() == [9] * 10
+    )  # 5 files of 20, less 10, of which 0.1
     assert torch.equal(tenth.splits.validation.images, whole.splits.validation.images)
     assert torch.equal(tenth.splits.train.images, used(0.1).splits.train.images)
     assert not torch.equal(tenth.splits.train.images, used(0.1, seed=1).splits.train.images)
@@ -126,13 +152,17 @@ def test_a_fraction_is_balanced_and_the_same_for_a_seed(tmp_path: Path) -> None:
     assert {tuple(image.tolist()) for image in tenth.splits.train.images.flatten(1)[:, :50]} <= rows
 
 
-@pytest.mark.parametrize("setting", [{"validation_share": 1.0}, {"fraction": 0.0}, {"fraction": 1.5}])
+@pytest.mark.parametrize(
+    "setting", [{"validation_share": 1.0}, {"fraction": 0.0}, {"fraction": 1.5}]
+)
 def test_shares_that_are_none_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"data\.\w+ is .*; it lies between 0 and 1"):
         CIFAR10(**setting)  # type: ignore[arg-type]
 
 
-def test_enlarged_images_are_cut_at_random_in_training_and_from_the_middle_otherwise(tmp_path: Path) -> None:
+def test_enlarged_images_are_cut_at_random_in_training_and_from_the_middle_otherwise(
+    tmp_path: Path,
+) -> None:
     fake_cifar(tmp_path)
     data = CIFAR10(root=str(tmp_path), image_size=56, augmentation=Augmentation())
     assert data.input_shape == (3, 56, 56)

@@ -33,11 +33,15 @@ def one_by_one(images: Tensor, draws: Tensor, shift: int, flip: bool) -> Tensor:
 
 def batch_of(count: int = 12) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(1, 256, (count, 2, 5, 4), generator=generator, dtype=torch.uint8)  # higher than wide
+    images = torch.randint(
+        1, 256, (count, 2, 5, 4), generator=generator, dtype=torch.uint8
+    )  # higher than wide
     return images, torch.rand(count, 3, generator=generator)
 
 
-@pytest.mark.parametrize(("shift", "flip"), [(0, False), (0, True), (1, False), (2, True), (3, True)])
+@pytest.mark.parametrize(
+    ("shift", "flip"), [(0, False), (0, True), (1, False), (2, True), (3, True)]
+)
 def test_augmenting_a_batch_is_augmenting_its_images_one_by_one(shift: int, flip: bool) -> None:
     images, draws = batch_of()
     before = images.clone()
@@ -96,7 +100,9 @@ def test_digits_are_split_into_1000_397_and_400_images_that_are_all_of_them() ->
     assert [len(part.labels) for part in splits] == [1000, 397, 400]
     pixels, digits = load_digits(return_X_y=True)
     expected = np.concatenate([np.rint(pixels * 255 / 16), digits[:, None]], 1).astype(np.int64)
-    found = torch.cat([torch.cat([p.images.flatten(1).long(), p.labels[:, None]], 1) for p in splits]).numpy()
+    found = torch.cat(
+        [torch.cat([p.images.flatten(1).long(), p.labels[:, None]], 1) for p in splits]
+    ).numpy()
     assert len(found) == 1797
 
     def in_order(rows: np.ndarray) -> np.ndarray:
@@ -109,9 +115,13 @@ def test_the_split_of_digits_is_the_same_for_every_seed_and_for_ever() -> None:
     first, second = Digits(seed=0).splits, Digits(seed=7).splits
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
-    assert [part.labels[:10].tolist() for part in first] == [  # as it was when the program was written
-        [6, 5, 5, 7, 9, 9, 8, 4, 6, 8], [9, 9, 9, 1, 0, 7, 5, 1, 0, 3], [5, 5, 6, 0, 6, 0, 3, 4, 0, 6]
-    ]  # fmt: skip
+    assert [
+        part.labels[:10].tolist() for part in first
+    ] == [  # as it was when the program was written
+        [6, 5, 5, 7, 9, 9, 8, 4, 6, 8],
+        [9, 9, 9, 1, 0, 7, 5, 1, 0, 3],
+        [5, 5, 6, 0, 6, 0, 3, 4, 0, 6],
+    ]
 
 
 def test_digits_are_normalised_by_the_training_images() -> None:
@@ -160,15 +170,22 @@ def module(folder: Path, cache: Path, **options: Any) -> ImageFolder:
     return ImageFolder(folder=str(folder), cache=str(cache), **options)
 
 
-def test_train_and_test_folders_are_kept_apart_and_validation_is_a_share_of_train(tmp_path: Path) -> None:
+def test_train_and_test_folders_are_kept_apart_and_validation_is_a_share_of_train(
+    tmp_path: Path,
+) -> None:
     draw_classes(tmp_path / "set" / "train", {"zebra": 10, "ant": 10})  # 0-9 and 10-19
-    draw_classes(tmp_path / "set" / "test", {"zebra": 2, "ant": 3}, start=100)  # 100, 101 and 102-104
+    draw_classes(
+        tmp_path / "set" / "test", {"zebra": 2, "ant": 3}, start=100
+    )  # 100, 101 and 102-104
     data = module(tmp_path / "set", tmp_path / "cache", validation_share=0.2)
     train, validation, test = data.splits
     assert (data.num_classes, data.input_shape) == (2, (3, 5, 6))
     assert (len(train.labels), len(validation.labels)) == (16, 4)
     assert sorted(values(train.images) + values(validation.images)) == list(range(20))
-    for part in (train, validation):  # classes are numbered in the order of the alphabet: ant, zebra
+    for part in (
+        train,
+        validation,
+    ):  # classes are numbered in the order of the alphabet: ant, zebra
         assert [int(value < 10) for value in values(part.images)] == part.labels.tolist()
     assert torch.bincount(validation.labels).tolist() == [2, 2]
     assert values(test.images) == [102, 103, 104, 100, 101]
@@ -188,22 +205,30 @@ def test_images_are_normalised_as_the_network_was_trained(tmp_path: Path) -> Non
         Normalization(mean=(0.5,), std=(0.0,))
 
 
-def test_class_folders_alone_are_split_class_by_class_and_always_the_same_way(tmp_path: Path) -> None:
+def test_class_folders_alone_are_split_class_by_class_and_always_the_same_way(
+    tmp_path: Path,
+) -> None:
     draw_classes(tmp_path / "set", {"a": 20, "b": 10})
-    splits = module(tmp_path / "set", tmp_path / "cache", validation_share=0.25, test_share=0.2).splits
+    splits = module(
+        tmp_path / "set", tmp_path / "cache", validation_share=0.25, test_share=0.2
+    ).splits
     # test: 4 of 20 and 2 of 10; validation: 4 of 16 and 2 of 8
     assert [torch.bincount(part.labels).tolist() for part in splits] == [[12, 6], [4, 2], [4, 2]]
     assert sorted(value for part in splits for value in values(part.images)) == list(range(30))
     for part in splits:
         assert [int(value >= 20) for value in values(part.images)] == part.labels.tolist()
-    again = module(tmp_path / "set", tmp_path / "other cache", validation_share=0.25, test_share=0.2, seed=9).splits
+    again = module(
+        tmp_path / "set", tmp_path / "other cache", validation_share=0.25, test_share=0.2, seed=9
+    ).splits
     for a, b in zip(splits, again, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
 
 
 def test_every_class_is_in_every_part_however_small_the_share(tmp_path: Path) -> None:
     draw_classes(tmp_path / "set", {"a": 6, "b": 6})
-    splits = module(tmp_path / "set", tmp_path / "cache", validation_share=0.01, test_share=0.01).splits
+    splits = module(
+        tmp_path / "set", tmp_path / "cache", validation_share=0.01, test_share=0.01
+    ).splits
     assert [torch.bincount(part.labels).tolist() for part in splits] == [[4, 4], [1, 1], [1, 1]]
 
 
@@ -214,7 +239,9 @@ def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
         for number in range(4):
             pixels[name, number] = generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)
             (tmp_path / "set" / "train" / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[name, number]).save(tmp_path / "set" / "train" / name / f"{number}.png")
+            Image.fromarray(pixels[name, number]).save(
+                tmp_path / "set" / "train" / name / f"{number}.png"
+            )
     (tmp_path / "set" / "test").symlink_to(tmp_path / "set" / "train")
     test = module(tmp_path / "set", tmp_path / "cache").splits.test
     expected = np.stack([pixels[key] for key in sorted(pixels)]).transpose(0, 3, 1, 2)
@@ -270,7 +297,9 @@ def test_the_cache_is_made_again_when_the_folder_changes(tmp_path: Path, change:
     assert sorted(v for part in after for v in values(part.images)) == sorted(expected)
     for part in after:
         is_b = [5 <= value < 10 for value in values(part.images)]
-        assert part.labels.tolist() == [int(b) if change != "class renamed" else int(not b) for b in is_b]
+        assert part.labels.tolist() == [
+            int(b) if change != "class renamed" else int(not b) for b in is_b
+        ]
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
@@ -303,7 +332,9 @@ def test_a_class_folder_without_images_is_an_error_that_names_it(tmp_path: Path)
     draw_classes(tmp_path / "set", {"a": 3, "b": 3})
     (tmp_path / "set" / "empty").mkdir()
     (tmp_path / "set" / "empty" / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match=f"the class folder '{tmp_path / 'set' / 'empty'}' has no images"):
+    with pytest.raises(
+        DataError, match=f"the class folder '{tmp_path / 'set' / 'empty'}' has no images"
+    ):
         _ = module(tmp_path / "set", tmp_path / "cache").splits
 
 
@@ -314,7 +345,9 @@ def test_a_class_with_too_few_images_to_split_is_an_error(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("length", [0, 100, 900])
-def test_a_truncated_image_is_an_error_that_names_it_and_no_cache_is_left(tmp_path: Path, length: int) -> None:
+def test_a_truncated_image_is_an_error_that_names_it_and_no_cache_is_left(
+    tmp_path: Path, length: int
+) -> None:
     draw_classes(tmp_path / "set", {"a": 4, "b": 4}, size=(32, 32))
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     file = tmp_path / "set" / "b" / "photo.jpg"
@@ -326,7 +359,9 @@ def test_a_truncated_image_is_an_error_that_names_it_and_no_cache_is_left(tmp_pa
     assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
 
 
-def test_images_of_different_sizes_are_an_error_that_names_both_and_the_setting(tmp_path: Path) -> None:
+def test_images_of_different_sizes_are_an_error_that_names_both_and_the_setting(
+    tmp_path: Path,
+) -> None:
     draw_classes(tmp_path / "set", {"a": 4, "b": 4})
     odd = tmp_path / "set" / "b" / "02.png"
     draw(odd, 3, size=(7, 5))
@@ -340,7 +375,9 @@ def test_images_of_different_sizes_are_an_error_that_names_both_and_the_setting(
 def test_train_and_test_of_different_classes_are_an_error(tmp_path: Path) -> None:
     draw_classes(tmp_path / "set" / "train", {"a": 3, "b": 3})
     draw_classes(tmp_path / "set" / "test", {"a": 3, "c": 3})
-    with pytest.raises(DataError, match=r"differ in their classes: b only in '.*/train'; c only in '.*/test'\."):
+    with pytest.raises(
+        DataError, match=r"differ in their classes: b only in '.*/train'; c only in '.*/test'\."
+    ):
         _ = module(tmp_path / "set", tmp_path / "cache").splits
 
 
@@ -353,7 +390,9 @@ def test_train_and_test_of_different_sizes_are_an_error(tmp_path: Path) -> None:
         _ = module(tmp_path / "set", tmp_path / "cache").splits
 
 
-@pytest.mark.parametrize("setting", [{"validation_share": 0.0}, {"test_share": 1.0}, {"validation_share": 1.5}])
+@pytest.mark.parametrize(
+    "setting", [{"validation_share": 0.0}, {"test_share": 1.0}, {"validation_share": 1.5}]
+)
 def test_shares_outside_0_to_1_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="lies between 0 and 1"):
         ImageFolder(folder="anywhere", **setting)

@@ -14,7 +14,13 @@ COUNT = 24
 
 
 def loader(
-    batch_size: int = 4, *, count: int = COUNT, train: bool = True, seed: int = 0, rank: int = 0, ranks: int = 1
+    batch_size: int = 4,
+    *,
+    count: int = COUNT,
+    train: bool = True,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> TensorLoader:
     """Images whose only pixel, and label, is their number."""
     numbers = torch.arange(count)
@@ -54,7 +60,9 @@ def test_the_next_epoch_serves_every_image_once_in_another_order_with_other_draw
     first, second = list(data), list(data)
     assert sorted(labels(second)) == list(range(COUNT))
     assert labels(first) != labels(second)
-    draws = [dict(zip(labels(epoch), joined(epoch).draws, strict=True)) for epoch in (first, second)]
+    draws = [
+        dict(zip(labels(epoch), joined(epoch).draws, strict=True)) for epoch in (first, second)
+    ]
     assert not any(torch.equal(draws[0][number], draws[1][number]) for number in range(COUNT))
 
 
@@ -76,7 +84,9 @@ def test_training_drops_the_incomplete_last_batch_and_evaluation_serves_it() -> 
 
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
-def test_a_loader_that_takes_over_in_the_middle_or_at_the_end_of_an_epoch_goes_on_exactly(stop: int) -> None:
+def test_a_loader_that_takes_over_in_the_middle_or_at_the_end_of_an_epoch_goes_on_exactly(
+    stop: int,
+) -> None:
     whole = loader()
     list(whole)  # one epoch before
     batches = [*whole, *whole]
@@ -101,7 +111,9 @@ def test_the_state_is_plain_numbers_that_a_new_loader_starts_from_zero() -> None
 
 
 @pytest.mark.parametrize("make", [lambda: loader(), lambda: meta()], ids=["images", "meta"])
-def test_an_epoch_that_is_asked_for_is_the_same_whatever_came_before(make: Callable[[], Resumable]) -> None:
+def test_an_epoch_that_is_asked_for_is_the_same_whatever_came_before(
+    make: Callable[[], Resumable],
+) -> None:
     fresh, used = make(), make()
     whole = [list(fresh) for _ in range(4)]
     list(islice(used, 2))
@@ -142,7 +154,9 @@ def test_two_ranks_evaluate_every_image_once(count: int) -> None:
 
 
 def test_fewer_images_than_one_batch_on_each_device_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"batch_size 16 on 2 device.* needs 32 training images; there are 24"):
+    with pytest.raises(
+        ConfigError, match=r"batch_size 16 on 2 device.* needs 32 training images; there are 24"
+    ):
         loader(16, ranks=2)
     assert len(list(loader(16, train=False))) == 2
 
@@ -161,8 +175,12 @@ def meta(
 ) -> MetaLoader:
     images = loader(2, count=count, rank=rank, ranks=ranks)
     return MetaLoader(
-        images, models=4, micro_batches=micro_batches, rounds=rounds, models_per_step=models_per_step
-    )  # fmt: skip
+        images,
+        models=4,
+        micro_batches=micro_batches,
+        rounds=rounds,
+        models_per_step=models_per_step,
+    )
 
 
 def big_batches(batches: list[MetaBatch]) -> list[list[MetaBatch]]:
@@ -195,7 +213,9 @@ def test_meta_epochs_go_through_all_images_before_any_comes_again() -> None:
     seen = labels(list(data))
     assert sorted(seen[:24]) == sorted(seen[24:]) == list(range(24))
     assert seen[:24] != seen[24:]
-    assert sorted(labels(list(islice(data, 12)))) == list(range(24))  # the next epoch goes on with the third pass
+    assert sorted(labels(list(islice(data, 12)))) == list(
+        range(24)
+    )  # the next epoch goes on with the third pass
 
 
 @pytest.mark.parametrize("count", [24, 27])
@@ -205,14 +225,18 @@ def test_two_ranks_see_the_big_batches_of_one_with_twice_the_micro_batches(count
         big, parts = big_batches(list(one)), [big_batches(list(rank)) for rank in ranks]
         assert len(big) == len(parts[0]) == len(parts[1]) == 8
         for whole, left, right in zip(big, *parts, strict=True):
-            assert {b.models for b in whole} == {b.models for b in left} == {b.models for b in right}
+            assert (
+                {b.models for b in whole} == {b.models for b in left} == {b.models for b in right}
+            )
             for found, expected in zip(left + right, whole, strict=True):
                 assert same(found[:3], expected[:3])
 
 
 @pytest.mark.parametrize("models", [2, 4])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_take_different_data_models_and_see_together_what_one_rank_sees(models: int, ranks: int) -> None:
+def test_ranks_take_different_data_models_and_see_together_what_one_rank_sees(
+    models: int, ranks: int
+) -> None:
     shared = max(1, ranks // models)  # ranks that share a data model
     one = meta(2 * shared, models_per_step=models)
     several = [meta(2, rank=rank, ranks=ranks, models_per_step=models) for rank in range(ranks)]
@@ -220,13 +244,21 @@ def test_ranks_take_different_data_models_and_see_together_what_one_rank_sees(mo
         whole, parts = list(one), [list(loader) for loader in several]
         assert sum(batch.last for batch in whole) == 8 // models  # 4 models x 2 rounds
         assert all(sum(batch.last for batch in part) == 8 // models for part in parts)
-        rows = [[batch for part in parts for batch in part[i : i + len(part) * models // 8]]
-                for i in range(0, len(parts[0]), len(parts[0]) * models // 8)]  # fmt: skip
+        rows = [
+            [batch for part in parts for batch in part[i : i + len(part) * models // 8]]
+            for i in range(0, len(parts[0]), len(parts[0]) * models // 8)
+        ]
         for found, expected in zip([batch for row in rows for batch in row], whole, strict=True):
-            assert same(found[:3], expected[:3]) and found.models[found.part] == expected.models[expected.part]
+            assert (
+                same(found[:3], expected[:3])
+                and found.models[found.part] == expected.models[expected.part]
+            )
         assert {len(batch.models) for batch in whole} == {models}
         assert {len(batch.models) for part in parts for batch in part} == {max(1, models // ranks)}
-        steps = [whole[i : i + len(whole) * models // 8] for i in range(0, len(whole), len(whole) * models // 8)]
+        steps = [
+            whole[i : i + len(whole) * models // 8]
+            for i in range(0, len(whole), len(whole) * models // 8)
+        ]
         assert all({batch.part for batch in step} == set(range(models)) for step in steps)
 
 

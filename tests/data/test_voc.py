@@ -36,10 +36,14 @@ def test_boxes_hold_their_colours_mirrored_or_not(root: Path) -> None:
     for batch in data.loader("train", train=True):
         for image, target in zip(batch.images, batch.targets, strict=True):
             inside = torch.zeros(image.shape[1:], dtype=torch.bool)
-            for (left, top, right, bottom), label in zip(target["boxes"].int().tolist(), target["labels"], strict=True):
+            for (left, top, right, bottom), label in zip(
+                target["boxes"].int().tolist(), target["labels"], strict=True
+            ):
                 inside[top:bottom, left:right] = True
                 middle = image[:, (top + bottom) // 2, (left + right) // 2].float()
-                assert int(middle.argmax()) == {1: 0, 6: 2}[int(label)]  # aeroplanes are red, buses are blue
+                assert (
+                    int(middle.argmax()) == {1: 0, 6: 2}[int(label)]
+                )  # aeroplanes are red, buses are blue
             grey = (image.float() - 128).abs().amax(0) < 60
             assert float((grey == ~inside).float().mean()) > 0.97
             seen += 1
@@ -93,7 +97,14 @@ def test_descriptions(workdir: Path) -> None:
 
 def test_missing_data_are_one_message(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["detect", "--data=VOC", "--trainer.accelerator=cpu", "--detection.arguments={head_width: 8}"])
+        main(
+            [
+                "detect",
+                "--data=VOC",
+                "--trainer.accelerator=cpu",
+                "--detection.arguments={head_width: 8}",
+            ]
+        )
     assert stop.value.code == 1
     error = capsys.readouterr().err
     assert "error: no VOC 2007 in 'datasets'" in error and "data.init_args.download" in error

@@ -1,4 +1,7 @@
-"""Ways in which networks compute with their weights and channels: each is traced, read back exactly, and pruned."""
+"""Ways in which networks compute with their weights and channels.
+
+Each is traced, read back exactly, and pruned.
+"""
 
 import pytest
 import torch
@@ -8,7 +11,14 @@ from torch import Tensor, nn
 from helpers import randomize
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs import SCHEMAS, WeightGraph, read, trace, write
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, find_groups, prunable_groups, prune
+from metaprune_pl.pruning import (
+    GroupNorm,
+    PruningSettings,
+    count_macs,
+    find_groups,
+    prunable_groups,
+    prune,
+)
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -36,7 +46,11 @@ class _Standardized(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = F.batch_norm(
-            self.weight.reshape(1, self.out_channels, -1), None, None, weight=self.gain.view(-1), training=True
+            self.weight.reshape(1, self.out_channels, -1),
+            None,
+            None,
+            weight=self.gain.view(-1),
+            training=True,
         )
         return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
 
@@ -115,9 +129,17 @@ class _NormedHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        qkv = self.qkv(x.flatten(2).transpose(1, 2)).reshape(batch, height * width, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(x.flatten(2).transpose(1, 2))
+            .reshape(batch, height * width, 3, 2, -1)
+            .permute(2, 0, 3, 1, 4)
+        )
         out = F.scaled_dot_product_attention(self.norm(qkv[0]), self.norm(qkv[1]), qkv[2])
-        return self.proj(out.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(batch, -1, height, width)
+        return (
+            self.proj(out.transpose(1, 2).flatten(2))
+            .transpose(1, 2)
+            .reshape(batch, -1, height, width)
+        )
 
 
 class _Recurrent(nn.Module):
@@ -125,7 +147,11 @@ class _Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.before, self.lstm, self.after = nn.Conv2d(8, 6, 1), nn.LSTM(6, 4, batch_first=True), nn.Linear(4, 8)
+        self.before, self.lstm, self.after = (
+            nn.Conv2d(8, 6, 1),
+            nn.LSTM(6, 4, batch_first=True),
+            nn.Linear(4, 8),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out, _ = self.lstm(self.before(x).flatten(2).transpose(1, 2))
@@ -150,12 +176,19 @@ def _twice() -> nn.Module:
 
 
 BLOCKS = {
-    "standardized": _Standardized, "blur": _Blur, "channel attention": _ChannelAttention, "wrapped": _Wrapped,
-    "along channels": _AlongChannels, "partly mixed": _PartlyMixed, "split attention": _SplitAttention,
-    "normed heads": _NormedHeads, "recurrent": _Recurrent, "twice": _twice,
+    "standardized": _Standardized,
+    "blur": _Blur,
+    "channel attention": _ChannelAttention,
+    "wrapped": _Wrapped,
+    "along channels": _AlongChannels,
+    "partly mixed": _PartlyMixed,
+    "split attention": _SplitAttention,
+    "normed heads": _NormedHeads,
+    "recurrent": _Recurrent,
+    "twice": _twice,
     "transposed": lambda: nn.ConvTranspose2d(8, 8, 2, stride=2),
     "transposed groups": lambda: nn.ConvTranspose2d(8, 8, 2, stride=2, groups=4),
-}  # fmt: skip
+}
 
 
 def _network(name: str) -> nn.Module:
@@ -175,9 +208,13 @@ def test_traced_exact_and_pruned(name: str) -> None:
     macs = count_macs(network, IMAGE)
     _assert_exact(network, trace(network, IMAGE))
     (small,) = prune(
-        network, IMAGE, speed_ups=[1.5], base_macs=macs, criterion=GroupNorm(normalize="mean"),
+        network,
+        IMAGE,
+        speed_ups=[1.5],
+        base_macs=macs,
+        criterion=GroupNorm(normalize="mean"),
         settings=PruningSettings(step=0.02),
-    )  # fmt: skip
+    )
     assert macs / count_macs(small, IMAGE) >= 1.5
     small.train()(torch.randn(2, *IMAGE.shape[1:])).sum().backward()
     _assert_exact(small, trace(small.eval(), IMAGE))
@@ -192,9 +229,12 @@ def test_the_gain_of_a_standardized_convolution_is_a_scale_of_its_neurons() -> N
 
 def test_parts_of_a_layer_that_go_different_ways_are_pruning_groups_of_their_own() -> None:
     groups = find_groups(trace(_network("partly mixed"), IMAGE))
-    assert [(name, int(size)) for name, size in zip(groups.names, groups.sizes(), strict=True)][1:3] == [
-        ("first", 5), ("first:2", 3),
-    ]  # fmt: skip
+    assert [(name, int(size)) for name, size in zip(groups.names, groups.sizes(), strict=True)][
+        1:3
+    ] == [
+        ("first", 5),
+        ("first:2", 3),
+    ]
 
 
 def test_neurons_around_a_recurrent_layer_stay() -> None:
@@ -215,5 +255,7 @@ class _Routed(nn.Module):
 
 
 def test_weights_that_depend_on_the_image_are_an_error_that_names_the_module() -> None:
-    with pytest.raises(TraceError, match=r"'aten.conv2d.default' with computed weights.*module 'block'"):
+    with pytest.raises(
+        TraceError, match=r"'aten.conv2d.default' with computed weights.*module 'block'"
+    ):
         trace(_Around(_Routed()), IMAGE)

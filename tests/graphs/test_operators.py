@@ -63,7 +63,9 @@ class _PreActivation(nn.Module):
         return self.fc(torch.relu(self.bn3(x)).mean((2, 3)))
 
 
-def test_a_norm_on_a_stream_that_others_read_is_a_neuron_group_of_its_own_with_a_diagonal_connection() -> None:
+def test_a_norm_on_a_stream_that_others_read_is_a_neuron_group_of_its_own_with_a_diagonal_connection() -> (
+    None
+):
     network = randomize(_PreActivation())
     graph = trace(network, IMAGE)
     for norm, stream in (("bn1", "stem"), ("bn3", "conv2")):
@@ -76,7 +78,15 @@ def test_a_norm_on_a_stream_that_others_read_is_a_neuron_group_of_its_own_with_a
     # bn2 alone reads conv1's output, so it is conv1's norm
     assert group_of(graph, "conv1").slots["norm.var"] == "bn2.running_var"
     assert group_of(graph, "stem").slots == {}
-    assert [group.name for group in graph.groups] == ["input", "stem", "bn1", "conv1", "conv2", "bn3", "fc"]
+    assert [group.name for group in graph.groups] == [
+        "input",
+        "stem",
+        "bn1",
+        "conv1",
+        "conv2",
+        "bn3",
+        "fc",
+    ]
     assert_round_trip(network, graph)
     assert_prunes_exactly(network)
 
@@ -92,7 +102,11 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(4)
         self.conv2 = nn.Conv2d(4, 6, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(6)
-        self.shortcut = nn.Sequential(nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6)) if shortcut else nn.Identity()
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6))
+            if shortcut
+            else nn.Identity()
+        )
         self.fc = nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,11 +142,15 @@ def test_a_shortcut_layer_is_absorbed_by_the_main_branch(first: bool) -> None:
     assert ends["shortcut.0.weight"].target.flatten().tolist() == nodes_of(graph, "conv2")
     slots = group_of(graph, "conv2").slots
     assert slots == {
-        "norm.weight": "bn2.weight", "norm.bias": "bn2.bias", "norm.mean": "bn2.running_mean",
-        "norm.var": "bn2.running_var", "shortcut_norm.weight": "shortcut.1.weight",
-        "shortcut_norm.bias": "shortcut.1.bias", "shortcut_norm.mean": "shortcut.1.running_mean",
+        "norm.weight": "bn2.weight",
+        "norm.bias": "bn2.bias",
+        "norm.mean": "bn2.running_mean",
+        "norm.var": "bn2.running_var",
+        "shortcut_norm.weight": "shortcut.1.weight",
+        "shortcut_norm.bias": "shortcut.1.bias",
+        "shortcut_norm.mean": "shortcut.1.running_mean",
         "shortcut_norm.var": "shortcut.1.running_var",
-    }  # fmt: skip
+    }
     assert_round_trip(network, graph)
     assert_prunes_exactly(network)
 
@@ -169,7 +187,9 @@ def test_channels_added_to_zero_padding_are_fixed_and_the_others_are_tied_to_the
     assert identity.target.flatten().tolist() == wide[2:-2]
     groups = find_groups(graph)
     assert not groups.prunable[groups.unit[graph.fixed]].any()
-    assert torch.equal(groups.unit[torch.tensor(wide[2:-2])], groups.unit[torch.tensor(nodes_of(graph, "stem"))])
+    assert torch.equal(
+        groups.unit[torch.tensor(wide[2:-2])], groups.unit[torch.tensor(nodes_of(graph, "stem"))]
+    )
     assert_round_trip(network, graph)
 
 
@@ -178,12 +198,20 @@ def test_a_network_with_zero_padded_shortcuts_prunes_exactly() -> None:
     assert_prunes_exactly(network)
     base = count_macs(network, IMAGE)
     pruned = prune(
-        network, IMAGE, speed_ups=[1.5, 2.5], base_macs=base, criterion=GroupNorm(), settings=PruningSettings()
+        network,
+        IMAGE,
+        speed_ups=[1.5, 2.5],
+        base_macs=base,
+        criterion=GroupNorm(),
+        settings=PruningSettings(),
     )
     widths = []
     for target, result in zip((1.5, 2.5), pruned, strict=True):
         assert base / count_macs(result, IMAGE) >= target
-        stem, wide = result.get_submodule("stem").out_channels, result.get_submodule("conv2").out_channels
+        stem, wide = (
+            result.get_submodule("stem").out_channels,
+            result.get_submodule("conv2").out_channels,
+        )
         assert wide == stem + 4  # the 4 padded channels stay
         widths.append(stem)
     assert widths[1] <= widths[0] <= 6
@@ -225,7 +253,9 @@ def test_a_linear_layer_after_flattening_has_one_tap_for_each_place(last: bool) 
     edges = read(graph, network.state_dict(), UNIVERSAL).edges[graph.connections.index(connection)]
     for o in range(7):
         for c in range(4):
-            for place in range(6):  # feature number: channel-major 6 c + place, or place-major 4 place + c
+            for place in range(
+                6
+            ):  # feature number: channel-major 6 c + place, or place-major 4 place + c
                 assert edges[0, o, c, place] == weight[o, 4 * place + c if last else 6 * c + place]
     assert_round_trip(network, graph)
     assert_prunes_exactly(network)
@@ -257,7 +287,9 @@ def test_a_norm_over_a_flattened_map_has_a_neuron_for_each_place_tied_to_its_cha
     assert group_of(graph, "norm").size == 16  # 4 channels x 4 places
     groups = find_groups(graph)
     by_place = groups.unit[torch.tensor(nodes_of(graph, "norm"))].reshape(4, 4)
-    assert torch.equal(by_place, groups.unit[torch.tensor(nodes_of(graph, "conv"))][:, None].expand(4, 4))
+    assert torch.equal(
+        by_place, groups.unit[torch.tensor(nodes_of(graph, "conv"))][:, None].expand(4, 4)
+    )
     assert_prunes_exactly(network)
 
 
@@ -267,4 +299,7 @@ def test_multiply_accumulates_of_the_graph_are_those_of_the_layers() -> None:
     stem, stage_1 = 64 * 9 * 3 * 4, 64 * 9 * 2 * 4 * 4
     stage_2 = 16 * (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8)
     stage_3 = 4 * (9 * 8 * 16 + 9 * 16 * 16 + 8 * 16)
-    assert graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool)) == stem + stage_1 + stage_2 + stage_3 + 160
+    assert (
+        graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
+        == stem + stage_1 + stage_2 + stage_3 + 160
+    )

@@ -56,13 +56,17 @@ def test_each_edge_leads_from_the_input_neuron_to_the_output_neuron_of_its_weigh
     assert len(row) == graph.num_edges  # no two edges join the same neurons in this network
     start = {group.name: group.start for group in graph.groups}
     for o in range(12):
-        for i in range(2):  # output o belongs to conv group o // 3, which reads channels 2 (o // 3) and the next
+        for i in range(
+            2
+        ):  # output o belongs to conv group o // 3, which reads channels 2 (o // 3) and the next
             edge = row[start["biased"] + 2 * (o // 3) + i, start["grouped"] + o]
             assert torch.equal(data.edge_attr[edge], state["grouped.weight"][o, i].flatten())
     for k in range(7):
         for i in range(20):
             edge = row[start["hidden"] + i, start["classifier"] + k]
-            assert data.edge_attr[edge].tolist() == [state["classifier.weight"][k, i].item()] + [0] * 8
+            assert (
+                data.edge_attr[edge].tolist() == [state["classifier.weight"][k, i].item()] + [0] * 8
+            )
 
 
 def test_gradients_flow_through_the_edge_list() -> None:

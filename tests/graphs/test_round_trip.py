@@ -31,11 +31,16 @@ def assert_features_are_written(network: nn.Module, graph: WeightGraph, schema: 
     )
     back = read(graph, write(graph, drawn, state, slots), slots)
     for group in graph.groups:
-        written = {slots.column(slot, group) for slot in group.slots if not slot.endswith(READ_ONLY)}
+        written = {
+            slots.column(slot, group) for slot in group.slots if not slot.endswith(READ_ONLY)
+        }
         for column in range(len(slots.slots)):
             source = drawn if column in written else old
             rows = slice(group.start, group.stop)
-            assert torch.equal(back.nodes[rows, column], source.nodes[rows, column]), (group.name, column)
+            assert torch.equal(back.nodes[rows, column], source.nodes[rows, column]), (
+                group.name,
+                column,
+            )
     for number, connection in enumerate(graph.connections):
         source = old if connection.parameter is None else drawn
         assert torch.equal(back.edges[number], source.edges[number]), connection.name
@@ -52,7 +57,9 @@ def nodes_of(graph: WeightGraph, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("depth", [8, 20, 56])
-def test_writing_what_was_read_gives_every_tensor_of_a_full_width_resnet_bit_for_bit(depth: int) -> None:
+def test_writing_what_was_read_gives_every_tensor_of_a_full_width_resnet_bit_for_bit(
+    depth: int,
+) -> None:
     network = random_resnet(depth, 16)
     graph = trace(network, torch.zeros(1, 3, 32, 32))
     assert_round_trip(network, graph, "resnet")
@@ -75,8 +82,10 @@ def test_a_resnet_cut_to_random_widths_traces_and_round_trips(depth: int, seed: 
 
 
 def test_resnet56_on_32x32_images_has_2045_nodes_and_98368_edges() -> None:
-    # nodes: 3 + 16 + 18 x 16 + 18 x 32 + 18 x 64 + 10; shortcut layers share the main branch's nodes
-    # edges: 3 x 16; stage 1: 18 x 16^2; stages 2, 3: c^2 / 2 + 17 c^2, c^2 / 2 of the shortcut, c of 8 identities each
+    # nodes: 3 + 16 + 18 x 16 + 18 x 32 + 18 x 64 + 10; shortcut layers share the main branch's
+    # nodes
+    # edges: 3 x 16; stage 1: 18 x 16^2; stages 2, 3: c^2 / 2 + 17 c^2, c^2 / 2 of the shortcut, c
+    # of 8 identities each
     stages = sum(18 * c * c + 8 * c for c in (32, 64))
     assert 48 + 18 * 16 * 16 + 9 * 16 + stages + 640 == 98_368
     graph = trace(random_resnet(56, 16), torch.zeros(1, 3, 32, 32))
@@ -89,7 +98,9 @@ def test_shortcuts_stay_right_where_stage_widths_coincide(depth: int) -> None:
     graph = trace(network, IMAGE)
     kept = torch.ones(graph.num_nodes, dtype=torch.bool)
     groups = find_groups(graph)
-    stream = groups.unit[nodes_of(graph, "layer2.0.conv2")]  # stage 2's residual stream, 32 channels
+    stream = groups.unit[
+        nodes_of(graph, "layer2.0.conv2")
+    ]  # stage 2's residual stream, 32 channels
     kept[torch.isin(groups.unit, stream[::2])] = False
     cut_network = remove(network, graph, kept)
     cut = trace(cut_network, IMAGE)
@@ -102,7 +113,11 @@ def test_shortcuts_stay_right_where_stage_widths_coincide(depth: int) -> None:
     expected = []
     for stage in (1, 2, 3):
         for block in range(blocks):
-            before = f"layer{stage}.{block - 1}.conv2" if block else f"layer{stage - 1}.{blocks - 1}.conv2"
+            before = (
+                f"layer{stage}.{block - 1}.conv2"
+                if block
+                else f"layer{stage - 1}.{blocks - 1}.conv2"
+            )
             before = "conv1" if before.startswith("layer0") else before
             source, target = nodes_of(cut, before), nodes_of(cut, f"layer{stage}.{block}.conv2")
             if stage > 1 and block == 0:  # a layer: absorbed by the main branch's nodes
@@ -123,9 +138,12 @@ def test_biases_groups_depthwise_flatten_and_a_classifier_that_is_not_square_rou
     # 4 groups of 3 x 2, 12 of 1 x 1, 12 channels of 2 x 2 places, 7 classes of 20 features
     shapes = {c.name: c.shape for c in graph.connections}
     assert shapes == {
-        "biased": (1, 8, 3, 9), "grouped": (4, 3, 2, 9), "depthwise": (12, 1, 1, 9), "hidden": (1, 20, 12, 4),
+        "biased": (1, 8, 3, 9),
+        "grouped": (4, 3, 2, 9),
+        "depthwise": (12, 1, 1, 9),
+        "hidden": (1, 20, 12, 4),
         "classifier": (1, 7, 20, 1),
-    }  # fmt: skip
+    }
     assert_round_trip(network, graph, "universal")
     assert_features_are_written(network, graph, "universal")
 
@@ -138,23 +156,39 @@ def test_each_edge_holds_the_weight_between_its_two_neurons() -> None:
     edges = {c.name: e for c, e in zip(graph.connections, features.edges, strict=True)}
     for o in range(12):
         for i in range(2):  # output o of the grouped convolution is number o % 3 of group o // 3
-            assert torch.equal(edges["grouped"][o // 3, o % 3, i], state["grouped.weight"][o, i].flatten())
+            assert torch.equal(
+                edges["grouped"][o // 3, o % 3, i], state["grouped.weight"][o, i].flatten()
+            )
         assert torch.equal(edges["depthwise"][o, 0, 0], state["depthwise.weight"][o, 0].flatten())
     for k in range(7):
         for i in range(20):
             assert edges["classifier"][0, k, i, 0] == state["classifier.weight"][k, i]
     for o in range(20):
         for c in range(12):  # a flattened map counts channels first, then its 4 places
-            assert torch.equal(edges["hidden"][0, o, c], state["hidden.weight"][o, 4 * c : 4 * c + 4])
+            assert torch.equal(
+                edges["hidden"][0, o, c], state["hidden.weight"][o, 4 * c : 4 * c + 4]
+            )
     grouped = connection_of(graph, "grouped")
     assert torch.equal(grouped.source.flatten(), nodes_of(graph, "biased"))
     assert torch.equal(grouped.target.flatten(), nodes_of(graph, "grouped"))
     columns = list(SCHEMAS["universal"].slots)
     rows = nodes_of(graph, "grouped")
-    for slot, name in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
-        assert torch.equal(features.nodes[rows, columns.index(f"norm.{slot}")], state[f"norm.{name}"])
-    assert torch.equal(features.nodes[nodes_of(graph, "hidden"), columns.index("bias")], state["hidden.bias"])
-    assert features.nodes[nodes_of(graph, "input")].tolist() == [list(SCHEMAS["universal"].slots.values())] * 3
+    for slot, name in (
+        ("weight", "weight"),
+        ("bias", "bias"),
+        ("mean", "running_mean"),
+        ("var", "running_var"),
+    ):
+        assert torch.equal(
+            features.nodes[rows, columns.index(f"norm.{slot}")], state[f"norm.{name}"]
+        )
+    assert torch.equal(
+        features.nodes[nodes_of(graph, "hidden"), columns.index("bias")], state["hidden.bias"]
+    )
+    assert (
+        features.nodes[nodes_of(graph, "input")].tolist()
+        == [list(SCHEMAS["universal"].slots.values())] * 3
+    )
 
 
 def test_concatenated_branches_round_trip_and_connect_to_the_layer_that_reads_both() -> None:
@@ -163,16 +197,24 @@ def test_concatenated_branches_round_trip_and_connect_to_the_layer_that_reads_bo
     assert_round_trip(network, graph, "universal")
     assert_features_are_written(network, graph, "universal")
     norm, right = nodes_of(graph, "norm"), nodes_of(graph, "right")
-    assert connection_of(graph, "merge").source.flatten().tolist() == [*norm.tolist(), *right.tolist()]
+    assert connection_of(graph, "merge").source.flatten().tolist() == [
+        *norm.tolist(),
+        *right.tolist(),
+    ]
     diagonal = connection_of(graph, "norm")
     assert diagonal.parameter is None
-    assert diagonal.source.flatten().tolist() == [*nodes_of(graph, "left").tolist(), *right.tolist()]
+    assert diagonal.source.flatten().tolist() == [
+        *nodes_of(graph, "left").tolist(),
+        *right.tolist(),
+    ]
 
 
 def test_a_schema_without_a_place_for_a_slot_is_refused_and_names_the_way_out() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 5))
     graph = trace(network, torch.zeros(1, 3, 3, 3))
-    with pytest.raises(TraceError, match=r"no place for 'bias' of '0' \(0\.bias\)\. Take the schema 'universal'"):
+    with pytest.raises(
+        TraceError, match=r"no place for 'bias' of '0' \(0\.bias\)\. Take the schema 'universal'"
+    ):
         read(graph, network.state_dict(), SCHEMAS["resnet"])  # its norm's bias has the only place
 
 
@@ -189,7 +231,9 @@ class _SameWidths(nn.Module):
         return self.classifier(torch.relu(self.hidden(torch.relu(self.conv(x)).mean((2, 3)))))
 
 
-def test_the_classifier_is_found_by_position_where_hidden_layers_are_as_wide_as_the_classes() -> None:
+def test_the_classifier_is_found_by_position_where_hidden_layers_are_as_wide_as_the_classes() -> (
+    None
+):
     graph = trace(randomize(_SameWidths()), IMAGE)
     assert torch.equal(graph.output, nodes_of(graph, "classifier"))
     # 3 input nodes, 5 of `conv`, 5 of `hidden`, 5 classes
@@ -218,7 +262,9 @@ def test_parameters_outside_the_graph_are_listed_and_kept() -> None:
     assert graph.outside == ("position", "unused.weight", "unused.bias")
     state, schema = network.state_dict(), SCHEMAS["universal"]
     old = read(graph, state, schema)
-    new = write(graph, Features(nodes=2 * old.nodes, edges=tuple(2 * e for e in old.edges)), state, schema)
+    new = write(
+        graph, Features(nodes=2 * old.nodes, edges=tuple(2 * e for e in old.edges)), state, schema
+    )
     for name in graph.outside:
         assert torch.equal(new[name], state[name])
     assert torch.equal(new["conv.weight"], 2 * state["conv.weight"])
@@ -229,7 +275,12 @@ def test_running_statistics_are_read_and_not_written() -> None:
     graph, state, schema = trace(network, IMAGE), network.state_dict(), SCHEMAS["resnet"]
     old = read(graph, state, schema)
     new = write(graph, Features(nodes=old.nodes + 1, edges=old.edges), state, schema)
-    for name in ("bn1.running_mean", "bn1.running_var", "layer2.0.shortcut.1.running_var", "bn1.num_batches_tracked"):
+    for name in (
+        "bn1.running_mean",
+        "bn1.running_var",
+        "layer2.0.shortcut.1.running_var",
+        "bn1.num_batches_tracked",
+    ):
         assert torch.equal(new[name], state[name])
     assert torch.equal(new["bn1.weight"], state["bn1.weight"] + 1)
 
@@ -276,17 +327,25 @@ def test_a_layer_that_is_used_twice_has_one_set_of_neurons() -> None:
     network, shared = _WithBlock(nn.Identity()), nn.Conv2d(4, 4, 1)
     network.block = nn.Sequential(shared, nn.ReLU(), shared)
     graph, state = trace(network, IMAGE), network.state_dict()
-    assert [c.parameter for c in graph.connections] == ["conv.weight", "block.0.weight", "fc.weight"]
+    assert [c.parameter for c in graph.connections] == [
+        "conv.weight",
+        "block.0.weight",
+        "fc.weight",
+    ]
     new = write(
         graph,
-        Features(nodes=read(graph, state, SCHEMAS["universal"]).nodes, edges=_doubled(graph, state)),
+        Features(
+            nodes=read(graph, state, SCHEMAS["universal"]).nodes, edges=_doubled(graph, state)
+        ),
         state,
         SCHEMAS["universal"],
     )
     assert torch.equal(new["block.2.weight"], 2 * state["block.0.weight"])  # its other name
     groups = prunable_groups(network, IMAGE)
     kept = torch.ones(graph.num_nodes, dtype=torch.bool)
-    kept[groups.unit == groups.unit[3]] = False  # the first channel of conv, and of the layer that reads itself
+    kept[groups.unit == groups.unit[3]] = (
+        False  # the first channel of conv, and of the layer that reads itself
+    )
     small = remove(network, graph, kept)
     assert small.block[0] is small.block[2] and small.block[0].weight.shape == (3, 3, 1, 1)
     images = torch.randn(2, *IMAGE.shape[1:])
@@ -307,15 +366,24 @@ def test_tracing_leaves_a_frozen_network_in_training_mode_as_it_is() -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     graph = trace(network, IMAGE)
     assert graph.outside == ()
-    assert network.training and not any(parameter.requires_grad for parameter in network.parameters())
+    assert network.training and not any(
+        parameter.requires_grad for parameter in network.parameters()
+    )
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 4), (2, 2), (1, 1)], ids=["4 channels, 4 classes", "2 channels, 2 classes", "1 channel, 1 class"]
+    "shape",
+    [(4, 4), (2, 2), (1, 1)],
+    ids=["4 channels, 4 classes", "2 channels, 2 classes", "1 channel, 1 class"],
 )
 def test_narrow_networks_round_trip(shape: tuple[int, int]) -> None:
     channels, classes = shape
-    network = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-                            nn.Linear(4 * channels, classes))  # fmt: skip
+    network = nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * channels, classes),
+    )
     assert_round_trip(network, trace(randomize(network), IMAGE), "universal")

@@ -41,7 +41,7 @@ def bottleneck(pruned: bool) -> Case:
     """Two stages of ResNet-50's blocks at a sixteenth of its width."""
     network = torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [1, 1, 0, 0], num_classes=7, width_per_group=16
-    )  # fmt: skip
+    )
     network.layer3, network.layer4, network.fc = nn.Identity(), nn.Identity(), nn.Linear(512, 7)
     image = torch.zeros(1, 3, 32, 32)
     randomize(network)
@@ -58,25 +58,40 @@ def transformer() -> Case:
     randomize(network)
     graph = trace(network, torch.zeros(1, 3, 16, 16))
     features = read(graph, network.state_dict(), SCHEMAS["vit"])
-    return graph, features, {"kernels": "per_size", "taps": [1, 3, 64], "schema": "vit", "hidden": 4}
+    return (
+        graph,
+        features,
+        {"kernels": "per_size", "taps": [1, 3, 64], "schema": "vit", "hidden": 4},
+    )
 
 
 def single_edges() -> Case:
-    """A depthwise layer and one input channel: nodes with one neighbour, and input nodes with none on one side."""
-    network = nn.Sequential(nn.Conv2d(1, 5, 3), nn.Conv2d(5, 5, 3, groups=5), nn.Flatten(), nn.Linear(5 * 16, 3))
+    """A depthwise layer and one input channel.
+
+    Nodes with one neighbour, and input nodes with none on one side.
+    """
+    network = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.Conv2d(5, 5, 3, groups=5), nn.Flatten(), nn.Linear(5 * 16, 3)
+    )
     graph = trace(randomize(network), torch.zeros(1, 1, 8, 8))
     features = read(graph, network.state_dict(), SCHEMAS["resnet"])
     return graph, features, {"kernels": "per_size", "taps": [9, 16]}
 
 
 CASES = {
-    "resnet": resnet(False), "pruned resnet": resnet(True), "bottleneck": bottleneck(False),
-    "pruned bottleneck": bottleneck(True), "transformer": transformer(), "single edges": single_edges(),
-}  # fmt: skip
+    "resnet": resnet(False),
+    "pruned resnet": resnet(True),
+    "bottleneck": bottleneck(False),
+    "pruned bottleneck": bottleneck(True),
+    "transformer": transformer(),
+    "single edges": single_edges(),
+}
 
 
 def cast(features: Features, dtype: torch.dtype) -> Features:
-    return Features(nodes=features.nodes.to(dtype), edges=tuple(edges.to(dtype) for edges in features.edges))
+    return Features(
+        nodes=features.nodes.to(dtype), edges=tuple(edges.to(dtype) for edges in features.edges)
+    )
 
 
 def result(
@@ -99,55 +114,91 @@ def reference(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
 def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     assert found.keys() == expected.keys()
     assert all(torch.isfinite(value).all() for value in found.values())
-    return max(relative_error(found[name].double(), value.double()) for name, value in expected.items())
+    return max(
+        relative_error(found[name].double(), value.double()) for name, value in expected.items()
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_and_gradients_are_those_of_message_passing_edge_by_edge(name: str, engine: str) -> None:
-    assert worst(result(PNAMetanetwork, engine, CASES[name], torch.float64), reference(name, torch.float64)) < 1e-12
+def test_outputs_and_gradients_are_those_of_message_passing_edge_by_edge(
+    name: str, engine: str
+) -> None:
+    assert (
+        worst(
+            result(PNAMetanetwork, engine, CASES[name], torch.float64),
+            reference(name, torch.float64),
+        )
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("hidden", [3, 5, 8, 24, 32])
 def test_every_hidden_width_gives_the_same_function(hidden: int, engine: str) -> None:
     expected = result(PyGMetanetwork, "auto", CASES["pruned resnet"], torch.float64, hidden=hidden)
-    assert worst(result(PNAMetanetwork, engine, CASES["pruned resnet"], torch.float64, hidden=hidden), expected) < 1e-12
+    assert (
+        worst(
+            result(PNAMetanetwork, engine, CASES["pruned resnet"], torch.float64, hidden=hidden),
+            expected,
+        )
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_kernels_in_the_middle_of_larger_ones_give_the_same_function(engine: str) -> None:
     expected = result(PyGMetanetwork, "auto", CASES["resnet"], torch.float64, taps=[25])
-    assert worst(result(PNAMetanetwork, engine, CASES["resnet"], torch.float64, taps=[25]), expected) < 1e-12
+    assert (
+        worst(result(PNAMetanetwork, engine, CASES["resnet"], torch.float64, taps=[25]), expected)
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["pruned bottleneck", "transformer"])
-def test_single_precision_is_no_further_from_double_than_the_reference_is(name: str, engine: str) -> None:
+def test_single_precision_is_no_further_from_double_than_the_reference_is(
+    name: str, engine: str
+) -> None:
     exact = reference(name, torch.float64)
     error = worst(reference(name, torch.float32), exact)
-    assert worst(result(PNAMetanetwork, engine, CASES[name], torch.float32), exact) < 1.5 * error + 1e-7
+    assert (
+        worst(result(PNAMetanetwork, engine, CASES[name], torch.float32), exact)
+        < 1.5 * error + 1e-7
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_constant_features_have_the_reference_s_gradient_below_the_floor_of_the_deviation(engine: str) -> None:
+def test_constant_features_have_the_reference_s_gradient_below_the_floor_of_the_deviation(
+    engine: str,
+) -> None:
     graph, features, settings = CASES["bottleneck"]
-    constant = Features(nodes=torch.full_like(features.nodes, 0.5), edges=tuple(1e-6 * e for e in features.edges))
+    constant = Features(
+        nodes=torch.full_like(features.nodes, 0.5), edges=tuple(1e-6 * e for e in features.edges)
+    )
     case = graph, constant, settings
     expected = result(PyGMetanetwork, "auto", case, torch.float64)
-    assert worst(result(PNAMetanetwork, engine, case, torch.float64), expected) < 1e-8  # far from 1: e-6 of e-6
+    assert (
+        worst(result(PNAMetanetwork, engine, case, torch.float64), expected) < 1e-8
+    )  # far from 1: e-6 of e-6
 
 
 @pytest.mark.parametrize(
     ("kernels", "piece"),
-    [(PlainKernels, 10**9), (PlainKernels, 9), pytest.param(NativeKernels, 0, marks=NEEDS_COMPILER)],
+    [
+        (PlainKernels, 10**9),
+        (PlainKernels, 9),
+        pytest.param(NativeKernels, 0, marks=NEEDS_COMPILER),
+    ],
 )
 def test_equal_messages_share_the_gradient_of_their_extremes(
     kernels: type[Kernels], piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PIECES, "cpu", piece)
     generator = torch.Generator().manual_seed(0)
-    raw = torch.randint(-1, 2, (1, 7, 9, 1), generator=generator).double()  # exact, and full of equal numbers
+    raw = torch.randint(
+        -1, 2, (1, 7, 9, 1), generator=generator
+    ).double()  # exact, and full of equal numbers
     block = Block((0,), (1,), torch.arange(7)[None], torch.arange(7, 16)[None], (1, 1))
     encoder, hidden = (torch.ones(4, 1).double(), torch.zeros(4).double()), 4
     factors = torch.zeros(16, 4, hidden).double()
@@ -166,11 +217,15 @@ def test_equal_messages_share_the_gradient_of_their_extremes(
 
     leaf = factors.clone().requires_grad_()  # autograd's amax shares the gradient out, too
     edges = raw[0].expand(7, 9, hidden)
-    to_rows, to_columns = inverter * leaf[7:, None, A] * edges.transpose(0, 1), leaf[:7, None, A] * edges
+    to_rows, to_columns = (
+        inverter * leaf[7:, None, A] * edges.transpose(0, 1),
+        leaf[:7, None, A] * edges,
+    )
     total = torch.zeros(()).double()
     for y, statistics, weight in (
-        (to_rows, received[0, :7], weights[0, :7]), (to_columns, received[1, 7:], weights[1, 7:])
-    ):  # fmt: skip
+        (to_rows, received[0, :7], weights[0, :7]),
+        (to_columns, received[1, 7:], weights[1, 7:]),
+    ):
         reduced = torch.stack([y.sum(0), y.square().sum(0), y.amax(0), (-y).amax(0)], 1)
         counts = torch.stack([(y == y.amax(0)).sum(0), (y == y.amin(0)).sum(0)], 1)
         assert torch.equal(statistics, torch.cat([reduced.detach(), counts], 1))
@@ -189,7 +244,9 @@ def test_the_size_of_a_piece_changes_nothing(name: str, monkeypatch: pytest.Monk
 
 
 def test_pieces_cover_a_block_once_and_are_bounded() -> None:
-    (block, *_) = sorted(batch_blocks(CASES["bottleneck"][0], torch.device("cpu")), key=lambda b: -b.num_edges)
+    (block, *_) = sorted(
+        batch_blocks(CASES["bottleneck"][0], torch.device("cpu")), key=lambda b: -b.num_edges
+    )
     for numbers in (1, 100, 1000, 10**9):
         seen = torch.zeros(*block.target.shape, dtype=torch.long)
         for piece in block.pieces(4, numbers):
@@ -209,7 +266,11 @@ def test_the_number_of_threads_changes_rounding_only(engine: str) -> None:
 def test_bfloat16_stays_near_single_precision() -> None:
     exact = result(PNAMetanetwork, "plain", CASES["bottleneck"], torch.float32)
     found = result(PNAMetanetwork, "plain", CASES["bottleneck"], torch.bfloat16)
-    for name, most in (("nodes", 0.02), ("edges 0", 0.02), ("gradient of coding.node_encoder.weight", 0.25)):
+    for name, most in (
+        ("nodes", 0.02),
+        ("edges 0", 0.02),
+        ("gradient of coding.node_encoder.weight", 0.25),
+    ):
         assert relative_error(found[name].float(), exact[name]) < most, name
 
 
@@ -261,7 +322,9 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_version_runs(
         cached.cache_clear()
 
 
-def test_small_networks_do_not_start_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_networks_do_not_start_the_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.library_path.cache_clear()
     monkeypatch.setattr(subprocess, "run", None)
@@ -290,6 +353,8 @@ def test_a_gpu_gives_the_same(name: str) -> None:
     graph, features, settings = CASES[name]
     metanetwork = random_metanetwork(**settings).double()
     expected = run(metanetwork, graph, cast(features, torch.float64))
-    on_gpu = Features(nodes=features.nodes.double().cuda(), edges=tuple(e.double().cuda() for e in features.edges))
+    on_gpu = Features(
+        nodes=features.nodes.double().cuda(), edges=tuple(e.double().cuda() for e in features.edges)
+    )
     found = run(metanetwork.cuda(), graph, on_gpu)
     assert worst({key: value.cpu() for key, value in found.items()}, expected) < 1e-11

@@ -11,7 +11,12 @@ from torch.func import functional_call
 from helpers import random_kept, random_resnet, randomize, relative_error
 from metaprune_pl.errors import ConfigError, StorageError, TraceError
 from metaprune_pl.graphs import SCHEMAS, Features, WeightGraph, read, trace
-from metaprune_pl.metanetworks import Metanetwork, PNAMetanetwork, load_metanetwork, save_metanetwork
+from metaprune_pl.metanetworks import (
+    Metanetwork,
+    PNAMetanetwork,
+    load_metanetwork,
+    save_metanetwork,
+)
 from metaprune_pl.metanetworks.coding import Coding
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.pruning import find_groups, remove
@@ -35,7 +40,9 @@ def random_metanetwork(seed: int = 0, **arguments: Any) -> PNAMetanetwork:
 
 
 @pytest.mark.parametrize(("kernels", "taps"), KERNELS)
-def test_an_untrained_metanetwork_changes_no_weight_and_no_logit(kernels: str, taps: list[int]) -> None:
+def test_an_untrained_metanetwork_changes_no_weight_and_no_logit(
+    kernels: str, taps: list[int]
+) -> None:
     network = random_resnet(8, 16)
     graph, state = trace(network, IMAGE), network.state_dict()
     new = PNAMetanetwork(kernels=kernels, taps=taps).rewrite(graph, state)
@@ -56,7 +63,9 @@ def test_a_metanetwork_with_other_parameters_changes_every_weight() -> None:
 # Permutations
 
 
-def permute(state: dict[str, Tensor], rows: list[str], inputs: list[str], order: Tensor) -> dict[str, Tensor]:
+def permute(
+    state: dict[str, Tensor], rows: list[str], inputs: list[str], order: Tensor
+) -> dict[str, Tensor]:
     """Reorder channels: dimension 0 of all tensors of some layers, and the inputs of others."""
     new = dict(state)
     for name, value in state.items():
@@ -72,22 +81,39 @@ PERMUTATIONS = {
     "inside a block": (["layer2.1.conv1", "layer2.1.bn1"], ["layer2.1.conv2"], 8),
     "the stream of stage 1": (
         ["conv1", "bn1", "layer1.0.conv2", "layer1.0.bn2", "layer1.1.conv2", "layer1.1.bn2"],
-        ["layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer2.0.shortcut.0"], 4,
+        ["layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer2.0.shortcut.0"],
+        4,
     ),
     "the stream of stage 2": (
-        ["layer2.0.conv2", "layer2.0.bn2", "layer2.0.shortcut.0", "layer2.0.shortcut.1", "layer2.1.conv2",
-         "layer2.1.bn2"],
-        ["layer2.1.conv1", "layer3.0.conv1", "layer3.0.shortcut.0"], 8,
+        [
+            "layer2.0.conv2",
+            "layer2.0.bn2",
+            "layer2.0.shortcut.0",
+            "layer2.0.shortcut.1",
+            "layer2.1.conv2",
+            "layer2.1.bn2",
+        ],
+        ["layer2.1.conv1", "layer3.0.conv1", "layer3.0.shortcut.0"],
+        8,
     ),
     "the stream of stage 3": (
-        ["layer3.0.conv2", "layer3.0.bn2", "layer3.0.shortcut.0", "layer3.0.shortcut.1", "layer3.1.conv2",
-         "layer3.1.bn2"],
-        ["layer3.1.conv1", "fc"], 16,
+        [
+            "layer3.0.conv2",
+            "layer3.0.bn2",
+            "layer3.0.shortcut.0",
+            "layer3.0.shortcut.1",
+            "layer3.1.conv2",
+            "layer3.1.bn2",
+        ],
+        ["layer3.1.conv1", "fc"],
+        16,
     ),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("rows", "inputs", "channels"), PERMUTATIONS.values(), ids=PERMUTATIONS.keys())
+@pytest.mark.parametrize(
+    ("rows", "inputs", "channels"), PERMUTATIONS.values(), ids=PERMUTATIONS.keys()
+)
 def test_permuting_hidden_channels_permutes_the_new_weights_the_same_way(
     rows: list[str], inputs: list[str], channels: int
 ) -> None:
@@ -97,7 +123,9 @@ def test_permuting_hidden_channels_permutes_the_new_weights_the_same_way(
     assert not torch.equal(order, torch.arange(channels))
     permuted = permute(state, rows, inputs, order)
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(functional_call(network, permuted, (images,)), network(images))  # the same function
+    torch.testing.assert_close(
+        functional_call(network, permuted, (images,)), network(images)
+    )  # the same function
 
     graph, metanetwork = trace(network, IMAGE), random_metanetwork()
     with torch.no_grad():
@@ -111,7 +139,9 @@ def test_permuting_hidden_channels_permutes_the_new_weights_the_same_way(
 # The reference
 
 
-def resnet_graph(pruned: bool, dtype: torch.dtype, in_channels: int = 3) -> tuple[WeightGraph, Features]:
+def resnet_graph(
+    pruned: bool, dtype: torch.dtype, in_channels: int = 3
+) -> tuple[WeightGraph, Features]:
     example = torch.zeros(1, in_channels, 8, 8)
     network = random_resnet(8, 4, in_channels=in_channels)
     graph = trace(network, example)
@@ -124,11 +154,18 @@ def resnet_graph(pruned: bool, dtype: torch.dtype, in_channels: int = 3) -> tupl
 def run(metanetwork: Metanetwork, graph: WeightGraph, features: Features) -> dict[str, Tensor]:
     """Return outputs and all gradients of a fixed random projection of them."""
     metanetwork.zero_grad()
-    leaves = [value.detach().clone().requires_grad_() for value in (features.nodes, *features.edges)]
+    leaves = [
+        value.detach().clone().requires_grad_() for value in (features.nodes, *features.edges)
+    ]
     out = metanetwork(graph, Features(nodes=leaves[0], edges=tuple(leaves[1:])))
-    found = {"nodes": out.nodes, **{f"edges {number}": edges for number, edges in enumerate(out.edges)}}
+    found = {
+        "nodes": out.nodes,
+        **{f"edges {number}": edges for number, edges in enumerate(out.edges)},
+    }
     generator = torch.Generator().manual_seed(7)
-    projected = [(v * torch.randn(v.shape, generator=generator, dtype=v.dtype)).sum() for v in found.values()]
+    projected = [
+        (v * torch.randn(v.shape, generator=generator, dtype=v.dtype)).sum() for v in found.values()
+    ]
     torch.stack(projected).sum().backward()
     result = {name: value.detach() for name, value in found.items()}
     for name, parameter in metanetwork.named_parameters():
@@ -140,7 +177,9 @@ def run(metanetwork: Metanetwork, graph: WeightGraph, features: Features) -> dic
     return result
 
 
-def assert_same(fast: Metanetwork, graph: WeightGraph, features: Features, tolerance: float) -> None:
+def assert_same(
+    fast: Metanetwork, graph: WeightGraph, features: Features, tolerance: float
+) -> None:
     reference = PyGMetanetwork(**fast.arguments).to(features.nodes.dtype)
     reference.load_state_dict(fast.state_dict())
     found, expected = run(fast, graph, features), run(reference, graph, features)
@@ -149,7 +188,11 @@ def assert_same(fast: Metanetwork, graph: WeightGraph, features: Features, toler
         assert torch.isfinite(value).all(), name
         assert found[name].shape == value.shape, name
         assert relative_error(found[name], value) < tolerance, name
-    assert any(float(value.norm()) > 0 for name, value in expected.items() if name.startswith("gradient of coding"))
+    assert any(
+        float(value.norm()) > 0
+        for name, value in expected.items()
+        if name.startswith("gradient of coding")
+    )
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
@@ -159,7 +202,9 @@ def test_dense_blocks_give_the_outputs_and_gradients_of_message_passing_edge_by_
     pruned: bool, kernels: str, taps: list[int], dtype: torch.dtype, tolerance: float
 ) -> None:
     graph, features = resnet_graph(pruned, dtype)
-    assert_same(random_metanetwork(kernels=kernels, taps=taps).to(dtype), graph, features, tolerance)
+    assert_same(
+        random_metanetwork(kernels=kernels, taps=taps).to(dtype), graph, features, tolerance
+    )
 
 
 class _Depthwise(nn.Module):
@@ -176,7 +221,9 @@ class _Depthwise(nn.Module):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
-def test_nodes_with_one_neighbour_agree_with_the_reference(dtype: torch.dtype, tolerance: float) -> None:
+def test_nodes_with_one_neighbour_agree_with_the_reference(
+    dtype: torch.dtype, tolerance: float
+) -> None:
     network = randomize(_Depthwise()).to(dtype)
     graph = trace(network, torch.zeros(1, 1, 8, 8, dtype=dtype))
     neighbours = torch.bincount(
@@ -190,17 +237,21 @@ def test_nodes_with_one_neighbour_agree_with_the_reference(dtype: torch.dtype, t
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
-def test_constant_node_features_agree_with_the_reference(dtype: torch.dtype, tolerance: float) -> None:
+def test_constant_node_features_agree_with_the_reference(
+    dtype: torch.dtype, tolerance: float
+) -> None:
     graph, features = resnet_graph(False, dtype)
     constant = Features(nodes=torch.full_like(features.nodes, 0.5), edges=features.edges)
     assert_same(random_metanetwork().to(dtype), graph, constant, tolerance)
 
 
 def test_equal_messages_give_equal_outputs_and_finite_gradients() -> None:
-    # all messages to a node are equal: deviation 0, below the floor, and every message is the maximum
+    # all messages to a node are equal: deviation 0, below the floor, and every message is the
+    # maximum
     graph, features = resnet_graph(False, torch.float64)
     constant = Features(
-        nodes=torch.full_like(features.nodes, 0.5), edges=tuple(torch.full_like(e, 0.1) for e in features.edges)
+        nodes=torch.full_like(features.nodes, 0.5),
+        edges=tuple(torch.full_like(e, 0.1) for e in features.edges),
     )
     fast = random_metanetwork().double()
     reference = PyGMetanetwork(**fast.arguments).double()
@@ -208,7 +259,9 @@ def test_equal_messages_give_equal_outputs_and_finite_gradients() -> None:
     found, expected = run(fast, graph, constant), run(reference, graph, constant)
     for name, value in expected.items():
         assert torch.isfinite(found[name]).all(), name
-        if not name.startswith("gradient"):  # the gradient of a maximum of equal numbers may be shared out in many ways
+        if not name.startswith(
+            "gradient"
+        ):  # the gradient of a maximum of equal numbers may be shared out in many ways
             assert relative_error(found[name], value) < 1e-9, name
 
 
@@ -217,12 +270,20 @@ def test_equal_messages_give_equal_outputs_and_finite_gradients() -> None:
 
 def test_pad_puts_small_kernels_in_the_centre_of_the_largest() -> None:
     coding = Coding(
-        node_features=8, hidden=4, kernels="pad", taps=[9], node_ratio=1.0, edge_ratio=1.0, edge_scale=1.0
-    )  # fmt: skip
+        node_features=8,
+        hidden=4,
+        kernels="pad",
+        taps=[9],
+        node_ratio=1.0,
+        edge_ratio=1.0,
+        edge_scale=1.0,
+    )
     edges = torch.randn(2, 3, 1, generator=torch.Generator().manual_seed(0))
     centred = torch.zeros(2, 3, 9)
     centred[..., 4] = edges[..., 0]  # the middle of nine
-    torch.testing.assert_close(coding.encode_edges(edges, (1, 1)), coding.encode_edges(centred, (3, 3)))
+    torch.testing.assert_close(
+        coding.encode_edges(edges, (1, 1)), coding.encode_edges(centred, (3, 3))
+    )
     nn.init.normal_(coding.edge_decoders["9"].last.weight)
     hidden = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
     whole = coding.decode_edges(hidden, centred, (3, 3))
@@ -258,12 +319,23 @@ def test_taps_that_make_no_sense_are_refused(kernels: str, taps: list[int], mess
 @pytest.mark.parametrize(
     ("kernels", "taps", "message"),
     [
-        ("per_size", [9], r"knows kernels of 9 positions, and '\S+' has one of 1x1\. .* 'per_size' and taps \[1, 9\]"),
-        ("per_size", [1, 25], r"knows kernels of 1, 25 positions, and '\S+' has one of 3x3\. .* 'pad' and taps \[9\]"),
+        (
+            "per_size",
+            [9],
+            r"knows kernels of 9 positions, and '\S+' has one of 1x1\. .* 'per_size' and taps "
+            r"\[1, 9\]",
+        ),
+        (
+            "per_size",
+            [1, 25],
+            r"knows kernels of 1, 25 positions, and '\S+' has one of 3x3\. .* 'pad' and taps \[9\]",
+        ),
         ("pad", [1], r"pads kernels to 1x1, and '\S+' has one of 3x3\. .* 'pad' and taps \[9\]"),
     ],
 )
-def test_kernels_that_the_metanetwork_was_not_made_for_are_refused(kernels: str, taps: list[int], message: str) -> None:
+def test_kernels_that_the_metanetwork_was_not_made_for_are_refused(
+    kernels: str, taps: list[int], message: str
+) -> None:
     graph, features = resnet_graph(False, torch.float32)
     with pytest.raises(TraceError, match=message):
         random_metanetwork(kernels=kernels, taps=taps)(graph, features)
@@ -284,7 +356,9 @@ def test_an_unknown_schema_is_refused_with_the_closest_name() -> None:
 
 
 @pytest.mark.parametrize(("kernels", "taps"), KERNELS)
-def test_a_stored_metanetwork_gives_the_same_outputs(tmp_path: Path, kernels: str, taps: list[int]) -> None:
+def test_a_stored_metanetwork_gives_the_same_outputs(
+    tmp_path: Path, kernels: str, taps: list[int]
+) -> None:
     metanetwork = random_metanetwork(kernels=kernels, taps=taps, edge_scale=2.0)
     save_metanetwork(tmp_path / "epoch_001", metanetwork, {"epoch": 1})
     loaded = load_metanetwork(tmp_path / "epoch_001")
@@ -299,7 +373,9 @@ def test_a_stored_metanetwork_gives_the_same_outputs(tmp_path: Path, kernels: st
 
 def test_a_folder_of_epochs_gives_the_last(tmp_path: Path) -> None:
     for epoch in (2, 10, 1):
-        save_metanetwork(tmp_path / f"epoch_{epoch:03d}", random_metanetwork(seed=epoch), {"epoch": epoch})
+        save_metanetwork(
+            tmp_path / f"epoch_{epoch:03d}", random_metanetwork(seed=epoch), {"epoch": epoch}
+        )
     loaded = load_metanetwork(tmp_path)
     expected = random_metanetwork(seed=10).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
@@ -318,15 +394,21 @@ def test_a_card_that_names_a_function_is_refused_and_the_function_is_not_called(
 ) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(os, "system", lambda *args, **kwargs: calls.append((args, kwargs)))
-    folder = stored(tmp_path / "m", **{"class": "os.system", "arguments": {"command": "touch here"}})
+    folder = stored(
+        tmp_path / "m", **{"class": "os.system", "arguments": {"command": "touch here"}}
+    )
     with pytest.raises(StorageError, match=r"names os\.system, which is no metanetwork"):
         load_metanetwork(folder)
     assert calls == []
 
 
-@pytest.mark.parametrize("name", ["subprocess.Popen", "torch.nn.Linear", "metaprune_pl.errors.ConfigError"])
+@pytest.mark.parametrize(
+    "name", ["subprocess.Popen", "torch.nn.Linear", "metaprune_pl.errors.ConfigError"]
+)
 def test_a_card_that_names_another_class_is_refused(tmp_path: Path, name: str) -> None:
-    folder = stored(tmp_path / "m", **{"class": name, "arguments": {"args": ["touch", str(tmp_path / "made")]}})
+    folder = stored(
+        tmp_path / "m", **{"class": name, "arguments": {"args": ["touch", str(tmp_path / "made")]}}
+    )
     with pytest.raises(StorageError, match="which is no metanetwork"):
         load_metanetwork(folder)
     assert not (tmp_path / "made").exists()

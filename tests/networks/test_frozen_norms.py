@@ -1,4 +1,7 @@
-"""A frozen batch norm is one for the graph: its buffers are the neurons' features, and pruning cuts them."""
+"""A frozen batch norm is one for the graph.
+
+Its buffers are the neurons' features, and pruning cuts them.
+"""
 
 from typing import Any
 
@@ -30,7 +33,9 @@ def pair() -> tuple[nn.Module, nn.Module]:
         randomize(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)),
         frozen_resnet(num_classes=5).eval(),
     )
-    frozen.load_state_dict({n: v for n, v in ordinary.state_dict().items() if not n.endswith("num_batches_tracked")})
+    frozen.load_state_dict(
+        {n: v for n, v in ordinary.state_dict().items() if not n.endswith("num_batches_tracked")}
+    )
     return ordinary, frozen
 
 
@@ -53,16 +58,21 @@ def test_thawing_undoes_freezing() -> None:
     thaw_batch_norms(frozen)
     assert [type(m) for m in frozen.modules()] == [type(m) for m in ordinary.modules()]
     assert all(
-        torch.equal(a, b) for a, b in zip(frozen.state_dict().values(), ordinary.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(frozen.state_dict().values(), ordinary.state_dict().values(), strict=True)
     )
 
 
 def test_a_metanetwork_writes_weights_of_frozen_norms_and_no_statistics() -> None:
     _, frozen = pair()
-    metanetwork = PNAMetanetwork(layers=2, hidden=8, schema="resnet", kernels="per_size", taps=[1, 9, 49])
+    metanetwork = PNAMetanetwork(
+        layers=2, hidden=8, schema="resnet", kernels="per_size", taps=[1, 9, 49]
+    )
     with torch.no_grad():
         for parameter in metanetwork.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+            parameter.add_(
+                0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+            )
     before = frozen.state_dict()
     after = metanetwork.rewrite(trace(frozen, EXAMPLE), before)
     assert not torch.equal(after["layer1.0.bn1.weight"], before["layer1.0.bn1.weight"])

@@ -1,4 +1,7 @@
-"""What a person may name as a network: a folder, a name of a library, a function of their own; with a state."""
+"""What a person may name as a network.
+
+A folder, a name of a library, a function of their own; with a state.
+"""
 
 import json
 import sys
@@ -52,7 +55,8 @@ def own(workdir: Path, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "full"), [("shufflenet_v2_x0_5", "torchvision"), ("test_vit", "timm"), ("timm/test_vit", "timm")]
+    ("name", "full"),
+    [("shufflenet_v2_x0_5", "torchvision"), ("test_vit", "timm"), ("timm/test_vit", "timm")],
 )
 def test_a_name_that_one_library_knows(name: str, full: str) -> None:
     network, card = NetworkSource(network=name).open()
@@ -62,16 +66,23 @@ def test_a_name_that_one_library_knows(name: str, full: str) -> None:
 
 
 def test_a_name_that_both_libraries_know_is_refused() -> None:
-    with pytest.raises(NetworkError, match=r"'resnet18' is ambiguous: torchvision/resnet18 or timm/resnet18\?"):
+    with pytest.raises(
+        NetworkError, match=r"'resnet18' is ambiguous: torchvision/resnet18 or timm/resnet18\?"
+    ):
         NetworkSource(network="resnet18").open()
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("mobilenet_v3_smal", "torchvision/mobilenet_v3_small"), ("timm/convnext_tinny", "timm/convnext_tiny")],
+    [
+        ("mobilenet_v3_smal", "torchvision/mobilenet_v3_small"),
+        ("timm/convnext_tinny", "timm/convnext_tiny"),
+    ],
 )
 def test_an_unknown_name_is_an_error_with_the_closest(name: str, meant: str) -> None:
-    with pytest.raises(NetworkError, match=rf"no network '{name}'\. Did you mean '{meant}'\? Known: a folder of a"):
+    with pytest.raises(
+        NetworkError, match=rf"no network '{name}'\. Did you mean '{meant}'\? Known: a folder of a"
+    ):
         NetworkSource(network=name).open()
 
 
@@ -83,7 +94,8 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TORCH_HOME", "/nowhere-to-write")
     monkeypatch.setattr("os.makedirs", lambda *a, **k: None)
     with pytest.raises(
-        NetworkError, match=r"trained weights cannot be fetched \(Name or service not known\)\. Go online"
+        NetworkError,
+        match=r"trained weights cannot be fetched \(Name or service not known\)\. Go online",
     ):
         NetworkSource(network="torchvision/resnet18", arguments={"weights": "DEFAULT"}).open()
     with pytest.raises(NetworkError, match=r"network 'torchvision/resnet18': no 'DEFALT'"):
@@ -103,7 +115,10 @@ def test_a_function_in_the_current_folder(own: str) -> None:
     network, card = NetworkSource(network=f"{own}:build", arguments={"width": 6}).open(
         input_shape=(3, 8, 8), num_classes=4
     )
-    assert card.settings.arguments == {"width": 6, "num_classes": 4}  # it has no `in_channels` to be filled in
+    assert card.settings.arguments == {
+        "width": 6,
+        "num_classes": 4,
+    }  # it has no `in_channels` to be filled in
     assert card.record == {"name": "build"}
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
 
@@ -127,7 +142,14 @@ def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> No
     network, card = NetworkSource(network=f"{own}:build").open(input_shape=(3, 8, 8), num_classes=4)
     image = torch.randn(1, 3, 8, 8)
     macs = count_macs(network, image)
-    (small,) = prune(network, image, speed_ups=[2.0], base_macs=macs, criterion=GroupNorm(), settings=PruningSettings())
+    (small,) = prune(
+        network,
+        image,
+        speed_ups=[2.0],
+        base_macs=macs,
+        criterion=GroupNorm(),
+        settings=PruningSettings(),
+    )
     save_network("small", small, card)
     sys.modules.pop(own)
     assert torch.equal(load_network("small")(image), small(image))
@@ -137,13 +159,16 @@ def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> No
 def test_a_stored_network_does_not_have_just_any_function_called(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = NetworkCard(settings=NetworkSettings(arguments={"depth": 8, "width": 4}), input_shape=(3, 8, 8))
+    card = NetworkCard(
+        settings=NetworkSettings(arguments={"depth": 8, "width": 4}), input_shape=(3, 8, 8)
+    )
     save_network("evil", create_network("cifar_resnet", depth=8, width=4), card)
     data = json.loads(Path("evil/network.json").read_text())
     data["settings"] = {"builder": "os:mkdir", "arguments": {"path": "harm"}}
     Path("evil/network.json").write_text(json.dumps(data))
     with pytest.raises(
-        StorageError, match=r"neither below the current folder nor annotated.* it is not called\. .*: def mkdir\("
+        StorageError,
+        match=r"neither below the current folder nor annotated.* it is not called\. .*: def mkdir\(",
     ):
         load_network("evil")
     assert not Path("harm").exists()
@@ -159,13 +184,17 @@ def test_a_stored_network_does_not_have_just_any_function_called(
     for harmless in ("torch.nn:Identity", "torchvision.models:resnet18"):
         data["settings"] = {"builder": harmless, "arguments": {}}
         Path("evil/network.json").write_text(json.dumps(data))
-        with pytest.raises(StorageError, match="the weights"):  # it is built; these weights are another's
+        with pytest.raises(
+            StorageError, match="the weights"
+        ):  # it is built; these weights are another's
             load_network("evil")
 
 
 def test_a_stored_network_takes_no_arguments(workdir: Path) -> None:
     Path("net").mkdir()
-    with pytest.raises(ConfigError, match="'net' is a stored network: it takes no arguments and no state"):
+    with pytest.raises(
+        ConfigError, match="'net' is a stored network: it takes no arguments and no state"
+    ):
         NetworkSource(network="net", arguments={"depth": 8})
 
 
@@ -187,7 +216,10 @@ def keep_safetensors(state: dict[str, Tensor]) -> str:
 
 
 def keep_wrapped(state: dict[str, Tensor]) -> str:
-    torch.save({"epoch": 3, "model": {"state_dict": {f"module.{n}": v for n, v in state.items()}}}, "state.ckpt")
+    torch.save(
+        {"epoch": 3, "model": {"state_dict": {f"module.{n}": v for n, v in state.items()}}},
+        "state.ckpt",
+    )
     return "state.ckpt"
 
 
@@ -195,21 +227,31 @@ def keep_wrapped(state: dict[str, Tensor]) -> str:
 def test_a_state_from_a_file(keep: Callable[[dict[str, Tensor]], str], workdir: Path) -> None:
     expected = resnet().state_dict()
     file = keep(expected)
-    network, _ = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4}, state=file).open()
+    network, _ = NetworkSource(
+        network="cifar_resnet", arguments={"depth": 8, "width": 4}, state=file
+    ).open()
     assert all(torch.equal(expected[name], value) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"num_classes": 7}, r"'fc' has weight 7x16, bias 7, and 'fc' of the file has weight 10x16, bias 10"),
+        (
+            {"num_classes": 7},
+            r"'fc' has weight 7x16, bias 7, and 'fc' of the file has weight 10x16, bias 10",
+        ),
         ({"depth": 14}, r"the file has nothing for 'layer1\.1\.conv1' \(weight 4x4x3x3\)"),
-        ({"shortcut": "pad"}, r"the network has nothing for 'layer2\.0\.shortcut\.0' \(weight 8x4x1x1\)"),
+        (
+            {"shortcut": "pad"},
+            r"the network has nothing for 'layer2\.0\.shortcut\.0' \(weight 8x4x1x1\)",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit(arguments: dict[str, object], said: str, workdir: Path) -> None:
     keep_torch(resnet().state_dict())
-    source = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4, **arguments}, state="state.pt")
+    source = NetworkSource(
+        network="cifar_resnet", arguments={"depth": 8, "width": 4, **arguments}, state="state.pt"
+    )
     with pytest.raises(StorageError, match=said):
         source.open()
 
@@ -222,10 +264,13 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no file 'state.pt'"), ({"a": Evil()}, "more than tensors and plain values; it is not loaded"),
-        (b"xyz", "'state.pt'"), ({"epoch": 3}, "holds no state dict"), ([1], "holds no state dict"),
+        (None, "no file 'state.pt'"),
+        ({"a": Evil()}, "more than tensors and plain values; it is not loaded"),
+        (b"xyz", "'state.pt'"),
+        ({"epoch": 3}, "holds no state dict"),
+        ([1], "holds no state dict"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_state(content: object, said: str, workdir: Path) -> None:
     if isinstance(content, bytes):
         Path("state.pt").write_bytes(content)
@@ -244,15 +289,32 @@ def convolutions() -> nn.Sequential:
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: torch.ao.quantization.quantize_dynamic(convolutions()), r"quantised \(layer '2' is a Linear\)"),
-        (lambda: torch.jit.trace(convolutions(), torch.zeros(1, 3, 1, 1)), "is a TorchScript module"),
-        (lambda: nn.Sequential(nn.LazyConv2d(4, 1)), r"not initialised \(layer '0' is a LazyConv2d\)"),
-        (lambda: nn.Sequential(masked(nn.Conv2d(3, 4, 1))), "layer '0' computes its weight anew in each pass"),
-        (lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 1))), "layer '0' computes its weight anew in each pass"),
+        (
+            lambda: torch.ao.quantization.quantize_dynamic(convolutions()),
+            r"quantised \(layer '2' is a Linear\)",
+        ),
+        (
+            lambda: torch.jit.trace(convolutions(), torch.zeros(1, 3, 1, 1)),
+            "is a TorchScript module",
+        ),
+        (
+            lambda: nn.Sequential(nn.LazyConv2d(4, 1)),
+            r"not initialised \(layer '0' is a LazyConv2d\)",
+        ),
+        (
+            lambda: nn.Sequential(masked(nn.Conv2d(3, 4, 1))),
+            "layer '0' computes its weight anew in each pass",
+        ),
+        (
+            lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 1))),
+            "layer '0' computes its weight anew in each pass",
+        ),
         (lambda: {"state_dict": {}}, "gave dict, not a torch"),
     ],
 )
-def test_a_module_without_weights_of_its_own_is_refused(build: Callable[[], object], said: str) -> None:
+def test_a_module_without_weights_of_its_own_is_refused(
+    build: Callable[[], object], said: str
+) -> None:
     with pytest.raises(NetworkError, match=said):
         plain_module(build(), "mine:build")
 
@@ -263,5 +325,9 @@ def masked(layer: nn.Module) -> nn.Module:
 
 def test_wrappers_are_taken_off() -> None:
     network = convolutions()
-    for wrapped in (nn.DataParallel(network), torch.compile(network), torch.compile(nn.DataParallel(network))):
+    for wrapped in (
+        nn.DataParallel(network),
+        torch.compile(network),
+        torch.compile(nn.DataParallel(network)),
+    ):
         assert plain_module(wrapped, "mine:build") is network

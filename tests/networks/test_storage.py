@@ -12,7 +12,14 @@ from torch import nn
 from helpers import random_kept, random_resnet
 from metaprune_pl.errors import NetworkError, StorageError
 from metaprune_pl.graphs import trace
-from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, load_network, read_card, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    create_network,
+    load_network,
+    read_card,
+    save_network,
+)
 from metaprune_pl.pruning import find_groups, remove
 
 SETTINGS = NetworkSettings(arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3})
@@ -55,15 +62,21 @@ def test_a_loaded_network_gives_the_logits_of_the_stored_one(tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("kind", ["dense", "pruned"])
-@pytest.mark.parametrize("frozen", [[], ["conv1.weight", "fc.bias"], ["everything"]], ids=["none", "some", "all"])
-def test_what_was_frozen_is_frozen_after_loading(tmp_path: Path, kind: str, frozen: list[str]) -> None:
+@pytest.mark.parametrize(
+    "frozen", [[], ["conv1.weight", "fc.bias"], ["everything"]], ids=["none", "some", "all"]
+)
+def test_what_was_frozen_is_frozen_after_loading(
+    tmp_path: Path, kind: str, frozen: list[str]
+) -> None:
     network = network_of(kind)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen and frozen != ["everything"])
     save_network(tmp_path / "network", network, CARD)
     loaded = load_network(tmp_path / "network")
     expected = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == expected
+    assert {
+        name: parameter.requires_grad for name, parameter in loaded.named_parameters()
+    } == expected
 
 
 def test_a_pruned_network_has_the_stored_widths_and_trains(tmp_path: Path) -> None:
@@ -132,7 +145,10 @@ def test_saving_again_replaces_the_older_network(tmp_path: Path) -> None:
     other = random_resnet(seed=1)
     save_network(tmp_path / "network", other, CARD)
     assert torch.equal(load_network(tmp_path / "network")(IMAGES), other(IMAGES))
-    assert sorted(path.name for path in (tmp_path / "network").iterdir()) == ["network.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "network").iterdir()) == [
+        "network.json",
+        "weights.safetensors",
+    ]
 
 
 # Damage
@@ -140,7 +156,9 @@ def test_saving_again_replaces_the_older_network(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: Path) -> None:
     for folder in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(StorageError, match=f"no stored network in '{folder}': it has no network.json"):
+        with pytest.raises(
+            StorageError, match=f"no stored network in '{folder}': it has no network.json"
+        ):
             load_network(folder)
 
 
@@ -154,9 +172,10 @@ def test_the_folder_of_a_run_is_an_error_that_names_its_result(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"{}", b'{"format": 1}', b"null", b"3"],
+    "content",
+    [b"", b"{", b"\xff\xfe\x00", b"[]", b"{}", b'{"format": 1}', b"null", b"3"],
     ids=["empty", "cut", "binary", "a list", "no keys", "format alone", "null", "a number"],
-)  # fmt: skip
+)
 def test_a_damaged_card_is_an_error(tmp_path: Path, content: bytes) -> None:
     folder = store(tmp_path / "network")
     (folder / "network.json").write_bytes(content)
@@ -166,9 +185,16 @@ def test_a_damaged_card_is_an_error(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"input_shape": [3, 8]}, {"settings": {"name": "cifar_resnet"}}, {"unknown": 1}, {"format": "new"}],
+    [
+        {"input_shape": [3, 8]},
+        {"settings": {"name": "cifar_resnet"}},
+        {"unknown": 1},
+        {"format": "new"},
+    ],
 )
-def test_a_card_with_other_keys_or_values_is_an_error(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_card_with_other_keys_or_values_is_an_error(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     folder = store(tmp_path / "network")
     change_card(folder, **changes)
     with pytest.raises(StorageError, match=r"network\.json is damaged"):
@@ -206,9 +232,13 @@ def test_weights_of_other_widths_than_the_card_names_are_an_error(tmp_path: Path
         load_network(dense)
 
 
-def test_a_card_that_names_another_architecture_than_the_weights_is_an_error(tmp_path: Path) -> None:
+def test_a_card_that_names_another_architecture_than_the_weights_is_an_error(
+    tmp_path: Path,
+) -> None:
     folder = store(tmp_path / "network")
-    change_card(folder, settings={"builder": "cifar_resnet", "arguments": {"depth": 14, "width": 4}})
+    change_card(
+        folder, settings={"builder": "cifar_resnet", "arguments": {"depth": 14, "width": 4}}
+    )
     with pytest.raises(StorageError, match=r"the weights lack 'layer1\.1\.bn1\.bias'"):
         load_network(folder)
 
@@ -220,7 +250,9 @@ def test_weights_of_other_dimensions_are_an_error(tmp_path: Path) -> None:
     save_file(tensors, folder / "weights.safetensors")
     layers = {name: list(value.shape) for name, value in tensors.items()}
     change_card(folder, layers=layers)
-    with pytest.raises(StorageError, match=r"'fc\.bias' has 2 dimensions in the file and 1 in the network"):
+    with pytest.raises(
+        StorageError, match=r"'fc\.bias' has 2 dimensions in the file and 1 in the network"
+    ):
         load_network(folder)
 
 
@@ -248,7 +280,10 @@ def test_an_unknown_name_is_an_error_with_the_closest_known_one(name: str, meant
 
 
 def test_a_name_like_no_other_is_an_error_with_those_that_are_known() -> None:
-    with pytest.raises(NetworkError, match=r"no network 'xyz'\. Known: a folder of a stored network, cifar_resnet, "):
+    with pytest.raises(
+        NetworkError,
+        match=r"no network 'xyz'\. Known: a folder of a stored network, cifar_resnet, ",
+    ):
         create_network("xyz")
 
 
@@ -265,23 +300,34 @@ def test_sizes_below_1_are_an_error(name: str) -> None:
 
 
 def test_an_argument_that_the_builder_does_not_know_is_an_error_with_those_it_knows() -> None:
-    with pytest.raises(NetworkError, match=r"'deph'.*Its arguments: depth, width, num_classes, in_channels"):
+    with pytest.raises(
+        NetworkError, match=r"'deph'.*Its arguments: depth, width, num_classes, in_channels"
+    ):
         create_network("cifar_resnet", deph=8)
 
 
 def test_a_seed_gives_the_same_network_and_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, second, third = (create_network("cifar_resnet", seed=seed, depth=8, width=4) for seed in (1, 1, 2))
+    first, second, third = (
+        create_network("cifar_resnet", seed=seed, depth=8, width=4) for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     assert not torch.equal(first.get_parameter("conv1.weight"), third.get_parameter("conv1.weight"))
 
 
 def test_settings_take_the_sizes_of_the_data_where_none_are_given() -> None:
     assert NetworkSettings().for_data(7, 1).arguments == {"num_classes": 7, "in_channels": 1}
-    assert NetworkSettings(builder="timm/resnet18").for_data(7, 1).arguments == {"num_classes": 7, "in_chans": 1}
-    assert NetworkSettings(builder="torchvision/resnet18").for_data(7, 3).arguments == {"num_classes": 7}
+    assert NetworkSettings(builder="timm/resnet18").for_data(7, 1).arguments == {
+        "num_classes": 7,
+        "in_chans": 1,
+    }
+    assert NetworkSettings(builder="torchvision/resnet18").for_data(7, 3).arguments == {
+        "num_classes": 7
+    }
     given = NetworkSettings(arguments={"num_classes": 12})
     assert given.for_data(7, 1).arguments == {"num_classes": 12, "in_channels": 1}
     assert given.arguments == {"num_classes": 12}

@@ -25,10 +25,17 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def analyze(line: Path, *flags: str) -> None:
     runs = line / "runs" / "quickstart"
-    main([
-        "analyze", "--config=analyze_quickstart.yaml", f"--network={runs / 'data_models/networks/seed_0002'}",
-        f"--metanetwork={runs / 'meta_training/metanetworks'}", "--trainer.default_root_dir=run", *QUIET, *flags,
-    ])  # fmt: skip
+    main(
+        [
+            "analyze",
+            "--config=analyze_quickstart.yaml",
+            f"--network={runs / 'data_models/networks/seed_0002'}",
+            f"--metanetwork={runs / 'meta_training/metanetworks'}",
+            "--trainer.default_root_dir=run",
+            *QUIET,
+            *flags,
+        ]
+    )
 
 
 def test_analyze_writes_tables_pictures_and_events(
@@ -45,18 +52,26 @@ def test_analyze_writes_tables_pictures_and_events(
     after = load_network("run/finetuned/network")
     (first,) = [row for row in layers if (row["statistic"], row["layer"]) == ("l2", "conv1")]
     for who, network in (("origin", origin), ("after", after)):
-        expected = float(network.get_parameter("conv1.weight").detach().double().flatten(1).norm(dim=1).mean())
+        expected = float(
+            network.get_parameter("conv1.weight").detach().double().flatten(1).norm(dim=1).mean()
+        )
         assert float(first[f"{who}_mean"]) == pytest.approx(expected)
     for row in table(Path("run/histograms.csv"))[:BINS]:
         assert float(row["from"]) < float(row["to"])
     pictures = {path.stem for path in Path("run").glob("*.png")}
-    assert pictures == {"layers"} | {f"histogram_{name}" for name in STATISTICS if name != "effective_rank"}
-    assert list(Path("run/tensorboard/origin").glob("events*")) and list(Path("run/tensorboard/after").glob("events*"))
+    assert pictures == {"layers"} | {
+        f"histogram_{name}" for name in STATISTICS if name != "effective_rank"
+    }
+    assert list(Path("run/tensorboard/origin").glob("events*")) and list(
+        Path("run/tensorboard/after").glob("events*")
+    )
     analyze(line, "--finetune.epochs=1", "--sample.images=100")
     assert "run is finished" in capsys.readouterr().err
 
 
-def test_nothing_to_compare_is_one_message(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_compare_is_one_message(
+    line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         analyze(line, "--metanetwork=null", "--finetune.epochs=0")
     assert stop.value.code == 1
@@ -84,19 +99,33 @@ def test_pictures_of_one_layer_and_of_many() -> None:
     for count in (1, 40):
         layers = {f"layer{number}": torch.rand(8, dtype=torch.float64) for number in range(count)}
         one = {"effective_rank": {"layer": torch.rand(1, dtype=torch.float64)}, "l2": layers}
-        analysis = Analysis(network="n", origin=one, after=one, change="after it", images=9, accuracy=(0.5, 0.4))
+        analysis = Analysis(
+            network="n", origin=one, after=one, change="after it", images=9, accuracy=(0.5, 0.4)
+        )
         assert set(draw_analysis(analysis)) == {"layers", "histogram_l2"}
 
 
 def curve(line: Path, folder: str, *flags: str) -> None:
     network = f"--network={line / 'runs/quickstart/data_models/networks/seed_0002'}"
-    main([
-        "curve", "--config=curve_quickstart.yaml", "--metanetwork=null", "--finetune.epochs=0", "--pruning.step=0.05",
-        "--grid={points: 3, max_speed_up: 2}", f"--trainer.default_root_dir={folder}", network, *QUIET, *flags,
-    ])  # fmt: skip
+    main(
+        [
+            "curve",
+            "--config=curve_quickstart.yaml",
+            "--metanetwork=null",
+            "--finetune.epochs=0",
+            "--pruning.step=0.05",
+            "--grid={points: 3, max_speed_up: 2}",
+            f"--trainer.default_root_dir={folder}",
+            network,
+            *QUIET,
+            *flags,
+        ]
+    )
 
 
-def test_curves_of_several_runs_in_one_picture(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_of_several_runs_in_one_picture(
+    line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     curve(line, "a/one")
     assert not Path("a/one/beside.png").exists()
     curve(line, "a/two", "--finetune.epochs=1", "--beside=[a/one]")

@@ -30,23 +30,40 @@ def test_rounds_rewind_the_weights_and_rank_by_the_trained_ones(
 ) -> None:
     monkeypatch.chdir(line)
     run = tmp_path / "rounds"
-    main(tiny(
-        "prune prune", "--metanetwork=null", "--finetune.epochs=0", "--finetune_after.epochs=1", "--rounds=3",
-        "--speed_ups=[4]", "--pruning.step=1", f"--trainer.default_root_dir={run}",
-    ))  # fmt: skip
+    main(
+        tiny(
+            "prune prune",
+            "--metanetwork=null",
+            "--finetune.epochs=0",
+            "--finetune_after.epochs=1",
+            "--rounds=3",
+            "--speed_ups=[4]",
+            "--pruning.step=1",
+            f"--trainer.default_root_dir={run}",
+        )
+    )
     first = load_network(yaml.safe_load((run / "config.yaml").read_text())["network"])
     image = torch.zeros(1, 1, 8, 8)
-    rewound = [load_network(run / "speed_up_4" / path / "pruned") for path in ("round_1", "round_2", ".")]
+    rewound = [
+        load_network(run / "speed_up_4" / path / "pruned") for path in ("round_1", "round_2", ".")
+    ]
     macs = [count_macs(network, image) for network in (first, *rewound)]
-    for number, now in enumerate(macs[1:], 1):  # each is as far as it should be, and not as far as the next
+    for number, now in enumerate(
+        macs[1:], 1
+    ):  # each is as far as it should be, and not as far as the next
         assert 4 ** (number / 3) <= macs[0] / now < 4 ** ((number + 1) / 3)
     assert all(bool(torch.isin(values(network), values(first)).all()) for network in rewound)
     trained = load_network(run / "speed_up_4" / "round_1" / "finetuned" / "network")
     assert not bool(torch.isin(values(trained), values(first)).any())
     (expected,) = prune(  # the second round by hand
-        trained, image, speed_ups=[4 ** (2 / 3)], base_macs=macs[0], criterion=GroupNorm(),
-        settings=PruningSettings(step=1.0), rewound=load_network(run / "speed_up_4" / "round_1" / "pruned"),
-    )  # fmt: skip
+        trained,
+        image,
+        speed_ups=[4 ** (2 / 3)],
+        base_macs=macs[0],
+        criterion=GroupNorm(),
+        settings=PruningSettings(step=1.0),
+        rewound=load_network(run / "speed_up_4" / "round_1" / "pruned"),
+    )
     state = load_network(run / "speed_up_4" / "round_2" / "pruned").state_dict()
     assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
 
@@ -56,7 +73,14 @@ def test_rounds_need_training_between_them(
 ) -> None:
     monkeypatch.chdir(line)
     with pytest.raises(SystemExit):
-        main(tiny("prune prune", "--rounds=2", "--finetune_after.epochs=0", f"--trainer.default_root_dir={tmp_path}/a"))
+        main(
+            tiny(
+                "prune prune",
+                "--rounds=2",
+                "--finetune_after.epochs=0",
+                f"--trainer.default_root_dir={tmp_path}/a",
+            )
+        )
     assert "trains for finetune_after.epochs" in capsys.readouterr().err
 
 
@@ -69,30 +93,52 @@ def test_unknown_methods_are_refused_with_those_there_are() -> None:
 
 
 @pytest.mark.slow
-def test_methods_without_a_curve_run_alone(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_without_a_curve_run_alone(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_toy_configs(workdir)
-    main([
-        *ARGS, "--chain.held_out=1", "--chain.speed_ups=[2]", "--chain.methods=[snip]", "--seed_everything=5",
-        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}}",
-    ])  # fmt: skip
+    main(
+        [
+            *ARGS,
+            "--chain.held_out=1",
+            "--chain.speed_ups=[2]",
+            "--chain.methods=[snip]",
+            "--seed_everything=5",
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}}",
+        ]
+    )
     report = json.loads((workdir / "runs" / "quickstart" / "report.json").read_text())
     assert [row["method"] for row in report["results"]["pruned"]] == ["snip"]
-    for stage in ("data_models", "networks/seed_0001-snip/prune"):  # the experiment's seed is theirs
-        config = yaml.safe_load((workdir / "runs" / "quickstart" / stage / "config.yaml").read_text())
+    for stage in (
+        "data_models",
+        "networks/seed_0001-snip/prune",
+    ):  # the experiment's seed is theirs
+        config = yaml.safe_load(
+            (workdir / "runs" / "quickstart" / stage / "config.yaml").read_text()
+        )
         assert config["seed_everything"] == 5
     assert not report["curves"] and "Curves: " not in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_all_baselines_run_from_one_config_to_one_table(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_baselines_run_from_one_config_to_one_table(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_toy_configs(workdir)
-    methods = yaml.safe_load(find_config("baselines_quickstart.yaml").read_text())["chain"]["methods"]
+    methods = yaml.safe_load(find_config("baselines_quickstart.yaml").read_text())["chain"][
+        "methods"
+    ]
     assert set(methods) - {"none", "sparsity_learning", "magnitude_l2_uniform"} == set(BASELINES)
-    main([
-        *ARGS, "--chain.held_out=1", "--chain.speed_ups=[2]", f"--chain.methods={json.dumps(methods)}",
-        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 1},"
-        " prune: {finetune.epochs: 1, finetune_after.epochs: 1}}",
-    ])  # fmt: skip
+    main(
+        [
+            *ARGS,
+            "--chain.held_out=1",
+            "--chain.speed_ups=[2]",
+            f"--chain.methods={json.dumps(methods)}",
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 1},"
+            " prune: {finetune.epochs: 1, finetune_after.epochs: 1}}",
+        ]
+    )
     run = workdir / "runs" / "quickstart"
     report = json.loads((run / "report.json").read_text())
     assert [row["method"] for row in report["results"]["pruned"]] == methods
@@ -105,19 +151,26 @@ def test_all_baselines_run_from_one_config_to_one_table(workdir: Path, capsys: p
     for method in methods:
         place = run / "networks" / f"seed_0001-{method}" / "prune"
         config = yaml.safe_load((place / "config.yaml").read_text())
-        assert config["pruning"]["ranking"] == ("uniform" if method.endswith("_uniform") else "global")
+        assert config["pruning"]["ranking"] == (
+            "uniform" if method.endswith("_uniform") else "global"
+        )
         other = baseline(method)
         assert GroupNorm(**config["criterion"]) == (other.criterion if other else GroupNorm())
         kept[method] = load_network(place / "speed_up_2" / "pruned")
     widths = {
-        method: tuple(m.weight.shape[0] for m in n.modules() if isinstance(m, nn.Conv2d)) for method, n in kept.items()
+        method: tuple(m.weight.shape[0] for m in n.modules() if isinstance(m, nn.Conv2d))
+        for method, n in kept.items()
     }
     assert len(set(widths.values())) > 5  # they are different ways
-    snip = yaml.safe_load((run / "networks" / "seed_0001-snip" / "prune" / "config.yaml").read_text())
+    snip = yaml.safe_load(
+        (run / "networks" / "seed_0001-snip" / "prune" / "config.yaml").read_text()
+    )
     data_models = yaml.safe_load((run / "data_models" / "config.yaml").read_text())
     assert snip["finetune_after"]["epochs"] == data_models["trainer"]["max_epochs"] == 2
     assert snip["finetune_after"]["optimizer"] == data_models["model"]["init_args"]["optimizer"]
     start = load_network(run / "networks" / "seed_0001-snip" / "untrained")
     fresh = create_network("cifar_resnet", seed=1, depth=8, width=4, in_channels=1, num_classes=10)
-    assert all(torch.equal(fresh.state_dict()[name], value) for name, value in start.state_dict().items())
+    assert all(
+        torch.equal(fresh.state_dict()[name], value) for name, value in start.state_dict().items()
+    )
     assert bool(torch.isin(values(kept["snip"]), values(fresh)).all())

@@ -17,16 +17,28 @@ from torchvision.models import ResNet18_Weights
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
-from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, load_network, read_card, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    create_network,
+    load_network,
+    read_card,
+    save_network,
+)
 from metaprune_pl.pipelines.claims import claim
 from metaprune_pl.pipelines.prepare import accuracy
 from metaprune_pl.pruning import count_macs
 
 CPU, EXAMPLE = torch.device("cpu"), torch.zeros(1, 1, 8, 8)
 MAKE = [
-    "data_models", "--model=DataModelTraining", "--model.optimizer={lr: 0.05}", "--data=Digits",
-    "--trainer.accelerator=cpu", "--trainer.default_root_dir=made", *QUIET,
-]  # fmt: skip
+    "data_models",
+    "--model=DataModelTraining",
+    "--model.optimizer={lr: 0.05}",
+    "--data=Digits",
+    "--trainer.accelerator=cpu",
+    "--trainer.default_root_dir=made",
+    *QUIET,
+]
 TINY = [*MAKE, "--model.network.arguments={depth: 8, width: 4}", "--trainer.max_epochs=1"]
 PRUNED = "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}"
 # records every data model that is stored, then does what `metaprune` does
@@ -41,8 +53,13 @@ RECORDING = (
 
 
 def start(args: list[str]) -> subprocess.Popen[str]:
-    command, environment = [sys.executable, "-c", RECORDING, *args], {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command, environment = (
+        [sys.executable, "-c", RECORDING, *args],
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -54,11 +71,18 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 def claimed_by(process: subprocess.Popen[str]) -> list[Path]:
-    return [p for p in Path("made/claims").glob("*") if p.read_text().startswith(f"process {process.pid} ")]
+    return [
+        p
+        for p in Path("made/claims").glob("*")
+        if p.read_text().startswith(f"process {process.pid} ")
+    ]
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.slow
@@ -79,21 +103,28 @@ def test_three_processes_make_six_models_once_each_though_one_is_killed(workdir:
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-2000:]
     assert all("│ 5 " in output for output in outputs[:2])  # each waits for all six and lists them
-    assert f"work/{seeds}/checkpoints" in "".join(outputs)  # another process went on from the dead one's checkpoint
+    assert f"work/{seeds}/checkpoints" in "".join(
+        outputs
+    )  # another process went on from the dead one's checkpoint
     names = [f"seed_{seed:04d}" for seed in range(6)]
     assert sorted(path.name for path in Path("made/networks").iterdir()) == names
     assert sorted(Path("stored.txt").read_text().split()) == names
     assert json.loads(Path("made/run.json").read_text())["finished"]
     main([*args, "--model.seeds=[2]", "--trainer.default_root_dir=alone"])
-    assert same_weights(load_network("made/networks/seed_0002"), load_network("alone/networks/seed_0002"))
+    assert same_weights(
+        load_network("made/networks/seed_0002"), load_network("alone/networks/seed_0002")
+    )
 
 
 def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from metaprune_pl.pipelines.claims import claim\n"
+        "import sys, time; from pathlib import Path; from metaprune_pl.pipelines.claims import "
+        "claim\n"
         "with claim(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "a"], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "a"], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None and holder.stdout.readline() == "True\n"
     with claim(tmp_path / "a") as mine, claim(tmp_path / "b") as other:
         assert (mine, other) == (False, True)
@@ -109,32 +140,61 @@ def test_an_initially_pruned_model_is_recorded_as_it_is(workdir: Path) -> None:
     folder = Path("made/networks/seed_0003")
     network, card = load_network(folder), read_card(folder)
     unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments)
-    assert card.record["speed_up"] == count_macs(unpruned, EXAMPLE) / count_macs(network, EXAMPLE) >= 1.3
+    assert (
+        card.record["speed_up"]
+        == count_macs(unpruned, EXAMPLE) / count_macs(network, EXAMPLE)
+        >= 1.3
+    )
     assert card.record["validation_accuracy"] == accuracy(network, Digits(), "validation", CPU)
     trained = load_network("made/work/seeds_0003/networks/seed_0003")
-    assert card.record["validation_accuracy_trained"] == accuracy(trained, Digits(), "validation", CPU)
-    assert (card.record["seed"], card.record["epochs"], card.record["epochs_finetuned"]) == (3, 1, 1)
+    assert card.record["validation_accuracy_trained"] == accuracy(
+        trained, Digits(), "validation", CPU
+    )
+    assert (card.record["seed"], card.record["epochs"], card.record["epochs_finetuned"]) == (
+        3,
+        1,
+        1,
+    )
 
 
 def test_what_is_there_is_reused_and_more_are_added(workdir: Path) -> None:
     main([*TINY, "--model.seeds=[0, 1]"])
-    before = {seed: Path(f"made/networks/seed_{seed:04d}/network.json").stat().st_mtime_ns for seed in (0, 1)}
+    before = {
+        seed: Path(f"made/networks/seed_{seed:04d}/network.json").stat().st_mtime_ns
+        for seed in (0, 1)
+    }
     main([*TINY, "--model.seeds=[0, 1, 2]", "--side_by_side=2"])
-    after = {seed: Path(f"made/networks/seed_{seed:04d}/network.json").stat().st_mtime_ns for seed in (0, 1, 2)}
+    after = {
+        seed: Path(f"made/networks/seed_{seed:04d}/network.json").stat().st_mtime_ns
+        for seed in (0, 1, 2)
+    }
     assert {**before, 2: after[2]} == after
-    assert [line.split(",")[0] for line in Path("made/data_models.csv").read_text().split()] == ["seed", "0", "1", "2"]
+    assert [line.split(",")[0] for line in Path("made/data_models.csv").read_text().split()] == [
+        "seed",
+        "0",
+        "1",
+        "2",
+    ]
 
 
 def test_side_by_side_or_one_by_one_is_the_same(workdir: Path) -> None:
     main([*TINY, "--model.seeds=[0, 1]", "--side_by_side=2"])
     main([*TINY, "--model.seeds=[1]", "--trainer.default_root_dir=alone"])
-    assert same_weights(load_network("made/networks/seed_0001"), load_network("alone/networks/seed_0001"))
+    assert same_weights(
+        load_network("made/networks/seed_0001"), load_network("alone/networks/seed_0001")
+    )
 
 
 def store(folder: str) -> nn.Module:
-    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1})
+    settings = NetworkSettings(
+        arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1}
+    )
     network = create_network(settings.builder, seed=7, **settings.arguments).eval()
-    save_network(folder, network, NetworkCard(settings=settings, input_shape=(1, 8, 8), record={"name": "given"}))
+    save_network(
+        folder,
+        network,
+        NetworkCard(settings=settings, input_shape=(1, 8, 8), record={"name": "given"}),
+    )
     return network
 
 
@@ -161,11 +221,15 @@ def test_weights_that_torchvision_provides(workdir: Path, monkeypatch: pytest.Mo
     for part in ("train", "test"):
         for label in range(2):
             draw(images / part / str(label), 20)
-    main([
-        *MAKE, "--model.network={builder: torchvision/resnet18, arguments: {weights: DEFAULT, num_classes: 1000}}",
-        "--model.seeds=[0]", "--data={class_path: ImageFolder, init_args: {folder: images, batch_size: 4, cache: c}}",
-        "--trainer.max_epochs=0",
-    ])  # fmt: skip
+    main(
+        [
+            *MAKE,
+            "--model.network={builder: torchvision/resnet18, arguments: {weights: DEFAULT, num_classes: 1000}}",
+            "--model.seeds=[0]",
+            "--data={class_path: ImageFolder, init_args: {folder: images, batch_size: 4, cache: c}}",
+            "--trainer.max_epochs=0",
+        ]
+    )
     made = load_network("made/networks/seed_0000").state_dict()
     assert all(torch.equal(made[name], value) for name, value in provided.items())
 
@@ -185,8 +249,14 @@ def draw(folder: Path, count: int) -> None:
             ["--model.start.network=given", "--model.network.arguments.depth=14"],
             "give model.network or model.start, not both",
         ),
-        (["--model.start.network=given", "--side_by_side=2"], "side_by_side is 1 for pretrained networks"),
-        (["--initial.speed_up=1"], "initial.speed_up is 1; it is above 1. Leave `initial` out for none."),
+        (
+            ["--model.start.network=given", "--side_by_side=2"],
+            "side_by_side is 1 for pretrained networks",
+        ),
+        (
+            ["--initial.speed_up=1"],
+            "initial.speed_up is 1; it is above 1. Leave `initial` out for none.",
+        ),
         (["--initial.speed_up=1000"], "is out of reach"),
         (
             ["--model=Finetuning", "--model.network=given"],
@@ -194,7 +264,9 @@ def draw(folder: Path, count: int) -> None:
         ),
     ],
 )
-def test_impossible(flags: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible(
+    flags: list[str], said: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store("given")
     with pytest.raises(SystemExit):
         main([*MAKE, "--trainer.max_epochs=1", "--model.seeds=[0, 1]", *flags])

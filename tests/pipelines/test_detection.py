@@ -1,4 +1,7 @@
-"""Detection through the command line at toy size: train, prune the backbone 2.5x with and without metanetwork, mAP."""
+"""Detection through the command line at toy size.
+
+Train, prune the backbone 2.5x with and without metanetwork, mAP.
+"""
 
 import os
 import subprocess
@@ -41,10 +44,16 @@ detection:
 def detect(folder: str, line: Path, *flags: str) -> list[Detected]:
     """Run with a metanetwork that has learnt from classifiers."""
     metanetwork = line / "runs" / "quickstart" / "meta_training" / "metanetworks"
-    main([
-        "detect", "--config=detection.yaml", f"--trainer.default_root_dir={folder}",
-        f"--detection.metanetwork={metanetwork}", *QUIET, *flags,
-    ])  # fmt: skip
+    main(
+        [
+            "detect",
+            "--config=detection.yaml",
+            f"--trainer.default_root_dir={folder}",
+            f"--detection.metanetwork={metanetwork}",
+            *QUIET,
+            *flags,
+        ]
+    )
     return [Detected(**row) for row in read_json(Path(folder, "report.json"))]
 
 
@@ -101,12 +110,19 @@ def backbone_macs(detector: nn.Module) -> int:
 
 
 def test_training_lowers_the_loss_and_all_are_in_the_report(whole: list[Detected]) -> None:
-    assert loss_of(load_network("whole/trained/network")) < 0.7 * loss_of(load_network("whole/source"))
-    assert [(d.method, d.target) for d in whole] == [("origin", 1.0), ("none", 2.5), ("metanetwork", 2.5)]
+    assert loss_of(load_network("whole/trained/network")) < 0.7 * loss_of(
+        load_network("whole/source")
+    )
+    assert [(d.method, d.target) for d in whole] == [
+        ("origin", 1.0),
+        ("none", 2.5),
+        ("metanetwork", 2.5),
+    ]
     assert all(0 <= d.precision <= d.precision_50 <= 1 for d in whole)
     assert Path("whole/report.csv").is_file()
     trained, rewritten = (
-        load_network(f"whole/{name}").state_dict() for name in ("trained/network", "metanetwork/rewritten")
+        load_network(f"whole/{name}").state_dict()
+        for name in ("trained/network", "metanetwork/rewritten")
     )
     changed = {name for name, value in trained.items() if not torch.equal(value, rewritten[name])}
     assert changed and all(name.startswith("backbone.") for name in changed)
@@ -126,7 +142,9 @@ def test_pruned_is_masked(whole: list[Detected], method: str) -> None:
     dense = load_network(f"whole/{method}/finetuned/network").get_submodule("backbone")
     pruned = load_network(f"whole/{method}/speed_up_2.5/pruned").get_submodule("backbone")
     groups = prunable_groups(dense, EXAMPLE)
-    (kept,) = plan(groups, dense.state_dict(), GroupNorm(), PruningSettings(), [whole[0].macs / 2.5])
+    (kept,) = plan(
+        groups, dense.state_dict(), GroupNorm(), PruningSettings(), [whole[0].macs / 2.5]
+    )
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         after = pruned(images)
@@ -137,7 +155,10 @@ def test_pruned_is_masked(whole: list[Detected], method: str) -> None:
 def test_the_precision_in_the_report_is_the_stored_detectors(whole: list[Detected]) -> None:
     data = VOC(root="drawn", workers=0)
     stored = load_network("whole/none/speed_up_2.5/network")
-    assert average_precision(stored, data, torch.device("cpu")) == (whole[1].precision, whole[1].precision_50)
+    assert average_precision(stored, data, torch.device("cpu")) == (
+        whole[1].precision,
+        whole[1].precision_50,
+    )
     assert read_card("whole/none/speed_up_2.5/network").record["speed_up"] == whole[1].speed_up
 
 
@@ -146,11 +167,18 @@ class Knowing(nn.Module):
 
     def __init__(self, data: VOC) -> None:
         super().__init__()
-        self.answers = [target for batch in data.evaluation("test", torch.device("cpu")) for target in batch.targets]
+        self.answers = [
+            target
+            for batch in data.evaluation("test", torch.device("cpu"))
+            for target in batch.targets
+        ]
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         told, self.answers = self.answers[: len(images)], self.answers[len(images) :]
-        return [{"boxes": t["boxes"], "labels": t["labels"], "scores": torch.ones(len(t["labels"]))} for t in told]
+        return [
+            {"boxes": t["boxes"], "labels": t["labels"], "scores": torch.ones(len(t["labels"]))}
+            for t in told
+        ]
 
 
 def test_who_knows_all_objects_has_a_precision_of_one() -> None:
@@ -166,7 +194,11 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(
     whole: list[Detected], line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = DetectorTraining.training_step
-    for steps in (5, 11, 10):  # in the training, in the finetuning without and in the last with a metanetwork
+    for steps in (
+        5,
+        11,
+        10,
+    ):  # in the training, in the finetuning without and in the last with a metanetwork
         count = 0
 
         def dying(self: Any, batch: Any, batch_idx: int, steps: int = steps) -> Any:
@@ -181,14 +213,21 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(
             detect("stopped", line)
     again = detect("stopped", line)
     for one, other in zip(whole, again, strict=True):
-        assert (one.precision, one.precision_pruned, one.macs) == (other.precision, other.precision_pruned, other.macs)
+        assert (one.precision, one.precision_pruned, one.macs) == (
+            other.precision,
+            other.precision_pruned,
+            other.macs,
+        )
     for path in ("none/speed_up_2.5/network", "metanetwork/speed_up_2.5/network"):
         one, other = (load_network(f"{run}/{path}").state_dict() for run in ("whole", "stopped"))
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_finished_run_is_found_again(
-    whole: list[Detected], line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: list[Detected],
+    line: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(DetectorTraining, "training_step", None)
     assert detect("whole", line) == whole
@@ -198,17 +237,27 @@ def test_a_finished_run_is_found_again(
 @pytest.mark.ddp
 def test_two_devices_train_one_detector() -> None:
     flags = [
-        "--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.batch_size=2",
-        "--detection.training.epochs=1", "--detection.finetune.epochs=0", "--detection.finetune_after.epochs=0",
-        "--trainer.default_root_dir=two", *QUIET,
-    ]  # fmt: skip
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--data.init_args.batch_size=2",
+        "--detection.training.epochs=1",
+        "--detection.finetune.epochs=0",
+        "--detection.finetune_after.epochs=0",
+        "--trainer.default_root_dir=two",
+        *QUIET,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "metaprune_pl", "detect", "--config=detection.yaml", *flags],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     _, pruned = (Detected(**row) for row in read_json(Path("two/report.json")))
-    alone = average_precision(load_network("two/none/speed_up_2.5/network"), VOC(root="drawn"), torch.device("cpu"))
+    alone = average_precision(
+        load_network("two/none/speed_up_2.5/network"), VOC(root="drawn"), torch.device("cpu")
+    )
     assert (pruned.precision, pruned.precision_50) == pytest.approx(alone)
     checkpoint = torch.load("two/trained/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 13 // (2 * 2)

@@ -1,4 +1,7 @@
-"""The whole experiment at toy size: what it writes, that it runs nothing twice, and that it survives being killed."""
+"""The whole experiment at toy size.
+
+What it writes, that it runs nothing twice, and that it survives being killed.
+"""
 
 import json
 import os
@@ -21,16 +24,27 @@ FRACTION = {"data.init_args.fraction": 0.2}
 IMAGES = Digits(fraction=0.2).count("train")
 CHANGES: dict[str, dict[str, Any]] = {
     "data": {
-        "model.init_args.network.arguments": {"depth": 8, "width": 4}, "trainer.max_epochs": 2, **FRACTION,
+        "model.init_args.network.arguments": {"depth": 8, "width": 4},
+        "trainer.max_epochs": 2,
+        **FRACTION,
     },
     "meta": {
-        "model.init_args.metanetwork.init_args.layers": 2, "model.init_args.metanetwork.init_args.hidden": 8,
-        "data.init_args.rounds": 2, "trainer.max_epochs": 3, "data.init_args.images.init_args.fraction": 0.2,
+        "model.init_args.metanetwork.init_args.layers": 2,
+        "model.init_args.metanetwork.init_args.hidden": 8,
+        "data.init_args.rounds": 2,
+        "trainer.max_epochs": 3,
+        "data.init_args.images.init_args.fraction": 0.2,
         "data.init_args.images.init_args.batch_size": 90,
     },
-    "curve": {"finetune.epochs": 2, "grid.points": 3, "grid.max_speed_up": 3.0, "pruning.step": 0.05, **FRACTION},
+    "curve": {
+        "finetune.epochs": 2,
+        "grid.points": 3,
+        "grid.max_speed_up": 3.0,
+        "pruning.step": 0.05,
+        **FRACTION,
+    },
     "prune": {"finetune_after.epochs": 2, "pruning.step": 0.05, "latency_batches": [1], **FRACTION},
-}  # fmt: skip
+}
 
 
 def write_toy_configs(folder: Path) -> None:
@@ -48,10 +62,16 @@ def write_toy_configs(folder: Path) -> None:
 
 
 ARGS = [
-    "experiment", "--config=quickstart.yaml", "--chain.data_models=toy_data.yaml", "--chain.held_out=2",
-    "--chain.meta_training=toy_meta.yaml", "--chain.curve=toy_curve.yaml", "--chain.prune=toy_prune.yaml",
-    "--chain.search.how=all", "--chain.speed_ups=[2, 3]",
-]  # fmt: skip
+    "experiment",
+    "--config=quickstart.yaml",
+    "--chain.data_models=toy_data.yaml",
+    "--chain.held_out=2",
+    "--chain.meta_training=toy_meta.yaml",
+    "--chain.curve=toy_curve.yaml",
+    "--chain.prune=toy_prune.yaml",
+    "--chain.search.how=all",
+    "--chain.speed_ups=[2, 3]",
+]
 
 
 def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +95,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(ARGS)
     finally:
         os.chdir(before)
-    shutil.copy(folder / "runs" / "quickstart" / "report.json", folder / "first.json")  # tests change the folder
+    shutil.copy(
+        folder / "runs" / "quickstart" / "report.json", folder / "first.json"
+    )  # tests change the folder
     return folder / "runs" / "quickstart"
 
 
@@ -84,7 +106,9 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
     report = json.loads((whole / "report.json").read_text())
     rows = report["results"]["pruned"]
     methods = ["none", "sparsity_learning", "metanetwork"]
-    assert [(row["target"], row["method"]) for row in rows] == [(t, m) for t in (2, 3) for m in methods]
+    assert [(row["target"], row["method"]) for row in rows] == [
+        (t, m) for t in (2, 3) for m in methods
+    ]
     for row in rows:
         assert row["networks"] == 2 and row["speed_up"] >= row["target"]
         accuracies = [
@@ -94,12 +118,22 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
         ]
         a, b = accuracies
         assert row["accuracy_finetuned"] == pytest.approx((a + b) / 2)
-        assert row["accuracy_finetuned_std"] == pytest.approx(abs(a - b) / 2**0.5)  # sample deviation of two
+        assert row["accuracy_finetuned_std"] == pytest.approx(
+            abs(a - b) / 2**0.5
+        )  # sample deviation of two
     assert [row["method"] for row in report["results"]["curves"]] == methods
     choice = json.loads((whole / "choice" / "choice.json").read_text())
     best = max(choice["areas"], key=lambda name: choice["areas"][name])
-    assert Path(choice["metanetwork"]).name == best and list(choice["areas"]) == ["epoch_001", "epoch_002", "epoch_003"]
-    assert f"{best} has the largest area" in report["results"]["choices"]["metanetwork"] == choice["reason"]
+    assert Path(choice["metanetwork"]).name == best and list(choice["areas"]) == [
+        "epoch_001",
+        "epoch_002",
+        "epoch_003",
+    ]
+    assert (
+        f"{best} has the largest area"
+        in report["results"]["choices"]["metanetwork"]
+        == choice["reason"]
+    )
     assert "flat region over no metanetwork" in report["results"]["flat_region"]
     costs = {(c["stage"], c["method"]): c for c in report["costs"]}
     assert costs["meta-training", "metanetwork"]["once"]
@@ -107,14 +141,26 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
     assert not costs["finetuning and curve", "none"]["once"]
     assert costs["finetuning and curve", "none"]["cost"]["images"] == 2 * IMAGES  # for each network
     assert all(c["cost"]["seconds"] > 0 and c["cost"]["host_bytes"] > 1e8 for c in costs.values())
-    for name in ("report.csv", "curves.csv", "curve.png", "cost.png", "choice/curves.png", "config.yaml"):
+    for name in (
+        "report.csv",
+        "curves.csv",
+        "curve.png",
+        "cost.png",
+        "choice/curves.png",
+        "config.yaml",
+    ):
         assert (whole / name).stat().st_size > 0
 
 
 @pytest.mark.slow
 def test_the_choice_is_by_validation_images_and_the_report_by_test_images(whole: Path) -> None:
-    chosen_by = [json.loads(path.read_text())["split"] for path in (whole / "choice").rglob("curve.json")]
-    reported = [json.loads(path.read_text())["split"] for path in (whole / "networks").glob("*/curve/curve.json")]
+    chosen_by = [
+        json.loads(path.read_text())["split"] for path in (whole / "choice").rglob("curve.json")
+    ]
+    reported = [
+        json.loads(path.read_text())["split"]
+        for path in (whole / "networks").glob("*/curve/curve.json")
+    ]
     assert chosen_by == ["validation"] * 3 and reported == ["test"] * 6
 
 
@@ -128,7 +174,9 @@ def test_nothing_is_run_twice_and_a_changed_stage_moves_the_old_aside(
     times = {stage: (stage / "run.json").stat().st_mtime_ns for stage in stages}
     main(ARGS)
     assert {stage: (stage / "run.json").stat().st_mtime_ns for stage in stages} == times
-    assert without_times(json.loads((whole / "report.json").read_text())) == without_times(json.loads(before))
+    assert without_times(json.loads((whole / "report.json").read_text())) == without_times(
+        json.loads(before)
+    )
     again = (whole / "report.json").read_text()
     capsys.readouterr()
     main([*ARGS, "--chain.speed_ups=[2]", "--chain.methods=[none]"])
@@ -141,14 +189,20 @@ def test_nothing_is_run_twice_and_a_changed_stage_moves_the_old_aside(
     assert "is again the run with these settings" in capsys.readouterr().err.replace("\n", " ")
     back = whole / "networks" / "seed_0003-none" / "prune"
     assert (back / "run.json").stat().st_mtime_ns == times[back] and (back / "speed_up_3").is_dir()
-    assert without_times(json.loads((whole / "report.json").read_text())) == without_times(json.loads(again))
+    assert without_times(json.loads((whole / "report.json").read_text())) == without_times(
+        json.loads(again)
+    )
 
 
 @pytest.mark.slow
-def test_settings_of_a_stage_can_be_overridden(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_a_stage_can_be_overridden(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(whole.parents[1])
     main([*ARGS, "--chain.methods=[none]", "--chain.overrides={prune: {finetune_after.epochs: 1}}"])
-    config = yaml.safe_load((whole / "networks" / "seed_0004-none" / "prune" / "config.yaml").read_text())
+    config = yaml.safe_load(
+        (whole / "networks" / "seed_0004-none" / "prune" / "config.yaml").read_text()
+    )
     assert config["finetune_after"]["epochs"] == 1
 
 
@@ -185,27 +239,45 @@ def test_a_killed_experiment_continues_to_the_same_report(whole: Path, workdir: 
     assert not (runs / "meta_training" / "metanetworks" / "epoch_002").exists()
     finetuning = "seed_0003-none/prune/speed_up_2/finetuned"
     run_and_kill(workdir, f"{finetuning}/checkpoints/last.ckpt")
-    assert (runs / "networks" / finetuning).is_dir() and not (runs / "networks" / finetuning / "network").exists()
+    assert (runs / "networks" / finetuning).is_dir() and not (
+        runs / "networks" / finetuning / "network"
+    ).exists()
     main(ARGS)
-    reports = [json.loads(path.read_text()) for path in (runs / "report.json", whole.parents[1] / "first.json")]
+    reports = [
+        json.loads(path.read_text())
+        for path in (runs / "report.json", whole.parents[1] / "first.json")
+    ]
     assert without_times(reports[0]) == without_times(reports[1])
 
 
 @pytest.mark.slow
 def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
     write_toy_configs(workdir)
-    rows = yaml.safe_load(find_config("criteria_resnet56_cifar10.yaml").read_text())["chain"]["metanetworks"]
+    rows = yaml.safe_load(find_config("criteria_resnet56_cifar10.yaml").read_text())["chain"][
+        "metanetworks"
+    ]
     normalize_alpha = {  # as in the paper's table 2
-        "max_4": ("max", 4), "max_0": ("max", 0), "max_2": ("max", 2), "max_6": ("max", 6), "mean_4": ("mean", 4),
-        "none_4": ("none", 4), "none_0": ("none", 0),
-    }  # fmt: skip
+        "max_4": ("max", 4),
+        "max_0": ("max", 0),
+        "max_2": ("max", 2),
+        "max_6": ("max", 6),
+        "mean_4": ("mean", 4),
+        "none_4": ("none", 4),
+        "none_0": ("none", 0),
+    }
     assert list(rows) == list(normalize_alpha)
-    main([
-        *ARGS, f"--chain.metanetworks={json.dumps(rows)}", "--chain.methods=[none, metanetwork]", "--chain.held_out=1",
-        "--chain.speed_ups=[2]", "--chain.search.how=binary",
-        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, meta_training: {trainer.max_epochs: 1}, "
-        "curve: {finetune.epochs: 1}, prune: {finetune_after.epochs: 0}}",
-    ])  # fmt: skip
+    main(
+        [
+            *ARGS,
+            f"--chain.metanetworks={json.dumps(rows)}",
+            "--chain.methods=[none, metanetwork]",
+            "--chain.held_out=1",
+            "--chain.speed_ups=[2]",
+            "--chain.search.how=binary",
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, meta_training: {trainer.max_epochs: 1}, "
+            "curve: {finetune.epochs: 1}, prune: {finetune_after.epochs: 0}}",
+        ]
+    )
     runs = workdir / "runs" / "quickstart"
     report = json.loads((runs / "report.json").read_text())
     methods = [f"metanetwork_{name}" for name in rows]
@@ -219,9 +291,15 @@ def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
         metanetwork = Path(report["choices"][f"metanetwork_{name}"]["metanetwork"])
         training = yaml.safe_load((workdir / metanetwork.parents[1] / "config.yaml").read_text())
         assert training["model"]["init_args"]["sparsity"]["alpha"] == alpha
-        for stage in (f"choice_{name}", f"networks/seed_0001-metanetwork_{name}/curve",
-                      f"networks/seed_0001-metanetwork_{name}/prune"):  # fmt: skip
-            assert yaml.safe_load((runs / stage / "config.yaml").read_text())["criterion"]["normalize"] == normalize
+        for stage in (
+            f"choice_{name}",
+            f"networks/seed_0001-metanetwork_{name}/curve",
+            f"networks/seed_0001-metanetwork_{name}/prune",
+        ):
+            assert (
+                yaml.safe_load((runs / stage / "config.yaml").read_text())["criterion"]["normalize"]
+                == normalize
+            )
 
 
 @pytest.mark.slow
@@ -233,21 +311,41 @@ def test_curves_by_epochs_of_finetuning_after_one_metanetwork_and_no_pruning(
     names = ["0_epochs", "1_epoch", "4_epochs"]
     chain["metanetworks"] = {name: chain["metanetworks"][name] for name in names}
     overrides = {**chain["overrides"], "data_models": {"model.init_args.seeds": [0, 1]}}
-    main([
-        *ARGS, f"--chain.metanetworks={json.dumps(chain['metanetworks'])}", "--chain.methods=[none, metanetwork]",
-        f"--chain.overrides={json.dumps(overrides)}", "--chain.speed_ups=[]", "--chain.held_out=1",
-        "--chain.search.how=binary",
-    ])  # fmt: skip
+    main(
+        [
+            *ARGS,
+            f"--chain.metanetworks={json.dumps(chain['metanetworks'])}",
+            "--chain.methods=[none, metanetwork]",
+            f"--chain.overrides={json.dumps(overrides)}",
+            "--chain.speed_ups=[]",
+            "--chain.held_out=1",
+            "--chain.search.how=binary",
+        ]
+    )
     runs = workdir / "runs" / "quickstart"
     report = json.loads((runs / "report.json").read_text())
-    assert [row["method"] for row in report["results"]["curves"]] == ["none", *(f"metanetwork_{n}" for n in names)]
+    assert [row["method"] for row in report["results"]["curves"]] == [
+        "none",
+        *(f"metanetwork_{n}" for n in names),
+    ]
     assert not report["pruned"] and not list(runs.rglob("prune")) and (runs / "curve.png").is_file()
-    assert [path.name for path in runs.glob("choice*")] == [f"choice_{names[0]}"]  # one for all of them
+    assert [path.name for path in runs.glob("choice*")] == [
+        f"choice_{names[0]}"
+    ]  # one for all of them
     assert len({choice["metanetwork"] for choice in report["choices"].values()}) == 1
-    assert yaml.safe_load((runs / f"choice_{names[0]}" / "config.yaml").read_text())["finetune"]["epochs"] == 10
+    assert (
+        yaml.safe_load((runs / f"choice_{names[0]}" / "config.yaml").read_text())["finetune"][
+            "epochs"
+        ]
+        == 10
+    )
     for name in names:
-        config = yaml.safe_load((runs / f"networks/seed_0001-metanetwork_{name}/curve/config.yaml").read_text())
-        assert config["finetune"]["epochs"] == chain["metanetworks"][name]["curve"]["finetune.epochs"]
+        config = yaml.safe_load(
+            (runs / f"networks/seed_0001-metanetwork_{name}/curve/config.yaml").read_text()
+        )
+        assert (
+            config["finetune"]["epochs"] == chain["metanetworks"][name]["curve"]["finetune.epochs"]
+        )
     out = capsys.readouterr().out.replace("\n", " ")
     assert out.count("has the largest area") == 1 and "Pruned networks" not in out
 
@@ -256,20 +354,33 @@ def test_curves_by_epochs_of_finetuning_after_one_metanetwork_and_no_pruning(
 def test_curves_of_the_metanetworks_of_several_epochs(workdir: Path) -> None:
     write_toy_configs(workdir)
     shipped = yaml.safe_load(find_config("equal_accuracy_quickstart.yaml").read_text())["chain"]
-    chosen = {epoch: shipped["metanetworks"][name] for epoch, name in enumerate(list(shipped["metanetworks"])[:2], 1)}
+    chosen = {
+        epoch: shipped["metanetworks"][name]
+        for epoch, name in enumerate(list(shipped["metanetworks"])[:2], 1)
+    }
     overrides = {"data_models": {"model.init_args.seeds": [0, 1]}, **shipped["overrides"]}
     overrides["meta_training"] |= {"trainer.max_epochs": 2}
-    main([
-        *ARGS, f"--chain.metanetworks={json.dumps(chosen)}", "--chain.methods=[metanetwork]",
-        f"--chain.overrides={json.dumps(overrides)}", "--chain.speed_ups=[]", "--chain.held_out=1",
-    ])  # fmt: skip
+    main(
+        [
+            *ARGS,
+            f"--chain.metanetworks={json.dumps(chosen)}",
+            "--chain.methods=[metanetwork]",
+            f"--chain.overrides={json.dumps(overrides)}",
+            "--chain.speed_ups=[]",
+            "--chain.held_out=1",
+        ]
+    )
     runs = workdir / "runs" / "quickstart"
-    assert [path.name for path in runs.glob("meta_training*")] == ["meta_training_1"]  # one for both
+    assert [path.name for path in runs.glob("meta_training*")] == [
+        "meta_training_1"
+    ]  # one for both
     report = json.loads((runs / "report.json").read_text())
     for epoch, changes in chosen.items():
         choice = report["choices"][f"metanetwork_{epoch}"]
         assert list(choice["curves"]) == [f"epoch_{epoch:03d}"] and choice["candidates"] == 1
-        config = yaml.safe_load((runs / f"networks/seed_0001-metanetwork_{epoch}/curve/config.yaml").read_text())
+        config = yaml.safe_load(
+            (runs / f"networks/seed_0001-metanetwork_{epoch}/curve/config.yaml").read_text()
+        )
         assert Path(config["metanetwork"]).name == f"epoch_{epoch:03d}"
         assert config["finetune"]["epochs"] == changes["curve"]["finetune.epochs"]
 
@@ -277,13 +388,19 @@ def test_curves_of_the_metanetworks_of_several_epochs(workdir: Path) -> None:
 @pytest.mark.slow
 def test_a_network_straight_after_the_metanetwork_can_be_pruned(workdir: Path) -> None:
     write_toy_configs(workdir)
-    main([
-        *ARGS, "--chain.methods=[none, metanetwork]", "--chain.held_out=1", "--chain.speed_ups=[2]",
-        "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 0}}",
-    ])  # fmt: skip
+    main(
+        [
+            *ARGS,
+            "--chain.methods=[none, metanetwork]",
+            "--chain.held_out=1",
+            "--chain.speed_ups=[2]",
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 0}}",
+        ]
+    )
     runs = workdir / "runs" / "quickstart" / "networks"
     pruned = {
-        m: yaml.safe_load((runs / f"seed_0001-{m}/prune/config.yaml").read_text()) for m in ("none", "metanetwork")
+        m: yaml.safe_load((runs / f"seed_0001-{m}/prune/config.yaml").read_text())
+        for m in ("none", "metanetwork")
     }
     assert pruned["metanetwork"]["network"].endswith("seed_0001-metanetwork/curve/rewritten")
     assert pruned["none"]["network"].endswith("data_models/networks/seed_0001")

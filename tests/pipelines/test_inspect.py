@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from metaprune_pl.__main__ import main
-from metaprune_pl.networks import NetworkCard, NetworkSettings, NetworkSource, create_network, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    NetworkSource,
+    create_network,
+    save_network,
+)
 from metaprune_pl.pipelines.inspect import inspect_network
 from metaprune_pl.pruning import count_macs, count_parameters, prunable_groups
 from metaprune_pl.reports.graph_figure import draw_graph, lay_out
@@ -28,24 +34,40 @@ def test_numbers_are_those_of_the_network(capsys: pytest.CaptureFixture[str]) ->
     assert (facts["covered"], facts["outside"]) == (1.0, {})
     assert facts["neurons"] == 3 + 4 + 2 * (4 + 8 + 16) + 10
     groups = {group["name"]: group for group in facts["groups"]}  # type: ignore[attr-defined]
-    assert groups["conv1"] == {"name": "conv1", "layers": ["conv1", "layer1.0.conv2"], "width": 4, "units": 4}
+    assert groups["conv1"] == {
+        "name": "conv1",
+        "layers": ["conv1", "layer1.0.conv2"],
+        "width": 4,
+        "units": 4,
+    }
     assert {name: group["units"] for name, group in groups.items()} == {
-        "conv1": 4, "layer1.0.conv1": 4, "layer2.0.conv1": 8, "layer2.0.conv2": 8, "layer3.0.conv1": 16,
+        "conv1": 4,
+        "layer1.0.conv1": 4,
+        "layer2.0.conv1": 8,
+        "layer2.0.conv2": 8,
+        "layer3.0.conv1": 16,
         "layer3.0.conv2": 16,
-    }  # fmt: skip
+    }
     assert list(facts["stays"]) == ["input", "fc"]  # type: ignore[call-overload]
     one_channel_each = 64 * (3 * 9 + 9 + 9) + 16 * (9 + 9 + 1) + 4 * (9 + 9 + 1) + 10
     assert facts["highest_speed_up"] == pytest.approx(facts["macs"] / one_channel_each)  # type: ignore[operator]
 
 
 def test_what_stays_is_named_with_its_reason() -> None:
-    source = NetworkSource(network="cifar_resnet", arguments={"depth": 8, "width": 4, "shortcut": "pad"})
+    source = NetworkSource(
+        network="cifar_resnet", arguments={"depth": 8, "width": 4, "shortcut": "pad"}
+    )
     facts = inspect_network(source, input_shape=(3, 8, 8))
-    assert facts.stays["layer2.0.conv2"].startswith("4 of 8 channels: something is made for as many")
+    assert facts.stays["layer2.0.conv2"].startswith(
+        "4 of 8 channels: something is made for as many"
+    )
     assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
     assert facts.stays["fc"] == "10 of 10 channels: the network's output, or tied to it"
     facts = inspect_network(NetworkSource(network="helpers:CountingNet"), input_shape=(3, 8, 8))
-    assert facts.stays["first"] == "4 of 4 channels: the forward pass does not run with fewer, as a trial has shown"
+    assert (
+        facts.stays["first"]
+        == "4 of 4 channels: the forward pass does not run with fewer, as a trial has shown"
+    )
     assert [group.name for group in facts.groups] == ["second"]
     facts = inspect_network(NetworkSource(network="test_vit"))
     assert facts.input_shape == (3, 160, 160)
@@ -56,11 +78,18 @@ def test_what_stays_is_named_with_its_reason() -> None:
 def test_a_person_reads_tables(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = NetworkSettings(arguments={"depth": 8, "width": 4})
     save_network(
-        "net", create_network("cifar_resnet", depth=8, width=4), NetworkCard(settings=settings, input_shape=(3, 8, 8))
+        "net",
+        create_network("cifar_resnet", depth=8, width=4),
+        NetworkCard(settings=settings, input_shape=(3, 8, 8)),
     )
     main(["inspect", "net", "--figure", "graph.png"])
     text = capsys.readouterr().out
-    for words in ("multiply-accumulates", "What can be pruned: 6 groups", "What cannot be pruned", "layer1.0.conv2"):
+    for words in (
+        "multiply-accumulates",
+        "What can be pruned: 6 groups",
+        "What cannot be pruned",
+        "layer1.0.conv2",
+    ):
         assert words in text
     assert Path("graph.png").read_bytes().startswith(b"\x89PNG")
 
@@ -81,20 +110,37 @@ def test_the_picture_shows_each_group_once_where_no_other_is(name: str) -> None:
 
 
 def test_a_long_network_goes_on_in_the_next_row_and_ties_share_a_colour() -> None:
-    network, card = NetworkSource(network="cifar_resnet", arguments={"depth": 56, "width": 2}).open()
-    bars = {bar.name: bar for bar in lay_out(prunable_groups(network, torch.zeros(1, *card.input_shape)))}
+    network, card = NetworkSource(
+        network="cifar_resnet", arguments={"depth": 56, "width": 2}
+    ).open()
+    bars = {
+        bar.name: bar
+        for bar in lay_out(prunable_groups(network, torch.zeros(1, *card.input_shape)))
+    }
     assert {bar.row for bar in bars.values()} == {0, 1}
     assert bars["layer1.0.conv2"].colors == bars["layer1.8.conv2"].colors == bars["conv1"].colors
     assert bars["layer1.0.conv2"].colors != bars["layer2.0.conv2"].colors
-    assert bars["layer1.0.conv1"].colors == bars["layer2.3.conv1"].colors != bars["fc"].colors == bars["input"].colors
+    assert (
+        bars["layer1.0.conv1"].colors
+        == bars["layer2.3.conv1"].colors
+        != bars["fc"].colors
+        == bars["input"].colors
+    )
 
 
 def test_of_a_detector_the_backbone_is_inspected() -> None:
     arguments = {
-        "backbone": "timm/resnet18", "channels": [8, 16, 24, 32], "layers": [1, 1, 1, 1], "min_size": 64,
+        "backbone": "timm/resnet18",
+        "channels": [8, 16, 24, 32],
+        "layers": [1, 1, 1, 1],
+        "min_size": 64,
         "head_width": 8,
-    }  # fmt: skip
+    }
     facts = inspect_network(NetworkSource(network="faster_rcnn", arguments=arguments))
-    assert (facts.network, facts.input_shape, facts.covered) == ("faster_rcnn, backbone", (3, 64, 64), 1.0)
+    assert (facts.network, facts.input_shape, facts.covered) == (
+        "faster_rcnn, backbone",
+        (3, 64, 64),
+        1.0,
+    )
     assert facts.stays["layer4.0.conv2"] == "32 of 32 channels: the network's output, or tied to it"
     assert {group.name for group in facts.groups} >= {"conv1", "layer4.0.conv1"}

@@ -29,13 +29,20 @@ def test_prune_masks_to_shares_and_patterns(
     monkeypatch.chdir(line)
     run = tmp_path / "masks"
     args = tiny(
-        "prune prune", "--masks.sparsities=[0.5, 0.9]", '--masks.patterns=["2:4"]', "--criterion.p=1",
-        "--criterion.normalize=none", "--finetune_after.epochs=1", f"--trainer.default_root_dir={run}",
-    )  # fmt: skip
+        "prune prune",
+        "--masks.sparsities=[0.5, 0.9]",
+        '--masks.patterns=["2:4"]',
+        "--criterion.p=1",
+        "--criterion.normalize=none",
+        "--finetune_after.epochs=1",
+        f"--trainer.default_root_dir={run}",
+    )
     main(args)
     assert "left params" in capsys.readouterr().out
     rows = json.loads((run / "report.json").read_text())
-    assert [row["target"] for row in rows] == ["0.5", "0.9", "2:4"] and rows[0]["method"] == "metanetwork"
+    assert [row["target"] for row in rows] == ["0.5", "0.9", "2:4"] and rows[0][
+        "method"
+    ] == "metanetwork"
     assert [row["dense"] for row in rows] == [[], [], ["conv1.weight"]]  # one image channel
     with (run / "report.csv").open() as file:
         assert [float(row["left"]) for row in csv.DictReader(file)] == [row["left"] for row in rows]
@@ -47,21 +54,34 @@ def test_prune_masks_to_shares_and_patterns(
         for name in card.masked:
             assert torch.equal(network.get_parameter(name) == 0, start.get_parameter(name) == 0)
         share = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-        assert share == pytest.approx(0.5 if ":" in row["target"] else float(row["target"]), abs=1e-3)
+        assert share == pytest.approx(
+            0.5 if ":" in row["target"] else float(row["target"]), abs=1e-3
+        )
     assert (run / "masks.png").read_bytes().startswith(b"\x89PNG")
     written = (run / "masked_0.5" / "result.json").stat().st_mtime_ns
     main(args)  # finished: not run again
     assert (run / "masked_0.5" / "result.json").stat().st_mtime_ns == written
 
 
-def test_rounds_rewind_the_weights_that_are_left(line: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rounds_rewind_the_weights_that_are_left(
+    line: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(line)
     run = tmp_path / "rounds"
-    main(tiny(
-        "prune prune", "--masks.sparsities=[0.75]", '--masks.patterns=["2:4"]', "--criterion.p=1", "--rounds=2",
-        "--criterion.normalize=none", "--metanetwork=null", "--finetune.epochs=0", "--finetune_after.epochs=1",
-        f"--trainer.default_root_dir={run}",
-    ))  # fmt: skip
+    main(
+        tiny(
+            "prune prune",
+            "--masks.sparsities=[0.75]",
+            '--masks.patterns=["2:4"]',
+            "--criterion.p=1",
+            "--rounds=2",
+            "--criterion.normalize=none",
+            "--metanetwork=null",
+            "--finetune.epochs=0",
+            "--finetune_after.epochs=1",
+            f"--trainer.default_root_dir={run}",
+        )
+    )
     first = load_network(yaml.safe_load((run / "config.yaml").read_text())["network"])
     half, last = (load_network(run / "masked_0.75" / path / "masked") for path in ("round_1", "."))
     trained = load_network(run / "masked_0.75" / "round_1" / "finetuned" / "network")
@@ -89,9 +109,15 @@ def test_the_metanetwork_is_trained_with_the_l1_norm(
     monkeypatch.chdir(line)
     for form in ("l1", "decay"):
         main(
-            tiny("fit meta", f"--model.init_args.sparsity.form={form}", f"--trainer.default_root_dir={tmp_path / form}")
+            tiny(
+                "fit meta",
+                f"--model.init_args.sparsity.form={form}",
+                f"--trainer.default_root_dir={tmp_path / form}",
+            )
         )
-    l1, decay = (load_metanetwork(tmp_path / form / "metanetworks").state_dict() for form in ("l1", "decay"))
+    l1, decay = (
+        load_metanetwork(tmp_path / form / "metanetworks").state_dict() for form in ("l1", "decay")
+    )
     assert all(bool(value.isfinite().all()) for value in l1.values())
     assert any(not torch.equal(value, decay[name]) for name, value in l1.items())
 
@@ -99,35 +125,61 @@ def test_the_metanetwork_is_trained_with_the_l1_norm(
 def toy_experiment(*flags: str) -> None:
     """Run the shipped experiment on toy stages."""
     chain = yaml.safe_load(find_config("masks_quickstart.yaml").read_text())["chain"]
-    overrides = {**chain["overrides"], "data_models": {"model.init_args.seeds": [0, 1], "trainer.max_epochs": 1}}
+    overrides = {
+        **chain["overrides"],
+        "data_models": {"model.init_args.seeds": [0, 1], "trainer.max_epochs": 1},
+    }
     overrides["curve"] |= {"finetune.epochs": 1, "masks.sparsities": [0.5, 0.7, 0.9]}
     overrides["prune"] |= {"finetune_after.epochs": 1}
     overrides["meta_training"] |= {"trainer.max_epochs": 1, "data.init_args.rounds": 1}
-    main([
-        "experiment", "--config=masks_quickstart.yaml", "--chain.data_models=toy_data.yaml", "--chain.held_out=1",
-        "--chain.meta_training=toy_meta.yaml", "--chain.curve=toy_curve.yaml", "--chain.prune=toy_prune.yaml",
-        '--chain.masks={sparsities: [0.5, 0.9], patterns: ["2:4"]}', f"--chain.overrides={json.dumps(overrides)}",
-        "--trainer.default_root_dir=runs", *QUIET, *flags,
-    ])  # fmt: skip
+    main(
+        [
+            "experiment",
+            "--config=masks_quickstart.yaml",
+            "--chain.data_models=toy_data.yaml",
+            "--chain.held_out=1",
+            "--chain.meta_training=toy_meta.yaml",
+            "--chain.curve=toy_curve.yaml",
+            "--chain.prune=toy_prune.yaml",
+            '--chain.masks={sparsities: [0.5, 0.9], patterns: ["2:4"]}',
+            f"--chain.overrides={json.dumps(overrides)}",
+            "--trainer.default_root_dir=runs",
+            *QUIET,
+            *flags,
+        ]
+    )
 
 
-def test_one_experiment_compares_masks_with_their_controls(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_experiment_compares_masks_with_their_controls(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_toy_configs(workdir)
     methods = ["none", "sparsity_learning", "metanetwork"]
     toy_experiment()
     printed = capsys.readouterr().out
     report = json.loads(Path("runs/report.json").read_text())
     rows = report["results"]["masked"]
-    assert [(row["target"], row["method"]) for row in rows] == [(t, m) for t in ("0.5", "0.9", "2:4") for m in methods]
+    assert [(row["target"], row["method"]) for row in rows] == [
+        (t, m) for t in ("0.5", "0.9", "2:4") for m in methods
+    ]
     assert report["results"]["pruned"] == [] and all(row["networks"] == 1 for row in rows)
     with Path("runs/report.csv").open() as file:
         assert [float(row["accuracy_finetuned"]) for row in csv.DictReader(file)] == [
             row["accuracy_finetuned"] for row in rows
         ]
-    assert "Masked networks" in printed and "90 % zeros" in printed and "accuracy over compression" in printed
-    assert "Patterns 2:4 leave these whole, whose input channels they do not divide: conv1.weight." in printed
+    assert (
+        "Masked networks" in printed
+        and "90 % zeros" in printed
+        and "accuracy over compression" in printed
+    )
+    assert (
+        "Patterns 2:4 leave these whole, whose input channels they do not divide: conv1.weight."
+        in printed
+    )
     assert Path("runs/masks.png").stat().st_size and Path("runs/curve.png").stat().st_size
-    for masked in map(lambda row: Masked(**row), report["masked"]):  # the curve's way to the same networks
+    for masked in map(
+        lambda row: Masked(**row), report["masked"]
+    ):  # the curve's way to the same networks
         place = Path(f"runs/networks/{masked.network}-{masked.method}")
         curve = Curve.from_json(place / "curve" / "curve.json")
         assert (curve.split, curve.over, len(curve.points)) == ("test", "compression", 4)
@@ -137,15 +189,29 @@ def test_one_experiment_compares_masks_with_their_controls(workdir: Path, capsys
             stored = load_network(place / "prune" / f"masked_{masked.target}" / "masked")
             assert point.left == left_parameters(stored) == pytest.approx(1 / point.compression)
     choice = json.loads(Path("runs/choice/choice.json").read_text())
-    assert {(c["split"], c["over"]) for c in choice["curves"].values()} == {("validation", "compression")}
+    assert {(c["split"], c["over"]) for c in choice["curves"].values()} == {
+        ("validation", "compression")
+    }
     settings = [
         yaml.safe_load(Path(f"runs/{place}/config.yaml").read_text())
-        for place in ("meta_training", "networks/seed_0001-sparsity_learning/curve", "networks/seed_0001-none/curve")
+        for place in (
+            "meta_training",
+            "networks/seed_0001-sparsity_learning/curve",
+            "networks/seed_0001-none/curve",
+        )
     ]
-    assert settings[0]["model"]["init_args"]["sparsity"]["form"] == settings[1]["sparsity"]["form"] == "l1"
+    assert (
+        settings[0]["model"]["init_args"]["sparsity"]["form"]
+        == settings[1]["sparsity"]["form"]
+        == "l1"
+    )
     assert settings[1]["finetune"] == settings[2]["finetune"] and settings[2]["sparsity"] is None
     place = Path("runs/networks/seed_0001-metanetwork/prune")
-    for path in ("masked_0.9/result.json", "masked_0.9/network/network.json", "masked_2_of_4/result.json"):
+    for path in (
+        "masked_0.9/result.json",
+        "masked_0.9/network/network.json",
+        "masked_2_of_4/result.json",
+    ):
         (place / path).unlink()  # as if it was killed there
     for run in (place, Path("runs")):
         text = (run / "run.json").read_text()
@@ -157,27 +223,46 @@ def test_one_experiment_compares_masks_with_their_controls(workdir: Path, capsys
 
 def masked(method: str, network: str, accuracy: float, target: str = "0.5") -> Masked:
     return Masked(
-        network=network, method=method, target=target, left=0.5, parameters=10, dense=["a"] if ":" in target else [],
-        accuracy_given=1.0, accuracy_before=1.0, accuracy_masked=accuracy / 2, accuracy_finetuned=accuracy,
-    )  # fmt: skip
+        network=network,
+        method=method,
+        target=target,
+        left=0.5,
+        parameters=10,
+        dense=["a"] if ":" in target else [],
+        accuracy_given=1.0,
+        accuracy_before=1.0,
+        accuracy_masked=accuracy / 2,
+        accuracy_finetuned=accuracy,
+    )
 
 
 def test_rows_are_means_with_sample_deviations_over_networks() -> None:
-    results = [masked("none", "a", 0.8), masked("none", "b", 0.9), masked("metanetwork", "a", 1.0, "2:4")]
+    results = [
+        masked("none", "a", 0.8),
+        masked("none", "b", 0.9),
+        masked("metanetwork", "a", 1.0, "2:4"),
+    ]
     row = masked_rows(results[:2])[0]
     assert (row["networks"], row["left"]) == (2, 0.5)
     assert row["accuracy_finetuned"] == pytest.approx(0.85)
     assert row["accuracy_masked_std"] == pytest.approx(0.05 / 2**0.5)
-    assert whole_sentence(results) == "Patterns 2:4 leave these whole, whose input channels they do not divide: a."
+    assert (
+        whole_sentence(results)
+        == "Patterns 2:4 leave these whole, whose input channels they do not divide: a."
+    )
     assert whole_sentence(results[:2]) == ""
 
 
-def test_experiments_with_masks_that_make_no_sense_are_short_errors(line: Path, workdir: Path) -> None:
+def test_experiments_with_masks_that_make_no_sense_are_short_errors(
+    line: Path, workdir: Path
+) -> None:
     stages = dict.fromkeys(("data_models", "meta_training", "curve", "prune"), "x.yaml")
     with pytest.raises(ConfigError, match="give sparsities, too"):
         ExperimentSettings(**stages, masks=MaskSettings(patterns=["2:4"]))
     chain = ExperimentSettings(
-        **stages, masks=MaskSettings(sparsities=[0.5]), methods=["magnitude_l1_uniform", "magnitude_l1"]
+        **stages,
+        masks=MaskSettings(sparsities=[0.5]),
+        methods=["magnitude_l1_uniform", "magnitude_l1"],
     )
     rankings = [chain.changes(method)["prune"]["masks.ranking"] for method in chain.methods]
     assert rankings == ["uniform", "global"] and "masks" in chain.changes("magnitude_l1")["choice"]
@@ -219,14 +304,28 @@ def test_the_configs_are_the_papers_table_3(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("name", ["masks_quickstart.yaml", "masks_resnet56_cifar10.yaml"])
 def test_the_stages_of_an_experiment_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     settings = parsed(capsys, "experiment", name)["chain"]
-    stages = {stage: settings[stage] for stage in ("data_models", "meta_training", "curve", "prune", "overrides")}
+    stages = {
+        stage: settings[stage]
+        for stage in ("data_models", "meta_training", "curve", "prune", "overrides")
+    }
     chain = ExperimentSettings(**stages, masks=MaskSettings(**settings["masks"]))
     found = {}
-    for stage, command in (("data_models",) * 2, ("meta_training", "fit"), ("curve",) * 2, ("prune",) * 2):
-        flags = [f"--{key}={json.dumps(value)}" for key, value in chain.changes("metanetwork")[stage].items()]
+    for stage, command in (
+        ("data_models",) * 2,
+        ("meta_training", "fit"),
+        ("curve",) * 2,
+        ("prune",) * 2,
+    ):
+        flags = [
+            f"--{key}={json.dumps(value)}"
+            for key, value in chain.changes("metanetwork")[stage].items()
+        ]
         found[stage] = parsed(capsys, command, settings[stage], *flags)
     assert {found[stage]["criterion"]["p"] for stage in ("curve", "prune")} == {1}
-    assert found["prune"]["masks"] == settings["masks"] and len(found["curve"]["masks"]["sparsities"]) == 14
+    assert (
+        found["prune"]["masks"] == settings["masks"]
+        and len(found["curve"]["masks"]["sparsities"]) == 14
+    )
     assert found["meta_training"]["model"]["init_args"]["sparsity"]["form"] == "l1"
     assert len(found["data_models"]["model"]["init_args"]["seeds"]) - settings["held_out"] == (
         2 if "quickstart" in name else 8

@@ -22,11 +22,19 @@ def test_each_epoch_tells_how_far_unseen_networks_can_be_pruned(line: Path, work
     networks = line / "runs" / "quickstart" / "data_models" / "networks"
     args = tiny("fit meta", f"--data.init_args.data_models={networks}")
     unseen = [networks / "seed_0003", networks / "seed_0004"]
-    main([*args, *with_evaluation(unseen, workdir, threshold=0.3, every=2), "--trainer.default_root_dir=evaluated"])
+    main(
+        [
+            *args,
+            *with_evaluation(unseen, workdir, threshold=0.3, every=2),
+            "--trainer.default_root_dir=evaluated",
+        ]
+    )
     main([*args, "--trainer.default_root_dir=plain"])
     assert [path.name for path in Path("evaluated/meta_evaluation").iterdir()] == ["epoch_002"]
     result = json.loads(Path("evaluated/meta_evaluation/epoch_002/result.json").read_text())
-    curves = [Curve.from_json(path) for path in Path("evaluated/meta_evaluation").rglob("curve.json")]
+    curves = [
+        Curve.from_json(path) for path in Path("evaluated/meta_evaluation").rglob("curve.json")
+    ]
     assert sorted(curve.network for curve in curves) == ["seed_0003", "seed_0004"]
     assert {curve.split for curve in curves} == {"validation"}
     assert result["speed_up"] == pytest.approx(sum(curve.reach_above(0.3) for curve in curves) / 2)
@@ -34,7 +42,9 @@ def test_each_epoch_tells_how_far_unseen_networks_can_be_pruned(line: Path, work
     events.Reload()
     (logged,) = events.Scalars("meta_eval/speed_up")
     assert logged.value == pytest.approx(result["speed_up"])
-    with_it, without = (load_metanetwork(f"{run}/metanetworks/epoch_002") for run in ("evaluated", "plain"))
+    with_it, without = (
+        load_metanetwork(f"{run}/metanetworks/epoch_002") for run in ("evaluated", "plain")
+    )
     for name, value in with_it.state_dict().items():  # the training is the same as without
         assert value.equal(without.state_dict()[name]), name
 

@@ -17,7 +17,9 @@ from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, f
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 100])
-def test_binary_search_finds_the_last_epoch_that_keeps_accuracy_in_few_questions(count: int) -> None:
+def test_binary_search_finds_the_last_epoch_that_keeps_accuracy_in_few_questions(
+    count: int,
+) -> None:
     for kept in range(count + 1):
         asked: list[int] = []
 
@@ -32,25 +34,50 @@ def test_binary_search_finds_the_last_epoch_that_keeps_accuracy_in_few_questions
 
 
 def curve(*accuracies: float) -> Curve:
-    points = [CurvePoint(speed_up=1.0 + n, accuracy=a, macs=1, parameters=1) for n, a in enumerate(accuracies)]
+    points = [
+        CurvePoint(speed_up=1.0 + n, accuracy=a, macs=1, parameters=1)
+        for n, a in enumerate(accuracies)
+    ]
     return Curve(network="a", method="metanetwork", split="validation", points=points)
 
 
 @pytest.mark.parametrize(
     ("last_kept", "milestone", "said"),
     [
-        (None, None, "is too much for all of them: meta-train with a lower learning rate or sparsity weight."),
-        ("epoch_002", None, "is possible up to the last, epoch_002: longer meta-training may bring more."),
-        ("epoch_001", 1, "up to epoch_001: a new meta-training may lower its learning rate there, `milestones: [1]`."),
+        (
+            None,
+            None,
+            "is too much for all of them: meta-train with a lower learning rate or sparsity "
+            "weight.",
+        ),
+        (
+            "epoch_002",
+            None,
+            "is possible up to the last, epoch_002: longer meta-training may bring more.",
+        ),
+        (
+            "epoch_001",
+            1,
+            "up to epoch_001: a new meta-training may lower its learning rate there, `milestones: "
+            "[1]`.",
+        ),
     ],
 )
-def test_the_choice_says_why(last_kept: str | None, milestone: int | None, said: str, tmp_path: Path) -> None:
+def test_the_choice_says_why(
+    last_kept: str | None, milestone: int | None, said: str, tmp_path: Path
+) -> None:
     selection = Selection(
-        metanetwork="m/epoch_002", curves={"epoch_001": curve(0.9, 0.5), "epoch_002": curve(0.9, 0.7)}, candidates=3,
-        accuracy=0.95, target=0.93, last_kept=last_kept, milestone=milestone,
-    )  # fmt: skip
+        metanetwork="m/epoch_002",
+        curves={"epoch_001": curve(0.9, 0.5), "epoch_002": curve(0.9, 0.7)},
+        candidates=3,
+        accuracy=0.95,
+        target=0.93,
+        last_kept=last_kept,
+        milestone=milestone,
+    )
     assert selection.reason.startswith(
-        "epoch_002 has the largest area under its validation curve, 0.8000, of 2 drawn of 3. To keep 93.00 % in the "
+        "epoch_002 has the largest area under its validation curve, 0.8000, of 2 drawn of 3. To "
+        "keep 93.00 % in the "
         "flat region (before the metanetwork: 95.00 %) is "
     )
     assert selection.reason.endswith(said)
@@ -59,28 +86,47 @@ def test_the_choice_says_why(last_kept: str | None, milestone: int | None, said:
 
 def chosen(line: Path, folder: str, *flags: str) -> dict[str, object]:
     runs = line / "runs" / "quickstart"
-    main([
-        "select", "--config=select_quickstart.yaml", "--finetune.epochs=1", "--grid={points: 4, max_speed_up: 3}",
-        "--pruning.step=0.05", f"--network={runs / 'data_models/networks/seed_0000'}",
-        f"--metanetwork={runs / 'meta_training/metanetworks'}", f"--trainer.default_root_dir={folder}", *QUIET, *flags,
-    ])  # fmt: skip
+    main(
+        [
+            "select",
+            "--config=select_quickstart.yaml",
+            "--finetune.epochs=1",
+            "--grid={points: 4, max_speed_up: 3}",
+            "--pruning.step=0.05",
+            f"--network={runs / 'data_models/networks/seed_0000'}",
+            f"--metanetwork={runs / 'meta_training/metanetworks'}",
+            f"--trainer.default_root_dir={folder}",
+            *QUIET,
+            *flags,
+        ]
+    )
     found: dict[str, object] = json.loads(Path(folder, "choice.json").read_text())
     return found
 
 
-def test_all_curves_and_binary_search(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_curves_and_binary_search(
+    line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     every = chosen(line, "all", "--search.how=all")
     assert list(every["areas"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
     assert str(every["reason"]) in " ".join(capsys.readouterr().out.split())
     best = load_metanetwork(line / str(every["metanetwork"])).state_dict()
-    assert all(torch.equal(value, best[name]) for name, value in load_metanetwork("all").state_dict().items())
+    assert all(
+        torch.equal(value, best[name])
+        for name, value in load_metanetwork("all").state_dict().items()
+    )
     found = chosen(line, "binary", "--search.drop=0.9")  # every epoch keeps that: on to the last
     assert list(found["areas"]) == ["epoch_002"] and found["milestone"] is None  # type: ignore[call-overload]
     found = chosen(line, "first", "--search.epochs=[1]")
-    assert list(found["areas"]) == ["epoch_001"] and "is the only one to choose from" in str(found["reason"])  # type: ignore[call-overload]
+    assert list(found["areas"]) == ["epoch_001"] and "is the only one to choose from" in str(
+        found["reason"]
+    )  # type: ignore[call-overload]
     with pytest.raises(SystemExit):
         chosen(line, "ninth", "--search.epochs=[9]")
-    assert "holds no metanetwork of these epochs" in capsys.readouterr().err and not Path("ninth").exists()
+    assert (
+        "holds no metanetwork of these epochs" in capsys.readouterr().err
+        and not Path("ninth").exists()
+    )
     found = chosen(line, "strict", "--search.target=1.0")  # no epoch keeps that: back to the first
     assert list(found["areas"]) == ["epoch_001", "epoch_002"] and found["last_kept"] is None  # type: ignore[call-overload]
     for name in ("choice.csv", "curves.png", "curves/epoch_002/curve.json"):
@@ -88,29 +134,45 @@ def test_all_curves_and_binary_search(line: Path, workdir: Path, capsys: pytest.
     drawn = Path("all/curves/epoch_001/curve.json")
     assert Curve.from_json(drawn).split == "validation"
     before = drawn.stat().st_mtime_ns
-    Path("all/run.json").write_text(Path("all/run.json").read_text().replace('"finished": true', '"finished": false'))
+    Path("all/run.json").write_text(
+        Path("all/run.json").read_text().replace('"finished": true', '"finished": false')
+    )
     Path("all/curves/epoch_002/curve.json").unlink()
     assert chosen(line, "all", "--search.how=all") == every  # as if it had been stopped
     assert drawn.stat().st_mtime_ns == before
 
 
-def test_test_images_are_refused(line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_images_are_refused(
+    line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         chosen(line, "test", "--grid.split=test")
     assert "a metanetwork is chosen by validation images" in capsys.readouterr().err
 
 
-def cost(stage: str, method: str, seconds: float, *, once: bool = False, images: int = 10) -> StageCost:
-    return StageCost(stage=stage, method=method, once=once, cost=Cost(seconds=seconds, images=images))
+def cost(
+    stage: str, method: str, seconds: float, *, once: bool = False, images: int = 10
+) -> StageCost:
+    return StageCost(
+        stage=stage, method=method, once=once, cost=Cost(seconds=seconds, images=images)
+    )
 
 
 def test_cost_is_shared_by_the_networks() -> None:
     costs = [
-        cost("data models", "", 60, once=True), cost("meta-training", "metanetwork", 40, once=True),
-        cost("curve", "none", 5), cost("curve", "sparsity_learning", 12), cost("prune", "sparsity_learning", 8),
-        cost("curve", "metanetwork", 8), cost("prune", "metanetwork", 8, images=5),
-    ]  # fmt: skip
-    assert amortised(costs) == {"none": (0, 5), "sparsity_learning": (0, 20), "metanetwork": (100, 16)}
+        cost("data models", "", 60, once=True),
+        cost("meta-training", "metanetwork", 40, once=True),
+        cost("curve", "none", 5),
+        cost("curve", "sparsity_learning", 12),
+        cost("prune", "sparsity_learning", 8),
+        cost("curve", "metanetwork", 8),
+        cost("prune", "metanetwork", 8, images=5),
+    ]
+    assert amortised(costs) == {
+        "none": (0, 5),
+        "sparsity_learning": (0, 20),
+        "metanetwork": (100, 16),
+    }
     assert break_even(costs) == ("sparsity_learning", {"metanetwork": 25})  # 100 / (20 - 16)
     assert cost_sentence(costs).endswith(
         "the metanetwork pays for itself against sparsity learning after about 25 networks."
@@ -121,14 +183,19 @@ def test_cost_is_shared_by_the_networks() -> None:
     slower = [*costs, cost("more", "metanetwork", 5, images=0)]
     assert "for no number of networks: it is not faster" in cost_sentence(slower)
     never = [*costs, cost("more", "metanetwork", 5)]
-    assert break_even(never)[1] == {"metanetwork": None} and "for no number of networks" in cost_sentence(never)
+    assert break_even(never)[1] == {
+        "metanetwork": None
+    } and "for no number of networks" in cost_sentence(never)
 
 
 def test_a_flat_region_at_low_accuracy_says_nothing() -> None:
     none, low = (
-        replace(curve(*values), method=m) for m, values in {"none": (0.9, 0.7), "metanetwork": (0.1, 0.1)}.items()
+        replace(curve(*values), method=m)
+        for m, values in {"none": (0.9, 0.7), "metanetwork": (0.1, 0.1)}.items()
     )
     said = flat_region_sentence(Experiment(curves=[none, low]))
     assert "80.0 points below" in said and "says nothing" in said
-    said = flat_region_sentence(Experiment(curves=[none, replace(low, points=curve(0.89, 0.88).points)]))
+    said = flat_region_sentence(
+        Experiment(curves=[none, replace(low, points=curve(0.89, 0.88).points)])
+    )
     assert "lengthens the flat region over no metanetwork: +0.90x" in said

@@ -20,9 +20,11 @@ from metaprune_pl.metanetworks.coding import Coding
 IMAGES = torch.randn(64, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "MobileNetV3": lambda: models.mobilenet_v3_small(num_classes=10, width_mult=0.25),
-    "ConvNeXt": lambda: ConvNeXt([CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 2)], num_classes=10),
+    "ConvNeXt": lambda: ConvNeXt(
+        [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 2)], num_classes=10
+    ),
     "ViT": lambda: models.VisionTransformer(28, 7, 2, 3, 24, 48, num_classes=10),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,12 @@ def metanetwork(line: Path, tmp_path_factory: pytest.TempPathFactory) -> Metanet
     coding = ["schema=universal", "taps=[49]", "node_ratio=0.1", "edge_ratio=0.1"]
     main(
         tiny(
-            "fit meta", *(f"--model.init_args.metanetwork.init_args.{setting}" for setting in coding),
+            "fit meta",
+            *(f"--model.init_args.metanetwork.init_args.{setting}" for setting in coding),
             f"--data.init_args.data_models={line}/runs/quickstart/data_models/networks",
             f"--trainer.default_root_dir={folder}",
         )
-    )  # fmt: skip
+    )
     return load_metanetwork(folder / "metanetworks")
 
 
@@ -56,7 +59,9 @@ def test_a_network_of_another_kind_keeps_its_accuracy_as_the_residual_ratio_goes
     torch.manual_seed(0)
     network = NETWORKS[kind]()
     with torch.no_grad():
-        for parameter in network.parameters():  # layer scales of 1e-6 and zeroed heads would hide everything
+        for (
+            parameter
+        ) in network.parameters():  # layer scales of 1e-6 and zeroed heads would hide everything
             parameter.add_(0.05 * torch.randn_like(parameter))
     randomize(network)
     with torch.no_grad():
@@ -67,6 +72,11 @@ def test_a_network_of_another_kind_keeps_its_accuracy_as_the_residual_ratio_goes
     def accuracy(logits: torch.Tensor) -> float:
         return float((logits.argmax(1) == labels).float().mean())
 
-    gaps = [float((rewritten(metanetwork, network, ratio) - before).abs().max()) for ratio in (0.1, 1e-3, 1e-5, 0.0)]
-    assert gaps[0] > 10 * gaps[1] > 10 * gaps[2] and gaps[3] == 0  # it does something, and less and less
+    gaps = [
+        float((rewritten(metanetwork, network, ratio) - before).abs().max())
+        for ratio in (0.1, 1e-3, 1e-5, 0.0)
+    ]
+    assert (
+        gaps[0] > 10 * gaps[1] > 10 * gaps[2] and gaps[3] == 0
+    )  # it does something, and less and less
     assert accuracy(rewritten(metanetwork, network, 1e-5)) == accuracy(before) == 0.75

@@ -14,7 +14,15 @@ from torch.nn.utils import parameters_to_vector, prune
 from helpers import PlainNet, random_resnet, randomize
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import GroupNorm, PruningGroups, PruningSettings, Sparsity, find_groups, find_masks, measure
+from metaprune_pl.pruning import (
+    GroupNorm,
+    PruningGroups,
+    PruningSettings,
+    Sparsity,
+    find_groups,
+    find_masks,
+    measure,
+)
 from metaprune_pl.pruning.structured import plan
 from metaprune_pl.pruning.structured import prune as prune_network
 
@@ -25,7 +33,10 @@ tp = torch_pruning.importance
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     for size in (5, 3):  # the last is smaller
-        yield torch.randn(size, 3, 16, 16, generator=generator), torch.randint(10, (size,), generator=generator)
+        yield (
+            torch.randn(size, 3, 16, 16, generator=generator),
+            torch.randint(10, (size,), generator=generator),
+        )
 
 
 def with_gradients(network: nn.Module) -> nn.Module:
@@ -50,7 +61,9 @@ def theirs(network: nn.Module, groups: PruningGroups, importance: Any) -> dict[s
     for name, size in zip(groups.names, groups.sizes().tolist(), strict=True):
         if size:
             layer = model.get_submodule(name)
-            group = dependencies.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, list(range(size)))
+            group = dependencies.get_pruning_group(
+                layer, torch_pruning.prune_conv_out_channels, list(range(size))
+            )
             found[name] = importance(group)
     return found
 
@@ -63,20 +76,34 @@ def theirs(network: nn.Module, groups: PruningGroups, importance: Any) -> dict[s
         (GroupNorm(p=1.0, normalize="mean", of="scales"), tp.BNScaleImportance()),
         (GroupNorm(p=1.0, normalize="max", of="scales"), tp.BNScaleImportance(normalizer="max")),
         (GroupNorm(p=1.0, normalize="mean", of="taylor"), tp.GroupTaylorImportance()),
-        (GroupNorm(p=1.0, normalize="max", of="taylor"), tp.GroupTaylorImportance(normalizer="max")),
+        (
+            GroupNorm(p=1.0, normalize="max", of="taylor"),
+            tp.GroupTaylorImportance(normalizer="max"),
+        ),
         (GroupNorm(p=2.0, normalize="lamp"), tp.LAMPImportance()),
-        (GroupNorm(p=1.0, normalize="lamp", of="taylor"), tp.GroupTaylorImportance(normalizer="lamp")),
+        (
+            GroupNorm(p=1.0, normalize="lamp", of="taylor"),
+            tp.GroupTaylorImportance(normalizer="lamp"),
+        ),
     ],
-    ids=lambda value: f"{value.of}-{value.p:g}-{value.normalize}" if isinstance(value, GroupNorm) else "",
+    ids=lambda value: (
+        f"{value.of}-{value.p:g}-{value.normalize}" if isinstance(value, GroupNorm) else ""
+    ),
 )
 def test_scores_are_those_of_torch_pruning(
     resnet: tuple[nn.Module, PruningGroups], criterion: GroupNorm, importance: Any
 ) -> None:
     network, groups = resnet
     measured = measure(network, criterion, batches)
-    if criterion.of == "taylor":  # torch-pruning 1.6.1 takes batch norms for group norms here, and leaves them out
-        norms = {path for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
-        measured |= {f"{path}.weight": torch.zeros_like(measured[f"{path}.weight"]) for path in norms}
+    if (
+        criterion.of == "taylor"
+    ):  # torch-pruning 1.6.1 takes batch norms for group norms here, and leaves them out
+        norms = {
+            path for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)
+        }
+        measured |= {
+            f"{path}.weight": torch.zeros_like(measured[f"{path}.weight"]) for path in norms
+        }
     found = criterion.importance(groups, measured)
     expected = theirs(network, groups, importance)
     assert len(expected) == 9  # the three stages, and one in each of six blocks
@@ -92,19 +119,27 @@ def test_taylor_is_the_loss_that_each_weight_carries_summed_over_a_channel(
     criterion = GroupNorm(of="taylor", p=1.0, normalize="none")
     found = criterion.scores(groups, measure(network, criterion, batches))
     model = with_gradients(network)
-    block = model.layer2[1]  # what its first convolution gives is in its norm and its second convolution
+    block = model.layer2[
+        1
+    ]  # what its first convolution gives is in its norm and its second convolution
     parts = [taylor(model, f"layer2.1.{name}.weight") for name in ("conv1", "bn1", "conv2")]
     expected = (parts[0].sum((1, 2, 3)) + parts[1] + parts[2].sum((0, 2, 3))) / 3
     assert len(expected) == block.conv1.out_channels
-    torch.testing.assert_close(found[groups.unit[_nodes(groups, "layer2.1.conv1")]], expected.detach())
+    torch.testing.assert_close(
+        found[groups.unit[_nodes(groups, "layer2.1.conv1")]], expected.detach()
+    )
 
 
 def test_random_scores_are_torchs_of_the_seed(resnet: tuple[nn.Module, PruningGroups]) -> None:
     network, groups = resnet
     criterion = GroupNorm(of="random", normalize="none", seed=7)
     torch.manual_seed(7)
-    assert torch.equal(criterion.importance(groups, network.state_dict()), torch.rand(len(groups.group)))
-    other = GroupNorm(of="random", normalize="none", seed=8).importance(groups, network.state_dict())
+    assert torch.equal(
+        criterion.importance(groups, network.state_dict()), torch.rand(len(groups.group))
+    )
+    other = GroupNorm(of="random", normalize="none", seed=8).importance(
+        groups, network.state_dict()
+    )
     assert not torch.equal(other, criterion.importance(groups, network.state_dict()))
 
 
@@ -120,7 +155,9 @@ def test_units_without_a_scale_stay() -> None:
     whole = graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
     settings = PruningSettings(step=0.1)
     (kept,) = plan(groups, network.state_dict(), criterion, settings, [0.8 * whole])
-    assert bool(kept[_nodes(groups, "hidden")].all()) and not bool(kept[_nodes(groups, "grouped")].all())
+    assert bool(kept[_nodes(groups, "hidden")].all()) and not bool(
+        kept[_nodes(groups, "grouped")].all()
+    )
     with pytest.raises(PruningError, match="out of reach"):
         plan(groups, network.state_dict(), criterion, settings, [0.01 * whole])
 
@@ -141,7 +178,9 @@ def test_measuring_leaves_the_network_alone(resnet: tuple[nn.Module, PruningGrou
         measure(network, GroupNorm(of="taylor"))
 
 
-@pytest.mark.parametrize("criterion", [GroupNorm(), GroupNorm(normalize="lamp"), GroupNorm(of="random")])
+@pytest.mark.parametrize(
+    "criterion", [GroupNorm(), GroupNorm(normalize="lamp"), GroupNorm(of="random")]
+)
 def test_uniform_ranking_takes_the_same_share_of_each_group(
     resnet: tuple[nn.Module, PruningGroups], criterion: GroupNorm
 ) -> None:
@@ -152,7 +191,9 @@ def test_uniform_ranking_takes_the_same_share_of_each_group(
     units = torch.zeros(len(groups.group), dtype=torch.bool).index_fill(0, groups.unit[kept], True)
     there, left = groups.sizes(), groups.sizes(units)
     lost = (there - left)[there > 0] / there[there > 0]
-    assert float((lost.max() - lost.min()) * there[there > 0].max()) <= 4  # widths 8 to 32 lose whole channels
+    assert (
+        float((lost.max() - lost.min()) * there[there > 0].max()) <= 4
+    )  # widths 8 to 32 lose whole channels
     assert 0.3 < float(lost.min()) < 0.6
     importance = criterion.importance(groups, network.state_dict())
     for number in (there > 0).nonzero().flatten().tolist():
@@ -165,17 +206,26 @@ def test_pruning_by_a_loss_runs_to_the_end(resnet: tuple[nn.Module, PruningGroup
     macs = groups.graph.macs(torch.ones(groups.graph.num_nodes, dtype=torch.bool))
     criterion = GroupNorm(of="taylor", p=1.0, normalize="mean")
     (pruned,) = prune_network(
-        network, IMAGE, speed_ups=[2.0], base_macs=macs, criterion=criterion, settings=PruningSettings(step=0.05),
+        network,
+        IMAGE,
+        speed_ups=[2.0],
+        base_macs=macs,
+        criterion=criterion,
+        settings=PruningSettings(step=0.05),
         images=batches,
-    )  # fmt: skip
+    )
     assert (
-        find_groups(trace(pruned, IMAGE)).graph.macs(torch.ones(trace(pruned, IMAGE).num_nodes, dtype=torch.bool))
+        find_groups(trace(pruned, IMAGE)).graph.macs(
+            torch.ones(trace(pruned, IMAGE).num_nodes, dtype=torch.bool)
+        )
         <= macs / 2
     )
 
 
 @pytest.mark.parametrize("of", ["taylor", "scales", "random"])
-def test_a_sparsity_term_follows_nothing_but_weights(resnet: tuple[nn.Module, PruningGroups], of: Any) -> None:
+def test_a_sparsity_term_follows_nothing_but_weights(
+    resnet: tuple[nn.Module, PruningGroups], of: Any
+) -> None:
     network, groups = resnet
     with pytest.raises(ConfigError, match="follows the norm of weights"):
         Sparsity().gradient(GroupNorm(of=of), groups, dict(network.named_parameters()))
@@ -198,18 +248,28 @@ def lamp(model: nn.Module, name: str) -> Tensor:
 
 @pytest.mark.parametrize(
     ("criterion", "score"),
-    [(GroupNorm(of="taylor", p=1.0, normalize="none"), taylor), (GroupNorm(p=2.0, normalize="lamp"), lamp),
-     (GroupNorm(p=2.0, normalize="none"), lambda model, name: model.get_parameter(name).detach().abs())],
+    [
+        (GroupNorm(of="taylor", p=1.0, normalize="none"), taylor),
+        (GroupNorm(p=2.0, normalize="lamp"), lamp),
+        (
+            GroupNorm(p=2.0, normalize="none"),
+            lambda model, name: model.get_parameter(name).detach().abs(),
+        ),
+    ],
     ids=["snip", "lamp", "l2"],
-)  # fmt: skip
+)
 def test_masks_are_those_of_torch_with_scores_computed_another_way(
     criterion: GroupNorm, score: Callable[[nn.Module, str], Tensor]
 ) -> None:
     network = random_resnet(8, 4)
     model = with_gradients(network)
-    paths = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    paths = [
+        path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     layers = [(model.get_submodule(path), "weight") for path in paths]
-    scores = {pair: score(model, f"{path}.weight") for path, pair in zip(paths, layers, strict=True)}
+    scores = {
+        pair: score(model, f"{path}.weight") for path, pair in zip(paths, layers, strict=True)
+    }
     prune.global_unstructured(layers, prune.L1Unstructured, importance_scores=scores, amount=0.7)
     masks = find_masks(trace(network, IMAGE), measure(network, criterion, batches), criterion, 0.7)
     same = total = 0
@@ -225,13 +285,22 @@ def test_random_masks_keep_the_share_in_every_layer() -> None:
     network = random_resnet(14, 16)
     graph = trace(network, IMAGE)
     first, second = (
-        find_masks(graph, network.state_dict(), GroupNorm(of="random", normalize="none", seed=seed), 0.7).kept
+        find_masks(
+            graph, network.state_dict(), GroupNorm(of="random", normalize="none", seed=seed), 0.7
+        ).kept
         for seed in (0, 1)
     )
     for name, kept in first.items():
         spread = (0.3 * 0.7 / kept.numel()) ** 0.5
         assert float(kept.float().mean()) == pytest.approx(0.3, abs=5 * spread), name
-    assert float((parameters_to_vector(first.values()) == parameters_to_vector(second.values())).float().mean()) < 0.7
+    assert (
+        float(
+            (parameters_to_vector(first.values()) == parameters_to_vector(second.values()))
+            .float()
+            .mean()
+        )
+        < 0.7
+    )
 
 
 def test_scales_say_nothing_of_single_weights() -> None:

@@ -57,13 +57,17 @@ def resnet56() -> tuple[nn.Module, PruningGroups, Theirs, Theirs]:
     groups = find_groups(trace(network, image))
     model = copy.deepcopy(network)
     dependencies = torch_pruning.DependencyGraph().build_dependency(model, (image,))
-    found = dependencies.get_all_groups(ignored_layers=[model.fc], root_module_types=[nn.Conv2d, nn.Linear])
+    found = dependencies.get_all_groups(
+        ignored_layers=[model.fc], root_module_types=[nn.Conv2d, nn.Linear]
+    )
     paths = {module: path for path, module in model.named_modules()}
     asked = []
     for name, size in zip(groups.names, groups.sizes().tolist(), strict=True):
         if size:
             layer = model.get_submodule(name)
-            group = dependencies.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, list(range(size)))
+            group = dependencies.get_pruning_group(
+                layer, torch_pruning.prune_conv_out_channels, list(range(size))
+            )
             asked.append((name, group))
     return network, groups, [(paths[group[0].dep.target.module], group) for group in found], asked
 
@@ -72,20 +76,28 @@ def resnet56() -> tuple[nn.Module, PruningGroups, Theirs, Theirs]:
 @pytest.mark.parametrize("normalize", ["none", "mean", "max"])
 @pytest.mark.parametrize("reduce", ["mean", "first"])
 def test_importance_is_that_of_torch_pruning_on_every_group_of_resnet56(
-    resnet56: tuple[nn.Module, PruningGroups, Theirs, Theirs], reduce: Reduce, normalize: Normalize, p: float
+    resnet56: tuple[nn.Module, PruningGroups, Theirs, Theirs],
+    reduce: Reduce,
+    normalize: Normalize,
+    p: float,
 ) -> None:
     network, groups, found, asked = resnet56
     criterion = torch_pruning.importance.GroupMagnitudeImportance(
         p=p, group_reduction=reduce, normalizer=None if normalize == "none" else normalize
     )
-    ours = GroupNorm(p=p, reduce=reduce, normalize=normalize).importance(groups, network.state_dict())
-    # `first` is that of the layer which the group was asked for; of its own accord torch-pruning takes the shortcut's
+    ours = GroupNorm(p=p, reduce=reduce, normalize=normalize).importance(
+        groups, network.state_dict()
+    )
+    # `first` is that of the layer which the group was asked for; of its own accord torch-pruning
+    # takes the shortcut's
     theirs = asked if reduce == "first" else found
     assert len(theirs) == int((groups.sizes() > 0).sum()) == 30  # 27 inside blocks and 3 streams
     seen = torch.zeros(len(groups.group), dtype=torch.bool)
     for root, group in theirs:
         units = units_of(groups, root)
-        torch.testing.assert_close(ours[units], criterion(group), rtol=1e-5, atol=0, msg=lambda m, r=root: f"{r}: {m}")
+        torch.testing.assert_close(
+            ours[units], criterion(group), rtol=1e-5, atol=0, msg=lambda m, r=root: f"{r}: {m}"
+        )
         seen[units] = True
     assert torch.equal(seen, groups.prunable)
 
@@ -97,7 +109,9 @@ def test_importance_counts_outputs_inputs_and_norms_once_each_and_no_bias() -> N
     scores = GroupNorm(normalize="none").scores(groups, state)[units_of(groups, "a")]
     # (2 x 9 x 1^2 + 4 x 2^2) / 2
     assert scores.tolist() == [17, 17, 17]
-    first = GroupNorm(normalize="none", reduce="first", p=1).scores(groups, state)[units_of(groups, "a")]
+    first = GroupNorm(normalize="none", reduce="first", p=1).scores(groups, state)[
+        units_of(groups, "a")
+    ]
     assert first.tolist() == [18, 18, 18]
 
 
@@ -105,7 +119,9 @@ def test_a_conv_group_counts_as_a_whole_with_each_of_its_layers_once() -> None:
     network = randomize(PlainNet())
     groups = find_groups(trace(network, torch.zeros(1, 3, 8, 8)))
     w = {name: parameter.detach().square() for name, parameter in network.named_parameters()}
-    parts = [  # group g has 2 inputs and 3 outputs, which the next layers read; a channel has 4 places after flattening
+    # group g has 2 inputs and 3 outputs, which the next layers read; a channel has 4 places after
+    # flattening
+    parts = [
         w["biased.weight"].reshape(4, -1).sum(1),
         w["grouped.weight"].reshape(4, -1).sum(1),
         w["depthwise.weight"].reshape(4, -1).sum(1),
@@ -153,12 +169,17 @@ def test_decay_is_the_gradient_that_torch_prunings_regularize_adds(normalizer: N
     image = torch.zeros(1, 3, 16, 16)
     model = copy.deepcopy(network)
     pruner = torch_pruning.pruner.GroupNormPruner(
-        model, (image,),
+        model,
+        (image,),
         importance=torch_pruning.importance.GroupMagnitudeImportance(
             p=2, group_reduction="mean", normalizer=normalizer
         ),
-        reg=1.0, ignored_layers=[model.fc], num_heads={}, in_channel_groups={}, out_channel_groups={},
-    )  # fmt: skip
+        reg=1.0,
+        ignored_layers=[model.fc],
+        num_heads={},
+        in_channel_groups={},
+        out_channel_groups={},
+    )
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     pruner.regularize(model, alpha=16)  # 2^4
@@ -168,7 +189,9 @@ def test_decay_is_the_gradient_that_torch_prunings_regularize_adds(normalizer: N
     )
     for name, parameter in model.named_parameters():
         expected = parameter.grad
-        torch.testing.assert_close(found.get(name, torch.zeros_like(expected)), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            found.get(name, torch.zeros_like(expected)), expected, rtol=1e-4, atol=1e-6
+        )
         assert name.endswith("bias") or float(expected.abs().max()) > 0, name
 
 
@@ -182,7 +205,11 @@ def test_shrinkage_goes_from_1_at_the_best_to_2_to_the_alpha_at_the_worst() -> N
 
 def test_equal_scores_give_no_shrinkage_and_no_nan() -> None:
     network, groups = two_convolutions()
-    state = {**trainable(network), "a.weight": torch.full((3, 2, 3, 3), 0.5), "b.weight": torch.full((4, 3, 1, 1), 2.0)}
+    state = {
+        **trainable(network),
+        "a.weight": torch.full((3, 2, 3, 3), 0.5),
+        "b.weight": torch.full((4, 3, 1, 1), 2.0),
+    }
     for form in ("decay", "norm"):
         found, value = Sparsity(weight=1.0, form=form).gradient(GroupNorm(), groups, state)
         assert value == 3  # three channels of normalised score 1
@@ -205,7 +232,9 @@ def test_groups_of_one_channel_give_no_shrinkage_and_no_nan(form: Literal["decay
     assert torch.isfinite(value)
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
     if form == "decay":  # gamma 1 for its inputs and outputs
-        torch.testing.assert_close(found["layer1.0.conv1.weight"], 2 * state["layer1.0.conv1.weight"])
+        torch.testing.assert_close(
+            found["layer1.0.conv1.weight"], 2 * state["layer1.0.conv1.weight"]
+        )
         torch.testing.assert_close(found["bn1.weight"], state["bn1.weight"])
 
 
@@ -228,11 +257,16 @@ def test_norm_is_the_gradient_of_the_weighted_sum_of_scores(normalize: Normalize
         GroupNorm(normalize=normalize), groups, trainable(network)
     )
     # the same in a few lines: gamma and the denominator count as constants
-    a, b = (network.get_parameter(name).detach().clone().requires_grad_() for name in ("a.weight", "b.weight"))
+    a, b = (
+        network.get_parameter(name).detach().clone().requires_grad_()
+        for name in ("a.weight", "b.weight")
+    )
     scores = (a.square().sum((1, 2, 3)) + b.square().sum((0, 2, 3))) / 2
     roots = scores.detach().sqrt()
     gamma = 2 ** (3 * (roots.max() - roots) / (roots.max() - roots.min()))
-    denominator = {"none": 1, "mean": scores.detach().mean(), "max": scores.detach().max()}[normalize]
+    denominator = {"none": 1, "mean": scores.detach().mean(), "max": scores.detach().max()}[
+        normalize
+    ]
     expected = (gamma * scores / denominator).sum()
     expected.backward()
     torch.testing.assert_close(value, expected.detach())
@@ -246,12 +280,16 @@ def test_alpha_0_is_no_shrinkage(form: Literal["decay", "norm"]) -> None:
     network, groups = two_convolutions()
     state = trainable(network)
     sparsity, criterion = Sparsity(weight=1.0, alpha=0.0, form=form), GroupNorm(normalize="none")
-    assert torch.equal(sparsity.shrinkage(groups, criterion.scores(groups, state)), torch.ones(len(groups.group)))
+    assert torch.equal(
+        sparsity.shrinkage(groups, criterion.scores(groups, state)), torch.ones(len(groups.group))
+    )
     found, value = sparsity.gradient(criterion, groups, state)
     # both forms: gamma 1; the gradient of (|a|^2 + |b|^2) / 2 is a, b
     torch.testing.assert_close(found["a.weight"], state["a.weight"])
     torch.testing.assert_close(found["b.weight"], state["b.weight"])
-    torch.testing.assert_close(value, (state["a.weight"].square().sum() + state["b.weight"].square().sum()) / 2)
+    torch.testing.assert_close(
+        value, (state["a.weight"].square().sum() + state["b.weight"].square().sum()) / 2
+    )
 
 
 @pytest.mark.parametrize("form", ["decay", "norm"])
@@ -267,11 +305,17 @@ def test_the_weight_scales_the_gradient_and_not_the_value(form: Literal["decay",
 
 
 @pytest.mark.parametrize("form", ["decay", "norm"])
-def test_the_gradient_leaves_the_parameters_and_their_gradients_alone(form: Literal["decay", "norm"]) -> None:
+def test_the_gradient_leaves_the_parameters_and_their_gradients_alone(
+    form: Literal["decay", "norm"],
+) -> None:
     network, groups = two_convolutions()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found, value = Sparsity(form=form).gradient(GroupNorm(), groups, dict(network.named_parameters()))
-    assert not value.requires_grad and not any(gradient.requires_grad for gradient in found.values())
+    found, value = Sparsity(form=form).gradient(
+        GroupNorm(), groups, dict(network.named_parameters())
+    )
+    assert not value.requires_grad and not any(
+        gradient.requires_grad for gradient in found.values()
+    )
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
 

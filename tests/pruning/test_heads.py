@@ -12,7 +12,13 @@ from torchvision import models
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import trace
-from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, load_network, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    create_network,
+    load_network,
+    save_network,
+)
 from metaprune_pl.pruning import (
     AttentionUnits,
     GroupNorm,
@@ -27,7 +33,9 @@ from metaprune_pl.pruning import (
 SMALL = {"num_classes": 5, "img_size": 32}
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "timm ViT": lambda: VisionTransformer(**SMALL, patch_size=8, embed_dim=24, depth=2, num_heads=4),
+    "timm ViT": lambda: VisionTransformer(
+        **SMALL, patch_size=8, embed_dim=24, depth=2, num_heads=4
+    ),
     "timm ViT, as many heads as channels": lambda: VisionTransformer(
         **SMALL, patch_size=8, embed_dim=16, depth=2, num_heads=4
     ),
@@ -35,8 +43,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "timm Swin": lambda: SwinTransformer(
         **SMALL, patch_size=4, embed_dim=24, depths=(2, 2), num_heads=(4, 6), window_size=4
     ),
-    "torchvision Swin": lambda: models.SwinTransformer([4, 4], 24, [2, 2], [4, 6], [4, 4], num_classes=5),
-}  # fmt: skip
+    "torchvision Swin": lambda: models.SwinTransformer(
+        [4, 4], 24, [2, 2], [4, 6], [4, 4], num_classes=5
+    ),
+}
 
 
 def build(name: str) -> nn.Module:
@@ -49,8 +59,13 @@ def build(name: str) -> nn.Module:
 
 
 def attention_modules(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if hasattr(module, "num_heads") and hasattr(module, "forward")
-            and any(word in type(module).__name__ for word in ("Attention",))]  # fmt: skip
+    return [
+        module
+        for module in network.modules()
+        if hasattr(module, "num_heads")
+        and hasattr(module, "forward")
+        and any(word in type(module).__name__ for word in ("Attention",))
+    ]
 
 
 def without(groups: PruningGroups, *nodes: Tensor) -> Tensor:
@@ -64,9 +79,13 @@ def without(groups: PruningGroups, *nodes: Tensor) -> Tensor:
 def pruned(network: nn.Module, target: float, attention: AttentionUnits) -> nn.Module:
     settings = PruningSettings(step=0.02, attention=attention)
     (small,) = prune(
-        network, IMAGES[:1], speed_ups=[target], base_macs=count_macs(network, IMAGES[:1]),
-        criterion=GroupNorm(normalize="mean"), settings=settings,
-    )  # fmt: skip
+        network,
+        IMAGES[:1],
+        speed_ups=[target],
+        base_macs=count_macs(network, IMAGES[:1]),
+        criterion=GroupNorm(normalize="mean"),
+        settings=settings,
+    )
     return small
 
 
@@ -80,7 +99,9 @@ def test_attention_is_found_with_its_heads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm ViT", "timm ViT, as many heads as channels", "timm Swin"])
-def test_a_network_without_a_head_computes_what_it_does_with_the_head_set_to_zero(name: str) -> None:
+def test_a_network_without_a_head_computes_what_it_does_with_the_head_set_to_zero(
+    name: str,
+) -> None:
     network = build(name)
     groups = prunable_groups(network, IMAGES[:1], "heads")
     first, last = groups.graph.attentions[0], groups.graph.attentions[-1]
@@ -91,7 +112,10 @@ def test_a_network_without_a_head_computes_what_it_does_with_the_head_set_to_zer
     assert after == [before[0] - 1, *before[1:-1], before[-1] - 2]
     masked = build(name)
     with torch.no_grad():
-        for module, heads in ((attention_modules(masked)[0], [1]), (attention_modules(masked)[-1], [0, 3])):
+        for module, heads in (
+            (attention_modules(masked)[0], [1]),
+            (attention_modules(masked)[-1], [0, 3]),
+        ):
             width = width_of(module)
             for head in heads:
                 module.proj.weight[:, width * head : width * (head + 1)] = 0  # type: ignore[union-attr, index, operator]
@@ -128,16 +152,23 @@ def test_pruned_to_2x_it_runs_and_is_trained(name: str, attention: AttentionUnit
     reached = count_macs(network, IMAGES[:1]) / count_macs(small, IMAGES[:1])
     assert 2.0 <= reached < 3.0  # a head is a third of the stream of a small Swin
     before, after = (
-        [(module.num_heads, width_of(module)) for module in attention_modules(n)] for n in (network, small)
+        [(module.num_heads, width_of(module)) for module in attention_modules(n)]
+        for n in (network, small)
     )
     place = 1 if attention == "heads" else 0
-    assert [pair[place] for pair in before] == [pair[place] for pair in after]  # only the other number changes
+    assert [pair[place] for pair in before] == [
+        pair[place] for pair in after
+    ]  # only the other number changes
     small.train()(IMAGES).sum().backward()
 
 
 def width_of(module: nn.Module) -> int:
     """Channels of a head, from the output projection."""
-    projection = next(m for m in (getattr(module, "proj", None), getattr(module, "out_proj", None)) if m is not None)
+    projection = next(
+        m
+        for m in (getattr(module, "proj", None), getattr(module, "out_proj", None))
+        if m is not None
+    )
     return int(projection.in_features / module.num_heads)  # type: ignore[operator]
 
 
@@ -156,5 +187,8 @@ def test_a_network_with_fewer_heads_comes_back_from_disk(workdir: Path) -> None:
 def test_heads_that_talk_to_each_other_are_refused() -> None:
     arguments = {"img_size": 32, "num_classes": 4, "depth": 1}
     network = create_network("timm/cait_xxs24_224", seed=0, **arguments)
-    with pytest.raises(PruningError, match=r"whole heads cannot be pruned in this network \(.*Take attention: width"):
+    with pytest.raises(
+        PruningError,
+        match=r"whole heads cannot be pruned in this network \(.*Take attention: width",
+    ):
         prunable_groups(network, IMAGES[:1], "heads")

@@ -20,7 +20,11 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.wide, self.narrow = nn.Conv2d(3, 16, 3), nn.Linear(16 * 36, 128), nn.Linear(128, 64)
+        self.conv, self.wide, self.narrow = (
+            nn.Conv2d(3, 16, 3),
+            nn.Linear(16 * 36, 128),
+            nn.Linear(128, 64),
+        )
         self.classifier = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,7 +35,9 @@ class Network(nn.Module):
 def masked(pattern: str = "2:4") -> nn.Module:
     network = Network().eval()
     criterion = GroupNorm(p=1.0, normalize="none")
-    found = find_masks(trace(network, torch.zeros(1, 3, 8, 8)), network.state_dict(), criterion, pattern)
+    found = find_masks(
+        trace(network, torch.zeros(1, 3, 8, 8)), network.state_dict(), criterion, pattern
+    )
     return apply_masks(network, found)
 
 
@@ -50,16 +56,21 @@ def test_other_masks_are_not() -> None:
     network = masked()
     with torch.no_grad():
         network.get_parameter("narrow.weight")[5, 4:8] = 1.0
-    assert layers_to_convert(network)[1]["narrow"] == "more than two of four weights in a row are not zero"
+    assert (
+        layers_to_convert(network)[1]["narrow"]
+        == "more than two of four weights in a row are not zero"
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "fits"),
     [
-        ([1, 1, 0, 0, 0, 1, 1, 0], True), ([0, 0, 1, 1, 1, 0, 0, 0], True), ([0, 1, 1, 1, 0, 0, 0, 0], False),
+        ([1, 1, 0, 0, 0, 1, 1, 0], True),
+        ([0, 0, 1, 1, 1, 0, 0, 0], True),
+        ([0, 1, 1, 1, 0, 0, 0, 0], False),
         ([1, 0], False),
     ],
-)  # fmt: skip
+)
 def test_the_pattern_is_counted_in_fours(row: list[int], fits: bool) -> None:
     assert is_two_of_four(torch.tensor([row, [0] * len(row)])) == fits
 
@@ -75,13 +86,16 @@ def test_layers_that_another_module_reads_stay() -> None:
 def test_a_machine_without_sparse_tensor_cores_is_one_message() -> None:
     with pytest.raises(PruningError, match=r"network is torch\.float32: call \.half\(\)"):
         semi_structured(masked())
-    with pytest.raises(PruningError, match=r"compute capability 8\.0 or more, and the network is on cpu"):
+    with pytest.raises(
+        PruningError, match=r"compute capability 8\.0 or more, and the network is on cpu"
+    ):
         semi_structured(masked().half())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0), reason="no sparse tensor cores"
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
+    reason="no sparse tensor cores",
 )
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_the_converted_network_gives_the_same(precision: Any) -> None:

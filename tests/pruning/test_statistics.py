@@ -19,7 +19,10 @@ from metaprune_pl.pruning.statistics import (
     weight_matrices,
 )
 
-IMAGES, LABELS = torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
+IMAGES, LABELS = (
+    torch.randn(40, 3, generator=torch.Generator().manual_seed(1)),
+    torch.arange(40) % 4,
+)
 
 
 class TwoLayers(nn.Module):
@@ -48,7 +51,9 @@ def network() -> nn.Module:
 
 def measured(network: nn.Module, size: int = 16) -> Statistics:
     groups = prunable_groups(network, torch.zeros(1, 3, 1, 1))
-    return network_statistics(groups, network.state_dict(), loss_gradients(network, batches(size))[0], GroupNorm())
+    return network_statistics(
+        groups, network.state_dict(), loss_gradients(network, batches(size))[0], GroupNorm()
+    )
 
 
 def numpy_gradients(state: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +97,9 @@ def test_a_statistic_of_the_weights_is_numpy_s(statistic: str, network: nn.Modul
     assert list(found) == ["first", "last"]
     for layer, gradient in (("first", g1), ("last", g2)):
         weight = state[f"{layer}.weight"].reshape(gradient.shape)
-        np.testing.assert_allclose(found[layer].numpy(), ROWS[statistic](weight, gradient), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            found[layer].numpy(), ROWS[statistic](weight, gradient), rtol=0, atol=1e-6
+        )
     assert statistic != "taylor" or float(found["first"].max()) > 1e-3  # far above the tolerance
 
 
@@ -100,15 +107,22 @@ def test_norm_scales_and_group_scores_are_numpy_s(network: nn.Module) -> None:
     network.norm.weight.data[1] *= -1  # type: ignore[union-attr, operator]
     state = {name: value.double().numpy() for name, value in network.state_dict().items()}
     found = measured(network)
-    np.testing.assert_allclose(found["norm_scale"]["norm"].numpy(), np.abs(state["norm.weight"]), atol=1e-6)
+    np.testing.assert_allclose(
+        found["norm_scale"]["norm"].numpy(), np.abs(state["norm.weight"]), atol=1e-6
+    )
     before, after = (state["first.weight"] ** 2).sum((1, 2, 3)), (state["last.weight"] ** 2).sum(0)
     scores = (before + state["norm.weight"] ** 2 + after) / 3
     assert list(found["group_score"]) == ["first"]
-    np.testing.assert_allclose(found["group_score"]["first"].numpy(), scores / scores.max(), atol=1e-6)
+    np.testing.assert_allclose(
+        found["group_score"]["first"].numpy(), scores / scores.max(), atol=1e-6
+    )
 
 
 def test_the_size_of_the_batches_does_not_matter(network: nn.Module) -> None:
-    (few, accuracy), (many, same) = loss_gradients(network, batches(40)), loss_gradients(network, batches(7))
+    (few, accuracy), (many, same) = (
+        loss_gradients(network, batches(40)),
+        loss_gradients(network, batches(7)),
+    )
     expected = (network(IMAGES[:, :, None, None]).argmax(1) == LABELS).double().mean()
     assert accuracy == same == pytest.approx(float(expected))
     for name, gradient in few.items():
@@ -141,8 +155,12 @@ def test_grouped_and_depthwise_layers_have_a_row_for_each_channel() -> None:
     matrices = weight_matrices(groups.graph, network.state_dict())
     shapes = {name: tuple(matrix.shape) for name, matrix in matrices.items()}
     assert shapes == {
-        "biased": (8, 27), "grouped": (12, 18), "depthwise": (12, 9), "hidden": (20, 48), "classifier": (7, 20),
-    }  # fmt: skip
+        "biased": (8, 27),
+        "grouped": (12, 18),
+        "depthwise": (12, 9),
+        "hidden": (20, 48),
+        "classifier": (7, 20),
+    }
     for name, matrix in matrices.items():
         assert torch.equal(matrix, network.get_submodule(name).weight.detach().double().flatten(1))  # type: ignore[union-attr, operator]
 

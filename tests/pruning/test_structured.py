@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from helpers import ConcatNet, PlainNet, masked_logits, random_kept, random_resnet, randomize
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, count_parameters, find_groups, plan, prune
+from metaprune_pl.pruning import (
+    GroupNorm,
+    PruningSettings,
+    count_macs,
+    count_parameters,
+    find_groups,
+    plan,
+    prune,
+)
 from metaprune_pl.pruning import remove as remove_nodes
 from metaprune_pl.pruning.structured import highest_speed_up
 
@@ -18,10 +26,14 @@ IMAGE = torch.zeros(1, 3, 8, 8)
 def pruned(network: nn.Module, *speed_ups: float, **settings: Any) -> list[nn.Module]:
     return list(
         prune(
-            network, IMAGE, speed_ups=speed_ups, base_macs=count_macs(network, IMAGE), criterion=GroupNorm(),
+            network,
+            IMAGE,
+            speed_ups=speed_ups,
+            base_macs=count_macs(network, IMAGE),
+            criterion=GroupNorm(),
             settings=PruningSettings(**settings),
         )
-    )  # fmt: skip
+    )
 
 
 def speed_up(network: nn.Module, smaller: nn.Module) -> float:
@@ -44,7 +56,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_network_without_random_channels_computes_what_it_does_with_them_set_to_zero(name: str, seed: int) -> None:
+def test_a_network_without_random_channels_computes_what_it_does_with_them_set_to_zero(
+    name: str, seed: int
+) -> None:
     network = NETWORKS[name]()
     graph = trace(network, IMAGE)
     kept = random_kept(find_groups(graph), seed)
@@ -62,10 +76,14 @@ def test_a_pruned_network_computes_what_the_masked_one_does(name: str) -> None:
     network = NETWORKS[name]()
     graph = trace(network, IMAGE)
     base = count_macs(network, IMAGE)
-    (kept,) = plan(find_groups(graph), network.state_dict(), GroupNorm(), PruningSettings(), [base / 2])
+    (kept,) = plan(
+        find_groups(graph), network.state_dict(), GroupNorm(), PruningSettings(), [base / 2]
+    )
     (smaller,) = pruned(network, 2.0)
     images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(smaller(images), masked_logits(network, graph, kept, images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        smaller(images), masked_logits(network, graph, kept, images), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -86,10 +104,14 @@ def test_a_whole_group_of_a_grouped_convolution_goes_together() -> None:
     grouped, biased = smaller.get_submodule("grouped"), smaller.get_submodule("biased")
     assert grouped.groups < 4  # 4 groups of 2 inputs and 3 outputs
     assert (biased.out_channels, grouped.in_channels, grouped.out_channels) == (
-        2 * grouped.groups, 2 * grouped.groups, 3 * grouped.groups
-    )  # fmt: skip
+        2 * grouped.groups,
+        2 * grouped.groups,
+        3 * grouped.groups,
+    )
     depthwise = smaller.get_submodule("depthwise")
-    assert depthwise.groups == depthwise.in_channels == depthwise.out_channels == grouped.out_channels
+    assert (
+        depthwise.groups == depthwise.in_channels == depthwise.out_channels == grouped.out_channels
+    )
     assert smaller.get_submodule("hidden").in_features == 4 * depthwise.out_channels
     assert smaller.get_submodule("classifier").out_features == 7
 
@@ -112,7 +134,12 @@ def test_one_dimensional_convolutions_are_cut_like_two_dimensional_ones() -> Non
     network, example = _Signal().eval(), torch.zeros(1, 3, 8)
     base = count_macs(network, example)
     (smaller,) = prune(
-        network, example, speed_ups=[1.5], base_macs=base, criterion=GroupNorm(), settings=PruningSettings()
+        network,
+        example,
+        speed_ups=[1.5],
+        base_macs=base,
+        criterion=GroupNorm(),
+        settings=PruningSettings(),
     )
     depthwise = smaller.get_submodule("depthwise")
     assert depthwise.groups == depthwise.out_channels == depthwise.weight.shape[0] < 8
@@ -128,14 +155,19 @@ def test_targets_are_reached_and_hardly_overshot(name: str) -> None:
     for target, smaller in zip((1.2, 1.5, 2.0), pruned(network, 1.2, 1.5, 2.0), strict=True):
         reached = speed_up(network, smaller)
         assert target <= reached
-        # one unit more would not be needed: a unit of the 4 in the grouped network costs the most, about a quarter
+        # one unit more would not be needed: a unit of the 4 in the grouped network costs the most,
+        # about a quarter
         assert reached <= target * (1.5 if name == "grouped and depthwise" else 1.1)
 
 
 @pytest.mark.parametrize("step", [0.005, 0.3])
-def test_a_wide_network_overshoots_by_less_than_two_percent_in_small_and_in_large_steps(step: float) -> None:
+def test_a_wide_network_overshoots_by_less_than_two_percent_in_small_and_in_large_steps(
+    step: float,
+) -> None:
     network = random_resnet(20, 16)
-    for target, smaller in zip((1.5, 2.0, 3.0, 4.0), pruned(network, 1.5, 2.0, 3.0, 4.0, step=step), strict=True):
+    for target, smaller in zip(
+        (1.5, 2.0, 3.0, 4.0), pruned(network, 1.5, 2.0, 3.0, 4.0, step=step), strict=True
+    ):
         assert target <= speed_up(network, smaller) < 1.02 * target
 
 
@@ -160,7 +192,14 @@ def test_pruning_in_two_goes_counts_from_the_unpruned_network() -> None:
     network = random_resnet(8, 16)
     base = count_macs(network, IMAGE)
     (half,) = pruned(network, 2.0)
-    (third,) = prune(half, IMAGE, speed_ups=[3.0], base_macs=base, criterion=GroupNorm(), settings=PruningSettings())
+    (third,) = prune(
+        half,
+        IMAGE,
+        speed_ups=[3.0],
+        base_macs=base,
+        criterion=GroupNorm(),
+        settings=PruningSettings(),
+    )
     assert 3.0 <= base / count_macs(third, IMAGE) < 3.15
 
 
@@ -173,7 +212,9 @@ def test_the_least_important_channels_go_first() -> None:
             network.get_parameter("layer2.0.conv2.weight")[:, channel] *= 1e-3
     one = 64 // 4 * 9 * (8 + 16)  # 4 x 4 places, 9 taps, 8 inputs and 16 outputs
     base = count_macs(network, IMAGE)
-    (smaller,) = pruned(network, base / (base - 2 * one + 0.5))  # half a multiplication for rounding
+    (smaller,) = pruned(
+        network, base / (base - 2 * one + 0.5)
+    )  # half a multiplication for rounding
     assert widths(smaller) == {**widths(network), "layer2.0.conv1": 14}
     kept = [channel for channel in range(16) if channel not in (2, 5)]
     for name in ("layer2.0.bn1.weight", "layer2.0.bn1.running_var", "layer2.0.conv1.weight"):
@@ -188,12 +229,18 @@ def test_a_network_on_the_gpu_is_pruned_as_on_the_cpu() -> None:
     network = random_resnet(8, 8)
     (expected,) = pruned(network, 2.0)
     (found,) = prune(
-        network.cuda(), IMAGE.cuda(), speed_ups=[2.0], base_macs=count_macs(network, IMAGE.cuda()),
-        criterion=GroupNorm(), settings=PruningSettings(),
-    )  # fmt: skip
+        network.cuda(),
+        IMAGE.cuda(),
+        speed_ups=[2.0],
+        base_macs=count_macs(network, IMAGE.cuda()),
+        criterion=GroupNorm(),
+        settings=PruningSettings(),
+    )
     state = found.state_dict()
     assert all(value.is_cuda for value in state.values())
-    assert all(torch.equal(state[name].cpu(), value) for name, value in expected.state_dict().items())
+    assert all(
+        torch.equal(state[name].cpu(), value) for name, value in expected.state_dict().items()
+    )
 
 
 # Floors
@@ -220,7 +267,9 @@ def test_no_layer_loses_more_than_max_ratio() -> None:
 def test_the_highest_speed_up_is_reached_and_no_more() -> None:
     network = random_resnet(8, 8)
     settings = PruningSettings(min_channels=4)
-    highest = highest_speed_up(find_groups(trace(network, IMAGE)), network.state_dict(), GroupNorm(), settings)
+    highest = highest_speed_up(
+        find_groups(trace(network, IMAGE)), network.state_dict(), GroupNorm(), settings
+    )
     (smallest,) = pruned(network, highest - 1e-6, min_channels=4)
     assert set(widths(smallest).values()) == {4}
     with pytest.raises(PruningError, match="out of reach"):
@@ -233,7 +282,9 @@ def test_the_highest_speed_up_is_reached_and_no_more() -> None:
 def test_a_target_out_of_reach_is_an_error_that_names_it_and_what_is_possible() -> None:
     network = random_resnet(8, 8)
     settings = PruningSettings(min_channels=4)
-    highest = highest_speed_up(find_groups(trace(network, IMAGE)), network.state_dict(), GroupNorm(), settings)
+    highest = highest_speed_up(
+        find_groups(trace(network, IMAGE)), network.state_dict(), GroupNorm(), settings
+    )
     with pytest.raises(PruningError) as caught:
         pruned(network, 2.0, 1000.0, min_channels=4)
     message = str(caught.value)
@@ -244,7 +295,9 @@ def test_a_target_out_of_reach_is_an_error_that_names_it_and_what_is_possible() 
 
 @pytest.mark.parametrize("speed_ups", [(0.5,), (3.0, 2.0), (2.0, 2.0), ()])
 def test_targets_that_make_no_sense_are_refused(speed_ups: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="give one or more numbers of at least 1, in increasing order"):
+    with pytest.raises(
+        ConfigError, match="give one or more numbers of at least 1, in increasing order"
+    ):
         pruned(random_resnet(), *speed_ups)
 
 
@@ -253,7 +306,9 @@ def test_a_frozen_network_is_refused() -> None:
         pruned(random_resnet().requires_grad_(False), 2.0)
 
 
-@pytest.mark.parametrize("setting", [{"step": 0.0}, {"step": 1.5}, {"max_ratio": 1.1}, {"min_channels": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"step": 0.0}, {"step": 1.5}, {"max_ratio": 1.1}, {"min_channels": 0}]
+)
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="0 < step <= 1"):
         PruningSettings(**setting)
@@ -282,7 +337,12 @@ def test_what_a_forward_counts_on_stays_whole() -> None:
 def test_a_parameter_outside_the_graph_is_cut_with_its_neurons() -> None:
     network = _FixedWidth(view=False).eval()
     (small,) = pruned(network, 1.5)
-    assert isinstance(small, _FixedWidth) and small.scale.shape == (1, small.conv.out_channels, 1, 1)
+    assert isinstance(small, _FixedWidth) and small.scale.shape == (
+        1,
+        small.conv.out_channels,
+        1,
+        1,
+    )
     stays = [index for index in range(4) if network.scale[0, index] in small.scale]
     assert torch.equal(small.scale, network.scale[:, stays])
     assert torch.equal(small.conv.weight, network.conv.weight[stays])

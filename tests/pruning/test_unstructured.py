@@ -31,10 +31,16 @@ def plain() -> nn.Module:
 
 
 def layers(network: nn.Module) -> list[tuple[nn.Module, str]]:
-    return [(m, "weight") for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    return [
+        (m, "weight")
+        for m in network.modules()
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+    ]
 
 
-def masked(network: nn.Module, target: float | str, ranking: str = "global", size: int = 8) -> nn.Module:
+def masked(
+    network: nn.Module, target: float | str, ranking: str = "global", size: int = 8
+) -> nn.Module:
     graph = trace(network, torch.zeros(1, 3, size, size))
     return apply_masks(network, find_masks(graph, network.state_dict(), L1, target, ranking))  # type: ignore[arg-type]
 
@@ -66,7 +72,9 @@ def test_every_group_of_a_pattern_keeps_its_largest(pattern: str) -> None:
         if weight.shape[1] % of:  # the image's three channels
             assert torch.equal(weight, before) and weight.shape[1] == 3
             continue
-        for taps in weight.detach().flatten(2).unbind(2) if weight.dim() == 4 else [weight.detach()]:
+        for taps in (
+            weight.detach().flatten(2).unbind(2) if weight.dim() == 4 else [weight.detach()]
+        ):
             assert (taps.reshape(len(taps), -1, of).count_nonzero(2) == keep).all()
         groups = before.movedim(1, -1).reshape(-1, of).abs()
         lowest = groups.sort(1).values[:, of - keep]  # of what stays
@@ -81,7 +89,11 @@ def name_of(network: nn.Module, layer: nn.Module) -> str:
 def test_layers_that_the_pattern_does_not_divide_are_named() -> None:
     graph = trace(plain(), torch.zeros(1, 3, 8, 8))
     found = find_masks(graph, plain().state_dict(), L1, "2:4")
-    assert found.dense == ("biased.weight", "depthwise.weight", "grouped.weight")  # 3, 1 and 2 inputs
+    assert found.dense == (
+        "biased.weight",
+        "depthwise.weight",
+        "grouped.weight",
+    )  # 3, 1 and 2 inputs
     assert set(found.kept) == {"hidden.weight", "classifier.weight"}
     with pytest.raises(PruningError, match="7 divides"):
         find_masks(graph, plain().state_dict(), L1, "2:7")
@@ -110,9 +122,17 @@ def test_equal_scores_keep_the_pattern(dim: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "left"), [(0.5, 50.25), (0.8, 20.40), (0.85, 15.42), (0.9, 10.45), ("3:4", 75.14), ("2:4", 50.27),
-                         ("1:4", 25.41)],
-)  # fmt: skip
+    ("target", "left"),
+    [
+        (0.5, 50.25),
+        (0.8, 20.40),
+        (0.85, 15.42),
+        (0.9, 10.45),
+        ("3:4", 75.14),
+        ("2:4", 50.27),
+        ("1:4", 25.41),
+    ],
+)
 def test_left_parameters_are_those_of_the_papers_table_3(target: float | str, left: float) -> None:
     network = create_network("cifar_resnet", seed=0, depth=56)
     for parameter in network.parameters():  # biases of a new network are zero
@@ -133,13 +153,19 @@ def test_only_weights_of_convolutions_and_linear_layers_are_masked() -> None:
 
 
 def _paths(network: nn.Module) -> list[str]:
-    return [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
 
 
 def test_the_l1_term_is_the_gradient_of_the_sum_of_magnitudes() -> None:
     network = plain()
     groups = find_groups(trace(network, torch.zeros(1, 3, 8, 8)))
-    found, value = Sparsity(weight=0.3, form="l1").gradient(L1, groups, dict(network.named_parameters()))
+    found, value = Sparsity(weight=0.3, form="l1").gradient(
+        L1, groups, dict(network.named_parameters())
+    )
     norm = torch.stack([layer.weight.abs().sum() for layer, _ in layers(network)]).sum()
     (0.3 * norm).backward()
     torch.testing.assert_close(value, norm.detach())
@@ -147,13 +173,21 @@ def test_the_l1_term_is_the_gradient_of_the_sum_of_magnitudes() -> None:
     for name, gradient in found.items():
         assert torch.equal(gradient, network.get_parameter(name).grad)
     there = {name: gradient.clone() for name, gradient in found.items()}
-    twice, _ = Sparsity(weight=0.3, form="l1").gradient(L1, groups, dict(network.named_parameters()), there)
-    assert all(twice[name] is there[name] and torch.equal(twice[name], 2 * found[name]) for name in found)
+    twice, _ = Sparsity(weight=0.3, form="l1").gradient(
+        L1, groups, dict(network.named_parameters()), there
+    )
+    assert all(
+        twice[name] is there[name] and torch.equal(twice[name], 2 * found[name]) for name in found
+    )
 
 
 @pytest.mark.parametrize("normalize", ["mean", "max"])
 def test_weights_are_normalised_within_their_layer(normalize: str) -> None:
-    weights = {"a": torch.tensor([[1.0, -3.0]]), "b": torch.tensor([[10.0, 20.0]]), "c": torch.zeros(1, 2)}
+    weights = {
+        "a": torch.tensor([[1.0, -3.0]]),
+        "b": torch.tensor([[10.0, 20.0]]),
+        "c": torch.zeros(1, 2),
+    }
     found = GroupNorm(p=2.0, normalize=normalize).weight_scores(weights)  # type: ignore[arg-type]
     first, second = {"mean": (5.0, 250.0), "max": (9.0, 400.0)}[normalize]
     torch.testing.assert_close(found["a"], torch.tensor([[1.0, 9.0]]) / first)
@@ -163,10 +197,15 @@ def test_weights_are_normalised_within_their_layer(normalize: str) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({}, "give sparsities"), ({"sparsities": [1.0]}, "between 0 and 1"), ({"sparsities": [0.0]}, "between 0 and 1"),
-     ({"patterns": ["4:2"]}, "'4:2' is no pattern"), ({"patterns": ["0:4"]}, "no pattern"),
-     ({"patterns": ["124"]}, "such as '2:4'")],
-)  # fmt: skip
+    [
+        ({}, "give sparsities"),
+        ({"sparsities": [1.0]}, "between 0 and 1"),
+        ({"sparsities": [0.0]}, "between 0 and 1"),
+        ({"patterns": ["4:2"]}, "'4:2' is no pattern"),
+        ({"patterns": ["0:4"]}, "no pattern"),
+        ({"patterns": ["124"]}, "such as '2:4'"),
+    ],
+)
 def test_nonsense_is_refused(settings: dict[str, list[float]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MaskSettings(**settings)  # type: ignore[arg-type]

@@ -58,7 +58,13 @@ def run(command: list[str], environments: list[Mapping[str, str]] | None = None)
     """Run one process for each environment, and return what all print."""
     base = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen(command, env=base | dict(extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            command,
+            env=base | dict(extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for extra in environments or [{}]
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -86,16 +92,28 @@ def by_lightning(args: list[str]) -> str:
 
 
 def by_torchrun(args: list[str]) -> str:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={free_port()}",
+    ]
     return run([*torchrun, "runner.py", *args])
 
 
 def by_slurm(args: list[str]) -> str:
     """Two processes as `srun --ntasks 2` starts them."""
     shared = {
-        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0",
-        "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": free_port(),
-    }  # fmt: skip
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODELIST": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
     ranks = [{**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
     return run([sys.executable, "runner.py", *args], ranks)
 
@@ -116,7 +134,11 @@ def logged(run: str) -> list[float]:
     """Validation accuracy of the data models' training by epoch, as TensorBoard has it."""
     events = EventAccumulator(f"{run}/work/seeds_0000")
     events.Reload()
-    return [event.value for name in ("val/accuracy", "val/loss", "train/loss") for event in events.Scalars(name)]
+    return [
+        event.value
+        for name in ("val/accuracy", "val/loss", "train/loss")
+        for event in events.Scalars(name)
+    ]
 
 
 @pytest.fixture
@@ -132,9 +154,12 @@ def test_two_ranks_make_the_meta_training_steps_of_one(
 ) -> None:
     networks = line / "runs" / "quickstart" / "data_models" / "networks"
     common = tiny(
-        "fit meta", f"--data.init_args.data_models={networks}", "--data.init_args.rounds=2",
-        f"--data.init_args.models_per_step={models_per_step}", "--model.init_args.clip=0.5",
-    )  # fmt: skip
+        "fit meta",
+        f"--data.init_args.data_models={networks}",
+        "--data.init_args.rounds=2",
+        f"--data.init_args.models_per_step={models_per_step}",
+        "--model.init_args.clip=0.5",
+    )
     batches = {1: 3 - models_per_step, 2: 1}  # of each data model: one rank takes what two share
     one, two = ([*common, f"--data.init_args.micro_batches={batches[ranks]}"] for ranks in (1, 2))
     by_one = alone(one, monkeypatch)
@@ -143,32 +168,54 @@ def test_two_ranks_make_the_meta_training_steps_of_one(
     assert [output.count(f"exchanged {rank}") for rank in (0, 1)] == [steps, steps]
     assert_written_as_by_one(output, by_one)
     start, end, other = (
-        load_metanetwork(f"{n}/metanetworks/epoch_00{k}") for n, k in (("one", 1), ("one", 2), ("two", 2))
+        load_metanetwork(f"{n}/metanetworks/epoch_00{k}")
+        for n, k in (("one", 1), ("one", 2), ("two", 2))
     )
     assert_close(end, other)
-    moved = [torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters(), strict=True) if a.numel()]
+    moved = [
+        torch.equal(a, b)
+        for a, b in zip(start.parameters(), end.parameters(), strict=True)
+        if a.numel()
+    ]
     assert not any(moved)
 
 
 @pytest.mark.ddp
 @pytest.mark.slow
-def test_two_ranks_make_the_data_models_of_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_make_the_data_models_of_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = [
-        "data_models", "--model=DataModelTraining", "--model.network.arguments={depth: 8, width: 4}",
-        "--model.optimizer={lr: 0.05}", "--model.seeds=[0, 1]", "--trainer.accelerator=cpu", "--trainer.max_epochs=2",
-        "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}", "--data=Digits",
-        "--data.fraction=0.2", *QUIET,
-    ]  # fmt: skip
+        "data_models",
+        "--model=DataModelTraining",
+        "--model.network.arguments={depth: 8, width: 4}",
+        "--model.optimizer={lr: 0.05}",
+        "--model.seeds=[0, 1]",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=2",
+        "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}",
+        "--data=Digits",
+        "--data.fraction=0.2",
+        *QUIET,
+    ]
     by_one = alone([*common, "--data.batch_size=50"], monkeypatch)
-    output = by_torchrun([
-        *common, *TWO, "--trainer.sync_batchnorm=true", "--data.batch_size=25", "--trainer.default_root_dir=two",
-    ])  # fmt: skip
+    output = by_torchrun(
+        [
+            *common,
+            *TWO,
+            "--trainer.sync_batchnorm=true",
+            "--data.batch_size=25",
+            "--trainer.default_root_dir=two",
+        ]
+    )
     assert_written_as_by_one(output, by_one)
     for name in ("seed_0000", "seed_0001"):
         one, two = (Path(folder) / "networks" / name for folder in ("one", "two"))
         assert_close(load_network(one), load_network(two))
         assert read_card(one).record == read_card(two).record
-    assert logged("one") == pytest.approx(logged("two"), abs=1e-5)  # over all 397 images, of which one rank has 199
+    assert logged("one") == pytest.approx(
+        logged("two"), abs=1e-5
+    )  # over all 397 images, of which one rank has 199
 
 
 @pytest.mark.ddp
@@ -179,14 +226,24 @@ def test_two_ranks_prune_and_finetune_like_one(
 ) -> None:
     folder = line / "runs" / "quickstart"
     common = tiny(
-        "prune prune", f"--network={folder / 'data_models/networks/seed_0003'}", "--speed_ups=[2]",
-        f"--metanetwork={folder / 'meta_training/metanetworks'}", "--latency_batches=[1]", "--finetune_after.epochs=1",
-    )  # fmt: skip
+        "prune prune",
+        f"--network={folder / 'data_models/networks/seed_0003'}",
+        "--speed_ups=[2]",
+        f"--metanetwork={folder / 'meta_training/metanetworks'}",
+        "--latency_batches=[1]",
+        "--finetune_after.epochs=1",
+    )
     by_one = alone(common, monkeypatch)
     two = [*common, *TWO, "--trainer.sync_batchnorm=true", "--data.init_args.batch_size=25"]
     assert_written_as_by_one(start([*two, "--trainer.default_root_dir=two"]), by_one)
     for stage in ("rewritten", "finetuned/network", "speed_up_2/network"):
         assert_close(load_network(Path("one") / stage), load_network(Path("two") / stage))
     one, other = (read_json(Path(name) / "report.json")[0] for name in ("one", "two"))
-    for key in ("speed_up", "accuracy_given", "accuracy_before", "accuracy_pruned", "accuracy_finetuned"):
+    for key in (
+        "speed_up",
+        "accuracy_given",
+        "accuracy_before",
+        "accuracy_pruned",
+        "accuracy_finetuned",
+    ):
         assert one[key] == other[key], key

@@ -1,4 +1,7 @@
-"""The mean average precision of a few boxes, counted by hand; and what is no detector or no boxes."""
+"""The mean average precision of a few boxes, counted by hand.
+
+And what is no detector or no boxes.
+"""
 
 import pytest
 import torch
@@ -18,7 +21,11 @@ def precision(
     found: Tensor, scores: list[float], true: Tensor, difficult: list[int] | None = None
 ) -> tuple[float, float]:
     metric = AveragePrecision()
-    given = {"boxes": found, "scores": torch.tensor(scores), "labels": torch.ones(len(found), dtype=torch.long)}
+    given = {
+        "boxes": found,
+        "scores": torch.tensor(scores),
+        "labels": torch.ones(len(found), dtype=torch.long),
+    }
     target = {"boxes": true, "labels": torch.ones(len(true), dtype=torch.long)}
     target["iscrowd"] = torch.tensor(difficult or [0] * len(true)).long()
     metric.update([given], [target])
@@ -47,7 +54,10 @@ def test_an_overlap_of_0_62_counts_up_to_0_6() -> None:
 def test_a_difficult_object_is_neither_missed_nor_found_in_vain() -> None:
     true = boxes(LEFT, RIGHT)
     assert precision(boxes(LEFT), [0.9], true, [0, 1]) == (pytest.approx(1.0), pytest.approx(1.0))
-    assert precision(boxes(RIGHT, LEFT), [0.9, 0.8], true, [0, 1]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert precision(boxes(RIGHT, LEFT), [0.9, 0.8], true, [0, 1]) == (
+        pytest.approx(1.0),
+        pytest.approx(1.0),
+    )
 
 
 def test_nothing_to_find_is_no_precision() -> None:
@@ -55,7 +65,12 @@ def test_nothing_to_find_is_no_precision() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    tiny = {"backbone": "timm/resnet18", "channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1], "head_width": 8}
+    tiny = {
+        "backbone": "timm/resnet18",
+        "channels": [8, 8, 8, 8],
+        "layers": [1, 1, 1, 1],
+        "head_width": 8,
+    }
     with pytest.raises(ConfigError, match="the network is a CifarResNet, no detector"):
         check_detector(create_network("cifar_resnet", depth=8), VOC())
     with pytest.raises(ConfigError, match="set data to VOC"):

@@ -14,7 +14,12 @@ from metaprune_pl.metanetworks import PNAMetanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
 from metaprune_pl.pruning import GroupNorm, Sparsity
 from metaprune_pl.stages import MetaTraining, OptimizerSettings
-from metaprune_pl.stages.meta_training import BatchNormMode, DataModel, accuracy_gradient, load_data_model
+from metaprune_pl.stages.meta_training import (
+    BatchNormMode,
+    DataModel,
+    accuracy_gradient,
+    load_data_model,
+)
 
 CPU = torch.device("cpu")
 Form = Literal["decay", "norm"]
@@ -41,10 +46,15 @@ class _Bare(MetaTraining):
 
 def data_model(folder: Path, batch_norm: BatchNormMode) -> DataModel:
     """Store a tiny network and load it in double precision."""
-    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3})
+    settings = NetworkSettings(
+        arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3}
+    )
     save_network(folder, random_resnet(), NetworkCard(settings=settings, input_shape=(3, 8, 8)))
     model = load_data_model(folder, batch_norm, CPU)
-    state = {name: value.double() if value.is_floating_point() else value for name, value in model.state.items()}
+    state = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in model.state.items()
+    }
     return DataModel(model.network.double(), model.graph, model.groups, state)
 
 
@@ -78,23 +88,35 @@ def authors_gradient(
     net.zero_grad()
     new = net.rewrite(model.graph, model.state)
     for images, labels in batches:
-        state = {name: value if value.requires_grad else value.clone() for name, value in new.items()}
+        state = {
+            name: value if value.requires_grad else value.clone() for name, value in new.items()
+        }
         loss = F.cross_entropy(functional_call(model.network, state, (images,)), labels)
         (loss / len(batches)).backward(retain_graph=True)
     names = [name for name, _ in model.network.named_parameters()]
-    sparse, _ = sparsity.gradient(GroupNorm(), model.groups, {name: new[name].detach() for name in names})
-    torch.stack([(new[name] * gradient).sum() for name, gradient in sparse.items()]).sum().backward()
+    sparse, _ = sparsity.gradient(
+        GroupNorm(), model.groups, {name: new[name].detach() for name in names}
+    )
+    torch.stack(
+        [(new[name] * gradient).sum() for name, gradient in sparse.items()]
+    ).sum().backward()
     return gradients(net)
 
 
 def our_gradient(
-    net: PNAMetanetwork, model: DataModel, batches: list[tuple[Tensor, Tensor]], sparsity: Sparsity, **options: Any
+    net: PNAMetanetwork,
+    model: DataModel,
+    batches: list[tuple[Tensor, Tensor]],
+    sparsity: Sparsity,
+    **options: Any,
 ) -> dict[str, Tensor]:
     stage = _Bare(metanetwork=net, sparsity=sparsity, **options)
     stage.data_models = [model]
     for number, (images, labels) in enumerate(batches):
         last = number == len(batches) - 1
-        stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), models=(0,), part=0, last=last), number)
+        stage.training_step(
+            MetaBatch(images, labels, torch.rand(4, 3), models=(0,), part=0, last=last), number
+        )
     assert stage.backward_passes == 1
     return gradients(net)
 
@@ -111,13 +133,20 @@ def test_one_backward_pass_gives_the_gradient_of_one_for_each_micro_batch(
     for name, gradient in expected.items():
         assert float(gradient.norm()) > 0, name
         assert relative_error(found[name], gradient) < 1e-9, name
-    assert all(torch.equal(before[name], value) for name, value in model.state.items())  # running statistics, too
+    assert all(
+        torch.equal(before[name], value) for name, value in model.state.items()
+    )  # running statistics, too
 
 
 @pytest.mark.parametrize("batch_norm", ["eval", "train"])
 def test_the_parts_add_up_by_hand(tmp_path: Path, batch_norm: BatchNormMode) -> None:
-    # the vector on the new weights: mean of the micro-batches' gradients, plus the sparsity gradient
-    model, sparsity, net = data_model(tmp_path / "network", batch_norm), Sparsity(weight=0.5), metanetwork()
+    # the vector on the new weights: mean of the micro-batches' gradients, plus the sparsity
+    # gradient
+    model, sparsity, net = (
+        data_model(tmp_path / "network", batch_norm),
+        Sparsity(weight=0.5),
+        metanetwork(),
+    )
     new = net.rewrite(model.graph, model.state)
     names = [name for name, _ in model.network.named_parameters()]
     leaves = {name: new[name].detach().clone().requires_grad_() for name in names}
@@ -129,7 +158,9 @@ def test_the_parts_add_up_by_hand(tmp_path: Path, batch_norm: BatchNormMode) -> 
     assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
 
 
-def test_the_next_big_batch_starts_from_the_new_metanetwork_and_its_own_data_model(tmp_path: Path) -> None:
+def test_the_next_big_batch_starts_from_the_new_metanetwork_and_its_own_data_model(
+    tmp_path: Path,
+) -> None:
     models = [data_model(tmp_path / "a", "eval"), data_model(tmp_path / "b", "train")]
     sparsity = Sparsity(weight=0.5)
     stage = _Bare(metanetwork=metanetwork(), sparsity=sparsity)
@@ -140,21 +171,35 @@ def test_the_next_big_batch_starts_from_the_new_metanetwork_and_its_own_data_mod
         fresh.load_state_dict(stage.metanetwork.state_dict())
         expected = authors_gradient(fresh, model, micro_batches(), sparsity)
         for number, (images, labels) in enumerate(micro_batches()):
-            stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), (step,), 0, last=number == 2), number)
+            stage.training_step(
+                MetaBatch(images, labels, torch.rand(4, 3), (step,), 0, last=number == 2), number
+            )
         found = gradients(stage.metanetwork)
-        assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
-        moved = [relative_error(p, q) for p, q in zip(stage.metanetwork.parameters(), fresh.parameters(), strict=True)]
+        assert all(
+            relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items()
+        )
+        moved = [
+            relative_error(p, q)
+            for p, q in zip(stage.metanetwork.parameters(), fresh.parameters(), strict=True)
+        ]
         assert max(moved) > 1e-6
 
 
-def test_two_data_models_in_a_step_give_the_mean_of_their_gradients_in_one_backward_pass(tmp_path: Path) -> None:
+def test_two_data_models_in_a_step_give_the_mean_of_their_gradients_in_one_backward_pass(
+    tmp_path: Path,
+) -> None:
     models = [data_model(tmp_path / "a", "eval"), data_model(tmp_path / "b", "train")]
-    sparsity, stage = Sparsity(weight=0.5), _Bare(metanetwork=metanetwork(), sparsity=Sparsity(weight=0.5))
+    sparsity, stage = (
+        Sparsity(weight=0.5),
+        _Bare(metanetwork=metanetwork(), sparsity=Sparsity(weight=0.5)),
+    )
     stage.data_models = list(models)
     order = [(part, *batch) for part in range(2) for batch in micro_batches()]
     for number, (part, images, labels) in enumerate(order):
         last = number == len(order) - 1
-        stage.training_step(MetaBatch(images, labels, torch.rand(4, 3), models=(1, 0), part=part, last=last), number)
+        stage.training_step(
+            MetaBatch(images, labels, torch.rand(4, 3), models=(1, 0), part=part, last=last), number
+        )
     assert stage.backward_passes == 1
     found = gradients(stage.metanetwork)
     alone = [authors_gradient(metanetwork(), model, micro_batches(), sparsity) for model in models]
@@ -164,7 +209,10 @@ def test_two_data_models_in_a_step_give_the_mean_of_their_gradients_in_one_backw
 
 
 def test_the_batch_norm_mode_and_the_sparsity_term_matter(tmp_path: Path) -> None:
-    models = {"eval": data_model(tmp_path / "a", "eval"), "train": data_model(tmp_path / "b", "train")}
+    models = {
+        "eval": data_model(tmp_path / "a", "eval"),
+        "train": data_model(tmp_path / "b", "train"),
+    }
     results = [
         our_gradient(metanetwork(), models[mode], micro_batches(), Sparsity(weight=weight))
         for mode, weight in (("eval", 0.5), ("train", 0.5), ("eval", 0.0))
@@ -186,7 +234,10 @@ def test_batch_norms_are_in_the_mode_asked_for_and_all_else_evaluates(
 def test_the_accuracy_gradient_is_that_of_the_mean_cross_entropy(tmp_path: Path) -> None:
     model = data_model(tmp_path / "network", "eval")
     (images, labels) = micro_batches(1)[0]
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in model.network.named_parameters()}
+    leaves = {
+        name: value.detach().clone().requires_grad_()
+        for name, value in model.network.named_parameters()
+    }
     loss, found = accuracy_gradient(model, leaves, images, labels)
     expected = F.cross_entropy(model.network(images), labels)
     expected.backward()
@@ -198,14 +249,20 @@ def test_the_accuracy_gradient_is_that_of_the_mean_cross_entropy(tmp_path: Path)
 def test_channels_last_gives_the_same_gradient(tmp_path: Path) -> None:
     model, net = data_model(tmp_path / "network", "train"), metanetwork()
     expected = our_gradient(net, model, micro_batches(), Sparsity(weight=0.5))
-    found = our_gradient(metanetwork(), model, micro_batches(), Sparsity(weight=0.5), channels_last=True)
+    found = our_gradient(
+        metanetwork(), model, micro_batches(), Sparsity(weight=0.5), channels_last=True
+    )
     assert all(relative_error(found[name], gradient) < 1e-9 for name, gradient in expected.items())
 
 
-def test_a_compiled_data_model_gives_the_same_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_data_model_gives_the_same_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called: list[Any] = []
 
-    def compiler(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:  # none: what was traced, as it is
+    def compiler(
+        graph: torch.fx.GraphModule, inputs: list[Tensor]
+    ) -> Any:  # none: what was traced, as it is
         called.append(graph)
         return graph.forward
 
@@ -220,7 +277,12 @@ def test_a_compiled_data_model_gives_the_same_gradient(tmp_path: Path, monkeypat
 
 def test_mixed_precision_is_for_the_data_model_and_not_for_the_metanetwork(tmp_path: Path) -> None:
     model = data_model(tmp_path / "network", "eval")
-    model = DataModel(model.network.float(), model.graph, model.groups, {n: v.float() for n, v in model.state.items()})
+    model = DataModel(
+        model.network.float(),
+        model.graph,
+        model.groups,
+        {n: v.float() for n, v in model.state.items()},
+    )
     stage = _Bare(metanetwork=metanetwork().float())
     expected = stage.new_weights([model])[0]
     with torch.autocast("cpu", torch.bfloat16):

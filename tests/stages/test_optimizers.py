@@ -44,7 +44,9 @@ SCHEDULES: list[tuple[dict[str, Any], list[float]]] = [
 
 @pytest.mark.parametrize("resume_at", [None, 2, 5])
 @pytest.mark.parametrize(("settings", "expected"), SCHEDULES, ids=str)
-def test_the_rate_of_each_epoch(settings: dict[str, Any], expected: list[float], resume_at: int | None) -> None:
+def test_the_rate_of_each_epoch(
+    settings: dict[str, Any], expected: list[float], resume_at: int | None
+) -> None:
     assert rates(8, resume_at, lr=1.0, **settings) == pytest.approx(expected)
 
 
@@ -56,10 +58,12 @@ def test_a_short_run_still_reaches_the_rate_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"lr": 0.0}, "must be above 0"), ({"min_lr": 0.2}, "min_lr 0.2 lies between 0 and lr 0.1"),
-        ({"warm_up": -1}, "at least 0"), ({"warm_up": 5, "milestones": [4]}, "before the milestones"),
+        ({"lr": 0.0}, "must be above 0"),
+        ({"min_lr": 0.2}, "min_lr 0.2 lies between 0 and lr 0.1"),
+        ({"warm_up": -1}, "at least 0"),
+        ({"warm_up": 5, "milestones": [4]}, "before the milestones"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         OptimizerSettings(**settings)

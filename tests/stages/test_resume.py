@@ -13,9 +13,15 @@ from metaprune_pl.networks import load_network
 from metaprune_pl.stages import DataModelTraining, Finetuning, MetaTraining
 
 FIT_DATA = [
-    "fit", "--model=DataModelTraining", "--model.network.arguments={depth: 8, width: 4}", "--model.seeds=[0]",
-    "--model.optimizer.lr=0.1", "--data=Digits", "--trainer.accelerator=cpu", *QUIET,
-]  # fmt: skip
+    "fit",
+    "--model=DataModelTraining",
+    "--model.network.arguments={depth: 8, width: 4}",
+    "--model.seeds=[0]",
+    "--model.optimizer.lr=0.1",
+    "--data=Digits",
+    "--trainer.accelerator=cpu",
+    *QUIET,
+]
 
 
 class Killed(BaseException):
@@ -36,7 +42,9 @@ def stop_after(steps: int, kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(kind, "training_step", dying)
 
 
-def interrupted_and_whole(args: list[str], steps: int, kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted_and_whole(
+    args: list[str], steps: int, kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Run in the folder `stopped` with a death in between, and in the folder `whole` without."""
     with monkeypatch.context() as patch:
         stop_after(steps, kind, patch)
@@ -47,7 +55,10 @@ def interrupted_and_whole(args: list[str], steps: int, kind: type[Any], monkeypa
 
 
 def states_equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("steps", [25, 47])  # 20 steps an epoch: in the second and in the third
@@ -59,38 +70,65 @@ def test_data_models(steps: int, workdir: Path, monkeypatch: pytest.MonkeyPatch)
         assert states_equal(stopped, whole)
 
 
-def test_data_models_from_the_middle_of_an_epoch(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_models_from_the_middle_of_an_epoch(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (workdir / "often.yaml").write_text(
         "trainer:\n  callbacks:\n  - class_path: ModelCheckpoint\n    init_args:\n"
-        "      {dirpath: often, filename: step, every_n_train_steps: 7, enable_version_counter: false}\n"
+        "      "
+        "{dirpath: often, filename: step, every_n_train_steps: 7, enable_version_counter: false}\n"
     )
     args = [*FIT_DATA, "--trainer.max_epochs=2"]
     with monkeypatch.context() as patch:
         stop_after(31, DataModelTraining, patch)
         with pytest.raises(Killed):
             main([*args, "--config=often.yaml", "--trainer.default_root_dir=stopped"])
-    main([*args, "--config=often.yaml", "--ckpt_path=often/step.ckpt", "--trainer.default_root_dir=other"])
+    main(
+        [
+            *args,
+            "--config=often.yaml",
+            "--ckpt_path=often/step.ckpt",
+            "--trainer.default_root_dir=other",
+        ]
+    )
     main([*args, "--trainer.default_root_dir=whole"])
-    assert states_equal(load_network("other/networks/seed_0000"), load_network("whole/networks/seed_0000"))
+    assert states_equal(
+        load_network("other/networks/seed_0000"), load_network("whole/networks/seed_0000")
+    )
 
 
-@pytest.mark.parametrize("steps", [5, 9])  # 4 micro-batches an epoch, 2 a step: in the middle of a big batch, too
-def test_meta_training(steps: int, line: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "steps", [5, 9]
+)  # 4 micro-batches an epoch, 2 a step: in the middle of a big batch, too
+def test_meta_training(
+    steps: int, line: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     networks = line / "runs" / "quickstart" / "data_models" / "networks"
     args = tiny("fit meta", f"--data.init_args.data_models={networks}", "--trainer.max_epochs=3")
     interrupted_and_whole(args, steps, MetaTraining, monkeypatch)
     for epoch in ("epoch_001", "epoch_002", "epoch_003"):
-        stopped, whole = (load_metanetwork(f"{run}/metanetworks/{epoch}") for run in ("stopped", "whole"))
+        stopped, whole = (
+            load_metanetwork(f"{run}/metanetworks/{epoch}") for run in ("stopped", "whole")
+        )
         assert states_equal(stopped, whole)
 
 
-def test_finetuning_with_a_sparsity_term(line: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finetuning_with_a_sparsity_term(
+    line: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = line / "runs" / "quickstart" / "data_models" / "networks" / "seed_0004"
     args = [
-        "fit", "--model=Finetuning", f"--model.network={network}", "--model.optimizer.lr=0.02",
-        "--model.sparsity={weight: 0.01}", "--data=Digits", "--trainer.max_epochs=3", "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
-    ]  # fmt: skip
+        "fit",
+        "--model=Finetuning",
+        f"--model.network={network}",
+        "--model.optimizer.lr=0.02",
+        "--model.sparsity={weight: 0.01}",
+        "--data=Digits",
+        "--trainer.max_epochs=3",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+    ]
     interrupted_and_whole(args, 33, Finetuning, monkeypatch)
     assert states_equal(load_network("stopped/network"), load_network("whole/network"))
     assert not states_equal(load_network("whole/network"), load_network(network))
@@ -101,7 +139,16 @@ def test_early_stopping_from_the_config_stops(workdir: Path) -> None:
         "trainer:\n  callbacks:\n  - class_path: EarlyStopping\n    init_args:\n"
         "      {monitor: val/loss, mode: max, patience: 1, min_delta: 1000.0}\n"
     )
-    main(tiny("data_models data", "--config=early.yaml", "--trainer.max_epochs=9", "--model.init_args.seeds=[0]"))
-    checkpoint = torch.load("runs/quickstart/data_models/work/seeds_0000/checkpoints/last.ckpt", weights_only=True)
+    main(
+        tiny(
+            "data_models data",
+            "--config=early.yaml",
+            "--trainer.max_epochs=9",
+            "--model.init_args.seeds=[0]",
+        )
+    )
+    checkpoint = torch.load(
+        "runs/quickstart/data_models/work/seeds_0000/checkpoints/last.ckpt", weights_only=True
+    )
     assert checkpoint["epoch"] == 1  # the first epoch is best, the second is the one of patience
     assert Path("runs/quickstart/data_models/networks/seed_0000/network.json").is_file()

@@ -32,7 +32,14 @@ from metaprune_pl.reports import tables
 from metaprune_pl.reports.masks import whole_sentence
 from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
 
-HARDWARE_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "enable_progress_bar")
+HARDWARE_FLAGS = (
+    "accelerator",
+    "devices",
+    "strategy",
+    "num_nodes",
+    "precision",
+    "enable_progress_bar",
+)
 """Trainer flags of an experiment that its stages take over."""
 _OWN = {
     "prune": {"data"},
@@ -89,15 +96,26 @@ class App(LightningCLI):
         del lightning["predict"]
         lightning["fit"].add("weights_only")
         return {
-            **lightning, "data_models": {"model", "datamodule"}, "prune": {"datamodule"}, "curve": {"datamodule"},
-            "select": {"datamodule"}, "analyze": {"datamodule"}, "detect": {"datamodule"}, "inspect": set(),
-            "experiment": set(), "compare": set(),
-        }  # fmt: skip
+            **lightning,
+            "data_models": {"model", "datamodule"},
+            "prune": {"datamodule"},
+            "curve": {"datamodule"},
+            "select": {"datamodule"},
+            "analyze": {"datamodule"},
+            "detect": {"datamodule"},
+            "inspect": set(),
+            "experiment": set(),
+            "compare": set(),
+        }
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
         self._building = subcommand
         if subcommand not in self._asked and self._asked <= self.subcommands().keys():
-            return self.init_parser(**kwargs)  # Lightning asks for all of them, which takes a second
+            return self.init_parser(
+                **kwargs
+            )  # Lightning asks for all of them, which takes a second
         if subcommand != "inspect":
             parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
             name_settings(parser)
@@ -105,8 +123,12 @@ class App(LightningCLI):
             for group in parser._action_groups:
                 if any(action.dest == "data" for action in group._group_actions):
                     group.title = "Images"
-            groups = parser._action_groups  # its own settings come first in the help, Lightning's fifty last
-            parser._action_groups = sorted(groups, key=lambda g: any("trainer" in a.dest for a in g._group_actions))
+            groups = (
+                parser._action_groups
+            )  # its own settings come first in the help, Lightning's fifty last
+            parser._action_groups = sorted(
+                groups, key=lambda g: any("trainer" in a.dest for a in g._group_actions)
+            )
             return parser
         parser = self.init_parser(**kwargs)  # a plain question needs no trainer, model and data
         parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -119,7 +141,9 @@ class App(LightningCLI):
         """Ask for a trainer, and for a model and data where the subcommand uses them."""
         wanted = _OWN.get(self._building, {"model", "data"})
         parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({"trainer." + key: value for key, value in self.trainer_defaults.items()})
+        parser.set_defaults(
+            {"trainer." + key: value for key, value in self.trainer_defaults.items()}
+        )
         if "model" in wanted:
             parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
         if "data" in wanted:
@@ -152,7 +176,8 @@ class App(LightningCLI):
         assert isinstance(trainer, MetapruneTrainer)
         if subcommand in _CHAINS and trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ConfigError(
-                f"trainer.fast_dev_run has no effect on {subcommand}: run its stages with it, one by one."
+                f"trainer.fast_dev_run has no effect on {subcommand}: run its stages with it, one "
+                "by one."
             )
         if subcommand in {"validate", "test", "inspect"} or trainer.fast_dev_run:  # type: ignore[attr-defined]
             if subcommand not in {"validate", "test", "inspect", "fit"}:
@@ -160,36 +185,63 @@ class App(LightningCLI):
             self._show(subcommand, getattr(trainer, subcommand)(**kwargs))
             return
         if subcommand in _OWN and self.config[subcommand].trainer.max_epochs is not None:
-            raise ConfigError(f"trainer.max_epochs has no effect on {subcommand}: {_EPOCHS[subcommand]}")
+            raise ConfigError(
+                f"trainer.max_epochs has no effect on {subcommand}: {_EPOCHS[subcommand]}"
+            )
         config = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
-        settings = {} if subcommand in _CHAINS else yaml.safe_load(config)  # its stages have keys of their own
+        settings = (
+            {} if subcommand in _CHAINS else yaml.safe_load(config)
+        )  # its stages have keys of their own
         if subcommand == "data_models":  # more of the same are no other run
             if not isinstance(kwargs["model"], stages.DataModelTraining):
-                raise ConfigError(f"data_models trains a DataModelTraining; model is {type(kwargs['model']).__name__}.")
+                raise ConfigError(
+                    "data_models trains a DataModelTraining; model is "
+                    f"{type(kwargs['model']).__name__}."
+                )
             del settings["model"]["init_args"]["seeds"], settings["side_by_side"]
-        folder = RunFolder(Path(trainer.default_root_dir), subcommand, run_key(subcommand, settings))
+        folder = RunFolder(
+            Path(trainer.default_root_dir), subcommand, run_key(subcommand, settings)
+        )
         if self._inside and folder.foreign and is_main_process():
-            _say(f"[yellow]{folder.path} held a run with other settings; it is now {folder.move_aside()}")
+            _say(
+                f"[yellow]{folder.path} held a run with other settings; it is now "
+                f"{folder.move_aside()}"
+            )
             if folder.bring_back():
-                _say(f"[yellow]{folder.path} is again the run with these settings that was moved aside before")
+                _say(
+                    f"[yellow]{folder.path} is again the run with these settings that was moved "
+                    "aside before"
+                )
         wanting = subcommand == "data_models" and missing(folder.path, kwargs["model"].seeds)
         if trainer.agree(folder.finished and subcommand not in _CHAINS and not wanting):
-            _say(f"[dim]{folder.path} is finished; it is not run again, even if images have changed since.")
+            _say(
+                f"[dim]{folder.path} is finished; it is not run again, even if images have "
+                "changed since."
+            )
             if not self._inside:
-                _say(f"Results are in {folder.path}. To run again: another --trainer.default_root_dir, or remove it.")
+                _say(
+                    f"Results are in {folder.path}. To run again: another "
+                    "--trainer.default_root_dir, or remove it."
+                )
             return
         chains = self._chains(**kwargs) if subcommand in _CHAINS else {}
         if is_main_process():
             if subcommand in _CHAINS and (kept := folder.keep_report(config)) is not None:
-                _say(f"[yellow]{folder.path} held a report with other settings; it is now in {kept}")
+                _say(
+                    f"[yellow]{folder.path} held a report with other settings; it is now in {kept}"
+                )
             folder.start(config)
         if subcommand != "fit" and not self._inside:
             trainer.join()
         try:
             if subcommand == "experiment":
-                result: Any = run_experiment(folder.path, chains[""], self._run_stage, writes=is_main_process())
+                result: Any = run_experiment(
+                    folder.path, chains[""], self._run_stage, writes=is_main_process()
+                )
             elif subcommand == "compare":
-                result = run_compare(folder.path, kwargs["matrix"], chains, self._run_stage, writes=is_main_process())
+                result = run_compare(
+                    folder.path, kwargs["matrix"], chains, self._run_stage, writes=is_main_process()
+                )
             else:
                 result = getattr(trainer, subcommand)(**kwargs)
         except MetapruneError:
@@ -225,32 +277,47 @@ class App(LightningCLI):
         return chain
 
     def _check_stages(self, chain: ExperimentSettings) -> None:
-        """Read all that the stages will be run with: a mistake in the last is found before the first has begun."""
+        """Read all that the stages will be run with.
+
+        A mistake in the last is found before the first has begun.
+        """
         images = {} if chain.images is None else {"data.init_args.images": chain.images}
         made = {**chain.data, "network": "made before", "metanetwork": "made before"}
         stages: dict[str, tuple[str, str, dict[str, Any]]] = {
             "data_models": ("data_models", chain.data_models, chain.data),
-            "meta_training": ("fit", chain.meta_training, images), "choice": ("select", chain.curve, made),
-            "curve": ("curve", chain.curve, made), "prune": ("prune", chain.prune, made),
-        }  # fmt: skip
+            "meta_training": ("fit", chain.meta_training, images),
+            "choice": ("select", chain.curve, made),
+            "curve": ("curve", chain.curve, made),
+            "prune": ("prune", chain.prune, made),
+        }
         read: list[Any] = []
         for method, (stage, (command, config, given)) in product(chain.compared, stages.items()):
             settings = {**given, **chain.changes(method)[stage]}
             if (stage, settings) not in read:
                 parsed = self._parser(command).parse_args(_command_line(config, settings))
                 read.append((stage, settings))
-                if stage == "data_models" and isinstance(seeds := parsed.get("model.init_args.seeds"), list):
+                if stage == "data_models" and isinstance(
+                    seeds := parsed.get("model.init_args.seeds"), list
+                ):
                     chain.check_held_out(len(seeds))
 
-    def _run_stage(self, command: str, config: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    def _run_stage(
+        self, command: str, config: str, folder: Path, settings: Mapping[str, Any]
+    ) -> None:
         """Run a stage of an experiment as if by hand, with the experiment's seed and on its devices."""
-        trainer, seed = (self.config[self.subcommand][name] for name in ("trainer", "seed_everything"))
+        trainer, seed = (
+            self.config[self.subcommand][name] for name in ("trainer", "seed_everything")
+        )
         defaults = self._parser(self.subcommand).get_defaults()["trainer"]
         changed = {f"trainer.{k}": trainer[k] for k in HARDWARE_FLAGS if trainer[k] != defaults[k]}
         quiet = {"trainer.enable_model_summary": False}
         merged = {
-            "seed_everything": seed, "trainer.default_root_dir": str(folder), **quiet, **changed, **settings
-        }  # fmt: skip
+            "seed_everything": seed,
+            "trainer.default_root_dir": str(folder),
+            **quiet,
+            **changed,
+            **settings,
+        }
         _say(f"[bold]{command}[/bold] {config} -> {folder}")
         App([command, *_command_line(config, merged)], inside=True)
 
@@ -275,7 +342,12 @@ class App(LightningCLI):
                 console.print(table)
             if sentence := whole_sentence(result.masked):
                 console.print(sentence)
-            console.print(choice_sentence(result), flat_region_sentence(result), cost_sentence(result.costs), sep="\n")
+            console.print(
+                choice_sentence(result),
+                flat_region_sentence(result),
+                cost_sentence(result.costs),
+                sep="\n",
+            )
         elif subcommand == "compare":
             console.print(*tables.comparison_tables(result), sep="\n")
         elif subcommand == "inspect" and is_dataclass(result) and not isinstance(result, type):
@@ -287,12 +359,22 @@ class App(LightningCLI):
 
 def _command_line(config: str, settings: Mapping[str, Any]) -> list[str]:
     """Return a config and settings over it as arguments."""
-    return [*resolve_configs(["--config", config]), *(f"--{key}={_as_text(value)}" for key, value in settings.items())]
+    return [
+        *resolve_configs(["--config", config]),
+        *(f"--{key}={_as_text(value)}" for key, value in settings.items()),
+    ]
 
 
 def _as_text(value: Any) -> str:
-    """Return a setting as a flag has it; jsonargparse holds classes within settings as Namespace."""
-    return value if isinstance(value, str) else json.dumps(value, default=lambda inside: inside.as_dict())
+    """Return a setting as a flag has it.
+
+    Jsonargparse holds classes within settings as Namespace.
+    """
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, default=lambda inside: inside.as_dict())
+    )
 
 
 def _say(text: str) -> None:
@@ -314,8 +396,12 @@ _HINTS = (
 def _quiet() -> None:
     """Keep Lightning's adverts, and hints about what is meant to be so, out of the way."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_ADVERTS))
-    logging.getLogger("torch.fx.experimental.symbolic_shapes").addFilter(lambda _: False)  # our message follows
+        logging.getLogger(name).addFilter(
+            lambda record: not record.getMessage().startswith(_ADVERTS)
+        )
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").addFilter(
+        lambda _: False
+    )  # our message follows
     for hint in _HINTS:
         warnings.filterwarnings("ignore", message=f".*{hint}.*")
 

@@ -15,7 +15,10 @@ from metaprune_pl.stages import DataModelTraining
 
 
 class SameEpochs(Callback):
-    """Makes an epoch the same after a resume: the loader's order, and the generators that dropout draws from."""
+    """Makes an epoch the same after a resume.
+
+    The loader's order, and the generators that dropout draws from.
+    """
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed from the run's seed, the epoch and the rank."""

@@ -17,7 +17,9 @@ _AGAIN = "Train again in a new folder, or remove this file."
 class WholeFileCheckpointIO(TorchCheckpointIO):
     """Checkpoints that appear whole or not at all, and that load without unpickling code."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Write beside the target and rename."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +27,9 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, new)
         os.replace(new, target)
 
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
         """Read tensors and plain values only.
 
         Raises:
@@ -36,6 +40,8 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         except FileNotFoundError as error:
             raise StorageError(f"no checkpoint {path}.") from error
         except pickle.UnpicklingError as error:
-            raise StorageError(f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}") from error
+            raise StorageError(
+                f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}"
+            ) from error
         except DAMAGED as error:
             raise StorageError(f"{path} is damaged. {_AGAIN}") from error

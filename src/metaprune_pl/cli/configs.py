@@ -45,8 +45,9 @@ def find_config(name: str) -> Path:
 def with_included(config: str | Path, chain: tuple[Path, ...] = ()) -> list[str]:
     """Return what `--config` takes for a config: what it includes, in order, then its own text.
 
-    A config builds on others with a line `include: NAME.yaml` or `include: [A.yaml, B.yaml]`; they are looked for
-    beside it, then like any config. What comes later wins, as with several `--config`.
+    A config builds on others with a line `include: NAME.yaml` or `include: [A.yaml, B.yaml]`; they
+    are looked for beside it, then like any config. What comes later wins, as with several
+    `--config`.
 
     Args:
         config: Path or name.
@@ -121,6 +122,8 @@ def join_overrides(args: Iterable[str]) -> list[str]:
             value = None
         settings = {key: value} if key else value
         if not isinstance(settings, dict):
-            raise ConfigError(f"{flag}: expected settings such as '{{trainer.max_epochs: 9}}', got '{text}'.")
+            raise ConfigError(
+                f"{flag}: expected settings such as '{{trainer.max_epochs: 9}}', got '{text}'."
+            )
         joined.setdefault(flag, {}).update(settings)
     return [*result, *(f"{flag}={json.dumps(settings)}" for flag, settings in joined.items())]

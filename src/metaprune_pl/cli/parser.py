@@ -1,4 +1,7 @@
-"""Errors of the command line in two lines: what is wrong and the closest known name, and where to look."""
+"""Errors of the command line in two lines.
+
+What is wrong and the closest known name, and where to look.
+"""
 
 import dataclasses
 import importlib
@@ -22,7 +25,8 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stag
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
 _UNKNOWN = re.compile(
-    r"(?:[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.-]+))"
+    r"(?:[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|[Uu]nrecognized "
+    r"arguments: --([\w.-]+))"
 )
 _GROUP = re.compile(r"Group '([\w.]+)' does not accept")
 _CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)")
@@ -32,10 +36,15 @@ _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _REQUIRED = re.compile(r"arguments are required: ([\w., ]*\w)")
 _CHOICE = re.compile(r"argument subcommand: invalid choice: '([^']+)'.*\(choose from (.*)\)")
 STARTS = {
-    "fit": "meta_quickstart.yaml", "data_models": "data_quickstart.yaml", "prune": "prune_quickstart.yaml",
-    "curve": "curve_quickstart.yaml", "select": "select_quickstart.yaml", "analyze": "analyze_quickstart.yaml",
-    "experiment": "quickstart.yaml", "compare": "transfer_datasets_quickstart.yaml",
-}  # fmt: skip
+    "fit": "meta_quickstart.yaml",
+    "data_models": "data_quickstart.yaml",
+    "prune": "prune_quickstart.yaml",
+    "curve": "curve_quickstart.yaml",
+    "select": "select_quickstart.yaml",
+    "analyze": "analyze_quickstart.yaml",
+    "experiment": "quickstart.yaml",
+    "compare": "transfer_datasets_quickstart.yaml",
+}
 """The quickstart's config of a subcommand."""
 
 
@@ -50,7 +59,9 @@ class ShortErrorParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        options = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+        options = [
+            option.lstrip("-") for action in parser._actions for option in action.option_strings
+        ]
         prog = re.sub(r" *\[options\]", "", parser.prog)
         sys.stderr.write(f"error: {shorten(message, options)}\nSee '{prog} --help'.\n")
         sys.exit(2)
@@ -82,7 +93,9 @@ def shorten(message: str, options: list[str]) -> str:
     """
     keys = _KEY.findall(message)
     inner = pairwise([*keys, ""])
-    place = ".".join(key for key, then in inner if not then.startswith(f"{key}."))  # some are named from the top
+    place = ".".join(
+        key for key, then in inner if not then.startswith(f"{key}.")
+    )  # some are named from the top
     if found := _CHOICE.search(message):
         known = found[2].replace("'", "").split(", ")
         return f"no command '{found[1]}'.{did_you_mean(found[1], known)} Known: {', '.join(known)}."
@@ -99,16 +112,23 @@ def shorten(message: str, options: list[str]) -> str:
         return f"{place}: there is no class '{found[1]}'.{did_you_mean(found[1], _class_names())}"
     if found := _LITERAL.search(message):
         known = found[1].replace("'", "").split(", ")
-        return f"{place}: '{found[2]}' is none of {', '.join(known)}.{did_you_mean(found[2], known)}"
+        return (
+            f"{place}: '{found[2]}' is none of {', '.join(known)}.{did_you_mean(found[2], known)}"
+        )
     if (found := _TYPE.search(message)) and (value := _VALUE.search(message)):
         listed = "[2, 3]" if value[1].replace(".", "").isdigit() else f"[{value[1]}]"
-        named = {"tuple": f"a list such as {listed}", "list": f"a list such as {listed}",
-                 "str": 'text (in quotes, as in "2:4", where YAML reads a number)'}  # fmt: skip
+        named = {
+            "tuple": f"a list such as {listed}",
+            "list": f"a list such as {listed}",
+            "str": 'text (in quotes, as in "2:4", where YAML reads a number)',
+        }
         wanted = named.get(found[1], found[1])
         return f"{place}: expected {wanted}, got '{value[1]}'."
     if missing := _REQUIRED.search(message):
         inside = f"{place}." if place else ""  # a setting of a group in a class
-        flags = ", ".join(f"--{inside}{name.partition('.')[2] or name}" for name in missing[1].split(", "))
+        flags = ", ".join(
+            f"--{inside}{name.partition('.')[2] or name}" for name in missing[1].split(", ")
+        )
         start = STARTS.get(missing[1].partition(".")[0])
         hint = f" For a start: --config {start}" if start else ""
         return f"{flags} must be given, on the command line or in a config (--config CONFIG).{hint}"

@@ -1,4 +1,7 @@
-"""Lightning's Trainer for the fits of a run: checkpoints that continue, and a fresh Trainer for each fit."""
+"""Lightning's Trainer for the fits of a run.
+
+Checkpoints that continue, and a fresh Trainer for each fit.
+"""
 
 import copy
 import sys
@@ -25,12 +28,12 @@ from metaprune_pl.stages.batch_norm import SyncBatchNorms
 class StageTrainer(pl.Trainer):
     """Lightning's Trainer; every setting of it is the same.
 
-    It saves `checkpoints/last.ckpt` after each epoch and continues from it. With `fast_dev_run` every fit, also of a
-    pipeline, takes a few batches, and nothing is kept.
+    It saves `checkpoints/last.ckpt` after each epoch and continues from it. With `fast_dev_run`
+    every fit, also of a pipeline, takes a few batches, and nothing is kept.
 
     Args:
-        threads: Threads of this process on the CPU; None leaves it to PyTorch. One is as fast as two for small networks
-            on small images, and does not suffer from other processes.
+        threads: Threads of this process on the CPU; None leaves it to PyTorch. One is as fast as
+            two for small networks on small images, and does not suffer from other processes.
         kwargs: Lightning's settings.
     """
 
@@ -41,10 +44,15 @@ class StageTrainer(pl.Trainer):
         self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
         folder = Path(kwargs.get("default_root_dir") or ".")
         if kwargs.get("logger") in (None, True):
-            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(
+                folder, name="", version="", default_hp_metric=False
+            )
         if kwargs.get("enable_checkpointing") is not False and not kwargs.get("fast_dev_run"):
             last = ModelCheckpoint(
-                folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+                folder / "checkpoints",
+                filename="last",
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
             )
             kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
         kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs(), CountImages()]
@@ -55,34 +63,55 @@ class StageTrainer(pl.Trainer):
         kwargs["use_distributed_sampler"] = False  # our loaders shard by themselves
         super().__init__(**kwargs)
         sync.on_cpu = isinstance(self.accelerator, CPUAccelerator)
-        self._rehearsal = tempfile.TemporaryDirectory() if kwargs.get("fast_dev_run") else None  # nothing is kept
+        self._rehearsal = (
+            tempfile.TemporaryDirectory() if kwargs.get("fast_dev_run") else None
+        )  # nothing is kept
 
     def for_stage(self, folder: Path, epochs: int, **changes: Any) -> Self:
         """Return a fresh Trainer with the same settings for one fit inside a pipeline."""
         settings = {
-            **self._settings, "default_root_dir": str(folder), "max_epochs": epochs, "logger": None,
-            "enable_model_summary": False, **changes,
-        }  # fmt: skip
-        if batches := int(settings.pop("fast_dev_run", None) or 0):  # short, but the next step needs its network
+            **self._settings,
+            "default_root_dir": str(folder),
+            "max_epochs": epochs,
+            "logger": None,
+            "enable_model_summary": False,
+            **changes,
+        }
+        if batches := int(
+            settings.pop("fast_dev_run", None) or 0
+        ):  # short, but the next step needs its network
             limits = dict.fromkeys(("limit_train_batches", "limit_val_batches"), batches)
-            settings |= {**limits, "max_epochs": min(epochs, 1), "logger": False, "enable_checkpointing": False}
+            settings |= {
+                **limits,
+                "max_epochs": min(epochs, 1),
+                "logger": False,
+                "enable_checkpointing": False,
+            }
         return type(self)(**settings, callbacks=copy.deepcopy(self._callbacks))
 
     def for_device(self, folder: Path, epochs: int) -> Self:
         """Return a fresh Trainer for a fit on this process's device alone."""
         index = self.strategy.root_device.index
         return self.for_stage(
-            folder, epochs, strategy="auto", num_nodes=1, devices=1 if index is None else [index], max_steps=-1,
+            folder,
+            epochs,
+            strategy="auto",
+            num_nodes=1,
+            devices=1 if index is None else [index],
+            max_steps=-1,
             enable_progress_bar=False,
-        )  # fmt: skip
+        )
 
     def place(self) -> Place:
         """Return where pipelines run: this Trainer's folder and device."""
         folder = self._rehearsal.name if self._rehearsal else self.default_root_dir
         return Place(
-            folder=Path(self.agree(folder)), device=self.strategy.root_device, trainer=self.for_stage,
-            writes=is_main_process(), agree=self.agree,
-        )  # fmt: skip
+            folder=Path(self.agree(folder)),
+            device=self.strategy.root_device,
+            trainer=self.for_stage,
+            writes=is_main_process(),
+            agree=self.agree,
+        )
 
     def workplace(self, data: ImageDataModule) -> Workplace:
         """Return where pipelines with classifiers run."""
@@ -122,18 +151,23 @@ class StageTrainer(pl.Trainer):
             train_dataloaders: See Lightning.
             val_dataloaders: See Lightning.
             datamodule: The data.
-            ckpt_path: Checkpoint to go on from; None is `checkpoints/last.ckpt` in the run's folder, if there is one.
+            ckpt_path: Checkpoint to go on from; None is `checkpoints/last.ckpt` in the run's
+                folder, if there is one.
             weights_only: Checkpoints are always loaded without unpickling code.
         """
         last = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
         if ckpt_path is None and not self.fast_dev_run and last.is_file():  # type: ignore[attr-defined]
             ckpt_path = last
         try:
-            super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True)
+            super().fit(
+                model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=True
+            )
         except SystemExit:
             if not self.interrupted:
                 raise
-            sys.stderr.write("Stopped. The same command continues from the last epoch that was finished.\n")
+            sys.stderr.write(
+                "Stopped. The same command continues from the last epoch that was finished.\n"
+            )
             sys.exit(130)
 
 
@@ -144,5 +178,8 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes files and talks; known before the processes of a fit are joined."""
+    """Whether this process writes files and talks.
+
+    Known before the processes of a fit are joined.
+    """
     return int(getattr(rank_zero_only, "rank", 0)) == 0

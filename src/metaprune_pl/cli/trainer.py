@@ -49,7 +49,11 @@ class MetapruneTrainer(StageTrainer):
         if self.max_epochs is None or self.max_epochs < 0:
             raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
         return run_data_models(
-            self.workplace(datamodule), model, epochs=self.max_epochs, initial=initial, side_by_side=side_by_side
+            self.workplace(datamodule),
+            model,
+            epochs=self.max_epochs,
+            initial=initial,
+            side_by_side=side_by_side,
         )
 
     def prune(
@@ -70,38 +74,54 @@ class MetapruneTrainer(StageTrainer):
         rounds: int = 1,
         latency_batches: tuple[int, ...] = (1, 256),
     ) -> list[Pruned] | list[Masked]:
-        """Prune a network to speed-ups, or mask its weights: metanetwork, finetune, prune, finetune.
+        """Prune a network to speed-ups, or mask its weights.
+
+        Metanetwork, finetune, prune, finetune.
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
-                one of these knows, or package.module:function of your own.
+            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME,
+                timm/NAME, a NAME that only one of these knows, or package.module:function of your
+                own.
             arguments: Keyword arguments of the builder that is named.
             state: File of its weights: safetensors, or a state dict of torch.save.
-            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
-            sparsity: Sparsity term of the first finetuning, instead of a metanetwork: sparsity learning, a control.
+            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a
+                control.
+            sparsity: Sparsity term of the first finetuning, instead of a metanetwork: sparsity
+                learning, a control.
             criterion: Which channels matter.
             pruning: Steps and floors.
             finetune: Finetuning before pruning.
             finetune_after: Finetuning after pruning.
-            speed_ups: Targets: multiply-accumulates of the unpruned network over those of the result, increasing.
-            masks: Which weights become zero, in place of channels that are removed; `pruning`, `speed_ups` and
-                `latency_batches` have no effect then.
-            rounds: Rounds in which the network comes to each target, by the same factor; after each but the last it is
-                trained for `finetune_after`, ranked anew, and its weights are rewound to those before the rounds.
-                Patterns are made in one.
+            speed_ups: Targets: multiply-accumulates of the unpruned network over those of the
+                result, increasing.
+            masks: Which weights become zero, in place of channels that are removed; `pruning`,
+                `speed_ups` and `latency_batches` have no effect then.
+            rounds: Rounds in which the network comes to each target, by the same factor; after each
+                but the last it is trained for `finetune_after`, ranked anew, and its weights are
+                rewound to those before the rounds. Patterns are made in one.
             latency_batches: Numbers of images in a forward pass whose time is measured.
         """
         how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
-            sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
-        )  # fmt: skip
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
+            metanetwork=metanetwork,
+            sparsity=sparsity,
+            criterion=criterion,
+            pruning=pruning,
+            finetune=finetune,
+        )
         if masks is not None:
-            return run_masks(self.workplace(datamodule), how, masks, finetune_after=finetune_after, rounds=rounds)
+            return run_masks(
+                self.workplace(datamodule), how, masks, finetune_after=finetune_after, rounds=rounds
+            )
         return run_prune(
-            self.workplace(datamodule), how, finetune_after=finetune_after, speed_ups=speed_ups,
-            latency_batches=latency_batches, rounds=rounds,
-        )  # fmt: skip
+            self.workplace(datamodule),
+            how,
+            finetune_after=finetune_after,
+            speed_ups=speed_ups,
+            latency_batches=latency_batches,
+            rounds=rounds,
+        )
 
     def curve(
         self,
@@ -123,24 +143,31 @@ class MetapruneTrainer(StageTrainer):
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
-                one of these knows, or package.module:function of your own.
+            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME,
+                timm/NAME, a NAME that only one of these knows, or package.module:function of your
+                own.
             arguments: Keyword arguments of the builder that is named.
             state: File of its weights: safetensors, or a state dict of torch.save.
-            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
-            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a control.
+            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a
+                control.
+            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning,
+                a control.
             criterion: Which channels matter.
             pruning: Steps and floors.
             finetune: Finetuning before pruning.
             grid: Which points.
-            masks: Shares of weights that become zero, in place of the speed-ups of `grid` and of `pruning`, which have
-                no effect then; patterns are no points of a curve.
+            masks: Shares of weights that become zero, in place of the speed-ups of `grid` and of
+                `pruning`, which have no effect then; patterns are no points of a curve.
             beside: Folders of finished curves to draw in one picture with this one, `beside.png`.
         """
         how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
-            sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
-        )  # fmt: skip
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
+            metanetwork=metanetwork,
+            sparsity=sparsity,
+            criterion=criterion,
+            pruning=pruning,
+            finetune=finetune,
+        )
         return run_curve(self.workplace(datamodule), how, grid, masks, beside)
 
     def select(
@@ -162,7 +189,8 @@ class MetapruneTrainer(StageTrainer):
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name (see `metaprune prune --help`), to draw the curves of.
+            network: Folder of a stored network, or a name (see `metaprune prune --help`), to draw
+                the curves of.
             metanetwork: Folder of the metanetworks of all epochs.
             arguments: Keyword arguments of the builder that is named.
             state: File of its weights: safetensors, or a state dict of torch.save.
@@ -170,13 +198,18 @@ class MetapruneTrainer(StageTrainer):
             pruning: Steps and floors.
             finetune: Finetuning before pruning.
             grid: Which points.
-            masks: Shares of weights that become zero, in place of the points of `grid`: see `metaprune curve --help`.
+            masks: Shares of weights that become zero, in place of the points of `grid`: see
+                `metaprune curve --help`.
             search: Which metanetworks are tried.
         """
         how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
-            sparsity=None, criterion=criterion, pruning=pruning, finetune=finetune,
-        )  # fmt: skip
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
+            metanetwork=metanetwork,
+            sparsity=None,
+            criterion=criterion,
+            pruning=pruning,
+            finetune=finetune,
+        )
         return run_select(self.workplace(datamodule), how, grid, search, masks)
 
     def analyze(
@@ -200,17 +233,24 @@ class MetapruneTrainer(StageTrainer):
             network: Folder of a stored network, or a name (see `metaprune prune --help`).
             arguments: Keyword arguments of the builder that is named.
             state: File of its weights: safetensors, or a state dict of torch.save.
-            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
-            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a control.
+            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a
+                control.
+            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning,
+                a control.
             criterion: Scores of the pruning groups.
             pruning: What goes together in attention.
-            finetune: Finetuning after the metanetwork; 0 epochs shows what the metanetwork itself does.
+            finetune: Finetuning after the metanetwork; 0 epochs shows what the metanetwork itself
+                does.
             sample: Images that gradients are of.
         """
         how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state), metanetwork=metanetwork,
-            sparsity=sparsity, criterion=criterion, pruning=pruning, finetune=finetune,
-        )  # fmt: skip
+            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
+            metanetwork=metanetwork,
+            sparsity=sparsity,
+            criterion=criterion,
+            pruning=pruning,
+            finetune=finetune,
+        )
         return run_analyze(self.workplace(datamodule), how, sample)
 
     def detect(self, datamodule: VOC, *, detection: DetectionSettings) -> list[Detected]:
@@ -235,13 +275,15 @@ class MetapruneTrainer(StageTrainer):
         """Tell what can be pruned in a network, before any training.
 
         Args:
-            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a NAME that only
-                one of these knows, or package.module:function of your own.
+            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME,
+                timm/NAME, a NAME that only one of these knows, or package.module:function of your
+                own.
             arguments: Keyword arguments of the builder that is named.
             state: File of its weights: safetensors, or a state dict of torch.save.
-            input_shape: Channels, height and width of one image, as in 3,224,224; by default what the network is made
-                for, as far as it tells.
-            attention: What goes together in attention: `width`, the same channels of all heads, or whole `heads`.
+            input_shape: Channels, height and width of one image, as in 3,224,224; by default what
+                the network is made for, as far as it tells.
+            attention: What goes together in attention: `width`, the same channels of all heads, or
+                whole `heads`.
             figure: File for a picture of the graph (.png, .pdf or .svg).
         """
         source = NetworkSource(network=network, arguments=arguments or {}, state=state)
@@ -268,5 +310,7 @@ class MetapruneTrainer(StageTrainer):
 def _as_shape(text: str) -> tuple[int, int, int]:
     numbers = re.findall(r"\d+", text)
     if len(numbers) != 3 or not all(map(int, numbers)):
-        raise ConfigError(f"input_shape '{text}': give channels, height and width, as in 3,224,224.")
+        raise ConfigError(
+            f"input_shape '{text}': give channels, height and width, as in 3,224,224."
+        )
     return int(numbers[0]), int(numbers[1]), int(numbers[2])

@@ -15,7 +15,23 @@ from metaprune_pl.data.voc import VOC
 from metaprune_pl.data.zoo import DataModelZoo, MetaBatch
 
 __all__ = [
-    "CIFAR10", "CIFAR100", "SVHN", "VOC", "Augmentation", "Batch", "DataModelZoo", "Digits", "ImageDataModule",
-    "ImageFolder", "ImageLoader", "ImageNet", "ImageSet", "MetaBatch", "Mixing", "Normalization", "Splits",
-    "StreamedImageFolder", "TensorLoader",
-]  # fmt: skip
+    "CIFAR10",
+    "CIFAR100",
+    "SVHN",
+    "VOC",
+    "Augmentation",
+    "Batch",
+    "DataModelZoo",
+    "Digits",
+    "ImageDataModule",
+    "ImageFolder",
+    "ImageLoader",
+    "ImageNet",
+    "ImageSet",
+    "MetaBatch",
+    "Mixing",
+    "Normalization",
+    "Splits",
+    "StreamedImageFolder",
+    "TensorLoader",
+]

@@ -54,7 +54,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.shift < 0:
-            raise ConfigError(f"augmentation.shift is {self.shift}; it is a number of pixels, at least 0.")
+            raise ConfigError(
+                f"augmentation.shift is {self.shift}; it is a number of pixels, at least 0."
+            )
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Augment a batch: [B, C, H, W] and uniform numbers [B, 3] -> [B, C, H, W]."""
@@ -80,7 +82,9 @@ class Mixing:
         if min(self.mixup, self.cutmix) < 0:
             raise ConfigError("mixing: mixup and cutmix are at least 0.")
 
-    def __call__(self, images: Tensor, labels: Tensor, draws: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, draws: Tensor, num_classes: int
+    ) -> tuple[Tensor, Tensor]:
         """Mix a batch: images [B, C, H, W] and labels [B] -> images and shares of the classes [B, K].
 
         Without mixing the labels stay [B].

@@ -22,7 +22,15 @@ from metaprune_pl.errors import DataError
 
 _MARGIN = 8 / 7
 """Enlarged images are this much larger than what is cut out of them: 256 for 224."""
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+)
 """What the readers of damaged files raise."""
 
 
@@ -32,8 +40,9 @@ class PublicImages(MemoryImages):
     Args:
         root: Folder where the data set's files are, or shall be.
         download: Fetch them where they are missing.
-        image_size: Pixels of both sides of the windows that are cut out of enlarged images on the device, at random
-            in training and from the middle otherwise; None leaves images as they are.
+        image_size: Pixels of both sides of the windows that are cut out of enlarged images on the
+            device, at random in training and from the middle otherwise; None leaves images as they
+            are.
         validation_share: Share of the training images kept for validation.
         fraction: Share of the remaining training images that is used, class by class.
         batch_size: Training images per batch and device.
@@ -64,9 +73,12 @@ class PublicImages(MemoryImages):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation or self.augmented,
-            mixing=mixing, seed=seed,
-        )  # fmt: skip
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            augmentation=augmentation or self.augmented,
+            mixing=mixing,
+            seed=seed,
+        )
         check_shares(validation_share=validation_share, fraction=fraction)
         self.root, self.download, self.image_size = Path(root).expanduser(), download, image_size
         self.validation_share, self.fraction = validation_share, fraction
@@ -106,12 +118,15 @@ class PublicImages(MemoryImages):
             try:
                 self.fetch()
             except (OSError, RuntimeError, urllib.error.URLError) as error:
-                raise DataError(f"cannot download {name} to '{self.root}': {error}. Put its files there.") from error
+                raise DataError(
+                    f"cannot download {name} to '{self.root}': {error}. Put its files there."
+                ) from error
         for path in self.files:
             if not path.is_file():
                 raise DataError(
                     f"no {name} in '{self.root}': there is no {path.relative_to(self.root)}. Set "
-                    "data.init_args.download to true to fetch it, or data.init_args.root to the folder that has it."
+                    "data.init_args.download to true to fetch it, or data.init_args.root to the "
+                    "folder that has it."
                 )
         train, test = self.read(train=True), self.read(train=False)
         validation, rest = share(train.labels, self.validation_share)
@@ -145,12 +160,16 @@ class CIFAR10(PublicImages):
     def fetch(self) -> None:
         """Download the archive and unpack it."""
         source = self.source
-        download_and_extract_archive(source.url, self.root, filename=source.filename, md5=source.tgz_md5)
+        download_and_extract_archive(
+            source.url, self.root, filename=source.filename, md5=source.tgz_md5
+        )
 
     def read(self, *, train: bool) -> ImageSet:
         """Read the files of one part."""
         parts = [_read_batch(path) for path in self._files(train=train)]
-        return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+        return ImageSet(
+            torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+        )
 
 
 class CIFAR100(CIFAR10):
@@ -161,7 +180,9 @@ class CIFAR100(CIFAR10):
 
 
 class SVHN(PublicImages):
-    """Street View House Numbers (Netzer et al., 2011): `ROOT/train_32x32.mat` and `ROOT/test_32x32.mat`.
+    """Street View House Numbers (Netzer et al., 2011).
+
+    `ROOT/train_32x32.mat` and `ROOT/test_32x32.mat`.
 
     73,257 training images, without the extra ones, and 26,032 test images. Digits are not mirrored.
     """
@@ -219,11 +240,15 @@ def _read_batch(path: Path) -> ImageSet:
         with path.open("rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
         images = np.asarray(content["data"], np.uint8).reshape(-1, 3, 32, 32)
-        labels = np.asarray(content["labels"] if "labels" in content else content["fine_labels"], np.int64)
+        labels = np.asarray(
+            content["labels"] if "labels" in content else content["fine_labels"], np.int64
+        )
     except (pickle.UnpicklingError, *_UNREADABLE) as error:
         raise _damaged(path, error) from error
     return ImageSet(torch.from_numpy(images.copy()), torch.from_numpy(labels))
 
 
 def _damaged(path: Path, error: BaseException) -> DataError:
-    return DataError(f"cannot read {path}: {error}. Remove it and fetch it again with data.init_args.download.")
+    return DataError(
+        f"cannot read {path}: {error}. Remove it and fetch it again with data.init_args.download."
+    )

@@ -9,13 +9,15 @@ from metaprune_pl.errors import ConfigError
 
 
 class Digits(MemoryImages):
-    """Handwritten digits, 8x8, one channel, ten classes: 1,000 for training, 397 for validation, 400 for the test.
+    """Handwritten digits, 8x8, one channel, ten classes.
+
+    1,000 for training, 397 for validation, 400 for the test.
 
     The split is the same for every seed.
 
     Args:
-        classes: Digits of each class, such as [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]] for a data set of even and odd ones;
-            other digits are left out. None is a class for each.
+        classes: Digits of each class, such as [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]] for a data set of
+            even and odd ones; other digits are left out. None is a class for each.
         fraction: Share of the training images that is used, class by class.
         batch_size: Training images per batch and device.
         eval_batch_size: Images per batch and device in validation and test.
@@ -23,7 +25,8 @@ class Digits(MemoryImages):
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
-        ConfigError: Fewer than two classes, a digit in two of them, or a share that is not between 0 and 1.
+        ConfigError: Fewer than two classes, a digit in two of them, or a share that is not between
+            0 and 1.
     """
 
     def __init__(
@@ -36,13 +39,24 @@ class Digits(MemoryImages):
         augmentation: Augmentation = Augmentation(shift=1),  # noqa: B008  (frozen)
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, augmentation=augmentation, seed=seed)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            augmentation=augmentation,
+            seed=seed,
+        )
         check_shares(fraction=fraction)
-        self.classes, self.fraction = [[digit] for digit in range(10)] if classes is None else classes, fraction
+        self.classes, self.fraction = (
+            [[digit] for digit in range(10)] if classes is None else classes,
+            fraction,
+        )
         digits = [digit for digits in self.classes for digit in digits]
         known = set(digits) <= {*range(10)} and len(set(digits)) == len(digits)
         if len(self.classes) < 2 or not all(self.classes) or not known:
-            raise ConfigError(f"data.classes {classes}: give two or more lists of digits, each digit once at most.")
+            raise ConfigError(
+                f"data.classes {classes}: give two or more lists of digits, each digit once at "
+                "most."
+            )
 
     def load(self) -> Splits:
         """Return the images."""
@@ -52,7 +66,9 @@ class Digits(MemoryImages):
         images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
         labels = torch.from_numpy(digits).long()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        parts = [self._relabelled(ImageSet(images[p], labels[p])) for p in order.split([1000, 397, 400])]
+        parts = [
+            self._relabelled(ImageSet(images[p], labels[p])) for p in order.split([1000, 397, 400])
+        ]
         parts[0] = parts[0].pick(fraction_of(parts[0].labels, self.fraction, self.seed))
         return Splits(*parts)
 
@@ -61,4 +77,6 @@ class Digits(MemoryImages):
         new = torch.full((10,), -1)
         for label, digits in enumerate(self.classes):
             new[digits] = label
-        return ImageSet(part.images, new[part.labels]).pick((new[part.labels] >= 0).nonzero().flatten())
+        return ImageSet(part.images, new[part.labels]).pick(
+            (new[part.labels] >= 0).nonzero().flatten()
+        )

@@ -31,10 +31,19 @@ def class_names(folder: Path) -> list[str]:
         DataError: There are fewer than two.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder '{folder}'. An image folder has 'train' and 'test', or class folders alone.")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        raise DataError(
+            f"no folder '{folder}'. An image folder has 'train' and 'test', or class folders alone."
+        )
+    names = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
     if len(names) < 2:
-        raise DataError(f"'{folder}' has {len(names)} class folders; at least two are needed: {folder}/CLASS/*.jpg.")
+        raise DataError(
+            f"'{folder}' has {len(names)} class folders; at least two are needed: "
+            f"{folder}/CLASS/*.jpg."
+        )
     return names
 
 
@@ -46,9 +55,15 @@ def check_classes(train: Path, test: Path) -> None:
     """
     sides = ((train, test), (test, train))
     alone = [(one, sorted({*class_names(one)} - {*class_names(other)})) for one, other in sides]
-    said = [f"{', '.join(names[:3])}{', ...' if names[3:] else ''} only in '{one}'" for one, names in alone if names]
+    said = [
+        f"{', '.join(names[:3])}{', ...' if names[3:] else ''} only in '{one}'"
+        for one, names in alone
+        if names
+    ]
     if said:
-        raise DataError(f"train and {test.name} differ in their classes: {'; '.join(said)}. Make them alike.")
+        raise DataError(
+            f"train and {test.name} differ in their classes: {'; '.join(said)}. Make them alike."
+        )
 
 
 def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
@@ -58,7 +73,8 @@ def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
         folder: Where the class folders are.
 
     Returns:
-        Paths within the folder as an array of bytes, which workers share without copying, [n]; and labels [n].
+        Paths within the folder as an array of bytes, which workers share without copying, [n]; and
+        labels [n].
 
     Raises:
         DataError: A folder or images are missing.
@@ -73,7 +89,9 @@ def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
             if file.lower().endswith(SUFFIXES)
         ]
         if not found:
-            raise DataError(f"the class folder '{folder / name}' has no images. Add some or remove the folder.")
+            raise DataError(
+                f"the class folder '{folder / name}' has no images. Add some or remove the folder."
+            )
         files += map(os.fsencode, sorted(found))
         labels += [label] * len(found)
     return np.array(files), torch.tensor(labels)
@@ -102,7 +120,8 @@ def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tupl
 
     Args:
         labels: [n].
-        size: Share of each class that is taken; at least one image is taken and one left, if there are two.
+        size: Share of each class that is taken; at least one image is taken and one left, if there
+            are two.
         seed: Seed of the choice.
         least: Number of images that every class must have.
 
@@ -117,7 +136,10 @@ def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tupl
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label, members in enumerate(order.split(torch.bincount(labels).tolist())):
         if 0 < len(members) < least:
-            raise DataError(f"class number {label} has {len(members)} images; at least {least} are needed to split.")
+            raise DataError(
+                f"class number {label} has {len(members)} images; at least {least} are needed to "
+                "split."
+            )
         if len(members) > 1:
             chosen[members[: max(1, min(len(members) - 1, round(size * len(members))))]] = True
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()

@@ -30,7 +30,9 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if not 0 < len(self.mean) == len(self.std) or min(self.std) <= 0:
-            raise ConfigError("normalization: mean and std have a number for each channel, std above 0.")
+            raise ConfigError(
+                "normalization: mean and std have a number for each channel, std above 0."
+            )
 
     def for_bytes(self, channels: int) -> tuple[Tensor, Tensor]:
         """Return mean and deviation for pixels in [0, 255], each [C, 1, 1].
@@ -40,7 +42,8 @@ class Normalization:
         """
         if channels != len(self.mean):
             raise ConfigError(
-                f"normalization: the images' channels are {channels}, those of mean and std {len(self.mean)}."
+                f"normalization: the images' channels are {channels}, those of mean and std "
+                f"{len(self.mean)}."
             )
         mean, std = (255 * torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
         return mean, std
@@ -107,15 +110,24 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_loader(self) -> ImageLoader:
         """Return batches of the training images for this rank."""
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, ranks = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         order = Order(
-            self.count("train"), batch_size=self.batch_size, train=True, seed=self.seed, rank=rank, ranks=ranks
+            self.count("train"),
+            batch_size=self.batch_size,
+            train=True,
+            seed=self.seed,
+            rank=rank,
+            ranks=ranks,
         )
         return self.loader("train", order)
 
     def eval_loader(self, split: Split, *, rank: int = 0, ranks: int = 1) -> ImageLoader:
         """Return batches of a part of the data, in order and without augmentation."""
-        order = Order(self.count(split), batch_size=self.eval_batch_size, train=False, rank=rank, ranks=ranks)
+        order = Order(
+            self.count(split), batch_size=self.eval_batch_size, train=False, rank=rank, ranks=ranks
+        )
         return self.loader(split, order)
 
     def train_dataloader(self) -> ImageLoader:
@@ -142,13 +154,21 @@ class ImageDataModule(LightningDataModule, ABC):
         """Augment (in training) and normalise a batch.
 
         Returns:
-            Images [B, C, H, W], and labels [B] or, where images are mixed, shares of the classes [B, K].
+            Images [B, C, H, W], and labels [B] or, where images are mixed, shares of the classes
+            [B, K].
         """
         images = self.normalize(self.transform(batch, train=train))
-        return self.mixing(images, batch.labels, batch.draws, self.num_classes) if train else (images, batch.labels)
+        return (
+            self.mixing(images, batch.labels, batch.draws, self.num_classes)
+            if train
+            else (images, batch.labels)
+        )
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Bring images to mean 0 and deviation 1: [B, C, H, W] of 0 to 255 -> float32 [B, C, H, W]."""
+        """Bring images to mean 0 and deviation 1.
+
+        [B, C, H, W] of 0 to 255 -> float32 [B, C, H, W].
+        """
         mean, std = (value.to(images.device) for value in self.normalization)
         return torch.sub(images, mean).div_(std)
 

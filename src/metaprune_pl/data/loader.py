@@ -27,8 +27,8 @@ class Batch(NamedTuple):
 class Resumable(ABC):
     """An iterable over the batches of an epoch that knows where it stands.
 
-    Lightning stores `state_dict` in checkpoints, but gives it back only in the middle of an epoch; our Trainer calls
-    `set_epoch` at the start of each.
+    Lightning stores `state_dict` in checkpoints, but gives it back only in the middle of an epoch;
+    our Trainer calls `set_epoch` at the start of each.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,10 @@ class Resumable(ABC):
         self.epoch, self.position = state["epoch"], state["position"]
 
     def remaining(self) -> range:
-        """Return the batches that are left of the epoch; all of the next one where it was finished."""
+        """Return the batches that are left of the epoch.
+
+        All of the next one where it was finished.
+        """
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         return range(self.position, len(self))
@@ -62,8 +65,8 @@ class Resumable(ABC):
 class Order:
     """Which images are in which batch, and the random numbers of each image.
 
-    All follows from (seed, epoch). In training, batches are counted over all ranks and the incomplete last one is
-    dropped; otherwise each rank serves every W-th image once, in order.
+    All follows from (seed, epoch). In training, batches are counted over all ranks and the
+    incomplete last one is dropped; otherwise each rank serves every W-th image once, in order.
 
     Args:
         count: Number of images n.
@@ -78,11 +81,19 @@ class Order:
     """
 
     def __init__(
-        self, count: int, *, batch_size: int, train: bool, seed: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        count: int,
+        *,
+        batch_size: int,
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         if train and count < batch_size * ranks:
             raise ConfigError(
-                f"batch_size {batch_size} on {ranks} device(s) needs {batch_size * ranks} training images; "
+                f"batch_size {batch_size} on {ranks} device(s) needs {batch_size * ranks} "
+                "training images; "
                 f"there are {count}. Take a smaller batch_size, among the data's init_args."
             )
         self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
@@ -115,8 +126,8 @@ class Order:
 class ImageLoader(Resumable):
     """An iterable over the batches of an epoch, with access to any batch of any epoch.
 
-    In training, rank r of W serves every W-th batch from the r-th on; otherwise every W-th image. So W ranks together
-    see what one process sees.
+    In training, rank r of W serves every W-th batch from the r-th on; otherwise every W-th image.
+    So W ranks together see what one process sees.
 
     Args:
         order: Which images are in which batch.
@@ -131,12 +142,17 @@ class ImageLoader(Resumable):
         return self.order.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """Serve the rest of the epoch, a whole one where the last was finished; evaluation starts from the front."""
+        """Serve the rest of the epoch, a whole one where the last was finished.
+
+        Evaluation starts from the front.
+        """
         rank, ranks = (self.order.rank, self.order.ranks) if self.order.train else (0, 1)
         if not self.order.train:
             self.position = 0
         left, epoch = self.remaining(), self.epoch
-        for index, batch in zip(left, self.serve((epoch, index * ranks + rank) for index in left), strict=True):
+        for index, batch in zip(
+            left, self.serve((epoch, index * ranks + rank) for index in left), strict=True
+        ):
             self.position = index + 1
             yield batch
 

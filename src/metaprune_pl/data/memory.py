@@ -37,7 +37,8 @@ class MemoryImages(ImageDataModule):
         eval_batch_size: Images per batch and device in validation and test.
         augmentation: What is done to training images.
         mixing: How training images are mixed.
-        normalization: What the network expects; None takes mean and deviation of the training images.
+        normalization: What the network expects; None takes mean and deviation of the training
+            images.
         seed: Seed of order and augmentation.
     """
 
@@ -51,7 +52,9 @@ class MemoryImages(ImageDataModule):
         normalization: Normalization | None = None,
         seed: int,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed)
+        super().__init__(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed
+        )
         self.augmentation = augmentation
         self._splits: Splits | None = None
         self._given = normalization
@@ -85,12 +88,17 @@ class MemoryImages(ImageDataModule):
 
     @property
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of images in [0, 255], each [C, 1, 1]: as given, or of some thousand."""
+        """Mean and standard deviation of images in [0, 255], each [C, 1, 1].
+
+        As given, or of some thousand.
+        """
         if self._normalization is None and self._given is not None:
             self._normalization = self._given.for_bytes(self.input_shape[0])
         if self._normalization is None:
             images = self.splits.train.images
-            images = images[:: max(1, len(images) // 5000)].float()  # from all over: they may lie class by class
+            images = images[
+                :: max(1, len(images) // 5000)
+            ].float()  # from all over: they may lie class by class
             mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1)
             self._normalization = mean[:, None, None], std[:, None, None]
         return self._normalization

@@ -1,4 +1,7 @@
-"""Images that do not fit into memory: read, cut and mirrored by worker processes, batch by batch."""
+"""Images that do not fit into memory.
+
+Read, cut and mirrored by worker processes, batch by batch.
+"""
 
 import os
 from abc import ABC, abstractmethod
@@ -13,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from metaprune_pl.data.augmentation import Mixing
-from metaprune_pl.data.files import check_classes, check_shares, fraction_of, list_images, path_of, read_image, share
+from metaprune_pl.data.files import (
+    check_classes,
+    check_shares,
+    fraction_of,
+    list_images,
+    path_of,
+    read_image,
+    share,
+)
 from metaprune_pl.data.images import IMAGENET, ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import DataError
@@ -40,7 +51,8 @@ class FileSet(NamedTuple):
 class Reader(Dataset[Any], ABC):
     """Reads a batch, given (epoch, index). Runs in the workers.
 
-    A `DataError` is returned, not raised: what a worker raises arrives wrapped in a page of traceback.
+    A `DataError` is returned, not raised: what a worker raises arrives wrapped in a page of
+    traceback.
 
     Args:
         order: Which images are in which batch.
@@ -75,7 +87,9 @@ class _FileReader(Reader):
     def _image(self, number: int, draws: list[float]) -> Tensor:
         """Read an image [3, size, size]; what is random about it follows from its draws."""
         torch.default_generator.manual_seed((int(draws[0] * 2**24) << 24) + int(draws[1] * 2**24))
-        image: Tensor = self.transform(read_image(path_of(self.files.folder, self.files.names[number])))
+        image: Tensor = self.transform(
+            read_image(path_of(self.files.folder, self.files.names[number]))
+        )
         return image
 
 
@@ -90,7 +104,9 @@ class _Where:
 
 
 class StreamLoader(ImageLoader):
-    """Batches of images that worker processes read ahead; the workers stay for as long as the loader.
+    """Batches of images that worker processes read ahead.
+
+    The workers stay for as long as the loader.
 
     Args:
         reader: Reads a batch.
@@ -101,9 +117,14 @@ class StreamLoader(ImageLoader):
         super().__init__(reader.order)
         self._where = _Where()
         self._batches: DataLoader[Any] = DataLoader(
-            reader, batch_size=None, sampler=self._where, num_workers=workers, persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
-        )  # fmt: skip
+            reader,
+            batch_size=None,
+            sampler=self._where,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
 
     def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Any]:
         """Serve the batches of these epochs and indices."""
@@ -117,9 +138,10 @@ class StreamLoader(ImageLoader):
 class StreamedImageFolder(ImageDataModule):
     """Images in one folder per class, `FOLDER/train/CLASS/*.jpg` and `FOLDER/val/CLASS/*.jpg`, of any size and number.
 
-    The test set is `test`, or `val` where there is none; the validation set is a share of `train`, drawn class by
-    class, always the same way. Training images are windows of random size and place, resized and mirrored at random
-    (torchvision's RandomResizedCrop); otherwise the middle of the resized image is taken.
+    The test set is `test`, or `val` where there is none; the validation set is a share of `train`,
+    drawn class by class, always the same way. Training images are windows of random size and place,
+    resized and mirrored at random (torchvision's RandomResizedCrop); otherwise the middle of the
+    resized image is taken.
 
     Args:
         folder: Where the images are.
@@ -137,7 +159,9 @@ class StreamedImageFolder(ImageDataModule):
         ConfigError: A share is not between 0 and 1.
     """
 
-    how: ClassVar[str] = "Set data.init_args.folder to a folder with 'train' and 'val' of class folders."
+    how: ClassVar[str] = (
+        "Set data.init_args.folder to a folder with 'train' and 'val' of class folders."
+    )
 
     def __init__(
         self,
@@ -153,9 +177,15 @@ class StreamedImageFolder(ImageDataModule):
         normalization: Normalization = IMAGENET,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed)
+        super().__init__(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed
+        )
         check_shares(validation_share=validation_share, fraction=fraction)
-        self.folder, self.image_size, self._normalization = Path(folder).expanduser(), image_size, normalization
+        self.folder, self.image_size, self._normalization = (
+            Path(folder).expanduser(),
+            image_size,
+            normalization,
+        )
         self.validation_share, self.fraction = validation_share, fraction
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, FileSet] = {}
@@ -170,19 +200,24 @@ class StreamedImageFolder(ImageDataModule):
         """
         if not self._parts:
             test = next(
-                (path for name in ("test", "val") if (path := self.folder / name).is_dir()), self.folder / "val"
+                (path for name in ("test", "val") if (path := self.folder / name).is_dir()),
+                self.folder / "val",
             )
             for needed in (self.folder / "train", test):
                 if not needed.is_dir():
-                    raise DataError(f"no {type(self).__name__} in '{self.folder}': there is no '{needed}'. {self.how}")
+                    raise DataError(
+                        f"no {type(self).__name__} in '{self.folder}': there is no '{needed}'. "
+                        f"{self.how}"
+                    )
             check_classes(self.folder / "train", test)
             train = FileSet(self.folder / "train", *list_images(self.folder / "train"))
             validation, rest = share(train.labels, self.validation_share)
             used = rest[fraction_of(train.labels[rest], self.fraction, self.seed)]
             self._parts = {
-                "train": train.pick(used), "validation": train.pick(validation),
+                "train": train.pick(used),
+                "validation": train.pick(validation),
                 "test": FileSet(test, *list_images(test)),
-            }  # fmt: skip
+            }
         return self._parts
 
     @property
@@ -205,7 +240,10 @@ class StreamedImageFolder(ImageDataModule):
         return len(self.parts[split].labels)
 
     def loader(self, split: Split, order: Order) -> StreamLoader:
-        """Return batches of a part of the data; those of evaluation are kept, and their workers with them."""
+        """Return batches of a part of the data.
+
+        Those of evaluation are kept, and their workers with them.
+        """
         size = self.image_size
         if order.train:
             window = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
@@ -227,6 +265,7 @@ class ImageNet(StreamedImageFolder):
     """ImageNet's 1,000 classes (ILSVRC 2012); the published validation images are the test set."""
 
     how = (
-        "Ask for ILSVRC 2012 at image-net.org, unpack it so that train/CLASS/*.JPEG and val/CLASS/*.JPEG are there, "
+        "Ask for ILSVRC 2012 at image-net.org, unpack it so that train/CLASS/*.JPEG and "
+        "val/CLASS/*.JPEG are there, "
         "and set data.init_args.folder."
     )

@@ -1,4 +1,7 @@
-"""PASCAL VOC 2007 (Everingham et al., 2010): images of any size, and the boxes of the objects on them."""
+"""PASCAL VOC 2007 (Everingham et al., 2010).
+
+Images of any size, and the boxes of the objects on them.
+"""
 
 import os
 from collections.abc import Iterator
@@ -20,9 +23,27 @@ from metaprune_pl.data.stream import Reader, StreamLoader
 from metaprune_pl.errors import ConfigError, DataError
 
 CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 """The objects, numbered from 1; 0 is the background."""
 
 
@@ -31,8 +52,9 @@ class Scenes(NamedTuple):
 
     Attributes:
         images: uint8 [3, H, W] each as read, float32 of 0 to 1 as the detector sees them.
-        targets: For each image `boxes` float32 [n, 4] (left, top, right, bottom in pixels), `labels` int64 [n], and
-            `iscrowd` int64 [n], 1 for an object that is marked difficult, which is neither learnt nor counted.
+        targets: For each image `boxes` float32 [n, 4] (left, top, right, bottom in pixels),
+            `labels` int64 [n], and `iscrowd` int64 [n], 1 for an object that is marked difficult,
+            which is neither learnt nor counted.
     """
 
     images: list[Tensor]
@@ -40,7 +62,9 @@ class Scenes(NamedTuple):
 
 
 class VOC(LightningDataModule):
-    """VOC 2007: a share of `trainval` is the validation set, the rest is trained on; `test` is the test set.
+    """VOC 2007: a share of `trainval` is the validation set, the rest is trained on.
+
+    `test` is the test set.
 
     Training images are mirrored at random; the detector resizes and normalises all.
 
@@ -74,7 +98,11 @@ class VOC(LightningDataModule):
         check_shares(validation_share=validation_share)
         if min(batch_size, eval_batch_size) < 1:
             raise ConfigError("data: batch_size and eval_batch_size must be at least 1.")
-        self.root, self.download, self.validation_share = Path(root).expanduser(), download, validation_share
+        self.root, self.download, self.validation_share = (
+            Path(root).expanduser(),
+            download,
+            validation_share,
+        )
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, list[tuple[str, str]]] = {}
@@ -88,11 +116,14 @@ class VOC(LightningDataModule):
         """
         if not self._parts:
             known, test = self._files("trainval"), self._files("test")
-            validation, train = share(torch.zeros(len(known), dtype=torch.long), self.validation_share)
+            validation, train = share(
+                torch.zeros(len(known), dtype=torch.long), self.validation_share
+            )
             self._parts = {
-                "train": [known[i] for i in train.tolist()], "validation": [known[i] for i in validation.tolist()],
+                "train": [known[i] for i in train.tolist()],
+                "validation": [known[i] for i in validation.tolist()],
                 "test": test,
-            }  # fmt: skip
+            }
         return self._parts
 
     def _files(self, part: str) -> list[tuple[str, str]]:
@@ -100,13 +131,17 @@ class VOC(LightningDataModule):
         missing = not listed.is_file()
         if missing and not self.download:
             raise DataError(
-                f"no VOC 2007 in '{self.root}': there is no '{listed}'. Set data.init_args.download to true, or unpack "
-                "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of the PASCAL VOC site there."
+                f"no VOC 2007 in '{self.root}': there is no '{listed}'. Set "
+                "data.init_args.download to true, or unpack "
+                "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of the PASCAL VOC site "
+                "there."
             )
         try:
             found = VOCDetection(self.root, "2007", part, download=missing)
         except (OSError, RuntimeError, URLError) as error:
-            raise DataError(f"cannot fetch VOC 2007 to '{self.root}': {error}. Unpack its files there.") from error
+            raise DataError(
+                f"cannot fetch VOC 2007 to '{self.root}': {error}. Unpack its files there."
+            ) from error
         return list(zip(found.images, found.targets, strict=True))
 
     def prepare_data(self) -> None:
@@ -121,16 +156,22 @@ class VOC(LightningDataModule):
         """Return the number of images of a part."""
         return len(self.parts[split])
 
-    def loader(self, split: Split, *, train: bool = False, rank: int = 0, ranks: int = 1) -> StreamLoader:
+    def loader(
+        self, split: Split, *, train: bool = False, rank: int = 0, ranks: int = 1
+    ) -> StreamLoader:
         """Return batches of a part for a rank: shuffled and mirrored to train on, or in order."""
         size = self.batch_size if train else self.eval_batch_size
-        order = Order(self.count(split), batch_size=size, train=train, seed=self.seed, rank=rank, ranks=ranks)
+        order = Order(
+            self.count(split), batch_size=size, train=train, seed=self.seed, rank=rank, ranks=ranks
+        )
         return StreamLoader(_SceneReader(self.parts[split], order), self.workers)
 
     def train_dataloader(self) -> StreamLoader:
         """Lightning's hook."""
         assert self.trainer is not None
-        return self.loader("train", train=True, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
+        return self.loader(
+            "train", train=True, rank=self.trainer.global_rank, ranks=self.trainer.world_size
+        )
 
     def val_dataloader(self) -> StreamLoader:
         """Lightning's hook; all images on each device, as `AveragePrecision` asks for."""
@@ -148,8 +189,13 @@ class VOC(LightningDataModule):
         """Give a part of the data on a device, in order."""
         batch: Any
         for batch in self.loader(split):
-            targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-            yield self.on_after_batch_transfer(Scenes([image.to(device) for image in batch.images], targets), 0)
+            targets = [
+                {name: value.to(device) for name, value in target.items()}
+                for target in batch.targets
+            ]
+            yield self.on_after_batch_transfer(
+                Scenes([image.to(device) for image in batch.images], targets), 0
+            )
 
 
 class _SceneReader(Reader):
@@ -161,7 +207,10 @@ class _SceneReader(Reader):
 
     def read(self, numbers: Tensor, draws: Tensor) -> Scenes:
         mirrored = (draws[:, 0] < 0.5).tolist() if self.order.train else [False] * len(numbers)
-        scenes = [self._scene(self.files[i], mirror) for i, mirror in zip(numbers.tolist(), mirrored, strict=True)]
+        scenes = [
+            self._scene(self.files[i], mirror)
+            for i, mirror in zip(numbers.tolist(), mirrored, strict=True)
+        ]
         return Scenes([image for image, _ in scenes], [target for _, target in scenes])
 
     def _scene(self, files: tuple[str, str], mirror: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,7 +218,10 @@ class _SceneReader(Reader):
         if mirror:
             left, top, right, bottom = target["boxes"].unbind(1)
             width = image.shape[2]
-            image, target["boxes"] = image.flip(2), torch.stack([width - right, top, width - left, bottom], 1)
+            image, target["boxes"] = (
+                image.flip(2),
+                torch.stack([width - right, top, width - left, bottom], 1),
+            )
         return image, target
 
 
@@ -182,11 +234,20 @@ def read_objects(path: Path) -> dict[str, Tensor]:
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
         corners = [
-            [float(o.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")] for o in objects
+            [float(o.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
+            for o in objects
         ]
         labels = [CLASSES.index(o.findtext("name", "").strip()) + 1 for o in objects]
         difficult = [int(o.findtext("difficult", "0")) for o in objects]
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"cannot read the objects in {path}: {error}. Replace or remove it.") from error
-    boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
-    return {"boxes": boxes, "labels": torch.tensor(labels).long(), "iscrowd": torch.tensor(difficult).long()}
+        raise DataError(
+            f"cannot read the objects in {path}: {error}. Replace or remove it."
+        ) from error
+    boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4) - torch.tensor(
+        [1.0, 1.0, 0.0, 0.0]
+    )
+    return {
+        "boxes": boxes,
+        "labels": torch.tensor(labels).long(),
+        "iscrowd": torch.tensor(difficult).long(),
+    }

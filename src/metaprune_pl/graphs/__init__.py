@@ -1,7 +1,7 @@
 """A network's weights as a graph: neurons are nodes, weights between them are edges.
 
-Letters in shapes: N nodes, F node features, G blocks of a connection, O and I its output and input neurons per
-block, T taps (kernel positions).
+Letters in shapes: N nodes, F node features, G blocks of a connection, O and I its output and input
+neurons per block, T taps (kernel positions).
 """
 
 from metaprune_pl.graphs.features import SCHEMAS, Features, Schema, read, write
@@ -10,6 +10,15 @@ from metaprune_pl.graphs.union import unite, unite_states
 from metaprune_pl.graphs.weight_graph import Connection, NeuronGroup, WeightGraph
 
 __all__ = [
-    "SCHEMAS", "Connection", "Features", "NeuronGroup", "Schema", "WeightGraph", "read", "trace", "unite",
-    "unite_states", "write",
-]  # fmt: skip
+    "SCHEMAS",
+    "Connection",
+    "Features",
+    "NeuronGroup",
+    "Schema",
+    "WeightGraph",
+    "read",
+    "trace",
+    "unite",
+    "unite_states",
+    "write",
+]

@@ -19,12 +19,16 @@ def add(call: Call) -> Activation:
     if (plain := _without_new_edges(call, left, right)) is not None:
         return plain
     if left.labels.shape != right.labels.shape:
-        raise TraceError(f"operator 'aten.{call.operator}' adds tensors of other channels: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' adds tensors of other channels: {call.where}."
+        )
     builder = call.builder
     fresh = [operand for operand in operands if operand.owner is not None]
     if not fresh:
         nodes = left.labels.flatten()
-        _, target = builder.new_group(f"{call.module}.add".lstrip("."), len(nodes), depth=builder.depth(nodes))
+        _, target = builder.new_group(
+            f"{call.module}.add".lstrip("."), len(nodes), depth=builder.depth(nodes)
+        )
         for operand in operands:
             builder.connect_identity(call.module, operand.labels.flatten(), target)
         return Activation(target.reshape(left.labels.shape))
@@ -41,14 +45,21 @@ def add(call: Call) -> Activation:
 
 
 def multiply(call: Call) -> Activation:
-    """A channel gate goes with its channel; a parameter is a scale of the neurons where they are fresh."""
+    """A channel gate goes with its channel.
+
+    A parameter is a scale of the neurons where they are fresh.
+    """
     operands = _operands(call)
     if len(operands) == 1:
         x = operands[0]
-        other = call.value(call.argument(1 if isinstance(call.value(call.argument(0)), Activation) else 0))
+        other = call.value(
+            call.argument(1 if isinstance(call.value(call.argument(0)), Activation) else 0)
+        )
         group = None if x.owner is None else call.builder.group(x.owner)
         if isinstance(other, Parameter) and group is not None and "scale" not in group.slots:
-            if math.prod(other.shape) == group.size and torch.equal(other.elements.flatten(), torch.arange(group.size)):
+            if math.prod(other.shape) == group.size and torch.equal(
+                other.elements.flatten(), torch.arange(group.size)
+            ):
                 group.slots["scale"] = other.name
                 return x
         _follow(call, x)
@@ -57,7 +68,9 @@ def multiply(call: Call) -> Activation:
     if (plain := _without_new_edges(call, left, right)) is not None:
         return plain
     if left.labels.shape != right.labels.shape:
-        raise TraceError(f"operator 'aten.{call.operator}' multiplies tensors of other channels: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' multiplies tensors of other channels: {call.where}."
+        )
     x, gate = sorted(operands, key=lambda operand: call.builder.depth(operand.labels))
     call.builder.connect_identity(call.module, gate.labels.flatten(), x.labels.flatten())
     return Activation(x.labels)
@@ -71,14 +84,18 @@ def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activ
         if is_nobody(one.labels):
             return Activation(x.labels, None, x.partners)
     for one, x in ((left, right), (right, left)):
-        if one.labels.numel() == 1 < x.labels.numel():  # one neuron for all channels: it has to stay
+        if (
+            one.labels.numel() == 1 < x.labels.numel()
+        ):  # one neuron for all channels: it has to stay
             call.builder.fix(one.labels)
             return Activation(x.labels, None, x.partners)
     return None
 
 
 def _operands(call: Call) -> list[Activation]:
-    return [call.activation(i) for i in (0, 1) if isinstance(call.value(call.argument(i)), Activation)]
+    return [
+        call.activation(i) for i in (0, 1) if isinstance(call.value(call.argument(i)), Activation)
+    ]
 
 
 def pointwise(call: Call) -> Activation:
@@ -90,7 +107,10 @@ def affine(call: Call) -> Activation:
     """A product and a sum in one, of one activation and parameters."""
     found = [node for node in call.node.args if isinstance(call.value(node), Activation)]
     if len(found) != 1:
-        raise TraceError(f"operator 'aten.{call.operator}' of several activations is not supported: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' of several activations is not supported: "
+            f"{call.where}."
+        )
     x = call.value(found[0])
     assert isinstance(x, Activation)
     _follow(call, x)
@@ -106,7 +126,9 @@ def _follow(call: Call, x: Activation) -> None:
             for parameter in (value, *value.companions):
                 if math.prod(parameter.shape) > 1:
                     elements = parameter.elements.expand(shape)
-                    call.builder.follow(parameter.name, parameter.shape, elements, x.labels.expand(shape))
+                    call.builder.follow(
+                        parameter.name, parameter.shape, elements, x.labels.expand(shape)
+                    )
         elif isinstance(argument, torch.fx.Node) and not isinstance(value, Activation):
             wide = call.shape_of(argument)
             if any(

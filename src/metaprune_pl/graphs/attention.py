@@ -17,7 +17,9 @@ def attention(call: Call) -> Activation:
     query, key, value = (call.activation(index) for index in range(3))
     nodes = [part.labels.flatten() for part in (query, key, value)]
     if len(nodes[0]) != len(nodes[1]):
-        raise TraceError(f"attention of queries and keys of other widths is not supported: {call.where}.")
+        raise TraceError(
+            f"attention of queries and keys of other widths is not supported: {call.where}."
+        )
     call.builder.tie(torch.stack(nodes[:2]))
     call.builder.mixed += nodes[:2]
     if len(nodes[2]) == len(nodes[0]):
@@ -30,12 +32,17 @@ def attention(call: Call) -> Activation:
         places = call.shape_of(call.argument(0)).numel() // call.shape_of(call.argument(0))[-1]
         width = call.shape_of(call.argument(place))[-1]
         work = places * tokens * width
-        call.builder.products.append(Product(nodes=part.labels.flatten(), positions=work // part.labels.numel()))
+        call.builder.products.append(
+            Product(nodes=part.labels.flatten(), positions=work // part.labels.numel())
+        )
     return Activation(value.labels, None, value.partners)
 
 
 def _may_equal_input(call: Call, queries: Tensor) -> None:
-    """Note where attention is as wide as what it reads: some forward passes count on it, others do not."""
+    """Note where attention is as wide as what it reads.
+
+    Some forward passes count on it, others do not.
+    """
     for connection in call.builder.connections:
         if connection.parameter is not None and connection.source.numel() == len(queries):
             if bool(torch.isin(queries, connection.target).all()):
@@ -47,14 +54,22 @@ def matmul(call: Call) -> Activation:
     left, right = (len(call.shape_of(call.argument(index))) for index in (0, 1))
     letters = "abcdefgh"
     batch = letters[: max(left, right) - 2]
-    return _contract(call, batch[len(batch) - left + 2 :] + "ik", batch[len(batch) - right + 2 :] + "kj", batch + "ij")
+    return _contract(
+        call,
+        batch[len(batch) - left + 2 :] + "ik",
+        batch[len(batch) - right + 2 :] + "kj",
+        batch + "ij",
+    )
 
 
 def einsum(call: Call) -> Activation:
     """A product of two tensors by its equation."""
     inputs, output = str(call.node.args[0]).replace(" ", "").split("->")
     if inputs.count(",") != 1:
-        raise TraceError(f"operator 'aten.{call.operator}' of other than two tensors is not supported: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' of other than two tensors is not supported: "
+            f"{call.where}."
+        )
     left, right = inputs.split(",")
     return _contract(call, left, right, output, operands=call.node.args[1])
 
@@ -72,15 +87,25 @@ class _Factor:
         return {self.letters[dim] for dim in varying(self.labels)}
 
 
-def _contract(call: Call, left: str, right: str, output: str, operands: object = None) -> Activation:
-    arguments = list(operands) if isinstance(operands, list | tuple) else [call.argument(0), call.argument(1)]
+def _contract(
+    call: Call, left: str, right: str, output: str, operands: object = None
+) -> Activation:
+    arguments = (
+        list(operands)
+        if isinstance(operands, list | tuple)
+        else [call.argument(0), call.argument(1)]
+    )
     size: dict[str, int] = {}
     factors: list[_Factor] = []
     for number, (argument, letters) in enumerate(zip(arguments, (left, right), strict=True)):
         for letter, extent in zip(letters, call.shape_of(argument), strict=True):
             size[letter] = max(extent, size.get(letter, 1))
         if isinstance(value := call.value(argument), Activation):
-            factors += [_Factor(labels, letters, number) for labels in value.all_labels if not is_nobody(labels)]
+            factors += [
+                _Factor(labels, letters, number)
+                for labels in value.all_labels
+                if not is_nobody(labels)
+            ]
     summed = (set(left) | set(right)) - set(output)
     work = math.prod(size.values())
     for argument, letters in zip(arguments, (left, right), strict=True):
@@ -96,7 +121,9 @@ def _contract(call: Call, left: str, right: str, output: str, operands: object =
         for other in consumed:
             if one.operand < other.operand and one.varies & other.varies & summed:
                 shared = [x for x in dict.fromkeys(left + right) if x in one.varies & other.varies]
-                nodes = torch.stack([_aligned(f.labels, f.letters, shared, size) for f in (one, other)])
+                nodes = torch.stack(
+                    [_aligned(f.labels, f.letters, shared, size) for f in (one, other)]
+                )
                 call.builder.tie(nodes)
                 _may_equal_input(call, nodes[0])
                 if not kept:
@@ -105,14 +132,22 @@ def _contract(call: Call, left: str, right: str, output: str, operands: object =
     if main := (consumed or kept)[:1]:
         nodes = main[0].labels.flatten()
         call.builder.products.append(Product(nodes=nodes, positions=work // len(nodes)))
-    if summed and not consumed and len(kept) == 1 and kept[0].labels.numel() > kept[0].labels.shape[-1] > 1:
+    if (
+        summed
+        and not consumed
+        and len(kept) == 1
+        and kept[0].labels.numel() > kept[0].labels.shape[-1] > 1
+    ):
         values = kept[0].labels
         call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
     laid = []
     for factor in kept:
         order = [factor.letters.index(letter) for letter in output if letter in factor.letters]
         rest = [index for index in range(len(factor.letters)) if index not in order]
-        sizes = [factor.labels.shape[factor.letters.index(x)] if x in factor.letters else 1 for x in output]
+        sizes = [
+            factor.labels.shape[factor.letters.index(x)] if x in factor.letters else 1
+            for x in output
+        ]
         laid.append(factor.labels.permute(*order, *rest).reshape(sizes))
     if not laid:
         return nobody(len(output))
@@ -126,7 +161,12 @@ def _contract(call: Call, left: str, right: str, output: str, operands: object =
 
 
 def _meets_constant(
-    call: Call, factor: _Factor, value: object, letters: str, shape: torch.Size, size: dict[str, int]
+    call: Call,
+    factor: _Factor,
+    value: object,
+    letters: str,
+    shape: torch.Size,
+    size: dict[str, int],
 ) -> None:
     """A parameter or constant is as wide as the neurons that it is multiplied with."""
     wide = {letter for letter, extent in zip(letters, shape, strict=True) if extent > 1}
@@ -146,7 +186,11 @@ def _aligned(labels: Tensor, letters: str, shared: list[str], size: dict[str, in
     """Lay out labels by the shared letters and flatten them."""
     rest = [index for index, letter in enumerate(letters) if letter not in shared]
     order = [letters.index(letter) for letter in shared if letter in letters]
-    laid = labels.permute(*order, *rest).flatten(len(order))[..., 0] if rest else labels.permute(*order)
+    laid = (
+        labels.permute(*order, *rest).flatten(len(order))[..., 0]
+        if rest
+        else labels.permute(*order)
+    )
     sizes = [laid.shape[order.index(letters.index(x))] if x in letters else 1 for x in shared]
     return laid.reshape(sizes).expand([size[letter] for letter in shared]).flatten()
 

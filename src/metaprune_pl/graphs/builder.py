@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.labels import shrink, varying
-from metaprune_pl.graphs.weight_graph import Attention, Connection, Extent, Follower, NeuronGroup, Product, WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    Attention,
+    Connection,
+    Extent,
+    Follower,
+    NeuronGroup,
+    Product,
+    WeightGraph,
+)
 
 
 @dataclass
@@ -24,8 +32,8 @@ class _Group:
 class GraphBuilder:
     """Collects groups and connections, and gives the graph at the end.
 
-    A shortcut layer that ends in an addition is absorbed by the main branch: its connection and its slots (as
-    `shortcut_...`) go to the main branch's nodes, as in the paper (section 4.1).
+    A shortcut layer that ends in an addition is absorbed by the main branch: its connection and its
+    slots (as `shortcut_...`) go to the main branch's nodes, as in the paper (section 4.1).
     """
 
     groups: list[_Group] = field(default_factory=list)
@@ -84,7 +92,12 @@ class GraphBuilder:
         """Connect nodes one to one, [K] and [K]; a source of -1 (padding) has no edge."""
         present = source >= 0
         self.connect(
-            Connection(name=name, parameter=None, target=target[present][:, None], source=source[present][:, None])
+            Connection(
+                name=name,
+                parameter=None,
+                target=target[present][:, None],
+                source=source[present][:, None],
+            )
         )
 
     def tie(self, nodes: Tensor) -> None:
@@ -96,7 +109,9 @@ class GraphBuilder:
         """Note attention: queries and keys, then values, or all at once, each in the order of the heads."""
         rows = tuple(part.reshape(heads, -1) for part in parts)
         if len(parts) == 1:  # values of the scores that were last met here
-            index = max((i for i, a in enumerate(self.attentions) if a.module == module), default=-1)
+            index = max(
+                (i for i, a in enumerate(self.attentions) if a.module == module), default=-1
+            )
             if index >= 0 and len(self.attentions[index].parts) == 2:
                 before = self.attentions[index]
                 self.attentions[index] = replace(before, parts=(*before.parts, *rows))
@@ -108,7 +123,10 @@ class GraphBuilder:
         self.extents.append(Extent(module=module, parts=tuple(part.flatten() for part in parts)))
 
     def tie_counted(self, modules: Mapping[str, object]) -> None:
-        """Tie neurons that the same attribute of a module counts: there is one number for all of them."""
+        """Tie neurons that the same attribute of a module counts.
+
+        There is one number for all of them.
+        """
         counted: dict[tuple[str, int], Tensor] = {}
         for extent in self.extents:
             (nodes, *others), numbers = extent.parts, vars(modules[extent.module]).values()
@@ -123,7 +141,9 @@ class GraphBuilder:
         self.fixed += nodes[nodes >= 0].flatten().tolist()
 
     def follow(self, parameter: str, shape: Sequence[int], index: Tensor, nodes: Tensor) -> None:
-        """Note which dimension of a parameter outside the graph belongs to neurons; where none does, neurons stay.
+        """Note which dimension of a parameter outside the graph belongs to neurons.
+
+        Where none does, neurons stay.
 
         Args:
             parameter: Name of the parameter.
@@ -135,32 +155,50 @@ class GraphBuilder:
             return  # the same for all neurons
         index, nodes = index.flatten(), nodes.flatten()
         coordinates = torch.unravel_index(index, list(shape))
-        for shared in (False, True):  # last, whether a place may meet several neurons: those of all heads
+        for shared in (
+            False,
+            True,
+        ):  # last, whether a place may meet several neurons: those of all heads
             for dim, coordinate in enumerate(coordinates):
                 of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
                 fits = torch.equal(of_index[coordinate], nodes)
                 if shared:
-                    highest = torch.full((int(nodes.max()) + 2,), -1).scatter(0, nodes + 1, coordinate)
+                    highest = torch.full((int(nodes.max()) + 2,), -1).scatter(
+                        0, nodes + 1, coordinate
+                    )
                     fits = torch.equal(highest[nodes + 1], coordinate)
                 if shape[dim] > 1 and bool((of_index >= 0).any()) and fits:
                     if shared:
-                        self.ties.append(torch.stack([of_index[coordinate], nodes])[:, nodes >= 0].unique(dim=1))
+                        self.ties.append(
+                            torch.stack([of_index[coordinate], nodes])[:, nodes >= 0].unique(dim=1)
+                        )
                     self._add_follower(Follower(parameter=parameter, dim=dim, nodes=of_index))
                     return
         self.fix(nodes)
 
     def _add_follower(self, follower: Follower) -> None:
-        known = next((f for f in self.followers if (f.parameter, f.dim) == (follower.parameter, follower.dim)), None)
+        known = next(
+            (
+                f
+                for f in self.followers
+                if (f.parameter, f.dim) == (follower.parameter, follower.dim)
+            ),
+            None,
+        )
         if known is None:
             self.followers.append(follower)
-        elif not torch.equal(known.nodes, follower.nodes):  # it meets the neurons of two layers: they go together
+        elif not torch.equal(
+            known.nodes, follower.nodes
+        ):  # it meets the neurons of two layers: they go together
             both = torch.stack([known.nodes, follower.nodes])
             self.ties.append(both[:, (both >= 0).all(0)])
 
     def can_absorb(self, main: str, shortcut: str) -> bool:
         """Whether the shortcut's parameters find free slots on the main branch's nodes."""
         own, other = self.group(main), self.group(shortcut)
-        if own.size != other.size or any(slot.startswith("shortcut_") for slot in (*own.slots, *other.slots)):
+        if own.size != other.size or any(
+            slot.startswith("shortcut_") for slot in (*own.slots, *other.slots)
+        ):
             return False
         first, last = other.start, other.start + other.size
         ends_here = [c for c in self.connections if first <= int(c.target.flatten()[0]) < last]
@@ -188,34 +226,62 @@ class GraphBuilder:
                 start = groups[-1].stop if groups else 0
                 rows = fused.get(group.name)
                 if rows is None:
-                    groups.append(NeuronGroup(name=group.name, start=start, size=group.size, slots=group.slots))
-                    number[group.start : group.start + group.size] = torch.arange(start, start + group.size)
+                    groups.append(
+                        NeuronGroup(
+                            name=group.name, start=start, size=group.size, slots=group.slots
+                        )
+                    )
+                    number[group.start : group.start + group.size] = torch.arange(
+                        start, start + group.size
+                    )
                     continue
                 number[group.start + rows] = torch.arange(start, start + len(rows))[:, None]
                 bias = group.slots.get("bias")
-                parts = {} if bias is None else {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
+                parts = (
+                    {}
+                    if bias is None
+                    else {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
+                )
                 slots = {slot: bias for slot in parts if bias is not None}
-                groups.append(NeuronGroup(name=group.name, start=start, size=len(rows), slots=slots, rows=parts))
+                groups.append(
+                    NeuronGroup(
+                        name=group.name, start=start, size=len(rows), slots=slots, rows=parts
+                    )
+                )
         for group in self.groups:
             if (main := group.absorbed_by) is not None:
-                number[group.start : group.start + group.size] = number[main.start : main.start + main.size]
+                number[group.start : group.start + group.size] = number[
+                    main.start : main.start + main.size
+                ]
         connections = tuple(self._renumbered(c, number, fused) for c in self.connections)
         graph = WeightGraph(
-            groups=tuple(groups), connections=connections, output=number[output], fixed=number[self.fixed],
+            groups=tuple(groups),
+            connections=connections,
+            output=number[output],
+            fixed=number[self.fixed],
             ties=number[torch.cat([pairs, *self.ties], 1)],
             equals=number[torch.cat([pairs, *self.equals], 1)],
             mixed=number[torch.cat([none, *self.mixed])],
             several=number[torch.cat([none, *self.several])],
-            followers=tuple(replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers),
+            followers=tuple(
+                replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers
+            ),
             products=tuple(replace(p, nodes=number[p.nodes]) for p in self.products),
-            attentions=tuple(replace(a, parts=tuple(number[p] for p in a.parts)) for a in self.attentions),
-            extents=tuple(replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents),
-        )  # fmt: skip
+            attentions=tuple(
+                replace(a, parts=tuple(number[p] for p in a.parts)) for a in self.attentions
+            ),
+            extents=tuple(
+                replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents
+            ),
+        )
         inside = set(graph.parameters)
         return replace(graph, outside=tuple(name for name in parameters if name not in inside))
 
     def _fused(self) -> dict[str, Tensor]:
-        """Groups whose neurons are queries, keys and values of the same attention: rows of each neuron, [D, 3]."""
+        """Groups whose neurons are queries, keys and values of the same attention.
+
+        Rows of each neuron, [D, 3].
+        """
         fused = {}
         for query, key, value in self.heads:
             rows = torch.stack([query, key, value], 1)
@@ -226,13 +292,24 @@ class GraphBuilder:
                         fused[group.name] = rows - group.start
         return fused
 
-    def _renumbered(self, connection: Connection, number: Tensor, fused: dict[str, Tensor]) -> Connection:
-        """Return a connection between final nodes; three rows of an attention neuron become its taps."""
+    def _renumbered(
+        self, connection: Connection, number: Tensor, fused: dict[str, Tensor]
+    ) -> Connection:
+        """Return a connection between final nodes.
+
+        Three rows of an attention neuron become its taps.
+        """
         first = int(connection.target.flatten()[0])
-        rows = next((fused[g.name] for g in self.groups if g.start == first and g.name in fused), None)
+        rows = next(
+            (fused[g.name] for g in self.groups if g.start == first and g.name in fused), None
+        )
         if rows is None or connection.parameter is None:
-            return replace(connection, target=number[connection.target], source=number[connection.source])
+            return replace(
+                connection, target=number[connection.target], source=number[connection.source]
+            )
         target = number[first + rows[:, 0]][None]
         places = connection.kernel[0] * connection.kernel[1]
         kernel = (1, 3) if places == 1 else (3, places)
-        return replace(connection, target=target, source=number[connection.source], rows=rows, kernel=kernel)
+        return replace(
+            connection, target=target, source=number[connection.source], rows=rows, kernel=kernel
+        )

@@ -36,9 +36,7 @@ class Call:
     def where(self) -> str:
         """Module path and tensor of the operation, for errors."""
         shape = "x".join(map(str, self.shape_of(self.node)))
-        return (
-            f"module '{self.module or 'the network'}', tensor '{self.node.name}'{f' of shape {shape}' if shape else ''}"
-        )
+        return f"module '{self.module or 'the network'}', tensor '{self.node.name}'{f' of shape {shape}' if shape else ''}"
 
     @staticmethod
     def shape_of(node: Any) -> torch.Size:
@@ -59,7 +57,9 @@ class Call:
         node = self.argument(index)
         value = self.value(node)
         if not isinstance(value, Activation):
-            raise TraceError(f"operator 'aten.{self.operator}' on a tensor without neurons: {self.where}.")
+            raise TraceError(
+                f"operator 'aten.{self.operator}' on a tensor without neurons: {self.where}."
+            )
         return replace(value, owner=value.owner if len(node.users) == 1 else None)
 
     def parameter(self, index: int) -> Parameter | None:
@@ -70,22 +70,30 @@ class Call:
             return None
         if isinstance(value, Parameter) and value.in_order:
             return value
-        raise TraceError(f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}.")
+        raise TraceError(
+            f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}."
+        )
 
     def places(self) -> list[Tensor | None] | None:
         """Return the constant places that an indexing chooses along each dimension, or None where some are computed."""
         chosen = self.argument(1)
         places = [None if index is None else self.constant(index) for index in chosen]
-        known = all(index is None or place is not None for index, place in zip(chosen, places, strict=True))
+        known = all(
+            index is None or place is not None for index, place in zip(chosen, places, strict=True)
+        )
         return places if known else None
 
     def neurons(self, activation: Activation, dim: int) -> Tensor:
-        """Return the nodes along a dimension of the first argument, [C]; partners may lie along others only."""
+        """Return the nodes along a dimension of the first argument, [C].
+
+        Partners may lie along others only.
+        """
         nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))
         crossed = any(part.shape[dim] > 1 for part in activation.partners)
         if nodes is None or crossed or bool((nodes == NOBODY).any()):
             raise TraceError(
-                f"operator 'aten.{self.operator}' reads a tensor whose channels are not in one dimension: {self.where}."
+                f"operator 'aten.{self.operator}' reads a tensor whose channels are not in one "
+                f"dimension: {self.where}."
             )
         return nodes
 
@@ -94,19 +102,32 @@ class Call:
         along = activation.labels.movedim(dim, -1)
         for parameter in parameters:
             self.builder.follow(
-                parameter.name, parameter.shape, parameter.elements.flatten(1)[:, 0].expand(along.shape)
-                if parameter.elements.dim() > 1 else parameter.elements.expand(along.shape), along,
-            )  # fmt: skip
+                parameter.name,
+                parameter.shape,
+                parameter.elements.flatten(1)[:, 0].expand(along.shape)
+                if parameter.elements.dim() > 1
+                else parameter.elements.expand(along.shape),
+                along,
+            )
 
-    def produce(self, outputs: int, inputs: Tensor, weight: Parameter, bias: int) -> tuple[str, Tensor]:
-        """Add the neurons of a layer that reads the given nodes; `bias` is the place of that argument."""
+    def produce(
+        self, outputs: int, inputs: Tensor, weight: Parameter, bias: int
+    ) -> tuple[str, Tensor]:
+        """Add the neurons of a layer that reads the given nodes.
+
+        `bias` is the place of that argument.
+        """
         owner, target = self.builder.new_group(
             weight.name.removesuffix(".weight"), outputs, depth=self.builder.depth(inputs) + 1
         )
         slots = self.builder.group(owner).slots
         for companion in weight.companions:
             elements = companion.elements
-            if elements.numel() == outputs == len(elements) and companion.in_order and "scale" not in slots:
+            if (
+                elements.numel() == outputs == len(elements)
+                and companion.in_order
+                and "scale" not in slots
+            ):
                 slots["scale"] = companion.name
                 continue
             for dim, nodes in enumerate((target, inputs)):
@@ -125,23 +146,35 @@ class Call:
             first = 0
             for part, size in value.parts:
                 if part is not None:
-                    self.builder.follow(part.name, part.shape, part.elements, target[first : first + size])
+                    self.builder.follow(
+                        part.name, part.shape, part.elements, target[first : first + size]
+                    )
                 first += size
         elif self.argument(index) is not None:
             bias = self.parameter(index)
             assert bias is not None
             self.builder.group(owner).slots["bias"] = bias.name
             for companion in bias.companions:
-                self.builder.follow(companion.name, companion.shape, companion.elements.expand(target.shape), target)
+                self.builder.follow(
+                    companion.name, companion.shape, companion.elements.expand(target.shape), target
+                )
 
     def again(self, weight: Parameter, inputs: Tensor, positions: int) -> Tensor | None:
-        """Return the neurons of a layer that has run before, [O]: they are the same, and so are those that it reads."""
+        """Return the neurons of a layer that has run before, [O].
+
+        They are the same, and so are those that it reads.
+        """
         builder = self.builder
         for number, connection in enumerate(builder.connections):
             if connection.parameter == weight.name:
                 if connection.source.numel() != len(inputs):
-                    raise TraceError(f"parameter '{weight.name}' is used for inputs of other widths: {self.where}.")
+                    raise TraceError(
+                        f"parameter '{weight.name}' is used for inputs of other widths: "
+                        f"{self.where}."
+                    )
                 builder.tie(torch.stack([connection.source.flatten(), inputs]))
-                builder.connections[number] = replace(connection, positions=connection.positions + positions)
+                builder.connections[number] = replace(
+                    connection, positions=connection.positions + positions
+                )
                 return connection.target.flatten()
         return None

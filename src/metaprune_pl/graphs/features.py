@@ -13,13 +13,21 @@ from metaprune_pl.errors import ConfigError, TraceError, did_you_mean
 from metaprune_pl.graphs.weight_graph import NeuronGroup, WeightGraph
 
 _NORM = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
-_BATCH_NORMS = {f"{norm}.{name}": value for norm in ("norm", "shortcut_norm") for name, value in _NORM.items()}
+_BATCH_NORMS = {
+    f"{norm}.{name}": value for norm in ("norm", "shortcut_norm") for name, value in _NORM.items()
+}
 _BIASES = {"bias": 0.0, "q_bias": 0.0, "k_bias": 0.0, "v_bias": 0.0}
 _UNIVERSAL = {
-    **_BATCH_NORMS, **_BIASES, "scale": 1.0, "shortcut_bias": 0.0, "shortcut_scale": 1.0,
-    "layer_norm.weight": 1.0, "layer_norm.bias": 0.0, "shortcut_layer_norm.weight": 1.0,
+    **_BATCH_NORMS,
+    **_BIASES,
+    "scale": 1.0,
+    "shortcut_bias": 0.0,
+    "shortcut_scale": 1.0,
+    "layer_norm.weight": 1.0,
+    "layer_norm.bias": 0.0,
+    "shortcut_layer_norm.weight": 1.0,
     "shortcut_layer_norm.bias": 0.0,
-}  # fmt: skip
+}
 READ_ONLY = ("mean", "var")
 """Last part of the slots that hold running statistics: they are read, not written."""
 
@@ -47,7 +55,8 @@ class Schema:
             name = self.aliases.get(slot, slot)
             if name not in self.slots or name in group.slots:
                 raise TraceError(
-                    f"this schema has no place for '{slot}' of '{group.name}' ({group.slots[slot]}). "
+                    f"this schema has no place for '{slot}' of '{group.name}' "
+                    f"({group.slots[slot]}). "
                     "Take the schema 'universal'."
                 )
         return list(self.slots).index(name)
@@ -55,11 +64,14 @@ class Schema:
 
 SCHEMAS = {
     "resnet": Schema(slots=_BATCH_NORMS, aliases={"bias": "norm.bias"}),
-    "vgg": Schema(slots={f"norm.{name}": value for name, value in _NORM.items()} | {"bias": 0.0}, aliases={}),
+    "vgg": Schema(
+        slots={f"norm.{name}": value for name, value in _NORM.items()} | {"bias": 0.0}, aliases={}
+    ),
     "vit": Schema(slots={"layer_norm.weight": 1.0, "layer_norm.bias": 0.0, **_BIASES}, aliases={}),
     "universal": Schema(slots=_UNIVERSAL, aliases={}),
 }
-"""The paper's node features (D.2.1: `resnet`, 8; D.3: `vgg`, 5; G.1: `vit`, 6), and one that holds them all."""
+"""The paper's node features (D.2.1: `resnet`, 8; D.3: `vgg`, 5; G.1: `vit`, 6), and one that holds
+them all."""
 
 
 def schema_of(name: str) -> Schema:
@@ -69,7 +81,9 @@ def schema_of(name: str) -> Schema:
         ConfigError: There is none of that name.
     """
     if name not in SCHEMAS:
-        raise ConfigError(f"no schema '{name}'.{did_you_mean(name, SCHEMAS)} Known: {', '.join(SCHEMAS)}.")
+        raise ConfigError(
+            f"no schema '{name}'.{did_you_mean(name, SCHEMAS)} Known: {', '.join(SCHEMAS)}."
+        )
     return SCHEMAS[name]
 
 
@@ -105,7 +119,8 @@ def read(graph: WeightGraph, state: Mapping[str, Tensor], schema: Schema) -> Fea
             columns[column].append(filled.get(column, some.new_full((group.size,), default)))
     nodes = torch.stack([torch.cat(parts) for parts in columns], dim=1)
     edges = tuple(
-        some.new_ones(c.shape) if c.parameter is None else c.block(state[c.parameter]) for c in graph.connections
+        some.new_ones(c.shape) if c.parameter is None else c.block(state[c.parameter])
+        for c in graph.connections
     )
     return Features(nodes=nodes, edges=edges)
 
@@ -116,12 +131,14 @@ def _part(group: NeuronGroup, slot: str, state: Mapping[str, Tensor]) -> Tensor:
     return values[group.rows[slot]] if slot in group.rows else values
 
 
-def write(graph: WeightGraph, features: Features, state: Mapping[str, Tensor], schema: Schema) -> dict[str, Tensor]:
+def write(
+    graph: WeightGraph, features: Features, state: Mapping[str, Tensor], schema: Schema
+) -> dict[str, Tensor]:
     """Write features back as parameters; differentiable.
 
     Returns:
-        The whole state: new values for the trainable parameters in the graph; running statistics, constants and
-        parameters outside the graph as they are in `state`.
+        The whole state: new values for the trainable parameters in the graph; running statistics,
+        constants and parameters outside the graph as they are in `state`.
     """
     new = dict(state)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}

@@ -1,7 +1,8 @@
 """Which neuron each element of a tensor belongs to.
 
-Labels have as many dimensions as their tensor; dimensions along which they do not vary have length 1, so the labels
-of a feature map are [1, C, 1, 1]. Operations that only move data are run on the labels themselves.
+Labels have as many dimensions as their tensor; dimensions along which they do not vary have length
+1, so the labels of a feature map are [1, C, 1, 1]. Operations that only move data are run on the
+labels themselves.
 """
 
 import math
@@ -23,7 +24,8 @@ class Parameter:
         name: Its name.
         shape: Its own shape.
         moved: Which of its elements each element of the tensor is; None where nothing was moved.
-        companions: Smaller parameters that took part in its computation (a gain), broadcastable to the tensor.
+        companions: Smaller parameters that took part in its computation (a gain), broadcastable to
+            the tensor.
         normalized: Statistics of it took part in its computation (weight standardisation).
         constant: It is a buffer, which no training changes.
     """
@@ -38,7 +40,11 @@ class Parameter:
     @property
     def elements(self) -> Tensor:
         """Which of the parameter's elements each element of the tensor is."""
-        return torch.arange(math.prod(self.shape)).reshape(self.shape) if self.moved is None else self.moved
+        return (
+            torch.arange(math.prod(self.shape)).reshape(self.shape)
+            if self.moved is None
+            else self.moved
+        )
 
     @property
     def in_order(self) -> bool:
@@ -69,8 +75,10 @@ class Activation:
 
     Attributes:
         labels: Node number of each element, broadcastable to the tensor.
-        owner: Name of the neuron group whose fresh output this is: all its neurons in order, with no other reader.
-        partners: Further labels, where an element belongs to several neurons (a product of channels with channels).
+        owner: Name of the neuron group whose fresh output this is: all its neurons in order, with
+            no other reader.
+        partners: Further labels, where an element belongs to several neurons (a product of channels
+            with channels).
     """
 
     labels: Tensor

@@ -13,7 +13,10 @@ from metaprune_pl.graphs.weight_graph import Connection, Product
 
 
 def convolution(call: Call) -> Activation:
-    """A convolution of one to three dimensions, of any groups, or a transposed one: its outputs are new neurons."""
+    """A convolution of one to three dimensions, of any groups, or a transposed one.
+
+    Its outputs are new neurons.
+    """
     weight, groups = call.parameter(1), call.argument(6, 1)
     assert weight is not None
     shape, own = call.shape_of(call.node), call.shape_of(call.argument(1))
@@ -34,26 +37,38 @@ def convolution(call: Call) -> Activation:
     owner, target = call.produce(shape[1], source, weight, 2)
     call.builder.connect(
         Connection(
-            name=call.module, parameter=weight.name, kernel=(math.prod(own[2:-1]), own[-1]), positions=count,
-            target=target.reshape(groups, -1), source=source.reshape(groups, -1), inputs_first=transposed,
+            name=call.module,
+            parameter=weight.name,
+            kernel=(math.prod(own[2:-1]), own[-1]),
+            positions=count,
+            target=target.reshape(groups, -1),
+            source=source.reshape(groups, -1),
+            inputs_first=transposed,
         )
-    )  # fmt: skip
+    )
     return Activation(target.reshape(1, -1, *[1] * (len(shape) - 2)), owner, x.partners)
 
 
 def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activation:
-    """A convolution over a stack of branches adds them up; a depthwise one treats the channels of all heads alike."""
+    """A convolution over a stack of branches adds them up.
+
+    A depthwise one treats the channels of all heads alike.
+    """
     kernel, after = call.shape_of(call.argument(1)), call.shape_of(call.node)
     places = varying(x.labels) - {1}
     if call.argument(6, 1) == kernel[0] == after[1] and places == {0}:
         call.share(x, 1, [weight])
         work = after.numel() * kernel[1:].numel()
-        call.builder.products.append(Product(nodes=x.labels.flatten(), positions=work // x.labels.numel()))
+        call.builder.products.append(
+            Product(nodes=x.labels.flatten(), positions=work // x.labels.numel())
+        )
         return Activation(x.labels, None, x.partners)
     if min(places) > 1 and kernel[2:].numel() == 1:
         labels = sum_of_parts(call, x.labels, [1])
         work = after.numel() * kernel[1]
-        call.builder.products.append(Product(nodes=labels.flatten(), positions=work // labels.numel()))
+        call.builder.products.append(
+            Product(nodes=labels.flatten(), positions=work // labels.numel())
+        )
         return Activation(labels)
     call.neurons(x, 1)
     raise AssertionError("neurons() refuses channels in several dimensions")
@@ -62,7 +77,9 @@ def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activ
 def _filter(call: Call, x: Activation, weight: Parameter, source: Tensor) -> Activation:
     """A fixed filter, the same for each channel, such as a blur."""
     if not call.argument(6, 1) == len(source) == call.shape_of(call.node)[1]:
-        raise TraceError(f"operator 'aten.{call.operator}' with constant weights is not supported: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' with constant weights is not supported: {call.where}."
+        )
     along = weight.elements.flatten(1)[:, 0]
     call.builder.follow(weight.name, weight.shape, along, source)
     call.builder.count(call.module, source)
@@ -72,7 +89,10 @@ def _filter(call: Call, x: Activation, weight: Parameter, source: Tensor) -> Act
 
 
 def linear(call: Call) -> Activation:
-    """A linear layer: its outputs are new neurons; it may read flattened maps, whose places are its taps."""
+    """A linear layer: its outputs are new neurons.
+
+    It may read flattened maps, whose places are its taps.
+    """
     weight = call.parameter(1)
     assert weight is not None
     shape = call.shape_of(call.node)
@@ -96,23 +116,36 @@ def linear(call: Call) -> Activation:
     owner, target = call.produce(shape[-1], neuron_major, weight, 2)
     call.builder.connect(
         Connection(
-            name=call.module, parameter=weight.name, target=target[None], source=neuron_major[None],
-            kernel=(side, side) if side * side == taps else (1, taps), taps_first=taps_first, positions=positions,
+            name=call.module,
+            parameter=weight.name,
+            target=target[None],
+            source=neuron_major[None],
+            kernel=(side, side) if side * side == taps else (1, taps),
+            taps_first=taps_first,
+            positions=positions,
         )
-    )  # fmt: skip
+    )
     return Activation(target.reshape(*[1] * (len(shape) - 1), -1), owner, x.partners)
 
 
 def _mix_places(call: Call, x: Activation) -> Activation:
-    """A layer over places, the same for each channel (token mixing): its weights connect no neurons."""
+    """A layer over places, the same for each channel (token mixing).
+
+    Its weights connect no neurons.
+    """
     nodes = x.labels[x.labels != NOBODY]
     before, after = call.shape_of(call.argument(0)), call.shape_of(call.node)
     changed = {dim for dim in varying(x.labels) if before[dim] != after[dim]}
     if changed:
-        raise TraceError(f"operator 'aten.{call.operator}' changes the number of channels on its way: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' changes the number of channels on its way: "
+            f"{call.where}."
+        )
     if len(nodes):
         weight = call.shape_of(call.argument(1))
-        call.builder.products.append(Product(nodes=nodes, positions=after.numel() * weight[1:].numel() // len(nodes)))
+        call.builder.products.append(
+            Product(nodes=nodes, positions=after.numel() * weight[1:].numel() // len(nodes))
+        )
     if call.operator.startswith("conv") and varying(x.labels):  # it runs along the channels
         call.builder.mixed.append(nodes)
     return Activation(x.labels)

@@ -7,20 +7,38 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, moved, shrink, varying
+from metaprune_pl.graphs.labels import (
+    NOBODY,
+    Activation,
+    Parameter,
+    is_nobody,
+    moved,
+    shrink,
+    varying,
+)
 
 MOVES = frozenset(
     (
-        "flatten.using_ints view.default reshape.default _unsafe_view.default permute.default transpose.int "
-        "swapaxes.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims slice.Tensor select.int "
-        "cat.default stack.default chunk.default roll.default unbind.int unflatten.int expand.default split.Tensor "
-        "split_with_sizes.default movedim.int movedim.intlist narrow.default flip.default repeat.default tile.default "
+        "flatten.using_ints view.default reshape.default _unsafe_view.default permute.default "
+        "transpose.int "
+        "swapaxes.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims slice.Tensor "
+        "select.int "
+        "cat.default stack.default chunk.default roll.default unbind.int unflatten.int "
+        "expand.default split.Tensor "
+        "split_with_sizes.default movedim.int movedim.intlist narrow.default flip.default "
+        "repeat.default tile.default "
         "repeat_interleave.self_int unfold.default pixel_shuffle.default pixel_unshuffle.default "
         "channel_shuffle.default t.default tensor_split.sections im2col.default"
     ).split()
 )
 """Operations for `move`."""
-_NAMING = {"view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "expand.default"}
+_NAMING = {
+    "view.default",
+    "reshape.default",
+    "_unsafe_view.default",
+    "unflatten.int",
+    "expand.default",
+}
 """Operations whose arguments are sizes."""
 
 
@@ -35,7 +53,10 @@ def move(call: Call) -> Any:
     if isinstance(results[0], list | tuple):
         parts = [[shrink(part) for part in result] for result in results]
         _count_parts(call, shrink(x.labels), parts[0])
-        return [Activation(labels, None, tuple(partners)) for labels, *partners in zip(*parts, strict=True)]
+        return [
+            Activation(labels, None, tuple(partners))
+            for labels, *partners in zip(*parts, strict=True)
+        ]
     labels, *partners = (shrink(result) for result in results)
     sizes = [size for size in labels.shape if size > 1]
     if len(sizes) > 1 and x.labels.numel() == max(x.labels.shape):
@@ -44,7 +65,11 @@ def move(call: Call) -> Any:
         call.builder.count(call.module, grid[0])
     if len(sizes) == 1 and call.operator in _NAMING:
         call.builder.count(call.module, labels)
-    if len(sizes) == 1 and call.operator == "slice.Tensor" and labels.numel() < x.labels.numel() == max(x.labels.shape):
+    if (
+        len(sizes) == 1
+        and call.operator == "slice.Tensor"
+        and labels.numel() < x.labels.numel() == max(x.labels.shape)
+    ):
         start = int((x.labels.flatten() == labels.flatten()[0]).nonzero()[0])
         call.builder.count(call.module, labels)
         call.builder.count(call.module, x.labels.flatten()[:start])
@@ -71,18 +96,29 @@ def _count_parts(call: Call, whole: Tensor, parts: list[Tensor]) -> None:
 
 def _move_several(call: Call, sources: list[Any]) -> Activation:
     full = [_full_labels(call, source, sources) for source in sources]
-    if any(isinstance(value := call.value(source), Activation) and value.partners for source in sources):
-        raise TraceError(f"operator 'aten.{call.operator}' of products of channels is not supported: {call.where}.")
+    if any(
+        isinstance(value := call.value(source), Activation) and value.partners for source in sources
+    ):
+        raise TraceError(
+            f"operator 'aten.{call.operator}' of products of channels is not supported: "
+            f"{call.where}."
+        )
     if call.operator == "cat.default":
         full = _joined(call, full)
     return Activation(shrink(rerun(call, full)))
 
 
 def _joined(call: Call, full: list[Tensor]) -> list[Tensor]:
-    """Places of different producers side by side (a class token of its own): their channels go together."""
+    """Places of different producers side by side (a class token of its own).
+
+    Their channels go together.
+    """
     axis = call.argument(1, 0)
     small = [shrink(labels) for labels in full]
-    if any(part.shape[axis] > 1 or bool((part == NOBODY).any()) for part in small) or small[0].numel() == 1:
+    if (
+        any(part.shape[axis] > 1 or bool((part == NOBODY).any()) for part in small)
+        or small[0].numel() == 1
+    ):
         return full
     for index, part in enumerate(small[1:], 1):
         if part.shape == small[0].shape and not torch.equal(part, small[0]):
@@ -96,7 +132,11 @@ def like(call: Call) -> Activation:
     x = call.activation()
     shape = call.shape_of(call.argument(0))
     labels, *partners = (
-        shrink(part.expand(shape).reshape(call.shape_of(call.node)) if "expand" not in call.operator else part)
+        shrink(
+            part.expand(shape).reshape(call.shape_of(call.node))
+            if "expand" not in call.operator
+            else part
+        )
         for part in x.all_labels
     )
     return Activation(labels, None, tuple(partners))
@@ -109,7 +149,9 @@ def indexed(call: Call) -> Activation:
     if places is None:
         if x.labels.numel() == 1:
             return Activation(x.labels)
-        raise TraceError(f"operator 'aten.{call.operator}' with computed places is not supported: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' with computed places is not supported: {call.where}."
+        )
     if {dim for dim, place in enumerate(places) if place is not None} & varying(x.labels):
         call.builder.fix(x.labels)  # the places are for this width
     full = x.labels.expand(call.shape_of(call.argument(0)))
@@ -126,7 +168,10 @@ def overlapped(call: Call) -> Activation:
 
 
 def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
-    """Labels of every element of an operand; a parameter beside activations (class token) follows their channels."""
+    """Labels of every element of an operand.
+
+    A parameter beside activations (class token) follows their channels.
+    """
     value, shape = call.value(source), call.shape_of(source)
     if isinstance(value, Activation):
         return value.labels.expand(shape)
@@ -135,7 +180,9 @@ def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
         return torch.full(shape, NOBODY)
     axis = call.argument(1, 0)
     if beside.labels.shape[axis] > 1:
-        raise TraceError(f"operator 'aten.{call.operator}' joins channels with a parameter: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' joins channels with a parameter: {call.where}."
+        )
     labels = beside.labels.expand(shape)
     call.builder.follow(value.name, value.shape, value.elements.expand(shape), labels)
     return labels
@@ -168,19 +215,30 @@ def pad(call: Call) -> Activation:
             amounts[index] = amounts[index + 1] = 0
     if not any(amounts):
         return x
-    return Activation(moved(x, x.labels.shape, lambda labels: torch.nn.functional.pad(labels, amounts, value=NOBODY)))
+    return Activation(
+        moved(
+            x, x.labels.shape, lambda labels: torch.nn.functional.pad(labels, amounts, value=NOBODY)
+        )
+    )
 
 
 def overwritten(call: Call) -> Activation:
     """A tensor written over another of the same neurons."""
     old, new = call.activation(), call.activation(1)
-    if not torch.equal(old.labels, new.labels) and not (is_nobody(old.labels) and is_nobody(new.labels)):
-        raise TraceError(f"operator 'aten.{call.operator}' writes over other channels: {call.where}.")
+    if not torch.equal(old.labels, new.labels) and not (
+        is_nobody(old.labels) and is_nobody(new.labels)
+    ):
+        raise TraceError(
+            f"operator 'aten.{call.operator}' writes over other channels: {call.where}."
+        )
     return Activation(old.labels, None, old.partners)
 
 
 def opaque(call: Call) -> list[Activation | None]:
-    """An operation that is not followed, such as a recurrent layer: neurons before and behind it stay as many."""
+    """An operation that is not followed, such as a recurrent layer.
+
+    Neurons before and behind it stay as many.
+    """
     for node in call.node.all_input_nodes:
         if isinstance(value := call.value(node), Activation):
             for labels in value.all_labels:
@@ -190,4 +248,7 @@ def opaque(call: Call) -> list[Activation | None]:
     depth = call.builder.depth(call.activation().labels.flatten()) + 1
     _, target = call.builder.new_group(call.module, width, depth=depth)
     call.builder.fix(target)
-    return [Activation(target.reshape(*[1] * (rank - 1), -1)), *[None] * (len(call.node.meta["val"]) - 1)]
+    return [
+        Activation(target.reshape(*[1] * (rank - 1), -1)),
+        *[None] * (len(call.node.meta["val"]) - 1),
+    ]

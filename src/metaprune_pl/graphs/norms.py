@@ -10,7 +10,11 @@ from metaprune_pl.graphs.labels import Activation, varying
 def batch_norm(call: Call) -> Activation:
     """Batch norm: each channel by itself."""
     names = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
-    found = {slot: p.name for index, slot in enumerate(names, 1) if (p := call.parameter(index)) is not None}
+    found = {
+        slot: p.name
+        for index, slot in enumerate(names, 1)
+        if (p := call.parameter(index)) is not None
+    }
     x = call.activation()
     return _norm(call, x, 1, x.owner, found)
 
@@ -32,31 +36,48 @@ def layer_norm(call: Call) -> Activation:
     """Layer norm over the last dimension."""
     x = call.activation()
     if len(call.argument(1)) != 1:
-        raise TraceError(f"operator 'aten.{call.operator}' over several dimensions is not supported: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' over several dimensions is not supported: "
+            f"{call.where}."
+        )
     names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
-    if len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1:  # each head by itself, with the same parameters
+    if (
+        len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1
+    ):  # each head by itself, with the same parameters
         call.builder.mixed.append(x.labels.flatten())
         call.share(x, -1, [p for _, index in names if (p := call.parameter(index)) is not None])
         return Activation(x.labels, None, x.partners)
     nodes = call.neurons(x, -1)
     call.builder.mixed.append(nodes)
     found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
-    home = call.builder.owner_of(nodes)  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
+    home = call.builder.owner_of(
+        nodes
+    )  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
     return _norm(call, x, -1, home, found)
 
 
-def _norm(call: Call, x: Activation, dim: int, home: str | None, found: dict[str, str]) -> Activation:
+def _norm(
+    call: Call, x: Activation, dim: int, home: str | None, found: dict[str, str]
+) -> Activation:
     """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
     source = call.neurons(x, dim)
     names = set(found.values())
-    if names and (known := call.builder.filled_by(names)) is not None:  # the same norm once more: the same neurons
+    if (
+        names and (known := call.builder.filled_by(names)) is not None
+    ):  # the same norm once more: the same neurons
         call.builder.tie(torch.stack([known, source]))
         return Activation(x.labels, None, x.partners)
     group = None if home is None else call.builder.group(home)
-    if group is not None and group.size == len(source) and not any(slot in group.slots for slot in found):
+    if (
+        group is not None
+        and group.size == len(source)
+        and not any(slot in group.slots for slot in found)
+    ):
         group.slots.update(found)
         return x
-    owner, target = call.builder.new_group(call.module, len(source), depth=call.builder.depth(source))
+    owner, target = call.builder.new_group(
+        call.module, len(source), depth=call.builder.depth(source)
+    )
     call.builder.connect_identity(call.module, source, target)
     call.builder.group(owner).slots.update(found)
     shape = [1] * x.labels.dim()

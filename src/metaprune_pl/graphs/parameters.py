@@ -1,4 +1,7 @@
-"""Operations in which only parameters and constants take part: what a layer uses may be computed from them."""
+"""Operations in which only parameters and constants take part.
+
+What a layer uses may be computed from them.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -14,24 +17,32 @@ from metaprune_pl.graphs.moves import MOVES, rerun
 _LIKE = {"reshape_as.default", "view_as.default"}
 _ELEMENTWISE = frozenset(
     (
-        "add.Tensor sub.Tensor rsub.Scalar mul.Tensor div.Tensor neg.default exp.default sqrt.default rsqrt.default "
-        "pow.Tensor_Scalar abs.default tanh.default sigmoid.default softplus.default relu.default softmax.int "
-        "clamp.default clamp_min.default clone.default contiguous.default detach.default alias.default to.dtype "
-        "_to_copy.default to.device to.dtype_layout type_as.default expand_as.default batch_norm.default mul.Scalar "
+        "add.Tensor sub.Tensor rsub.Scalar mul.Tensor div.Tensor neg.default exp.default "
+        "sqrt.default rsqrt.default "
+        "pow.Tensor_Scalar abs.default tanh.default sigmoid.default softplus.default relu.default "
+        "softmax.int "
+        "clamp.default clamp_min.default clone.default contiguous.default detach.default "
+        "alias.default to.dtype "
+        "_to_copy.default to.device to.dtype_layout type_as.default expand_as.default "
+        "batch_norm.default mul.Scalar "
         "div.Scalar add.Scalar maximum.default minimum.default log.default"
     ).split()
 )
 """Operations whose result has an element for each element of their largest operand."""
 _STATISTICS = frozenset(
     (
-        "mean.dim mean.default sum.dim_IntList var.correction var.dim var.default std.correction std.dim var_mean.dim "
+        "mean.dim mean.default sum.dim_IntList var.correction var.dim var.default std.correction "
+        "std.dim var_mean.dim "
         "var_mean.correction linalg_vector_norm.default norm.ScalarOpt_dim amax.default"
     ).split()
 )
 
 
 def computed(call: Call) -> Parameter | Joined | Statistic | None:
-    """Return what an operation makes of parameters; None is a constant, or more than is followed here."""
+    """Return what an operation makes of parameters.
+
+    None is a constant, or more than is followed here.
+    """
     operands = [call.value(node) for node in call.node.all_input_nodes]
     found = [value for value in operands if isinstance(value, Parameter)]
     first = call.value(call.argument(0))
@@ -39,13 +50,21 @@ def computed(call: Call) -> Parameter | Joined | Statistic | None:
         return first if isinstance(first, Statistic) else None
     if call.operator == "cat.default":
         return _joined(call)
-    if call.operator in _STATISTICS and (found or any(isinstance(value, Statistic) for value in operands)):
+    if call.operator in _STATISTICS and (
+        found or any(isinstance(value, Statistic) for value in operands)
+    ):
         return Statistic()
     if isinstance(first, Parameter) and call.operator in MOVES | _LIKE | {"index.Tensor"}:
         return _moved(call, first)
-    if found and (call.operator in _ELEMENTWISE or call.operator.replace("_.", ".") in _ELEMENTWISE):
+    if found and (
+        call.operator in _ELEMENTWISE or call.operator.replace("_.", ".") in _ELEMENTWISE
+    ):
         return _elementwise(call, found, operands)
-    return Statistic() if not found and any(isinstance(value, Statistic) for value in operands) else None
+    return (
+        Statistic()
+        if not found and any(isinstance(value, Statistic) for value in operands)
+        else None
+    )
 
 
 def _moved(call: Call, parameter: Parameter) -> Parameter | None:
@@ -77,18 +96,31 @@ def _elementwise(call: Call, found: list[Parameter], operands: list[Any]) -> Par
     if main.elements.numel() != shape.numel():
         return None
     others = [parameter for parameter in found if parameter is not main]
-    normalized = any(value.normalized for value in found) or any(isinstance(value, Statistic) for value in operands)
+    normalized = any(value.normalized for value in found) or any(
+        isinstance(value, Statistic) for value in operands
+    )
     if call.operator == "batch_norm.default":
         normalized = True
-        channel = [1, -1, *[1] * (len(shape) - 2)]  # a norm's parameters belong to the second dimension
-        others = [Parameter(p.name, p.shape, p.elements.reshape(channel), p.companions) for p in others]
-    flat = [*main.companions, *others, *(companion for other in others for companion in other.companions)]
+        channel = [
+            1,
+            -1,
+            *[1] * (len(shape) - 2),
+        ]  # a norm's parameters belong to the second dimension
+        others = [
+            Parameter(p.name, p.shape, p.elements.reshape(channel), p.companions) for p in others
+        ]
+    flat = [
+        *main.companions,
+        *others,
+        *(companion for other in others for companion in other.companions),
+    ]
     elements = main.elements.reshape(shape)
     companions = []
     for parameter in flat:
         indices = parameter.elements
         if indices.dim() > len(shape) or any(
-            size not in (1, extent) for size, extent in zip(reversed(indices.shape), reversed(shape), strict=False)
+            size not in (1, extent)
+            for size, extent in zip(reversed(indices.shape), reversed(shape), strict=False)
         ):
             return None
         indices = indices.reshape([1] * (len(shape) - indices.dim()) + list(indices.shape))
@@ -105,7 +137,9 @@ def _joined(call: Call) -> Joined | None:
     if not any(isinstance(value, Parameter) for value in values):
         return None
     if any(isinstance(value, Joined) for value in values):
-        raise TraceError(f"operator 'aten.{call.operator}' of joined parameters is not supported: {call.where}.")
+        raise TraceError(
+            f"operator 'aten.{call.operator}' of joined parameters is not supported: {call.where}."
+        )
     return Joined(
         tuple(
             (value if isinstance(value, Parameter) else None, call.shape_of(part)[0])

@@ -12,8 +12,9 @@ def to_pyg(graph: WeightGraph, features: Features) -> Data:
     """Return the graph as an edge list.
 
     Returns:
-        `x` [N, F]; `edge_index` [2, E], from the input neuron to the output neuron of each weight; `edge_attr`
-        [E, max T], each edge's taps first and zeros behind them; `edge_block` [E], the number of its connection.
+        `x` [N, F]; `edge_index` [2, E], from the input neuron to the output neuron of each weight;
+        `edge_attr` [E, max T], each edge's taps first and zeros behind them; `edge_block` [E], the
+        number of its connection.
     """
     width = max(edges.shape[-1] for edges in features.edges)
     values, blocks = [], []

@@ -19,7 +19,9 @@ def reduce(call: Call) -> Activation:
     x = call.activation()
     rank = x.labels.dim()
     dims = call.argument(1)
-    reduced = {dim % rank for dim in ([dims] if isinstance(dims, int) else list(dims or range(rank)))}
+    reduced = {
+        dim % rank for dim in ([dims] if isinstance(dims, int) else list(dims or range(rank)))
+    }
     labels, owner = x.labels, x.owner
     over = varying(labels) & reduced
     rest = varying(labels) - reduced

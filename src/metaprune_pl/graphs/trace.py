@@ -1,7 +1,8 @@
 """From a network to its graph: a walk over the exported program that carries, for each tensor, its neurons.
 
-`torch.export` gives every tensor operation of a forward pass. The walk labels each activation with the node that each
-of its elements belongs to; an operation that it does not know is an error, never a guess.
+`torch.export` gives every tensor operation of a forward pass. The walk labels each activation with
+the node that each of its elements belongs to; an operation that it does not know is an error, never
+a guess.
 """
 
 import contextlib
@@ -51,13 +52,22 @@ def trace(network: nn.Module, example: Tensor) -> WeightGraph:
             name = aliases.get(str(spec.target), str(spec.target))
             values[node] = Parameter(name, tuple(node.meta["val"].shape), constant=constant)
             if spec.kind is InputKind.BUFFER:
-                known[node] = program.state_dict.get(spec.target, program.constants.get(spec.target))
+                known[node] = program.state_dict.get(
+                    spec.target, program.constants.get(spec.target)
+                )
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             known[node] = program.constants[spec.target]
-    (first, *_) = _walk(program.graph_module, _Walk(builder=builder, values=values, constants=Constants(known)))
-    if not isinstance(first, Activation) or first.partners or first.labels.numel() != max(first.labels.shape):
+    (first, *_) = _walk(
+        program.graph_module, _Walk(builder=builder, values=values, constants=Constants(known))
+    )
+    if (
+        not isinstance(first, Activation)
+        or first.partners
+        or first.labels.numel() != max(first.labels.shape)
+    ):
         raise TraceError(
-            "the network's output is not one tensor of scores [B, K], or of features [B, K, H, W], that depends on its "
+            "the network's output is not one tensor of scores [B, K], or of features [B, K, H, "
+            "W], that depends on its "
             "input."
         )
     builder.tie_counted(dict(network.named_modules(remove_duplicate=False)))
@@ -67,7 +77,10 @@ def trace(network: nn.Module, example: Tensor) -> WeightGraph:
 
 def _aliases(network: nn.Module) -> dict[str, str]:
     """Further names of shared parameters and buffers, to their first name."""
-    tensors = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    tensors = [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
     first: dict[int, str] = {}
     for name, value in tensors:
         first.setdefault(id(value), name)
@@ -99,7 +112,9 @@ class Constants:
             return None
         function: Any = target
         with torch.no_grad():
-            return function(*torch.fx.map_arg(node.args, self), **torch.fx.map_arg(node.kwargs, self))
+            return function(
+                *torch.fx.map_arg(node.args, self), **torch.fx.map_arg(node.kwargs, self)
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,17 +135,28 @@ def _walk(program: torch.fx.GraphModule, walk: _Walk) -> list[Any]:
             walk.values[node] = _call(node, walk)
         elif node.op == "output":
             outputs = node.args[0] if isinstance(node.args[0], tuple | list) else [node.args[0]]
-            return [walk.values.get(part) if isinstance(part, torch.fx.Node) else part for part in outputs]
+            return [
+                walk.values.get(part) if isinstance(part, torch.fx.Node) else part
+                for part in outputs
+            ]
     raise AssertionError("an exported program has an output")
 
 
 def _inside(node: torch.fx.Node, walk: _Walk) -> list[Any]:
     """Walk through a program that an operation wraps (autocast switched off for a while)."""
-    programs: list[Any] = [walk.values.get(part) if isinstance(part, torch.fx.Node) else None for part in node.args]
-    place = next(number for number, part in enumerate(programs) if isinstance(part, torch.fx.GraphModule))
+    programs: list[Any] = [
+        walk.values.get(part) if isinstance(part, torch.fx.Node) else None for part in node.args
+    ]
+    place = next(
+        number for number, part in enumerate(programs) if isinstance(part, torch.fx.GraphModule)
+    )
     wrapped = programs[place]
-    for placeholder, argument in zip(wrapped.graph.find_nodes(op="placeholder"), node.args[place + 1 :], strict=True):
-        walk.values[placeholder] = walk.values.get(argument) if isinstance(argument, torch.fx.Node) else argument
+    for placeholder, argument in zip(
+        wrapped.graph.find_nodes(op="placeholder"), node.args[place + 1 :], strict=True
+    ):
+        walk.values[placeholder] = (
+            walk.values.get(argument) if isinstance(argument, torch.fx.Node) else argument
+        )
     return _walk(wrapped, walk)
 
 
@@ -139,12 +165,17 @@ def _export(network: nn.Module, example: Tensor) -> Any:
     thaw_batch_norms(clean)  # their arithmetic would not be known as a norm
     clean.eval().requires_grad_(True)
     try:
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # it prints what it could not follow
+        with (
+            torch.no_grad(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # it prints what it could not follow
             return torch.export.export(clean, (example[:1],), strict=False)
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         shape = "x".join(map(str, example.shape[1:]))
-        raise TraceError(f"the network cannot be exported with an input of {shape}: {reason}") from error
+        raise TraceError(
+            f"the network cannot be exported with an input of {shape}: {reason}"
+        ) from error
 
 
 def _call(node: torch.fx.Node, walk: _Walk) -> Any:
@@ -155,15 +186,26 @@ def _call(node: torch.fx.Node, walk: _Walk) -> Any:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     module = str(stack[-1][0]) if stack else ""
     call = Call(
-        builder=walk.builder, node=node, operator=name, module=module, values=walk.values, constant=walk.constants
+        builder=walk.builder,
+        node=node,
+        operator=name,
+        module=module,
+        values=walk.values,
+        constant=walk.constants,
     )
-    if not any(isinstance(call.value(argument), Activation | list) for argument in node.all_input_nodes):
+    if not any(
+        isinstance(call.value(argument), Activation | list) for argument in node.all_input_nodes
+    ):
         return computed(call)
-    handler = OPERATORS.get(name) or OPERATORS.get(name.replace("_.", "."))  # in place or not is all the same
+    handler = OPERATORS.get(name) or OPERATORS.get(
+        name.replace("_.", ".")
+    )  # in place or not is all the same
     if handler is None:
         raise TraceError(f"operator 'aten.{name}' is not supported: {call.where}.")
     try:
         return handler(call)
     except (RuntimeError, IndexError, ValueError) as error:  # labels of an unforeseen shape
         reason = str(error).splitlines()[0]
-        raise TraceError(f"operator 'aten.{name}' could not be followed ({reason}): {call.where}.") from error
+        raise TraceError(
+            f"operator 'aten.{name}' could not be followed ({reason}): {call.where}."
+        ) from error

@@ -22,12 +22,20 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
         for connection in graph.connections:
             parameter = None if connection.parameter is None else f"{number}.{connection.parameter}"
             source, target = connection.source + start, connection.target + start
-            connections.append(replace(connection, parameter=parameter, source=source, target=target))
-        aliases |= {f"{number}.{alias}": f"{number}.{name}" for alias, name in graph.aliases.items()}
+            connections.append(
+                replace(connection, parameter=parameter, source=source, target=target)
+            )
+        aliases |= {
+            f"{number}.{alias}": f"{number}.{name}" for alias, name in graph.aliases.items()
+        }
         start += graph.num_nodes
     return replace(graphs[0], groups=tuple(groups), connections=tuple(connections), aliases=aliases)
 
 
 def unite_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The parameters and buffers of all networks, by the names that they have in the united graph."""
-    return {f"{number}.{name}": value for number, state in enumerate(states) for name, value in state.items()}
+    return {
+        f"{number}.{name}": value
+        for number, state in enumerate(states)
+        for name, value in state.items()
+    }

@@ -15,7 +15,8 @@ class NeuronGroup:
         name: Path of the producing module (`input` for the channels of the image).
         start: Number of its first node.
         size: Number of neurons, as wide as the layer is now.
-        slots: Slot name (`norm.weight`, `bias`, ...) to the name of the parameter or buffer that fills it.
+        slots: Slot name (`norm.weight`, `bias`, ...) to the name of the parameter or buffer that
+            fills it.
         rows: For slots that hold a part of a parameter (`q_bias`), which of its elements, [size].
     """
 
@@ -37,14 +38,17 @@ class Connection:
 
     Attributes:
         name: Path of the module that connects.
-        parameter: Name of the parameter; None for an identity shortcut, whose edges are the constant 1.
+        parameter: Name of the parameter; None for an identity shortcut, whose edges are the
+            constant 1.
         target: Nodes that it leads to, [G, O].
         source: Nodes that it comes from, [G, I].
         kernel: Extent of the taps, (kH, kW); their product is T.
-        inputs_first: The parameter's first dimension are inputs, its second the outputs of one group (transposed conv).
-        rows: Rows of the parameter for each output neuron, [O, R], where one has several (query, key and value of an
-            attention neuron); these are the taps then.
-        taps_first: The parameter's input dimension counts taps first, then neurons (flattened channels-last maps).
+        inputs_first: The parameter's first dimension are inputs, its second the outputs of one
+            group (transposed conv).
+        rows: Rows of the parameter for each output neuron, [O, R], where one has several (query,
+            key and value of an attention neuron); these are the taps then.
+        taps_first: The parameter's input dimension counts taps first, then neurons (flattened
+            channels-last maps).
         positions: How often each weight is used for one image: multiply-accumulates per weight.
     """
 
@@ -85,7 +89,9 @@ class Connection:
         """Undo `block`: [G, O, I, T] -> the shape of `like`."""
         if self.rows is not None:
             outputs, several = self.rows.shape
-            rows = edges[0].reshape(outputs, edges.shape[2], several, -1).transpose(1, 2).flatten(0, 1)
+            rows = (
+                edges[0].reshape(outputs, edges.shape[2], several, -1).transpose(1, 2).flatten(0, 1)
+            )
             return rows[torch.argsort(self.rows.flatten())].reshape(like.shape)
         if self.inputs_first:
             edges = edges.transpose(1, 2)
@@ -156,18 +162,22 @@ class WeightGraph:
         groups: Neuron groups in node order; the first is the input.
         connections: Blocks of edges in the order of the network's operations.
         output: Nodes of the network's output, in the order of the classes, [K].
-        fixed: Nodes that have to stay, since something is made for as many (zero padding of a shortcut, a constant).
-        ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split, [2, pairs].
-        equals: Pairs of nodes of attention and of what it reads, where both are as wide: some forward passes count on
-            that, [2, pairs].
-        mixed: Nodes that are normalised together with others of their layer (layer norm), so that removing one changes
-            what the others give.
-        several: Nodes of which more than one of each pruning group has to stay: weights from them are standardised.
+        fixed: Nodes that have to stay, since something is made for as many (zero padding of a
+            shortcut, a constant).
+        ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split,
+            [2, pairs].
+        equals: Pairs of nodes of attention and of what it reads, where both are as wide: some
+            forward passes count on that, [2, pairs].
+        mixed: Nodes that are normalised together with others of their layer (layer norm), so that
+            removing one changes what the others give.
+        several: Nodes of which more than one of each pruning group has to stay: weights from them
+            are standardised.
         followers: Parameters outside the graph that are as wide as neurons are many.
         products: Multiplications of activations with each other.
         extents: Where a forward pass names numbers of neurons.
         attentions: Attention of several heads.
-        aliases: Further names of parameters and buffers that a network shares, to the names that stand here.
+        aliases: Further names of parameters and buffers that a network shares, to the names that
+            stand here.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
     """
 

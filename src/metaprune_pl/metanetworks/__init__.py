@@ -1,7 +1,7 @@
 """Graph in, graph of the same shape out: networks that rewrite a network's weights.
 
-Letters in shapes: N nodes, F node features, H hidden width, G blocks of a connection, O and I its output and input
-neurons per block, T taps.
+Letters in shapes: N nodes, F node features, H hidden width, G blocks of a connection, O and I its
+output and input neurons per block, T taps.
 """
 
 from metaprune_pl.metanetworks.base import Metanetwork

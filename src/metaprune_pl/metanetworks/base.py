@@ -15,7 +15,8 @@ class Metanetwork(nn.Module, ABC):
 
     Args:
         schema: Name of the node features that it reads and writes.
-        arguments: All arguments of the constructor, plain values, so that it can be stored and built again.
+        arguments: All arguments of the constructor, plain values, so that it can be stored and
+            built again.
     """
 
     def __init__(self, *, schema: str, arguments: dict[str, Any]) -> None:

@@ -34,7 +34,9 @@ class Block:
         return self.target.numel() * self.source.shape[1]
 
     def pieces(self, width: int, numbers: int) -> Iterator[tuple[slice, slice]]:
-        """Cut the block into pieces of at most so many numbers: some of its G, or some rows of one of them.
+        """Cut the block into pieces of at most so many numbers.
+
+        Some of its G, or some rows of one of them.
 
         Args:
             width: Numbers for each edge.
@@ -46,12 +48,22 @@ class Block:
         many = max(1, numbers // (row * outputs)) if rows == outputs else 1
         for start in range(0, groups, many):
             for first in range(0, outputs, rows):
-                yield slice(start, min(groups, start + many)), slice(first, min(outputs, first + rows))
+                yield (
+                    slice(start, min(groups, start + many)),
+                    slice(first, min(outputs, first + rows)),
+                )
 
 
 def batch_blocks(graph: WeightGraph, device: torch.device) -> list[Block]:
-    """Put connections of equal shape side by side: a few large blocks instead of many small ones."""
-    numbered = [(number, connection) for number, connection in enumerate(graph.connections) if connection.num_edges]
+    """Put connections of equal shape side by side.
+
+    A few large blocks instead of many small ones.
+    """
+    numbered = [
+        (number, connection)
+        for number, connection in enumerate(graph.connections)
+        if connection.num_edges
+    ]
 
     def key(item: tuple[int, object]) -> tuple[int, ...]:
         connection = graph.connections[item[0]]

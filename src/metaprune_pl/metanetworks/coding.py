@@ -1,7 +1,9 @@
-"""Features to hidden and back, shared by all metanetworks: equations (12), (13) and (20) to (23) of the paper.
+"""Features to hidden and back, shared by all metanetworks.
 
-Kernels of different sizes are brought together in one of two ways (paper, section 4.1): `pad` centres each in the
-largest one; `per_size` has an encoder and a decoder for each number of taps.
+Equations (12), (13) and (20) to (23) of the paper.
+
+Kernels of different sizes are brought together in one of two ways (paper, section 4.1): `pad`
+centres each in the largest one; `per_size` has an encoder and a decoder for each number of taps.
 """
 
 import math
@@ -17,7 +19,9 @@ KernelSizes = Literal["pad", "per_size"]
 
 
 class Decoder(nn.Module):
-    """LayerNorm without parameters, then two layers; the last starts at zero, so nothing changes at first.
+    """LayerNorm without parameters, then two layers.
+
+    The last starts at zero, so nothing changes at first.
 
     Shapes: [..., H] -> [..., out].
     """
@@ -44,22 +48,35 @@ class Coding(nn.Module):
         taps: Numbers of taps: the one that all are padded to, or all that there are.
         node_ratio: Residual coefficient of nodes, alpha in equation (22).
         edge_ratio: Residual coefficient of edges, beta in equation (23).
-        edge_scale: Factor on edge features before their encoder: weights are small beside the encoder's bias.
+        edge_scale: Factor on edge features before their encoder: weights are small beside the
+            encoder's bias.
 
     Raises:
         ConfigError: The numbers of taps are no square to pad to, or none are given.
     """
 
     def __init__(
-        self, *, node_features: int, hidden: int, kernels: KernelSizes, taps: list[int], node_ratio: float,
-        edge_ratio: float, edge_scale: float,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        node_features: int,
+        hidden: int,
+        kernels: KernelSizes,
+        taps: list[int],
+        node_ratio: float,
+        edge_ratio: float,
+        edge_scale: float,
+    ) -> None:
         super().__init__()
         self.side = math.isqrt(max(0, *taps, 0))
         if kernels == "pad" and (len(taps) != 1 or self.side**2 != taps[0]):
-            raise ConfigError(f"taps {taps}: kernels 'pad' takes one square number, such as [9]. Or take 'per_size'.")
+            raise ConfigError(
+                f"taps {taps}: kernels 'pad' takes one square number, such as [9]. Or take "
+                "'per_size'."
+            )
         if not taps or min(taps) < 1:
-            raise ConfigError(f"taps {taps}: name at least one number of kernel positions, such as [1, 9].")
+            raise ConfigError(
+                f"taps {taps}: name at least one number of kernel positions, such as [1, 9]."
+            )
         self.kernels = kernels
         self.hidden = hidden
         self.ratios = node_ratio, edge_ratio
@@ -76,19 +93,26 @@ class Coding(nn.Module):
             found: Sizes of the network's kernels, each with the name of a layer that has it.
 
         Raises:
-            TraceError: A kernel is larger than all are padded to, or its number of positions is not among `taps`.
+            TraceError: A kernel is larger than all are padded to, or its number of positions is not
+                among `taps`.
         """
         if self.kernels == "pad":
             missing = [kernel for kernel in found if max(kernel) > self.side]
             known = f"pads kernels to {self.side}x{self.side}"
         else:
-            missing = [(height, width) for height, width in found if str(height * width) not in self.edge_encoders]
+            missing = [
+                (height, width)
+                for height, width in found
+                if str(height * width) not in self.edge_encoders
+            ]
             known = f"knows kernels of {', '.join(self.edge_encoders)} positions"
         if missing:
             (height, width), side = missing[0], max(max(kernel) for kernel in found)
             raise TraceError(
-                f"the metanetwork {known}, and '{found[missing[0]]}' has one of {height}x{width}. For all of this "
-                f"network's train one with kernels 'pad' and taps [{side**2}], or with 'per_size' and taps "
+                f"the metanetwork {known}, and '{found[missing[0]]}' has one of {height}x{width}. "
+                "For all of this "
+                f"network's train one with kernels 'pad' and taps [{side**2}], or with 'per_size' "
+                "and taps "
                 f"{sorted({height * width for height, width in found})}."
             )
 
@@ -115,10 +139,21 @@ class Coding(nn.Module):
         return self._crop(values["weight"], kernel) * self.edge_scale, values["bias"]
 
     def edge_decoder(self, kernel: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The decoder of one kernel size: [H, H], [H], [T, H] and [T], the last two times the residual coefficient."""
+        """The decoder of one kernel size.
+
+        [H, H], [H], [T, H] and [T], the last two times the residual coefficient.
+        """
         values = dict(self.edge_decoders[self._size(kernel)].named_parameters())
-        last, bias = self._crop(values["last.weight"].t(), kernel).t(), self._crop(values["last.bias"], kernel)
-        return values["first.weight"], values["first.bias"], self.ratios[1] * last, self.ratios[1] * bias
+        last, bias = (
+            self._crop(values["last.weight"].t(), kernel).t(),
+            self._crop(values["last.bias"], kernel),
+        )
+        return (
+            values["first.weight"],
+            values["first.bias"],
+            self.ratios[1] * last,
+            self.ratios[1] * bias,
+        )
 
     def _size(self, kernel: tuple[int, int]) -> str:
         return str(self.side**2 if self.kernels == "pad" else kernel[0] * kernel[1])

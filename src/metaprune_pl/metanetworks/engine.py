@@ -1,9 +1,10 @@
 """Message passing over a network's dense blocks with bounded memory.
 
-Nothing of the size edges x hidden is kept from layer to layer: the edge update is multiplicative, so the edges of any
-layer are recomputed from the weights and the node factors of the layers before. The one such buffer is the gradient of
-the edges in the backward pass, which runs down the layers in place. Autograd sees it as the gradient of a *token*: a
-tensor of that size without memory that goes from layer to layer and stands for the edges.
+Nothing of the size edges x hidden is kept from layer to layer: the edge update is multiplicative,
+so the edges of any layer are recomputed from the weights and the node factors of the layers before.
+The one such buffer is the gradient of the edges in the backward pass, which runs down the layers in
+place. Autograd sees it as the gradient of a *token*: a tensor of that size without memory that goes
+from layer to layer and stands for the edges.
 """
 
 from collections.abc import Sequence
@@ -31,21 +32,36 @@ class Edges:
     """
 
     def __init__(
-        self, blocks: Sequence[Block], raw: Sequence[Tensor], encoders: Sequence[tuple[Tensor, ...]],
-        decoders: Sequence[tuple[Tensor, ...]], num_nodes: int, inverter: Tensor, kernels: type[Kernels],
-    ) -> None:  # fmt: skip
+        self,
+        blocks: Sequence[Block],
+        raw: Sequence[Tensor],
+        encoders: Sequence[tuple[Tensor, ...]],
+        decoders: Sequence[tuple[Tensor, ...]],
+        num_nodes: int,
+        inverter: Tensor,
+        kernels: type[Kernels],
+    ) -> None:
         members = [tuple(raw[member].contiguous() for member in block.members) for block in blocks]
         values = [
-            EdgeBlock(block, *(tuple(tensor.detach() for tensor in part) for part in (own, encoder, decoder)))
-            for block, own, encoder, decoder in zip(blocks, members, encoders, decoders, strict=True)
+            EdgeBlock(
+                block,
+                *(tuple(tensor.detach() for tensor in part) for part in (own, encoder, decoder)),
+            )
+            for block, own, encoder, decoder in zip(
+                blocks, members, encoders, decoders, strict=True
+            )
         ]
         self.kernels = kernels(values, num_nodes, inverter)
         self.factors: list[Tensor] = []
         self._inputs = [part for own in members for part in own]
         self._decoders = [part for decoder in decoders for part in decoder]
-        self.token: Tensor = _Encode.apply(self, *self._inputs, *(part for encoder in encoders for part in encoder))
+        self.token: Tensor = _Encode.apply(
+            self, *self._inputs, *(part for encoder in encoders for part in encoder)
+        )
 
-    def pass_messages(self, nodes: Tensor, sender: Sequence[Tensor], receiver: Sequence[Tensor]) -> Tensor:
+    def pass_messages(
+        self, nodes: Tensor, sender: Sequence[Tensor], receiver: Sequence[Tensor]
+    ) -> Tensor:
         """One layer, equations (14) to (19): send and receive messages, and update nodes and edges.
 
         Args:
@@ -63,7 +79,9 @@ class Edges:
     def decode(self) -> list[Tensor]:
         """New features of each block's members in turn, equations (21) and (23). Nothing can follow it."""
         token = self.token
-        del self.token  # its graph holds these edges: a circle would keep them until the garbage is collected
+        del (
+            self.token
+        )  # its graph holds these edges: a circle would keep them until the garbage is collected
         return list(_Decode.apply(token, self, *self._inputs, *self._decoders))
 
     def new_token(self, like: Tensor) -> Tensor:
@@ -86,12 +104,19 @@ class _Encode(Function):
         kernels: Kernels = ctx.edges.kernels
         assert ctx.saved_tensors  # raises where somebody wrote into them
         count = sum(len(values.raw) for values in kernels.blocks)
-        raw = kernels.raw_backward(gradient) if any(ctx.needs_input_grad[1 : 1 + count]) else [None] * count
+        raw = (
+            kernels.raw_backward(gradient)
+            if any(ctx.needs_input_grad[1 : 1 + count])
+            else [None] * count
+        )
         return None, *raw, *(part for coder in kernels.encode_backward(gradient) for part in coder)
 
 
 class _Layer(Function):
-    """The nodes after a layer, and the token of the edges after it; keeps the nodes before and what they received."""
+    """The nodes after a layer, and the token of the edges after it.
+
+    Keeps the nodes before and what they received.
+    """
 
     @staticmethod
     def forward(
@@ -109,7 +134,9 @@ class _Layer(Function):
         received = kernels.statistics(edges.factors)
         ctx.edges, ctx.layer = edges, len(edges.factors)
         ctx.save_for_backward(received, nodes, weight, bias, out, o_bias)
-        return nodes + kernels.collect(received, edges.factors[-1], out, o_bias), edges.new_token(nodes)
+        return nodes + kernels.collect(received, edges.factors[-1], out, o_bias), edges.new_token(
+            nodes
+        )
 
     @staticmethod
     @once_differentiable
@@ -117,7 +144,9 @@ class _Layer(Function):
         kernels: Kernels = ctx.edges.kernels
         received, nodes, weight, bias, out, o_bias = ctx.saved_tensors
         factors = ctx.edges.factors[: ctx.layer]
-        messages, found, *g_out = kernels.collect_backward(received, factors[-1], out, o_bias, new.contiguous())
+        messages, found, *g_out = kernels.collect_backward(
+            received, factors[-1], out, o_bias, new.contiguous()
+        )
         kernels.layer_backward(factors, messages, gradient, found)
         own, *g_in = kernels.send_backward(nodes, weight, bias, found)
         return gradient, None, new + own, *g_in, *g_out
@@ -138,5 +167,12 @@ class _Decode(Function):
         edges: Edges = ctx.edges
         assert ctx.saved_tensors  # raises where somebody wrote into them
         gradient = new[0].new_empty(sum(edges.kernels.sizes))
-        coders = edges.kernels.decode_backward(edges.factors, [part.contiguous() for part in new], gradient)
-        return gradient, None, *new, *(part for coder in coders for part in coder)  # `new`: the residual connection
+        coders = edges.kernels.decode_backward(
+            edges.factors, [part.contiguous() for part in new], gradient
+        )
+        return (
+            gradient,
+            None,
+            *new,
+            *(part for coder in coders for part in coder),
+        )  # `new`: the residual connection

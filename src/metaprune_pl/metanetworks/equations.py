@@ -1,9 +1,11 @@
-"""The metanetwork on one dense piece of a network, forward and backward: equations (13) to (23) of the paper.
+"""The metanetwork on one dense piece of a network, forward and backward.
 
-A piece has rows r (output neurons), columns c (input neurons) and hidden channels. Edges are [H, G, R, C]: with the
-hidden channel first, the encoder, the edge update and most gradients are matrix products. The nodes' factors are those
-of the rows, a, q and p, [H, G, R, 3], and of the columns, b = inv a, p' = inv p and q, [H, G, 3, C]. Nothing of the
-size of the edges outlives a call.
+Equations (13) to (23) of the paper.
+
+A piece has rows r (output neurons), columns c (input neurons) and hidden channels. Edges are [H, G,
+R, C]: with the hidden channel first, the encoder, the edge update and most gradients are matrix
+products. The nodes' factors are those of the rows, a, q and p, [H, G, R, 3], and of the columns, b
+= inv a, p' = inv p and q, [H, G, 3, C]. Nothing of the size of the edges outlives a call.
 `engine` joins the pieces; the folder `cpp` has the same with all loops fused.
 """
 
@@ -36,7 +38,10 @@ def update_factor(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def send(nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Node factors z, a, p and q from the normalised nodes: [N, H], [4 H, H] and [4 H] -> [N, 4, H]."""
+    """Node factors z, a, p and q from the normalised nodes.
+
+    [N, H], [4 H, H] and [4 H] -> [N, 4, H].
+    """
     factors = F.silu(F.linear(F.layer_norm(nodes, nodes.shape[-1:]), weight, bias))
     return factors.view(len(nodes), 4, -1)
 
@@ -45,8 +50,9 @@ def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
     """Equations (14) and (15): messages y_rc = a_r e_rc to the columns and b_c e_rc to the rows, reduced.
 
     Returns:
-        Sum of y, of y^2, maximum of y and of -y and how often each is attained, at the rows [6, H, G, R] and columns
-        [6, H, G, C]. The receiver's factor, which all messages to a node have in common, is not in y.
+        Sum of y, of y^2, maximum of y and of -y and how often each is attained, at the rows [6, H,
+        G, R] and columns [6, H, G, C]. The receiver's factor, which all messages to a node have in
+        common, is not in y.
     """
     to_columns = _reduce(rows[..., :1] * edges, 2)
     return _reduce(columns[:, :, :1] * edges, 3), to_columns
@@ -55,16 +61,21 @@ def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
 def _reduce(messages: Tensor, dim: int) -> Tensor:
     wide = accumulator(messages.dtype)
     high, low = messages.amax(dim), messages.amin(dim)
-    attained = [(messages == extreme.unsqueeze(dim)).sum(dim, dtype=wide) for extreme in (high, low)]
+    attained = [
+        (messages == extreme.unsqueeze(dim)).sum(dim, dtype=wide) for extreme in (high, low)
+    ]
     total, squares = messages.sum(dim, dtype=wide), messages.to(wide).square().sum(dim)
     return torch.stack([total, squares, high.to(wide), -low.to(wide), *attained])
 
 
-def collect(received: Tensor, counts: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def collect(
+    received: Tensor, counts: Tensor, factors: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
     """Equations (16) to (18): mean, standard deviation, maximum and minimum of each node's messages of one direction.
 
     Args:
-        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and of -y, [N, 4, H].
+        received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and
+            of -y, [N, 4, H].
         counts: Number of messages, at least 1, [N].
         factors: [N, 4, H].
         weight: MLP_Aggr's, [H, 4 H].
@@ -83,7 +94,9 @@ def collect(received: Tensor, counts: Tensor, factors: Tensor, weight: Tensor, b
     return F.linear(torch.cat(four, 1).to(factors.dtype), weight, bias)
 
 
-def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
+def gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
+) -> tuple[Tensor, ...]:
     """Gradients of a function's inputs that are no whole numbers, by computing it again."""
     with torch.enable_grad():
         leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
@@ -92,12 +105,15 @@ def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], gradien
 
 
 def message_gradient(messages: Tensor, dim: int, received: Tensor) -> Tensor:
-    """Gradient of equation (18) for each message y: gS + 2 gQ y + [y = M] gM / #M - [-y = m] gm / #m.
+    """Gradient of equation (18) for each message y.
+
+    GS + 2 gQ y + [y = M] gM / #M - [-y = m] gm / #m.
 
     Args:
         messages: [H, G, R, C].
         dim: The senders' dimension.
-        received: gS, 2 gQ, gM / #M, gm / #m, M and m at the receivers, [6, H, G, C] or [6, H, G, R].
+        received: gS, 2 gQ, gM / #M, gm / #m, M and m at the receivers, [6, H, G, C] or [6, H, G,
+            R].
     """
     total, square, high, low, highest, lowest = received.unsqueeze(dim + 1)
     gradient = torch.addcmul(total, square, messages)
@@ -107,7 +123,12 @@ def message_gradient(messages: Tensor, dim: int, received: Tensor) -> Tensor:
 
 
 def layer_backward(
-    edges: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, to_rows: Tensor, to_columns: Tensor
+    edges: Tensor,
+    gradient: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    to_rows: Tensor,
+    to_columns: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Backward pass of equations (14), (15) and (19).
 
@@ -139,7 +160,7 @@ def layer_backward(
 
 def decode(
     edges: Tensor, raw: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Equations (21) and (23): LayerNorm, two layers, and the residual connection.
 
     Args:

@@ -1,4 +1,7 @@
-"""The work on a network's dense blocks in one pass: what `plain` does in PyTorch and `native` in C++."""
+"""The work on a network's dense blocks in one pass.
+
+What `plain` does in PyTorch and `native` in C++.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +13,8 @@ from torch import Tensor
 from metaprune_pl.metanetworks.blocks import Block
 
 Z, A, P, Q = range(4)
-"""Node factors of a layer: MLP_Node 2 and 1 (a node as receiver and as sender), MLP_Edge 1 and 2."""
+"""Node factors of a layer: MLP_Node 2 and 1 (a node as receiver and as sender), MLP_Edge 1 and
+2."""
 
 
 @dataclass(eq=False)
@@ -21,7 +25,8 @@ class EdgeBlock:
         block: Its nodes.
         raw: Edge features of each member, [G, O, I, T] together.
         encoder: Weight [H, T] and bias [H].
-        decoder: Weight and bias of both layers, [H, H], [H], [T, H] and [T]; the last two times the coefficient.
+        decoder: Weight and bias of both layers, [H, H], [H], [T, H] and [T]; the last two times the
+            coefficient.
     """
 
     block: Block
@@ -38,9 +43,9 @@ class EdgeBlock:
 class Kernels(ABC):
     """The work on the blocks of one pass.
 
-    A node tensor is [N, K, W] or [2, N, K, W], the two being nodes as targets (rows) and as sources (columns); W is H
-    or more. *Factors* are those of every layer so far, [N, 4, W] each; A and P of a column count inverted: times 1 or
-    -1 for each hidden channel.
+    A node tensor is [N, K, W] or [2, N, K, W], the two being nodes as targets (rows) and as sources
+    (columns); W is H or more. *Factors* are those of every layer so far, [N, 4, W] each; A and P of
+    a column count inverted: times 1 or -1 for each hidden channel.
 
     Args:
         blocks: The blocks.
@@ -69,23 +74,25 @@ class Kernels(ABC):
         """
 
     @abstractmethod
-    def send_backward(self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    def send_backward(
+        self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, ...]:
         """Backward pass of `send`: gradients of its three arguments from that of the factors."""
 
     @abstractmethod
     def statistics(self, factors: Sequence[Tensor]) -> Tensor:
         """Messages of the last layer, equations (14) and (15), reduced at each node, [2, N, 6, W].
 
-        The six are the sum of the messages y, of y^2, the maximum of y and of -y, and how often each is attained, which
-        is 0 for a node without messages. The receiver's factor is not in y.
+        The six are the sum of the messages y, of y^2, the maximum of y and of -y, and how often
+        each is attained, which is 0 for a node without messages. The receiver's factor is not in y.
         """
 
     @abstractmethod
     def collect(self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Equations (16) to (18): what the nodes change by, [N, H], from what they received.
 
-        Mean, deviation, maximum and minimum of the messages to a node as a row, and as a column, go through one linear
-        layer, and both are added up.
+        Mean, deviation, maximum and minimum of the messages to a node as a row, and as a column, go
+        through one linear layer, and both are added up.
 
         Args:
             received: From `statistics`.
@@ -101,19 +108,22 @@ class Kernels(ABC):
         """Backward pass of `collect`.
 
         Returns:
-            What each message gets, [2, N, 6, W]: the gradients of the sum, of the sum of squares (twice), of both
-            extremes (for each message that attains them), and the extremes; the gradient of the factors, [N, 4, W],
-            zero but for that of Z; those of weight and bias.
+            What each message gets, [2, N, 6, W]: the gradients of the sum, of the sum of squares
+            (twice), of both extremes (for each message that attains them), and the extremes; the
+            gradient of the factors, [N, 4, W], zero but for that of Z; those of weight and bias.
         """
 
     @abstractmethod
-    def layer_backward(self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor) -> None:
+    def layer_backward(
+        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
+    ) -> None:
         """Backward pass of the last layer's messages and update, equations (14), (15) and (19).
 
         Args:
             factors: Node factors of the layers so far.
             received: From `collect_backward`.
-            gradient: Of the edges of all blocks, flat: in, of those after the update; out, of those before.
+            gradient: Of the edges of all blocks, flat: in, of those after the update; out, of those
+                before.
             found: The gradient of the last layer's factors is added to it, [N, 4, W].
         """
 

@@ -1,4 +1,7 @@
-"""The C++ engine's library (folder `cpp`): compiled on first use for this machine's processor, and kept in a cache."""
+"""The C++ engine's library (folder `cpp`).
+
+Compiled on first use for this machine's processor, and kept in a cache.
+"""
 
 import ctypes
 import hashlib
@@ -16,7 +19,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from metaprune_pl.errors import ConfigError
 
 SOURCE = Path(__file__).parent / "cpp" / "native.cpp"
-FLAGS = ("-std=c++20", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+)
 
 
 @cache
@@ -25,11 +36,17 @@ def library_path() -> Path:
     cache_folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cpu = Path("/proc/cpuinfo")
     flags = (
-        next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "") if cpu.exists() else ""
+        next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "")
+        if cpu.exists()
+        else ""
     )
     sources = (path.read_text() for path in sorted(SOURCE.parent.iterdir()))
     identity = "\n".join([*sources, *FLAGS, platform.machine(), flags])
-    return Path(cache_folder) / "metaprune_pl" / f"native_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    return (
+        Path(cache_folder)
+        / "metaprune_pl"
+        / f"native_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    )
 
 
 def build() -> Path:
@@ -51,7 +68,9 @@ def build() -> Path:
         command = [compiler, *FLAGS, "-fopenmp", str(SOURCE), "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            reason = next(
+                (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()
+            )
             raise ConfigError(f"the C++ compiler failed ({reason})")
         out.replace(path)
     return path
@@ -77,6 +96,8 @@ def available() -> bool:
     try:
         load()
     except ConfigError as error:
-        warnings.warn(f"{error}: the metanetwork runs in plain PyTorch, which is slower.", stacklevel=2)
+        warnings.warn(
+            f"{error}: the metanetwork runs in plain PyTorch, which is slower.", stacklevel=2
+        )
         return False
     return True

@@ -23,7 +23,10 @@ class _Block(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weight", "bias")),
         ("decoder", ctypes.c_void_p * 4),
         *((name, ctypes.c_void_p) for name in ("inverter", "target", "source")),
-        *((name, ctypes.c_int64) for name in ("G", "O", "I", "T", "W", "H", "N", "threads", "layers")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("G", "O", "I", "T", "W", "H", "N", "threads", "layers")
+        ),
         ("factors", ctypes.c_void_p),
     ]
 
@@ -47,22 +50,36 @@ class NativeKernels(Kernels):
         more = self.width(self.hidden) - self.hidden
         self._library = load()
         self._suffix = DTYPES[inverter.dtype]
-        self._held: list[Any] = [inverter := F.pad(inverter, (0, more))]  # what the pointers lead to
+        self._held: list[Any] = [
+            inverter := F.pad(inverter, (0, more))
+        ]  # what the pointers lead to
         described = []
         for values in blocks:
             taps = values.raw[0].shape[3]
-            encoder = F.pad(values.encoder[0].t(), (0, more)).contiguous(), F.pad(values.encoder[1], (0, more))
+            encoder = (
+                F.pad(values.encoder[0].t(), (0, more)).contiguous(),
+                F.pad(values.encoder[1], (0, more)),
+            )
             decoder = [value.contiguous() for value in values.decoder]
             raw = _each_g(values.raw)
             self._held += [encoder, decoder, raw]
             described.append(
                 _Block(
-                    raw, *(value.data_ptr() for value in encoder), _pointers(decoder), inverter.data_ptr(),
-                    values.block.target.data_ptr(), values.block.source.data_ptr(), *values.block.target.shape,
-                    values.block.source.shape[1], taps, self.hidden + more, self.hidden, num_nodes,
+                    raw,
+                    *(value.data_ptr() for value in encoder),
+                    _pointers(decoder),
+                    inverter.data_ptr(),
+                    values.block.target.data_ptr(),
+                    values.block.source.data_ptr(),
+                    *values.block.target.shape,
+                    values.block.source.shape[1],
+                    taps,
+                    self.hidden + more,
+                    self.hidden,
+                    num_nodes,
                     torch.get_num_threads(),
                 )
-            )  # fmt: skip
+            )
         self._blocks = (_Block * len(blocks))(*described)
         self._nodes = _Nodes(num_nodes, self.hidden, self.hidden + more, torch.get_num_threads())
 
@@ -76,7 +93,9 @@ class NativeKernels(Kernels):
         self._call("send", self._nodes, nodes, weight, bias, factors)
         return factors
 
-    def send_backward(self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    def send_backward(
+        self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
         found = tuple(value.new_empty(value.shape) for value in (nodes, weight, bias))
         self._call("send_backward", self._nodes, nodes, weight, bias, gradient, *found)
@@ -104,7 +123,9 @@ class NativeKernels(Kernels):
         self._call("collect_backward", self._nodes, *own, *found)
         return found
 
-    def layer_backward(self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor) -> None:
+    def layer_backward(
+        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
+    ) -> None:
         """Implements `Kernels`."""
         self._call("layer_backward", *self._layers(factors), received, gradient, found)
 
@@ -126,10 +147,17 @@ class NativeKernels(Kernels):
     def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Implements `Kernels`."""
         width, hidden = self.width(self.hidden), self.hidden
-        found = [(gradient.new_zeros(block.T, width), gradient.new_zeros(width)) for block in self._blocks]
+        found = [
+            (gradient.new_zeros(block.T, width), gradient.new_zeros(width))
+            for block in self._blocks
+        ]
         self._call(
-            "encode_backward", self._blocks, len(found), gradient, _pointers([value for own in found for value in own])
-        )  # fmt: skip
+            "encode_backward",
+            self._blocks,
+            len(found),
+            gradient,
+            _pointers([value for own in found for value in own]),
+        )
         return [(weight.t()[:hidden], bias[:hidden]) for weight, bias in found]
 
     def raw_backward(self, gradient: Tensor) -> list[Tensor]:
@@ -152,7 +180,10 @@ class NativeKernels(Kernels):
         handed: list[Any] = []
         for argument in arguments:
             if isinstance(argument, Tensor):
-                assert argument.is_contiguous() and argument.dtype in (self.inverter.dtype, torch.long), name
+                assert argument.is_contiguous() and argument.dtype in (
+                    self.inverter.dtype,
+                    torch.long,
+                ), name
                 handed.append(ctypes.c_void_p(argument.data_ptr()))
             elif isinstance(argument, _Nodes):
                 handed.append(ctypes.byref(argument))

@@ -10,9 +10,11 @@ from metaprune_pl.metanetworks import equations
 from metaprune_pl.metanetworks.kernels import A, EdgeBlock, Kernels, P, Q
 
 PIECES = {"cpu": 2**18}
-"""Numbers of a piece, edges x hidden, by device: on a CPU, a piece and its neighbours stay in the cache of a core."""
+"""Numbers of a piece, edges x hidden, by device: on a CPU, a piece and its neighbours stay in the
+cache of a core."""
 PIECE = 2**24
-"""The same on other devices: enough to keep one busy, and some 64 MB for each of its temporary tensors."""
+"""The same on other devices: enough to keep one busy, and some 64 MB for each of its temporary
+tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +62,15 @@ class PlainKernels(Kernels):
 
     def _pieces_of(self, number: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
         values, columns, end = self.blocks[number], list[Tensor](), sum(self.sizes[:number])
-        for where in values.block.pieces(values.hidden, PIECES.get(self.inverter.device.type, PIECE)):
+        for where in values.block.pieces(
+            values.hidden, PIECES.get(self.inverter.device.type, PIECE)
+        ):
             if where[1].start == 0:
                 at = values.block.source[where[0]]
-                columns = [(nodes[:, A:][at] * self._signs).permute(3, 0, 2, 1).contiguous() for nodes in factors]
+                columns = [
+                    (nodes[:, A:][at] * self._signs).permute(3, 0, 2, 1).contiguous()
+                    for nodes in factors
+                ]
             at = values.block.target[where][..., None]
             rows = [nodes[at, self._of_rows].permute(3, 0, 1, 2).contiguous() for nodes in factors]
             raw = _cut(values.raw, *where)
@@ -75,13 +82,19 @@ class PlainKernels(Kernels):
         return [v.raw[0].new_empty(sum(v.block.sizes), *v.raw[0].shape[1:]) for v in self.blocks]
 
     def _members(self, of_blocks: list[Tensor]) -> list[Tensor]:
-        return [part for v, own in zip(self.blocks, of_blocks, strict=True) for part in own.split(v.block.sizes)]
+        return [
+            part
+            for v, own in zip(self.blocks, of_blocks, strict=True)
+            for part in own.split(v.block.sizes)
+        ]
 
     def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
         return equations.send(nodes, weight, bias)
 
-    def send_backward(self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    def send_backward(
+        self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
         return equations.gradients(equations.send, (nodes, weight, bias), gradient)
 
@@ -93,10 +106,14 @@ class PlainKernels(Kernels):
         received[:, :, 2:4] = -torch.inf
         for number, values in enumerate(self.blocks):
             target, source = values.block.target, values.block.source
-            at_rows, at_columns = (received.new_empty(*ends.shape, 6, hidden) for ends in (target, source))
+            at_rows, at_columns = (
+                received.new_empty(*ends.shape, 6, hidden) for ends in (target, source)
+            )
             for piece in self._pieces_of(number, factors):
                 edges = piece.edges(len(factors) - 1)
-                to_rows, to_columns = equations.reduce_messages(edges, piece.rows[-1], piece.columns[-1])
+                to_rows, to_columns = equations.reduce_messages(
+                    edges, piece.rows[-1], piece.columns[-1]
+                )
                 groups, rows = piece.where
                 at_rows[piece.where] = to_rows.permute(2, 3, 0, 1)
                 if rows.start == 0:
@@ -120,7 +137,10 @@ class PlainKernels(Kernels):
         self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        messages, total = torch.empty_like(received), [torch.zeros_like(value) for value in (factors, weight, bias)]
+        messages, total = (
+            torch.empty_like(received),
+            [torch.zeros_like(value) for value in (factors, weight, bias)],
+        )
         for own, six, counts in zip(messages, received, self.counts, strict=True):
             inputs = six[:, :4], counts, factors, weight, bias
             own[:, :4], *found = equations.gradients(equations.collect, inputs, gradient)
@@ -131,7 +151,9 @@ class PlainKernels(Kernels):
                 value += part
         return messages, *total
 
-    def layer_backward(self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor) -> None:
+    def layer_backward(
+        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
+    ) -> None:
         """Implements `Kernels`."""
         at_rows, at_columns = (found.new_zeros(len(found), 3, found.shape[2]) for _ in range(2))
         for piece in self._pieces(factors):
@@ -139,9 +161,13 @@ class PlainKernels(Kernels):
             target, source = block.target[piece.where], block.source[piece.where[0]]
             edges = piece.edges(len(factors) - 1)
             g_rows, g_columns = equations.layer_backward(
-                edges, gradient[piece.span].view_as(edges), piece.rows[-1], piece.columns[-1],
-                _at(received[0], target), _at(received[1], source),
-            )  # fmt: skip
+                edges,
+                gradient[piece.span].view_as(edges),
+                piece.rows[-1],
+                piece.columns[-1],
+                _at(received[0], target),
+                _at(received[1], source),
+            )
             at_rows.index_add_(0, target.flatten(), g_rows.permute(1, 2, 3, 0).flatten(0, 1))
             at_columns.index_add_(0, source.flatten(), g_columns.permute(1, 3, 2, 0).flatten(0, 1))
         found[:, self._of_rows] += at_rows
@@ -152,7 +178,9 @@ class PlainKernels(Kernels):
         new = self._new()
         for piece in self._pieces(factors):
             decoder = self.blocks[piece.number].decoder
-            new[piece.number][piece.where] = equations.decode(piece.edges(len(factors)), piece.raw, *decoder)
+            new[piece.number][piece.where] = equations.decode(
+                piece.edges(len(factors)), piece.raw, *decoder
+            )
         return self._members(new)
 
     def decode_backward(
@@ -165,7 +193,9 @@ class PlainKernels(Kernels):
         for piece in self._pieces(factors):
             edges, decoder = piece.edges(len(factors)), self.blocks[piece.number].decoder
             g_new = _cut(members[piece.number], *piece.where)
-            own, _, *found = equations.gradients(equations.decode, (edges, piece.raw, *decoder), g_new)
+            own, _, *found = equations.gradients(
+                equations.decode, (edges, piece.raw, *decoder), g_new
+            )
             gradient[piece.span] = own.flatten()
             for value, part in zip(total[piece.number], found, strict=True):
                 value += part
@@ -174,7 +204,8 @@ class PlainKernels(Kernels):
     def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Implements `Kernels`."""
         total = [
-            (torch.zeros_like(weight), torch.zeros_like(bias)) for weight, bias in (v.encoder for v in self.blocks)
+            (torch.zeros_like(weight), torch.zeros_like(bias))
+            for weight, bias in (v.encoder for v in self.blocks)
         ]
         for piece in self._pieces(()):
             weight, bias = total[piece.number]
@@ -210,7 +241,10 @@ def _at(nodes: Tensor, index: Tensor) -> Tensor:
 
 
 def _join(into: Tensor, part: Tensor) -> None:
-    """Add the statistics of more rows, [G, C, 6, H]: sums add up, extremes win with their counts."""
+    """Add the statistics of more rows, [G, C, 6, H].
+
+    Sums add up, extremes win with their counts.
+    """
     high = torch.maximum(into[:, :, 2:4], part[:, :, 2:4])
     into[:, :, 4:] *= into[:, :, 2:4] == high
     into[:, :, 4:] += part[:, :, 4:] * (part[:, :, 2:4] == high)
@@ -223,6 +257,8 @@ def _receive(received: Tensor, index: Tensor, found: Tensor) -> None:
     where, values = index.flatten(), found.flatten(0, 1)
     before = received[:, 2:4].clone()
     received[:, :2].index_add_(0, where, values[:, :2])
-    received[:, 2:4].scatter_reduce_(0, where[:, None, None].expand(-1, 2, values.shape[2]), values[:, 2:4], "amax")
+    received[:, 2:4].scatter_reduce_(
+        0, where[:, None, None].expand(-1, 2, values.shape[2]), values[:, 2:4], "amax"
+    )
     received[:, 4:] *= received[:, 2:4] == before
     received[:, 4:].index_add_(0, where, values[:, 4:] * (values[:, 2:4] == received[where, 2:4]))

@@ -1,8 +1,9 @@
 """The metanetwork of the paper (appendix B.1) on dense blocks.
 
-A network's graph is a union of complete bipartite blocks, so messages are never gathered along an edge list: they are
-broadcast products, and their mean, standard deviation, maximum and minimum are reductions of dense tensors that are
-merged over all blocks which meet at a node. `pna_pyg` computes the same function edge by edge.
+A network's graph is a union of complete bipartite blocks, so messages are never gathered along an
+edge list: they are broadcast products, and their mean, standard deviation, maximum and minimum are
+reductions of dense tensors that are merged over all blocks which meet at a node. `pna_pyg` computes
+the same function edge by edge.
 """
 
 from typing import Literal
@@ -24,14 +25,16 @@ from metaprune_pl.metanetworks.plain import PlainKernels
 
 Engine = Literal["auto", "plain", "native"]
 WORTH = 2e7
-"""Edges x hidden x layers from which on compiling the C++ engine pays: the plain one takes about a second a step."""
+"""Edges x hidden x layers from which on compiling the C++ engine pays: the plain one takes about a
+second a step."""
 
 
 class PNALayer(nn.Module):
     """The nodes' part of one message passing layer, equations (14) to (19).
 
-    `sender` and `receiver` are MLP_Node 1 and 2, `edge_1` and `edge_2` MLP_Edge 1 and 2, `aggregate` MLP_Aggr; each of
-    the first four is one linear layer with SiLU, the last one linear layer, as in the authors' code.
+    `sender` and `receiver` are MLP_Node 1 and 2, `edge_1` and `edge_2` MLP_Edge 1 and 2,
+    `aggregate` MLP_Aggr; each of the first four is one linear layer with SiLU, the last one linear
+    layer, as in the authors' code.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -58,14 +61,16 @@ class PNAMetanetwork(Metanetwork):
         layers: Number of message passing layers.
         hidden: Width H of hidden node and edge features.
         schema: Node features: `resnet` and `vgg` are the paper's, `universal` holds them all.
-        kernels: `pad` centres every kernel in the largest one; `per_size` has an encoder for each number of taps.
-        taps: The number of kernel positions to pad to, or all numbers that occur, such as [1, 9, 49].
+        kernels: `pad` centres every kernel in the largest one; `per_size` has an encoder for each
+            number of taps.
+        taps: The number of kernel positions to pad to, or all numbers that occur, such as [1, 9,
+            49].
         node_ratio: Residual coefficient of node features, alpha in equation (22).
         edge_ratio: Residual coefficient of edge features, beta in equation (23).
         edge_scale: Factor on edge features before their encoder.
-        engine: Who computes: `plain` is PyTorch on any device; `native` is C++ on the CPU, compiled on first use, and
-            an error where it cannot run; `auto` is `native` where it can run and pays. It changes no result and is not
-            stored with the metanetwork.
+        engine: Who computes: `plain` is PyTorch on any device; `native` is C++ on the CPU, compiled
+            on first use, and an error where it cannot run; `auto` is `native` where it can run and
+            pays. It changes no result and is not stored with the metanetwork.
 
     Raises:
         ConfigError: A size is below 1 or the taps do not fit the kernels.
@@ -93,25 +98,43 @@ class PNAMetanetwork(Metanetwork):
         super().__init__(
             schema=schema,
             arguments={
-                "layers": layers, "hidden": hidden, "schema": schema, "kernels": kernels, "taps": taps,
-                "node_ratio": node_ratio, "edge_ratio": edge_ratio, "edge_scale": edge_scale,
+                "layers": layers,
+                "hidden": hidden,
+                "schema": schema,
+                "kernels": kernels,
+                "taps": taps,
+                "node_ratio": node_ratio,
+                "edge_ratio": edge_ratio,
+                "edge_scale": edge_scale,
             },
-        )  # fmt: skip
+        )
         self.coding = Coding(
-            node_features=len(schema_of(schema).slots), hidden=hidden, kernels=kernels, taps=taps,
-            node_ratio=node_ratio, edge_ratio=edge_ratio, edge_scale=edge_scale,
-        )  # fmt: skip
-        self.register_buffer("inverter", torch.where(torch.arange(hidden) < hidden // 2, 1.0, -1.0), persistent=False)
+            node_features=len(schema_of(schema).slots),
+            hidden=hidden,
+            kernels=kernels,
+            taps=taps,
+            node_ratio=node_ratio,
+            edge_ratio=edge_ratio,
+            edge_scale=edge_scale,
+        )
+        self.register_buffer(
+            "inverter", torch.where(torch.arange(hidden) < hidden // 2, 1.0, -1.0), persistent=False
+        )
         self.engine: Engine = engine
         self.layers = nn.ModuleList(PNALayer(hidden) for _ in range(layers))
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
         blocks = batch_blocks(graph, features.nodes.device)
-        self.coding.check_kernels({block.kernel: graph.connections[block.members[0]].name for block in blocks})
+        self.coding.check_kernels(
+            {block.kernel: graph.connections[block.members[0]].name for block in blocks}
+        )
         encoders, decoders = {}, {}
         for kernel in {block.kernel for block in blocks}:
-            encoders[kernel], decoders[kernel] = self.coding.edge_encoder(kernel), self.coding.edge_decoder(kernel)
+            encoders[kernel], decoders[kernel] = (
+                self.coding.edge_encoder(kernel),
+                self.coding.edge_decoder(kernel),
+            )
         edges = Edges(
             blocks,
             features.edges,
@@ -124,7 +147,9 @@ class PNAMetanetwork(Metanetwork):
         nodes = self.coding.encode_nodes(features.nodes)
         for layer in self.layers:
             assert isinstance(layer, PNALayer)
-            nodes = edges.pass_messages(nodes, layer.senders(), (layer.aggregate.weight, layer.aggregate.bias))
+            nodes = edges.pass_messages(
+                nodes, layer.senders(), (layer.aggregate.weight, layer.aggregate.bias)
+            )
         new: list[Tensor] = list(features.edges)
         members = [member for block in blocks for member in block.members]
         for member, part in zip(members, edges.decode(), strict=True):
@@ -136,11 +161,17 @@ class PNAMetanetwork(Metanetwork):
         runs = nodes.device.type == "cpu" and nodes.dtype in DTYPES
         if self.engine == "native":
             if not runs:
-                raise ConfigError(f"engine 'native' is for the CPU and float32 or float64, not {nodes.device} and "
-                                  f"{nodes.dtype}. Take 'auto'.")  # fmt: skip
+                raise ConfigError(
+                    f"engine 'native' is for the CPU and float32 or float64, not {nodes.device} "
+                    "and "
+                    f"{nodes.dtype}. Take 'auto'."
+                )
             library.load()
             return NativeKernels
-        pays = num_edges * len(self.layers) * self.coding.hidden >= WORTH or library.library_path().is_file()
+        pays = (
+            num_edges * len(self.layers) * self.coding.hidden >= WORTH
+            or library.library_path().is_file()
+        )
         if self.engine == "auto" and runs and pays and library.available():
             return NativeKernels
         return PlainKernels

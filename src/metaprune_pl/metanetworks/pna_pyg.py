@@ -1,6 +1,9 @@
-"""The same metanetwork with torch_geometric's message passing: the reference that the tests compare `pna` with.
+"""The same metanetwork with torch_geometric's message passing.
 
-It gathers and scatters along an edge list, and is slow. Its parameters have the names of `PNAMetanetwork`'s.
+The reference that the tests compare `pna` with.
+
+It gathers and scatters along an edge list, and is slow. Its parameters have the names of
+`PNAMetanetwork`'s.
 """
 
 import torch
@@ -20,7 +23,9 @@ class _Messages(MessagePassing):
     def __init__(self) -> None:
         super().__init__(aggr=MultiAggregation(["mean", "std", "max", "min"]))
 
-    def forward(self, sender: Tensor, receiver: Tensor, edge_index: Tensor, edges: Tensor) -> Tensor:
+    def forward(
+        self, sender: Tensor, receiver: Tensor, edge_index: Tensor, edges: Tensor
+    ) -> Tensor:
         """Return [N, 4 H] from two factors [N, H], [2, E] and [E, H]."""
         size = (sender.shape[0], sender.shape[0])
         return self.propagate(edge_index, sender=sender, receiver=receiver, edges=edges, size=size)  # type: ignore[no-any-return]
@@ -35,7 +40,9 @@ class PyGMetanetwork(PNAMetanetwork):
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
-        self.coding.check_kernels({connection.kernel: connection.name for connection in graph.connections})
+        self.coding.check_kernels(
+            {connection.kernel: connection.name for connection in graph.connections}
+        )
         index = edge_index(graph, features.nodes.device)
         source, target = index
         back = index.flip(0)
@@ -49,9 +56,14 @@ class PyGMetanetwork(PNAMetanetwork):
             to_source = messages(s, r, back, edges)
             to_target = messages(s, r, index, edges * self.inverter)
             nodes = nodes + layer.aggregate(to_source) + layer.aggregate(to_target)
-            edges = edges + p[target] * q[source] * edges + p[source] * q[target] * (edges * self.inverter)
+            edges = (
+                edges
+                + p[target] * q[source] * edges
+                + p[source] * q[target] * (edges * self.inverter)
+            )
         return Features(
-            nodes=self.coding.decode_nodes(nodes, features.nodes), edges=self._decode(graph, edges, features)
+            nodes=self.coding.decode_nodes(nodes, features.nodes),
+            edges=self._decode(graph, edges, features),
         )
 
     def _encode(self, graph: WeightGraph, features: Features) -> Tensor:

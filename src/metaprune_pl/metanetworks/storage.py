@@ -22,15 +22,24 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
         record: Facts worth keeping, such as the epoch and losses.
     """
     kind = type(metanetwork)
-    card = {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": metanetwork.arguments, "record": record}
+    card = {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "arguments": metanetwork.arguments,
+        "record": record,
+    }
     with whole_folder(Path(folder)) as new:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in metanetwork.state_dict().items()}
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in metanetwork.state_dict().items()
+        }
         save_file(tensors, new / "weights.safetensors")
         (new / "metanetwork.json").write_text(json.dumps(card, indent=1))
 
 
 def stored_metanetworks(folder: str | Path) -> list[Path]:
-    """Return the folders of all metanetworks in a folder, by name: those of all epochs in their order.
+    """Return the folders of all metanetworks in a folder, by name.
+
+    Those of all epochs in their order.
 
     Raises:
         StorageError: There is none.
@@ -68,13 +77,23 @@ def load_metanetwork(folder: str | Path) -> Metanetwork:
         module, _, name = card["class"].rpartition(".")
         kind = getattr(importlib.import_module(module), name)
         if not (isinstance(kind, type) and issubclass(kind, Metanetwork)):
-            raise StorageError(f"{folder}/metanetwork.json names {card['class']}, which is no metanetwork.")
+            raise StorageError(
+                f"{folder}/metanetwork.json names {card['class']}, which is no metanetwork."
+            )
         metanetwork = kind(**card["arguments"])
         weights = load_file(folder / "weights.safetensors")
         shapes = {name: value.shape for name, value in metanetwork.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != shapes:
             raise ValueError("its weights do not fit its arguments")
         metanetwork.load_state_dict(weights)
-    except (LookupError, ValueError, TypeError, ImportError, AttributeError, OSError, SafetensorError) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        ImportError,
+        AttributeError,
+        OSError,
+        SafetensorError,
+    ) as error:
         raise StorageError(f"cannot read the metanetwork in '{folder}': {error}.") from error
     return metanetwork

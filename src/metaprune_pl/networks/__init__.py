@@ -5,5 +5,11 @@ from metaprune_pl.networks.open import NetworkSource
 from metaprune_pl.networks.storage import NetworkCard, load_network, read_card, save_network
 
 __all__ = [
-    "NetworkCard", "NetworkSettings", "NetworkSource", "create_network", "load_network", "read_card", "save_network",
-]  # fmt: skip
+    "NetworkCard",
+    "NetworkSettings",
+    "NetworkSource",
+    "create_network",
+    "load_network",
+    "read_card",
+    "save_network",
+]

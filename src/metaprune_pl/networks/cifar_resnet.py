@@ -1,7 +1,7 @@
 """Residual networks for small images: depth 6n + 2, three stages (He et al., 2016, section 4.2).
 
-Shortcuts between stages are 1x1 convolutions with batch norm (option B), as in the paper's experiments, or zero-padded
-(option A), as in many public checkpoints.
+Shortcuts between stages are 1x1 convolutions with batch norm (option B), as in the paper's
+experiments, or zero-padded (option A), as in many public checkpoints.
 """
 
 from typing import Literal, get_args
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from metaprune_pl.errors import NetworkError
 
 Shortcut = Literal["conv", "pad"]
-"""How a block's input meets a wider output: a 1x1 convolution with batch norm (option B), or zeros (option A)."""
+"""How a block's input meets a wider output: a 1x1 convolution with batch norm (option B), or zeros
+(option A)."""
 
 
 class PaddedShortcut(nn.Module):
@@ -28,7 +29,9 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the shortcut."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
+        )
 
 
 class BasicBlock(nn.Module):
@@ -37,7 +40,9 @@ class BasicBlock(nn.Module):
     Shapes: [B, in, H, W] -> [B, out, H / stride, W / stride].
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
@@ -48,7 +53,8 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(PaddedShortcut((out_channels - in_channels) // 2, stride))
         elif in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,9 +99,13 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise NetworkError(f"cifar_resnet: depth {depth} is not 6n + 2. Take 8, 14, 20, 32, 44, 56 or 110.")
+            raise NetworkError(
+                f"cifar_resnet: depth {depth} is not 6n + 2. Take 8, 14, 20, 32, 44, 56 or 110."
+            )
         if min(width, num_classes, in_channels) < 1:
-            raise NetworkError("cifar_resnet: width, num_classes and in_channels must be at least 1.")
+            raise NetworkError(
+                "cifar_resnet: width, num_classes and in_channels must be at least 1."
+            )
         if shortcut not in get_args(Shortcut) or (shortcut == "pad" and width % 2):
             raise NetworkError("cifar_resnet: shortcut is 'conv', or 'pad' with an even width.")
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)

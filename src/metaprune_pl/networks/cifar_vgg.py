@@ -9,7 +9,9 @@ _WIDTHS = (1, 2, 4, 8, 8)
 
 
 class CifarVGG(nn.Module):
-    """VGG for 32x32 images as in the paper's experiments: convolutions with bias, batch norm, the mean over the map.
+    """VGG for 32x32 images as in the paper's experiments.
+
+    Convolutions with bias, batch norm, the mean over the map.
 
     The resolution is halved after each of the first three blocks.
 
@@ -27,7 +29,9 @@ class CifarVGG(nn.Module):
 
     input_size = (3, 32, 32)
 
-    def __init__(self, *, depth: int = 19, width: int = 64, num_classes: int = 100, in_channels: int = 3) -> None:
+    def __init__(
+        self, *, depth: int = 19, width: int = 64, num_classes: int = 100, in_channels: int = 3
+    ) -> None:
         super().__init__()
         if depth not in _BLOCKS:
             raise NetworkError(f"cifar_vgg: there is no depth {depth}. Take 11, 13, 16 or 19.")
@@ -37,7 +41,11 @@ class CifarVGG(nn.Module):
         channels = in_channels
         for block, (count, factor) in enumerate(zip(_BLOCKS[depth], _WIDTHS, strict=True)):
             for _ in range(count):
-                layers += [nn.Conv2d(channels, factor * width, 3, padding=1), nn.BatchNorm2d(factor * width), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(channels, factor * width, 3, padding=1),
+                    nn.BatchNorm2d(factor * width),
+                    nn.ReLU(),
+                ]
                 channels = factor * width
             if block < 3:
                 layers.append(nn.MaxPool2d(2))

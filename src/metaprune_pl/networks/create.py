@@ -21,10 +21,11 @@ class NetworkSettings:
     """How to build a network.
 
     Attributes:
-        builder: One of ours (`cifar_resnet`, `cifar_vgg`), `torchvision/NAME`, `timm/NAME`, a NAME that only one of
-            these knows, or `package.module:function` of your own, looked up in the current folder first.
-        arguments: Keyword arguments of the builder. `num_classes` and `in_channels` are filled in from the data where
-            the builder has them.
+        builder: One of ours (`cifar_resnet`, `cifar_vgg`), `torchvision/NAME`, `timm/NAME`, a NAME
+            that only one of these knows, or `package.module:function` of your own, looked up in the
+            current folder first.
+        arguments: Keyword arguments of the builder. `num_classes` and `in_channels` are filled in
+            from the data where the builder has them.
     """
 
     builder: str = "cifar_resnet"
@@ -36,15 +37,26 @@ class NetworkSettings:
         sizes = {"num_classes": num_classes, "in_channels": in_channels}
         if name.startswith("timm/"):
             sizes = {"num_classes": num_classes, "in_chans": in_channels}
-        elif name.startswith("torchvision/"):  # they read three channels, and trained weights fix the classes
+        elif name.startswith(
+            "torchvision/"
+        ):  # they read three channels, and trained weights fix the classes
             sizes = {} if self.arguments.get("weights") else {"num_classes": num_classes}
         else:
-            sizes = {key: value for key, value in sizes.items() if key in inspect.signature(build).parameters}
+            sizes = {
+                key: value
+                for key, value in sizes.items()
+                if key in inspect.signature(build).parameters
+            }
         return replace(self, arguments={**sizes, **self.arguments})
 
     def without_downloads(self) -> "NetworkSettings":
-        """Return these settings without what asks a library for trained weights: stored ones take their place."""
-        return replace(self, arguments={k: v for k, v in self.arguments.items() if k not in DOWNLOADS})
+        """Return these settings without what asks a library for trained weights.
+
+        Stored ones take their place.
+        """
+        return replace(
+            self, arguments={k: v for k, v in self.arguments.items() if k not in DOWNLOADS}
+        )
 
 
 def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -> nn.Module:
@@ -56,8 +68,8 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
         arguments: Keyword arguments of the builder.
 
     Raises:
-        NetworkError: The name is unknown, the builder refuses the arguments, trained weights cannot be fetched, or what
-            it gives is no module with weights of its own.
+        NetworkError: The name is unknown, the builder refuses the arguments, trained weights cannot
+            be fetched, or what it gives is no module with weights of its own.
     """
     name, build = find_builder(builder)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -65,13 +77,24 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
             torch.manual_seed(seed)
         try:
             network = build(**arguments)
-        except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError, NameError) as error:
-            raise NetworkError(f"network '{name}': {_reason(error)}{_known(name, build, error)}") from error
+        except (
+            TypeError,
+            ValueError,
+            RuntimeError,
+            AssertionError,
+            LookupError,
+            AttributeError,
+            NameError,
+        ) as error:
+            raise NetworkError(
+                f"network '{name}': {_reason(error)}{_known(name, build, error)}"
+            ) from error
         except OSError as error:
             if not any(arguments.get(key) for key in DOWNLOADS):
                 raise NetworkError(f"network '{name}': {_reason(error)}") from error
             raise NetworkError(
-                f"network '{name}': its trained weights cannot be fetched ({_reason(error).rstrip('.')}). Go online "
+                f"network '{name}': its trained weights cannot be fetched "
+                f"({_reason(error).rstrip('.')}). Go online "
                 "once, or give the weights as a file where the command takes one (--state FILE)."
             ) from error
     return plain_module(network, name)
@@ -88,5 +111,7 @@ def _known(name: str, build: Any, error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     if ":" in name and last.filename != __file__:
         return f" At {last.filename}:{last.lineno}."
-    known = [key for key in inspect.signature(build).parameters if key not in {"args", "kwargs", "name"}]
+    known = [
+        key for key in inspect.signature(build).parameters if key not in {"args", "kwargs", "name"}
+    ]
     return f" Its arguments: {', '.join(known)}." if isinstance(error, TypeError) and known else ""

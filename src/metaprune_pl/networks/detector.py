@@ -1,7 +1,9 @@
-"""Faster R-CNN (Ren et al., 2015) on one feature map: a backbone of convolutions, proposals, and a head of two layers.
+"""Faster R-CNN (Ren et al., 2015) on one feature map.
 
-The backbone is a network like every other, `detector.backbone`: images [B, 3, H, W] -> features [B, C, h, w]. Its
-output channels are read by the head, and pruning leaves all of them.
+A backbone of convolutions, proposals, and a head of two layers.
+
+The backbone is a network like every other, `detector.backbone`: images [B, 3, H, W] -> features [B,
+C, h, w]. Its output channels are read by the head, and pruning leaves all of them.
 """
 
 from collections import OrderedDict
@@ -36,14 +38,15 @@ def faster_rcnn(
     """Build torchvision's Faster R-CNN without a feature pyramid (paper, F.4).
 
     Args:
-        backbone: Builder of the backbone: a ResNet of torchvision, whose pooling and classifier are left out, a network
-            of timm, or a function of your own that gives feature maps.
+        backbone: Builder of the backbone: a ResNet of torchvision, whose pooling and classifier are
+            left out, a network of timm, or a function of your own that gives feature maps.
         num_classes: Classes, and the background.
         min_size: Pixels that the shorter side of an image is resized to.
         max_size: Pixels that the longer side may have then.
         anchor_sizes: Sides of the anchors in pixels; each has the aspect ratios 1:2, 1:1 and 2:1.
         head_width: Neurons of both layers of the head.
-        frozen_norms: Whether the backbone's batch norms stay as they are in training: a batch has few images.
+        frozen_norms: Whether the backbone's batch norms stay as they are in training: a batch has
+            few images.
         arguments: Keyword arguments of the backbone's builder, such as `weights`.
 
     Raises:
@@ -74,13 +77,18 @@ def _features(backbone: str, arguments: dict[str, Any]) -> Any:
         arguments = {"num_classes": 0, "global_pool": "", **arguments}
     network: Any = create_network(backbone, **arguments)
     if isinstance(network, ResNet):
-        layers = [(name, layer) for name, layer in network.named_children() if name not in {"avgpool", "fc"}]
+        layers = [
+            (name, layer)
+            for name, layer in network.named_children()
+            if name not in {"avgpool", "fc"}
+        ]
         network = nn.Sequential(OrderedDict(layers))
     with torch.no_grad():
         output = network.eval()(torch.zeros(1, 3, 64, 64))
     if not isinstance(output, torch.Tensor) or output.dim() != 4:
         raise NetworkError(
-            f"the backbone '{backbone}' gives no feature maps [B, C, h, w]. Take a ResNet of torchvision, a network of "
+            f"the backbone '{backbone}' gives no feature maps [B, C, h, w]. Take a ResNet of "
+            "torchvision, a network of "
             "timm, or a function of your own that gives them."
         )
     network.out_channels = output.shape[1]

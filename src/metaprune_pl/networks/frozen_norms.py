@@ -9,7 +9,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 def freeze_batch_norms(network: nn.Module) -> None:
     """Replace batch norms, in place, by frozen ones of the same values."""
-    _replace(network, nn.BatchNorm2d, lambda norm: FrozenBatchNorm2d(norm.num_features, eps=norm.eps))
+    _replace(
+        network, nn.BatchNorm2d, lambda norm: FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+    )
 
 
 def thaw_batch_norms(network: nn.Module) -> None:
@@ -17,7 +19,9 @@ def thaw_batch_norms(network: nn.Module) -> None:
 
     Parameters get the names that the buffers had.
     """
-    _replace(network, FrozenBatchNorm2d, lambda norm: nn.BatchNorm2d(len(norm.weight), eps=norm.eps))
+    _replace(
+        network, FrozenBatchNorm2d, lambda norm: nn.BatchNorm2d(len(norm.weight), eps=norm.eps)
+    )
 
 
 def _replace(network: nn.Module, kind: Any, make: Callable[[Any], nn.Module]) -> None:
@@ -25,5 +29,7 @@ def _replace(network: nn.Module, kind: Any, make: Callable[[Any], nn.Module]) ->
         for name, norm in list(module.named_children()):
             if isinstance(norm, kind):
                 new = make(norm).to(norm.weight.device)
-                new.load_state_dict(norm.state_dict(), strict=False)  # a frozen norm counts no batches
+                new.load_state_dict(
+                    norm.state_dict(), strict=False
+                )  # a frozen norm counts no batches
                 setattr(module, name, new)

@@ -1,4 +1,7 @@
-"""From a name to the function that builds a network: ours, torchvision's, timm's, or one of the user's own."""
+"""From a name to the function that builds a network.
+
+Ours, torchvision's, timm's, or one of the user's own.
+"""
 
 import difflib
 import importlib
@@ -23,7 +26,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_vgg": CifarVGG,
     "faster_rcnn": faster_rcnn,
 }
-"""Our own builders by name. Each takes keyword arguments only, a classifier `num_classes` and `in_channels`."""
+"""Our own builders by name. Each takes keyword arguments only, a classifier `num_classes` and
+`in_channels`."""
 
 
 def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
@@ -44,7 +48,9 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
         return name, find_own(name)
     library, _, short = name.rpartition("/")
     known = {found: _library_names(found) for found in _LIBRARIES if library in {"", found}}
-    full = [f"{found}/{short}" for found, names in known.items() if short.partition(".")[0] in names]
+    full = [
+        f"{found}/{short}" for found, names in known.items() if short.partition(".")[0] in names
+    ]
     if len(full) > 1:
         raise NetworkError(f"network '{name}' is ambiguous: {' or '.join(full)}?")
     if not full:
@@ -82,21 +88,27 @@ def find_own(name: str) -> Callable[..., nn.Module]:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError, ValueError) as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        absent = (
+            isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        )
         hint = " Go to the folder where it is, or put that on PYTHONPATH." if absent else ""
-        raise NetworkError(f"cannot import '{module_name}' for the network '{name}': {error}.{hint}") from error
+        raise NetworkError(
+            f"cannot import '{module_name}' for the network '{name}': {error}.{hint}"
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         hint = did_you_mean(attribute, vars(module))
-        raise NetworkError(f"module '{module_name}' has no function '{attribute}' that builds a network.{hint}")
+        raise NetworkError(
+            f"module '{module_name}' has no function '{attribute}' that builds a network.{hint}"
+        )
     return function  # type: ignore[no-any-return]
 
 
 def check_harmless(name: str) -> None:
     """Refuse to call just any function because a stored network names it.
 
-    It must be a class of modules, be annotated to return one, or be the user's own: below the current folder, and not
-    of an installed package.
+    It must be a class of modules, be annotated to return one, or be the user's own: below the
+    current folder, and not of an installed package.
 
     Raises:
         StorageError: It is none of these.
@@ -106,7 +118,9 @@ def check_harmless(name: str) -> None:
     function = find_own(name)
     source = getattr(sys.modules.get(getattr(function, "__module__", None) or ""), "__file__", None)
     if source is not None and Path(source).resolve().is_relative_to(Path.cwd().resolve()):
-        installed = {Path(path).resolve() for path in sysconfig.get_paths().values()} - {Path.cwd().resolve()}
+        installed = {Path(path).resolve() for path in sysconfig.get_paths().values()} - {
+            Path.cwd().resolve()
+        }
         if not any(Path(source).resolve().is_relative_to(path) for path in installed):
             return
     try:
@@ -115,7 +129,8 @@ def check_harmless(name: str) -> None:
         result = None
     if not (inspect.isclass(result) and issubclass(result, nn.Module)):
         raise StorageError(
-            f"the stored network names '{name}' as its builder, which is neither below the current folder nor "
+            f"the stored network names '{name}' as its builder, which is neither below the "
+            "current folder nor "
             "annotated to return a torch.nn.Module; it is not called. If it is yours, write: def "
             f"{name.partition(':')[2]}(...) -> torch.nn.Module."
         )

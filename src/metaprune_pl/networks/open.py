@@ -1,4 +1,7 @@
-"""Whatever a person names as a network, ready to use: a stored one, or one by name with weights from a file."""
+"""Whatever a person names as a network, ready to use.
+
+A stored one, or one by name with weights from a file.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +27,8 @@ class NetworkSource:
     Attributes:
         network: Folder of a stored network, or a name (see `NetworkSettings.builder`).
         arguments: Keyword arguments of the builder that is named.
-        state: File of its weights, safetensors or a state dict of `torch.save`; None leaves those it is built with.
+        state: File of its weights, safetensors or a state dict of `torch.save`; None leaves those
+            it is built with.
     """
 
     network: str
@@ -33,7 +37,9 @@ class NetworkSource:
 
     def __post_init__(self) -> None:
         if self.stored and (self.arguments or self.state):
-            raise ConfigError(f"'{self.network}' is a stored network: it takes no arguments and no state.")
+            raise ConfigError(
+                f"'{self.network}' is a stored network: it takes no arguments and no state."
+            )
 
     @property
     def stored(self) -> bool:
@@ -47,17 +53,20 @@ class NetworkSource:
         """Return the network, in evaluation mode on the CPU, and its card.
 
         Args:
-            input_shape: Shape of the images, for a network by name; None is what the network is known to be made for,
-                or else 3x224x224.
+            input_shape: Shape of the images, for a network by name; None is what the network is
+                known to be made for, or else 3x224x224.
             num_classes: Number of classes of the data, for a builder that has this argument.
 
         Raises:
             NetworkError: The network cannot be built.
-            StorageError: The folder or the state cannot be read, or do not fit, or the state holds NaN or infinity.
+            StorageError: The folder or the state cannot be read, or do not fit, or the state holds
+                NaN or infinity.
         """
         if self.stored:
             return load_network(self.network), read_card(self.network)
-        settings = NetworkSettings(builder=find_builder(self.network)[0], arguments=dict(self.arguments))
+        settings = NetworkSettings(
+            builder=find_builder(self.network)[0], arguments=dict(self.arguments)
+        )
         if input_shape is not None and num_classes is not None:
             settings = settings.for_data(num_classes, input_shape[0])
         state = None if self.state is None else read_state(self.state)
@@ -67,18 +76,27 @@ class NetworkSource:
             load_state(network, state)
             if broken := sorted(not_finite(network) - meant):
                 raise StorageError(
-                    f"'{broken[0]}' of '{self.state}' is not finite: NaN or infinity. Take an earlier state."
+                    f"'{broken[0]}' of '{self.state}' is not finite: NaN or infinity. Take an "
+                    "earlier state."
                 )
         name = self.network.replace(":", "/").rpartition("/")[2]
         shape = input_shape or usual_input(network)
-        return network, NetworkCard(settings=settings.without_downloads(), input_shape=shape, record={"name": name})
+        return network, NetworkCard(
+            settings=settings.without_downloads(), input_shape=shape, record={"name": name}
+        )
 
 
 def usual_input(network: nn.Module) -> Shape:
     """Return the shape of the images that a network is made for, as far as it tells, or else 3x224x224."""
     config = getattr(network, "default_cfg", None)  # timm's
-    shape = config.get("input_size") if isinstance(config, Mapping) else getattr(network, "input_size", None)
+    shape = (
+        config.get("input_size")
+        if isinstance(config, Mapping)
+        else getattr(network, "input_size", None)
+    )
     side = getattr(network, "image_size", 224)  # torchvision's transformers
-    channels, height, width = shape if isinstance(shape, tuple) and len(shape) == 3 else (3, side, side)
+    channels, height, width = (
+        shape if isinstance(shape, tuple) and len(shape) == 3 else (3, side, side)
+    )
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     return first.in_channels if first is not None else channels, height, width

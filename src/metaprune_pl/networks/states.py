@@ -18,8 +18,15 @@ from metaprune_pl.errors import StorageError
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which programs keep a network's state."""
 DAMAGED = (
-    EOFError, RuntimeError, LookupError, ValueError, TypeError, AssertionError, struct.error, zipfile.BadZipFile
-)  # fmt: skip
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 """What `torch.load` raises for a file that is damaged, or that `torch.save` has not written."""
 
 
@@ -41,7 +48,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StorageError(
-            f"'{path}' holds more than tensors and plain values; it is not loaded. Store the network's state_dict()."
+            f"'{path}' holds more than tensors and plain values; it is not loaded. Store the "
+            "network's state_dict()."
         ) from error
     except (SafetensorError, *DAMAGED) as error:
         raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
@@ -49,7 +57,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         inner := [data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)]
     ):
         data = inner[0]
-    state = {n: v for n, v in data.items() if isinstance(v, Tensor)} if isinstance(data, Mapping) else {}
+    state = (
+        {n: v for n, v in data.items() if isinstance(v, Tensor)}
+        if isinstance(data, Mapping)
+        else {}
+    )
     if not state:
         raise StorageError(f"'{path}' holds no state dict: names with tensors.")
     return state
@@ -63,37 +75,54 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put a state into a network, under other names if need be.
 
-    Leading parts of a path that all names share (`module.`) are taken off. Modules of the same path go together; those
-    that are left on both sides go together in their order, each with the same tensors of the same shapes.
+    Leading parts of a path that all names share (`module.`) are taken off. Modules of the same path
+    go together; those that are left on both sides go together in their order, each with the same
+    tensors of the same shapes.
 
     Raises:
         StorageError: The state does not fit.
     """
     own = network.state_dict()
     theirs, ours = _modules(_stripped(state, own)), _modules(own)
-    rest = [path for path in ours if path not in theirs], [path for path in theirs if path not in ours]
+    rest = (
+        [path for path in ours if path not in theirs],
+        [path for path in theirs if path not in ours],
+    )
     pairs = [(path, path) for path in ours if path in theirs] + list(zip(*rest, strict=False))
     for mine, other in pairs:
         if _shapes(ours[mine]) != _shapes(theirs[other]):
             raise StorageError(
-                f"the state does not fit the network: '{mine}' has {_text(ours[mine])}, and '{other}' of the file has "
+                f"the state does not fit the network: '{mine}' has {_text(ours[mine])}, and "
+                f"'{other}' of the file has "
                 f"{_text(theirs[other])}. Are the arguments those that it was made with?"
             )
-    for side, of, more, less in (("file", ours, rest[0], rest[1]), ("network", theirs, rest[1], rest[0])):
+    for side, of, more, less in (
+        ("file", ours, rest[0], rest[1]),
+        ("network", theirs, rest[1], rest[0]),
+    ):
         if len(more) > len(less):
             path = more[len(less)]
             raise StorageError(
-                f"the state does not fit the network: the {side} has nothing for '{path}' ({_text(of[path])}). Are the "
+                f"the state does not fit the network: the {side} has nothing for '{path}' "
+                f"({_text(of[path])}). Are the "
                 "arguments those that it was made with?"
             )
-    found = {f"{mine}.{leaf}".lstrip("."): v for mine, other in pairs for leaf, v in theirs[other].items()}
-    network.load_state_dict({**own, **{name: value for name, value in found.items() if name in own}})
+    found = {
+        f"{mine}.{leaf}".lstrip("."): v
+        for mine, other in pairs
+        for leaf, v in theirs[other].items()
+    }
+    network.load_state_dict(
+        {**own, **{name: value for name, value in found.items() if name in own}}
+    )
 
 
 def not_finite(network: nn.Module) -> set[str]:
     """Return the names of a network's parameters and buffers that hold NaN or infinity."""
     state = network.state_dict()
-    return {name for name, v in state.items() if isinstance(v, Tensor) and not bool(v.isfinite().all())}
+    return {
+        name for name, v in state.items() if isinstance(v, Tensor) and not bool(v.isfinite().all())
+    }
 
 
 def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +130,9 @@ def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
     names = list(state)
     while names and len({name.partition(".")[0] for name in names}) == 1 and "." in names[0]:
         first = names[0].partition(".")[0]
-        if any(name.partition(".")[0] == first for name in own) or not all("." in name for name in names):
+        if any(name.partition(".")[0] == first for name in own) or not all(
+            "." in name for name in names
+        ):
             break
         names = [name.partition(".")[2] for name in names]
     return dict(zip(names, state.values(), strict=True))
@@ -122,4 +153,6 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _text(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{leaf} {'x'.join(map(str, value.shape)) or 'one'}" for leaf, value in tensors.items())
+    return ", ".join(
+        f"{leaf} {'x'.join(map(str, value.shape)) or 'one'}" for leaf, value in tensors.items()
+    )

@@ -1,7 +1,7 @@
 """A network on disk: a folder of `weights.safetensors` and `network.json`. Nothing is unpickled.
 
-`network.json` says how to build the network and the width of every layer, so that a pruned network loads without
-its history.
+`network.json` says how to build the network and the width of every layer, so that a pruned network
+loads without its history.
 """
 
 import json
@@ -21,7 +21,13 @@ from torch import nn
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.create import NetworkSettings, create_network
 from metaprune_pl.networks.names import check_harmless
-from metaprune_pl.networks.widths import all_tensors, layer_widths, set_attributes, set_tensors, size_attributes
+from metaprune_pl.networks.widths import (
+    all_tensors,
+    layer_widths,
+    set_attributes,
+    set_tensors,
+    size_attributes,
+)
 
 FORMAT = 1
 
@@ -36,8 +42,8 @@ class NetworkCard:
         record: Facts worth keeping: seed, accuracies, speed-up.
         layers: Shape of every parameter and buffer as stored; filled in by `save_network`.
         frozen: Parameters that require no gradient; filled in by `save_network`.
-        attributes: Whole numbers that modules keep as attributes (`hidden_dim`, `head_dim`), by the module's path;
-            filled in by `save_network`.
+        attributes: Whole numbers that modules keep as attributes (`hidden_dim`, `head_dim`), by the
+            module's path; filled in by `save_network`.
         masked: Weights whose zeros are a mask's: training keeps them zero.
     """
 
@@ -84,11 +90,17 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
     """
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     card = replace(
-        card, settings=card.settings.without_downloads(), layers=layer_widths(network), frozen=frozen,
+        card,
+        settings=card.settings.without_downloads(),
+        layers=layer_widths(network),
+        frozen=frozen,
         attributes=size_attributes(network),
-    )  # fmt: skip
+    )
     with whole_folder(Path(folder)) as new:
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in all_tensors(network).items()}
+        tensors = {
+            name: value.detach().cpu().contiguous().clone()
+            for name, value in all_tensors(network).items()
+        }
         save_file(tensors, new / "weights.safetensors")
         (new / "network.json").write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=1))
     return card
@@ -109,14 +121,20 @@ def read_card(folder: str | Path) -> NetworkCard:
         channels, height, width = data.pop("input_shape")
         return NetworkCard(settings=settings, input_shape=(channels, height, width), **data)
     except (FileNotFoundError, NotADirectoryError):
-        results = sorted(Path(folder).glob("*/network/network.json"), reverse=True)  # speed_up_2 before finetuned
+        results = sorted(
+            Path(folder).glob("*/network/network.json"), reverse=True
+        )  # speed_up_2 before finetuned
         inside = [*results, *sorted(Path(folder).glob("*/network.json"))]
         hint = (
-            f"Did you mean '{inside[0].parent}'?" if inside else "`metaprune fit` and `metaprune prune` make networks."
+            f"Did you mean '{inside[0].parent}'?"
+            if inside
+            else "`metaprune fit` and `metaprune prune` make networks."
         )
         if [*Path(folder).glob("metanetwork.json"), *Path(folder).glob("*/metanetwork.json")]:
             hint = "It is a metanetwork's: name that as metanetwork."
-        raise StorageError(f"no stored network in '{folder}': it has no network.json. {hint}") from None
+        raise StorageError(
+            f"no stored network in '{folder}': it has no network.json. {hint}"
+        ) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path} is damaged ({error}). Make the network again.") from error
 
@@ -125,7 +143,8 @@ def load_network(folder: str | Path) -> nn.Module:
     """Load a stored network, dense or pruned, in evaluation mode on the CPU.
 
     Raises:
-        StorageError: The folder holds no network, its files do not fit each other, or its builder is not to be called.
+        StorageError: The folder holds no network, its files do not fit each other, or its builder
+            is not to be called.
         NetworkError: The network cannot be built.
     """
     card = read_card(folder)

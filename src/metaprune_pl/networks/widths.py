@@ -1,6 +1,7 @@
 """Cut the layers of a network to other widths, in place: what loading and pruning both need.
 
-A layer's width stands in the shapes of its tensors, so a table of shapes describes a pruned network completely.
+A layer's width stands in the shapes of its tensors, so a table of shapes describes a pruned network
+completely.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,16 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+_LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.Linear,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+)
 """Layers whose width attributes follow from their tensors."""
 
 
@@ -27,13 +37,18 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     tensors = {**{name: own[name] for name in own.keys() - network.state_dict().keys()}, **tensors}
     if missing := sorted(own.keys() ^ tensors.keys()):
         side = "lack" if missing[0] in own else "have besides"
-        raise StorageError(f"the weights {side} '{missing[0]}' ({len(missing)} names differ): another network's file?")
+        raise StorageError(
+            f"the weights {side} '{missing[0]}' ({len(missing)} names differ): another network's "
+            "file?"
+        )
     shared: dict[int, nn.Parameter] = {}
     for name, old in own.items():
         path, _, leaf = name.rpartition(".")
         module, value = network.get_submodule(path), tensors[name]
         if value.dim() != old.dim():
-            raise StorageError(f"'{name}' has {value.dim()} dimensions in the file and {old.dim()} in the network.")
+            raise StorageError(
+                f"'{name}' has {value.dim()} dimensions in the file and {old.dim()} in the network."
+            )
         if isinstance(old, nn.Parameter):
             new = shared.setdefault(id(old), nn.Parameter(value, requires_grad=old.requires_grad))
             module._parameters[leaf] = new
@@ -69,13 +84,17 @@ def _match_attributes(module: nn.Module) -> None:
 
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network by name, and the buffers that its `state_dict` leaves out."""
-    return {**dict(network.named_buffers(remove_duplicate=False)), **network.state_dict(keep_vars=True)}
+    return {
+        **dict(network.named_buffers(remove_duplicate=False)),
+        **network.state_dict(keep_vars=True),
+    }
 
 
 def own_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network with each tensor of a module that stands in several places once.
 
-    `functional_call(..., tie_weights=False)` takes it; with the full state it would leave such a module changed.
+    `functional_call(..., tie_weights=False)` takes it; with the full state it would leave such a
+    module changed.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
     found: dict[tuple[int, str], tuple[str, Tensor]] = {}
@@ -93,7 +112,10 @@ def is_sizes(value: object) -> bool:
 
 
 def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]:
-    """Return the whole numbers that modules keep as attributes, which pruning may have set: path to name to value."""
+    """Return the whole numbers that modules keep as attributes, which pruning may have set.
+
+    Path to name to value.
+    """
     found = {}
     for path, module in network.named_modules():
         numbers = {
@@ -106,7 +128,9 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]
     return found
 
 
-def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, int | list[int]]]) -> None:
+def set_attributes(
+    network: nn.Module, attributes: Mapping[str, Mapping[str, int | list[int]]]
+) -> None:
     """Set what `size_attributes` returned of a network of the same kind.
 
     Raises:
@@ -115,7 +139,9 @@ def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, int
     modules = dict(network.named_modules())
     for path, numbers in attributes.items():
         if path not in modules:
-            raise StorageError(f"network.json names the module '{path}', which the network does not have.")
+            raise StorageError(
+                f"network.json names the module '{path}', which the network does not have."
+            )
         for name, value in numbers.items():
             kind = tuple if isinstance(getattr(modules[path], name, None), tuple) else type(value)
             setattr(modules[path], name, kind(value))  # type: ignore[arg-type]

@@ -1,1 +1,4 @@
-"""What people run, as plain functions that read top to bottom: prune, curve, inspect and the whole experiment."""
+"""What people run, as plain functions that read top to bottom.
+
+Prune, curve, inspect and the whole experiment.
+"""

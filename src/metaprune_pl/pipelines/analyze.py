@@ -34,8 +34,8 @@ class SampleSettings:
 def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> Analysis:
     """Make a network ready for pruning, and compare its weights with those it had.
 
-    Writes `summary.csv`, `layers.csv`, `histograms.csv`, `layers.png`, `histogram_STATISTIC.png` and TensorBoard events
-    to the run's folder.
+    Writes `summary.csv`, `layers.csv`, `histograms.csv`, `layers.png`, `histogram_STATISTIC.png`
+    and TensorBoard events to the run's folder.
 
     Args:
         place: Where to run.
@@ -48,12 +48,16 @@ def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> A
     steps = {
         "metanetwork": how.metanetwork is not None,
         "finetuning" if how.sparsity is None else "sparsity learning": how.finetune.epochs > 0,
-    }  # fmt: skip
+    }
     change = " and ".join(step for step, done in steps.items() if done)
     if not change:
-        raise ConfigError("nothing would change in the network: set metanetwork, or finetune.epochs, or both.")
+        raise ConfigError(
+            "nothing would change in the network: set metanetwork, or finetune.epochs, or both."
+        )
     ready = prepare(place, how, [1.0])
-    origin, _ = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
+    origin, _ = how.source.open(
+        input_shape=place.data.input_shape, num_classes=place.data.num_classes
+    )
     origin = origin.to(place.device)
     assert ready.checked is not None
     groups, _ = ready.checked
@@ -68,9 +72,13 @@ def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> A
         accuracies.append(accuracy)
         found.append(network_statistics(groups, network.state_dict(), gradients, how.criterion))
     result = Analysis(
-        network=ready.name, origin=found[0], after=found[1], change=f"after {change}",
-        images=len(range(0, count, every)), accuracy=accuracies,
-    )  # fmt: skip
+        network=ready.name,
+        origin=found[0],
+        after=found[1],
+        change=f"after {change}",
+        images=len(range(0, count, every)),
+        accuracy=accuracies,
+    )
     if place.writes:
         _write(place.folder, result)
     return result

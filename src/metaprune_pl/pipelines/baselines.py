@@ -18,8 +18,8 @@ class Baseline:
     Attributes:
         criterion: Which channels matter.
         rounds: Rounds of pruning and training, with weights rewound after each.
-        untrained: Whether it prunes the network as it was before any training, and then trains it as the data models
-            were. There is no curve of a network that is not trained.
+        untrained: Whether it prunes the network as it was before any training, and then trains it
+            as the data models were. There is no curve of a network that is not trained.
     """
 
     criterion: GroupNorm
@@ -48,11 +48,12 @@ BASELINES: Mapping[str, Baseline] = {
     "iterative_magnitude": Baseline(criterion=GroupNorm(p=1.0, normalize="mean"), rounds=3),
     "snip": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="taylor"), untrained=True),
 }
-"""Name of a method to what it does. With `_uniform` behind it, each group loses the same share of its channels.
+"""Name of a method to what it does. With `_uniform` behind it, each group loses the same share of
+its channels.
 
-Scores are normalised as torch-pruning does by default, but those of norm scales and SNIP, which their papers rank over
-the whole network as they are. The group norm without anything else is the method `none`, and sparsity learning
-`sparsity_learning`."""
+Scores are normalised as torch-pruning does by default, but those of norm scales and SNIP, which
+their papers rank over the whole network as they are. The group norm without anything else is the
+method `none`, and sparsity learning `sparsity_learning`."""
 
 UNIFORM = "_uniform"
 
@@ -66,8 +67,12 @@ def untrained_copy(network: Path, folder: Path) -> Path:
     """Store a data model as it was before its training, and return the folder."""
     card = read_card(network)
     if not (folder / "network.json").is_file():
-        fresh = create_network(card.settings.builder, seed=card.record.get("seed", 0), **card.settings.arguments)
-        save_network(folder, fresh.eval(), replace(card, record={"name": network.name}, masked=[], frozen=[]))
+        fresh = create_network(
+            card.settings.builder, seed=card.record.get("seed", 0), **card.settings.arguments
+        )
+        save_network(
+            folder, fresh.eval(), replace(card, record={"name": network.name}, masked=[], frozen=[])
+        )
     return folder
 
 

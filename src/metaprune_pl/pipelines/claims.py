@@ -1,4 +1,7 @@
-"""Work that several processes share: who holds a claim does it, and the claim ends with its holder, however it ends."""
+"""Work that several processes share.
+
+Who holds a claim does it, and the claim ends with its holder, however it ends.
+"""
 
 import errno
 import fcntl
@@ -15,10 +18,10 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 def claim(path: Path) -> Iterator[bool]:
     """Claim a piece of work for as long as the block lasts, and give whether that succeeded.
 
-    The claim is a lock that the kernel (on a network file system, its server) holds for the open file, so `kill -9` and
-    a crash of the machine end it as well, and nobody has to guess from a time stamp whether its holder lives. Without
-    locks on the file system (Lustre mounted without `flock`), the claim always succeeds: one process then has to do
-    all the work.
+    The claim is a lock that the kernel (on a network file system, its server) holds for the open
+    file, so `kill -9` and a crash of the machine end it as well, and nobody has to guess from a
+    time stamp whether its holder lives. Without locks on the file system (Lustre mounted without
+    `flock`), the claim always succeeds: one process then has to do all the work.
 
     Args:
         path: Lock file; it stays, and says who held it last.

@@ -30,9 +30,11 @@ class CompareSettings:
     """Which experiments are compared, and how.
 
     Attributes:
-        experiments: Name to what `experiment` takes: its `config`, and settings such as `chain.images` over those of
-            the config. Networks are pruned to the last of its speed-ups. Of `trainer`, ours counts alone.
-        exchange: Whether metanetworks prune the networks of all experiments, or those of their own alone.
+        experiments: Name to what `experiment` takes: its `config`, and settings such as
+            `chain.images` over those of the config. Networks are pruned to the last of its
+            speed-ups. Of `trainer`, ours counts alone.
+        exchange: Whether metanetworks prune the networks of all experiments, or those of their own
+            alone.
         controls: Methods besides metanetworks, in place of the experiments' own.
         overrides: Stage to settings that override those of all experiments.
     """
@@ -49,32 +51,49 @@ class CompareSettings:
             if not name or "/" in name:
                 raise ConfigError(f"matrix.experiments: '{name}' is no name of a folder.")
             if not isinstance(own.get("config"), str):
-                raise ConfigError(f"matrix.experiments, {name}: name a config of `experiment`: {{config: X.yaml}}.")
+                raise ConfigError(
+                    f"matrix.experiments, {name}: name a config of `experiment`: {{config: X.yaml}}."
+                )
 
     def row(self, name: str, experiment: ExperimentSettings) -> ExperimentSettings:
         """Return an experiment as it is run here; metanetworks that are exchanged have its name."""
         if experiment.masks is not None:
-            raise ConfigError(f"matrix.experiments, {name}: masks are no speed-up, which is what the matrix compares.")
-        stages = [*experiment.overrides, *(stage for stage in self.overrides if stage not in experiment.overrides)]
+            raise ConfigError(
+                f"matrix.experiments, {name}: masks are no speed-up, which is what the matrix "
+                "compares."
+            )
+        stages = [
+            *experiment.overrides,
+            *(stage for stage in self.overrides if stage not in experiment.overrides),
+        ]
         several = experiment.metanetworks
         if self.exchange:
             several = {f"{name}_{one}": changes for one, changes in several.items()} or {name: {}}
         return replace(
-            experiment, methods=[*self.controls, "metanetwork"], metanetworks=several,
+            experiment,
+            methods=[*self.controls, "metanetwork"],
+            metanetworks=several,
             speed_ups=experiment.speed_ups[-1:],
-            overrides={s: {**experiment.overrides.get(s, {}), **self.overrides.get(s, {})} for s in stages},
-        )  # fmt: skip
+            overrides={
+                s: {**experiment.overrides.get(s, {}), **self.overrides.get(s, {})} for s in stages
+            },
+        )
 
 
 def run_compare(
-    folder: Path, settings: CompareSettings, experiments: Mapping[str, ExperimentSettings], run: RunStage, *,
+    folder: Path,
+    settings: CompareSettings,
+    experiments: Mapping[str, ExperimentSettings],
+    run: RunStage,
+    *,
     writes: bool = True,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Run all stages of all experiments that are not finished yet, and write the matrix.
 
-    Metanetworks are trained and chosen within their experiment; networks are pruned and finetuned as in theirs, by all
-    metanetworks alike. Writes `report.json`, `report.csv`, `matrix.png` and TensorBoard events to the folder, and
-    `curve.png` to that of each experiment; without exchange one of all of them, too.
+    Metanetworks are trained and chosen within their experiment; networks are pruned and finetuned
+    as in theirs, by all metanetworks alike. Writes `report.json`, `report.csv`, `matrix.png` and
+    TensorBoard events to the folder, and `curve.png` to that of each experiment; without exchange
+    one of all of them, too.
 
     Args:
         folder: Where to; each experiment has a folder in it.
@@ -84,11 +103,14 @@ def run_compare(
         writes: Whether this process writes the report.
 
     Raises:
-        ConfigError: Two metanetworks have one name, or one does not fit the networks of another experiment.
+        ConfigError: Two metanetworks have one name, or one does not fit the networks of another
+            experiment.
     """
     rows = {name: settings.row(name, experiment) for name, experiment in experiments.items()}
     found = {name: Experiment() for name in rows}
-    networks = {name: make_data_models(folder / name, row, run, found[name]) for name, row in rows.items()}
+    networks = {
+        name: make_data_models(folder / name, row, run, found[name]) for name, row in rows.items()
+    }
     metanetworks: dict[str, str] = {}
     for name, row in rows.items():
         own = make_metanetworks(folder / name, row, run, networks[name][0], found[name])
@@ -96,7 +118,11 @@ def run_compare(
             if method in metanetworks:
                 raise ConfigError(f"matrix.experiments: two metanetworks are named '{method}'.")
             for other in rows:
-                check_fit(metanetwork, networks[other][0], f"the metanetwork '{name}' and the networks of '{other}'")
+                check_fit(
+                    metanetwork,
+                    networks[other][0],
+                    f"the metanetwork '{name}' and the networks of '{other}'",
+                )
             metanetworks[method] = metanetwork
         if not settings.exchange:
             prune_held_out(folder / name, row, run, networks[name], own, found[name])
@@ -116,7 +142,8 @@ def check_fit(metanetwork: str, network: Path, names: str) -> None:
     """Refuse a metanetwork that cannot read a network, before any network is pruned by it.
 
     Raises:
-        ConfigError: It has no place for a parameter of the network, or does not know a size of its kernels.
+        ConfigError: It has no place for a parameter of the network, or does not know a size of its
+            kernels.
     """
     loaded = load_network(network)
     try:

@@ -1,4 +1,7 @@
-"""Accuracy over speed-up, or over compression by masks, without finetuning after it (paper, C.1)."""
+"""Accuracy over speed-up, or over compression by masks, without finetuning after it.
+
+Paper, C.1.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,8 +37,8 @@ class CurveSettings:
 
     Attributes:
         max_speed_up: Speed-up of the last point.
-        points: Number of points, evenly spaced in speed-up from the network as it is; those that are the same network
-            count once.
+        points: Number of points, evenly spaced in speed-up from the network as it is; those that
+            are the same network count once.
         split: Images that the accuracy is of: `validation` to choose by, `test` for a report.
     """
 
@@ -49,74 +52,115 @@ class CurveSettings:
 
 
 def run_curve(
-    place: Workplace, how: Preparation, grid: CurveSettings, masks: MaskSettings | None = None,
+    place: Workplace,
+    how: Preparation,
+    grid: CurveSettings,
+    masks: MaskSettings | None = None,
     beside: Sequence[str] = (),
-) -> Curve:  # fmt: skip
+) -> Curve:
     """Make a network ready, prune or mask it step by step, and measure its accuracy at each step.
 
-    Writes `curve.json`, `curve.csv`, `curve.png` and TensorBoard events to the run's folder, and `beside.png` with the
-    other curves where there are some.
+    Writes `curve.json`, `curve.csv`, `curve.png` and TensorBoard events to the run's folder, and
+    `beside.png` with the other curves where there are some.
 
     Args:
         place: Where to run.
         how: What to make ready, and how.
         grid: Which points.
-        masks: Shares of weights that become zero, in place of the points of `grid`: the curve is over compression.
+        masks: Shares of weights that become zero, in place of the points of `grid`: the curve is
+            over compression.
         beside: Folders of finished curves to draw in one picture with this one.
 
     Raises:
-        ConfigError: The network is already faster than the last point, there is no share, or a curve beside it is of
-            other images or over something else.
+        ConfigError: The network is already faster than the last point, there is no share, or a
+            curve beside it is of other images or over something else.
         StorageError: A folder holds no curve.
     """
     over: Literal["speed_up", "compression"] = "speed_up" if masks is None else "compression"
     others = {folder: Curve.from_json(Path(folder) / "curve.json") for folder in beside}
     for folder, curve in others.items():
         if curve.split != grid.split:
-            raise ConfigError(f"beside: '{folder}' is a curve of {curve.split} images, and this one of {grid.split}.")
+            raise ConfigError(
+                f"beside: '{folder}' is a curve of {curve.split} images, and this one of "
+                f"{grid.split}."
+            )
         if curve.over != over:
-            raise ConfigError(f"beside: '{folder}' is a curve over {curve.over}, and this one over {over}.")
+            raise ConfigError(
+                f"beside: '{folder}' is a curve over {curve.over}, and this one over {over}."
+            )
     if masks is not None and not masks.sparsities:
-        raise ConfigError("a curve is over shares of weights that become zero: give masks.sparsities.")
+        raise ConfigError(
+            "a curve is over shares of weights that become zero: give masks.sparsities."
+        )
     ready = prepare(place, how, [grid.max_speed_up] if masks is None else None)
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
-    networks = _pruned(place, ready, how, grid) if masks is None else _masked(place, ready, how, masks)
+    networks = (
+        _pruned(place, ready, how, grid) if masks is None else _masked(place, ready, how, masks)
+    )
     points: list[CurvePoint] = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):
-        macs, parameters, left = count_macs(pruned, example), count_parameters(pruned), left_parameters(pruned)
-        if points and (macs, parameters, left) == (points[-1].macs, points[-1].parameters, points[-1].left):
+        macs, parameters, left = (
+            count_macs(pruned, example),
+            count_parameters(pruned),
+            left_parameters(pruned),
+        )
+        if points and (macs, parameters, left) == (
+            points[-1].macs,
+            points[-1].parameters,
+            points[-1].left,
+        ):
             continue  # one step of a small network comes to several targets
         points.append(
             CurvePoint(
-                speed_up=ready.base_macs / macs, macs=macs, parameters=parameters, left=left,
+                speed_up=ready.base_macs / macs,
+                macs=macs,
+                parameters=parameters,
+                left=left,
                 accuracy=accuracy(pruned, place.data, grid.split, place.device),
             )
-        )  # fmt: skip
-    result = Curve(network=ready.name, method=ready.method, split=grid.split, points=points, over=over)
+        )
+    result = Curve(
+        network=ready.name, method=ready.method, split=grid.split, points=points, over=over
+    )
     if place.writes:
         write_csv(place.folder / "curve.csv", [asdict(point) for point in points])
         save_figure(draw_curves([result]), place.folder / "curve.png")
         if others:
-            save_figure(draw_beside({**others, str(place.folder): result}), place.folder / "beside.png")
+            save_figure(
+                draw_beside({**others, str(place.folder): result}), place.folder / "beside.png"
+            )
         log_curves(place.folder, [result])
         write_json(place.folder / "curve.json", asdict(result))
     return result
 
 
-def _pruned(place: Workplace, ready: Ready, how: Preparation, grid: CurveSettings) -> Iterator[nn.Module]:
+def _pruned(
+    place: Workplace, ready: Ready, how: Preparation, grid: CurveSettings
+) -> Iterator[nn.Module]:
     """Give the network without more and more channels."""
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     now = ready.base_macs / count_macs(ready.network, example)
     return prune(
-        ready.network, example, base_macs=ready.base_macs, criterion=how.criterion, settings=how.pruning,
-        speed_ups=torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[1:],
-        images=place.images, checked=ready.checked,
-    )  # fmt: skip
+        ready.network,
+        example,
+        base_macs=ready.base_macs,
+        criterion=how.criterion,
+        settings=how.pruning,
+        speed_ups=torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[
+            1:
+        ],
+        images=place.images,
+        checked=ready.checked,
+    )
 
 
-def _masked(place: Workplace, ready: Ready, how: Preparation, masks: MaskSettings) -> Iterator[nn.Module]:
+def _masked(
+    place: Workplace, ready: Ready, how: Preparation, masks: MaskSettings
+) -> Iterator[nn.Module]:
     """Give the network with more and more zeros."""
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
     state = measure(ready.network, how.criterion, place.images)
     for share in sorted(masks.sparsities):
-        yield apply_masks(ready.network, find_masks(graph, state, how.criterion, share, masks.ranking))
+        yield apply_masks(
+            ready.network, find_masks(graph, state, how.criterion, share, masks.ranking)
+        )

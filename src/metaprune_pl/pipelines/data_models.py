@@ -1,4 +1,7 @@
-"""Data models: the networks that a metanetwork learns from (paper, D.1.1): trained, pruned a little, finetuned."""
+"""Data models: the networks that a metanetwork learns from (paper, D.1.1).
+
+Trained, pruned a little, finetuned.
+"""
 
 import copy
 import time
@@ -14,7 +17,13 @@ from rich.console import Console
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
 from metaprune_pl.pipelines.claims import claim
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Workplace, accuracy, run_finetuning, unpruned_macs
+from metaprune_pl.pipelines.prepare import (
+    FinetuneSettings,
+    Workplace,
+    accuracy,
+    run_finetuning,
+    unpruned_macs,
+)
 from metaprune_pl.pipelines.run_folder import RunFolder
 from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
@@ -41,15 +50,24 @@ class InitialPruning:
 
     def __post_init__(self) -> None:
         if self.speed_up <= 1:
-            raise ConfigError(f"initial.speed_up is {self.speed_up:g}; it is above 1. Leave `initial` out for none.")
+            raise ConfigError(
+                f"initial.speed_up is {self.speed_up:g}; it is above 1. Leave `initial` out for "
+                "none."
+            )
 
 
 def run_data_models(
-    place: Workplace, training: DataModelTraining, *, epochs: int, initial: InitialPruning | None, side_by_side: int
+    place: Workplace,
+    training: DataModelTraining,
+    *,
+    epochs: int,
+    initial: InitialPruning | None,
+    side_by_side: int,
 ) -> list[NetworkCard]:
     """Make the data models that are not there yet, together with any other process that runs the same.
 
-    Writes `networks/seed_NNNN` for each, its record in its card, and `data_models.csv` to the run's folder.
+    Writes `networks/seed_NNNN` for each, its record in its card, and `data_models.csv` to the run's
+    folder.
 
     Args:
         place: Where to run.
@@ -62,11 +80,15 @@ def run_data_models(
         Their cards, one for each seed.
 
     Raises:
-        ConfigError: Networks that start from the same weights are to be trained on the same batches.
+        ConfigError: Networks that start from the same weights are to be trained on the same
+            batches.
         PruningError: The speed-up is out of reach.
     """
     if side_by_side < 1 or (training.pretrained and side_by_side > 1):
-        raise ConfigError("side_by_side is 1 for pretrained networks, which differ by the order of the images only.")
+        raise ConfigError(
+            "side_by_side is 1 for pretrained networks, which differ by the order of the images "
+            "only."
+        )
     seeds = training.seeds
     groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]
     while left := place.agree([group for group in groups if missing(place.folder, group)]):
@@ -90,7 +112,11 @@ def missing(folder: Path, seeds: Sequence[int]) -> list[int]:
 
 
 def _make_claimed(
-    place: Workplace, training: DataModelTraining, seeds: Sequence[int], epochs: int, initial: InitialPruning | None
+    place: Workplace,
+    training: DataModelTraining,
+    seeds: Sequence[int],
+    epochs: int,
+    initial: InitialPruning | None,
 ) -> bool:
     """Make data models unless another process is at it; return whether they are there."""
     name = "seeds_" + "_".join(f"{seed:04d}" for seed in seeds)
@@ -114,35 +140,53 @@ def _make_claimed(
             source = _stored(work.path, seed)
             record: dict[str, Any] = {"speed_up": 1.0}
             if initial is not None:
-                source, record = _prune_initially(replace(own, folder=work.path / source.name), source, initial)
+                source, record = _prune_initially(
+                    replace(own, folder=work.path / source.name), source, initial
+                )
             network, card = load_network(source), read_card(source)
-            record["validation_accuracy"] = accuracy(network, place.data, "validation", place.device)
+            record["validation_accuracy"] = accuracy(
+                network, place.data, "validation", place.device
+            )
             if place.writes:
-                save_network(_stored(place.folder, seed), network.cpu(), replace(card, record=card.record | record))
+                save_network(
+                    _stored(place.folder, seed),
+                    network.cpu(),
+                    replace(card, record=card.record | record),
+                )
             place.agree(None)
         if place.writes:
             work.finish()
     return True
 
 
-def _prune_initially(place: Workplace, source: Path, initial: InitialPruning) -> tuple[Path, dict[str, Any]]:
+def _prune_initially(
+    place: Workplace, source: Path, initial: InitialPruning
+) -> tuple[Path, dict[str, Any]]:
     """Prune and finetune a trained network; return where the result is, and what to record."""
     network, card = load_network(source).to(place.device), read_card(source)
     macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=place.device)
     trained = accuracy(network, place.data, "validation", place.device)
     (pruned,) = prune(
-        network, example, speed_ups=[initial.speed_up], base_macs=macs, criterion=initial.criterion,
-        settings=initial.pruning, images=place.images,
-    )  # fmt: skip
+        network,
+        example,
+        speed_ups=[initial.speed_up],
+        base_macs=macs,
+        criterion=initial.criterion,
+        settings=initial.pruning,
+        images=place.images,
+    )
     if place.writes:
         save_network(place.folder / "pruned", pruned, card)
     place.agree(None)
     result = place.folder / "pruned"
     if initial.finetune.epochs:
         attention = initial.pruning.attention
-        result = run_finetuning(place, "finetuned", result, initial.finetune, None, initial.criterion, attention)
+        result = run_finetuning(
+            place, "finetuned", result, initial.finetune, None, initial.criterion, attention
+        )
     record = {
-        "speed_up": macs / count_macs(pruned, example), "validation_accuracy_trained": trained,
+        "speed_up": macs / count_macs(pruned, example),
+        "validation_accuracy_trained": trained,
         "epochs_finetuned": initial.finetune.epochs,
-    }  # fmt: skip
+    }
     return result, record

@@ -1,4 +1,6 @@
-"""From classification to detection (paper, F.4): a detector's backbone is pruned with a metanetwork and without.
+"""From classification to detection (paper, F.4).
+
+A detector's backbone is pruned with a metanetwork and without.
 
 A detector is trained; then, for each method, (metanetwork,) finetune, prune the backbone, finetune.
 """
@@ -14,7 +16,14 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
-from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, read_card, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSource,
+    create_network,
+    load_network,
+    read_card,
+    save_network,
+)
 from metaprune_pl.pipelines.prepare import Place, TrainingSettings, rewrite
 from metaprune_pl.pruning import (
     GroupNorm,
@@ -39,8 +48,10 @@ class DetectionSettings:
     Attributes:
         network: `faster_rcnn`, or the folder of a stored detector.
         arguments: Keyword arguments of `faster_rcnn`, and of the builder of its backbone.
-        metanetwork: Folder of a metanetwork (or of several: the last is taken); None prunes without one alone.
-        speed_ups: Targets: multiply-accumulates of the unpruned backbone over those of the result, increasing.
+        metanetwork: Folder of a metanetwork (or of several: the last is taken); None prunes without
+            one alone.
+        speed_ups: Targets: multiply-accumulates of the unpruned backbone over those of the result,
+            increasing.
         criterion: Which channels matter.
         pruning: Steps and floors.
         training: Training of the detector; 0 epochs take a stored one as it is.
@@ -61,7 +72,10 @@ class DetectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What all steps of a run share: where, on what, how; and what is known of the backbone before any of them."""
+    """What all steps of a run share: where, on what, how.
+
+    And what is known of the backbone before any of them.
+    """
 
     place: Place
     data: VOC
@@ -83,8 +97,8 @@ class _Work:
 def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detected]:
     """Train a detector, and prune its backbone with and without a metanetwork.
 
-    Writes `trained/network`, `METHOD/speed_up_X/network`, `report.json`, `report.csv` and TensorBoard events to the
-    run's folder.
+    Writes `trained/network`, `METHOD/speed_up_X/network`, `report.json`, `report.csv` and
+    TensorBoard events to the run's folder.
 
     Args:
         place: Where to run.
@@ -92,7 +106,8 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
         how: What to run.
 
     Raises:
-        ConfigError: The network is no detector, the metanetwork was made for others, or the targets make no sense.
+        ConfigError: The network is no detector, the metanetwork was made for others, or the targets
+            make no sense.
         DataError: The images are missing or cannot be read.
         PruningError: A target is out of reach.
         StorageError: There is no such network or metanetwork.
@@ -102,7 +117,9 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
     detector, card = source.open()
     check_detector(detector, data)
     example, backbone = torch.zeros(1, *card.input_shape), detector.get_submodule("backbone")
-    unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments).get_submodule("backbone")
+    unpruned = create_network(
+        card.settings.builder, seed=0, **card.settings.arguments
+    ).get_submodule("backbone")
     macs = count_macs(unpruned, example)
     checked = check_prunable(backbone, example, how.speed_ups, macs, how.pruning)
     check_ahead(backbone, example, how.speed_ups, macs)
@@ -124,7 +141,10 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
 
 
 def _train(work: _Work, name: str, source: Path, settings: TrainingSettings) -> Path:
-    """Train a stored detector in a folder of its own, unless that was done before; return the result's folder."""
+    """Train a stored detector in a folder of its own, unless that was done before.
+
+    Return the result's folder.
+    """
     if not settings.epochs:
         return source
     folder = work.place.folder / name
@@ -151,9 +171,14 @@ def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
         place.agree(None)
     detector = load_network(_train(work, "finetuned", source, how.finetune)).to(place.device)
     backbones = prune(
-        detector.get_submodule("backbone"), work.example, speed_ups=how.speed_ups, base_macs=work.base_macs,
-        criterion=how.criterion, settings=how.pruning, checked=work.checked,
-    )  # fmt: skip
+        detector.get_submodule("backbone"),
+        work.example,
+        speed_ups=how.speed_ups,
+        base_macs=work.base_macs,
+        criterion=how.criterion,
+        settings=how.pruning,
+        checked=work.checked,
+    )
     found = []
     for target, backbone in zip(how.speed_ups, backbones, strict=True):
         inside = work.inside(place.folder / f"speed_up_{target:g}")
@@ -162,15 +187,25 @@ def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
         if place.writes:
             save_network(inside.place.folder / "pruned", pruned, work.card)
         place.agree(None)
-        final = load_network(_train(inside, "finetuned", inside.place.folder / "pruned", how.finetune_after))
+        final = load_network(
+            _train(inside, "finetuned", inside.place.folder / "pruned", how.finetune_after)
+        )
         found.append(_measured(inside, method, target, detector, final, pruned))
     return found
 
 
 def _measured(
-    work: _Work, method: str, target: float, unpruned: nn.Module, final: nn.Module, pruned: nn.Module | None = None
+    work: _Work,
+    method: str,
+    target: float,
+    unpruned: nn.Module,
+    final: nn.Module,
+    pruned: nn.Module | None = None,
 ) -> Detected:
-    """Measure a detector on the test images, unless that was done before; a pruned one is stored with the result."""
+    """Measure a detector on the test images, unless that was done before.
+
+    A pruned one is stored with the result.
+    """
     place, folder = work.place, work.place.folder
     if place.agree((folder / "result.json").is_file()):
         return Detected(**read_json(folder / "result.json"))
@@ -180,10 +215,18 @@ def _measured(
     before = (None, None) if pruned is None else average_precision(pruned, work.data, place.device)
     milliseconds, unpruned_milliseconds = measure_latencies([final, unpruned], work.example, 1)
     result = Detected(
-        method=method, target=target, speed_up=work.base_macs / macs, macs=macs, parameters=count_parameters(final),
-        milliseconds=milliseconds, milliseconds_unpruned=unpruned_milliseconds, precision=precision,
-        precision_50=precision_50, precision_pruned=before[0], precision_50_pruned=before[1],
-    )  # fmt: skip
+        method=method,
+        target=target,
+        speed_up=work.base_macs / macs,
+        macs=macs,
+        parameters=count_parameters(final),
+        milliseconds=milliseconds,
+        milliseconds_unpruned=unpruned_milliseconds,
+        precision=precision,
+        precision_50=precision_50,
+        precision_pruned=before[0],
+        precision_50_pruned=before[1],
+    )
     if place.writes:
         if pruned is not None:
             record = {**work.card.record, **asdict(result)}
@@ -196,7 +239,9 @@ def _measured(
 def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
     """Return the mean average precision on the test images, over overlaps of 0.5 to 0.95 and at 0.5."""
     metric, detector = AveragePrecision(), detector.to(device).eval()
-    batches = track(data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True)
+    batches = track(
+        data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True
+    )
     for images, targets in batches:
         metric.update(detector(images), targets)
     return metric.summary()
@@ -206,6 +251,10 @@ def _write_report(folder: Path, results: Sequence[Detected]) -> None:
     rows = [asdict(result) for result in results]
     write_csv(folder / "report.csv", rows)
     for result in results:
-        values = {"speed_up": result.speed_up, "map": result.precision, "map_50": result.precision_50}
+        values = {
+            "speed_up": result.speed_up,
+            "map": result.precision,
+            "map_50": result.precision_50,
+        }
         log_results(folder, f"{result.method}_{result.target:g}", {"method": result.method}, values)
     write_json(folder / "report.json", rows)

@@ -35,7 +35,8 @@ class GroupFacts:
         name: Its first layer.
         layers: Layers whose channels go together.
         width: Channels of the first layer.
-        units: Number of prunable units: sets of channels that can only go together, over all layers.
+        units: Number of prunable units: sets of channels that can only go together, over all
+            layers.
     """
 
     name: str
@@ -57,7 +58,8 @@ class Inspection:
         edges: Number of connected pairs of neurons.
         parameters: Number of parameters.
         covered: Share of the parameters that lie in the graph.
-        outside: Names of the others, and how many elements each has; they are kept, or cut with the neurons they meet.
+        outside: Names of the others, and how many elements each has; they are kept, or cut with the
+            neurons they meet.
         macs: Multiply-accumulates for one image.
         speed_up: Those of the network before any pruning over these.
         groups: What can be pruned.
@@ -117,23 +119,39 @@ def inspect_network(
         if source.stored or input_shape is not None:
             raise
         text = "x".join(map(str, shape))
-        raise TraceError(f"{error} (Traced with an image of {text}; --input_shape sets another.)") from error
+        raise TraceError(
+            f"{error} (Traced with an image of {text}; --input_shape sets another.)"
+        ) from error
     graph, macs = groups.graph, count_macs(network, example)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     outside = {name: sizes[name] for name in graph.outside}
     total = count_parameters(network)
     fixed = macs - graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
     if figure is not None:
-        title = f"{name} · {total / 1e6:,.2f} M parameters · {macs / 1e9:,.2f} G multiply-accumulates"
+        title = (
+            f"{name} · {total / 1e6:,.2f} M parameters · {macs / 1e9:,.2f} G multiply-accumulates"
+        )
         save_figure(draw_graph(groups, title), Path(figure))
     return Inspection(
-        network=name, input_shape=shape, neurons=graph.num_nodes, neuron_groups=len(graph.groups),
-        connections=len(graph.connections), edges=graph.num_edges, parameters=total,
-        covered=1 - sum(outside.values()) / max(1, total), outside=outside, macs=macs, groups=_facts(groups),
-        speed_up=unpruned_macs(replace(card, input_shape=shape)) / macs if source.stored and network is whole else 1.0,
+        network=name,
+        input_shape=shape,
+        neurons=graph.num_nodes,
+        neuron_groups=len(graph.groups),
+        connections=len(graph.connections),
+        edges=graph.num_edges,
+        parameters=total,
+        covered=1 - sum(outside.values()) / max(1, total),
+        outside=outside,
+        macs=macs,
+        groups=_facts(groups),
+        speed_up=unpruned_macs(replace(card, input_shape=shape)) / macs
+        if source.stored and network is whole
+        else 1.0,
         stays=_stays(groups),
-        highest_speed_up=highest_speed_up(groups, network.state_dict(), GroupNorm(), PruningSettings(), fixed),
-    )  # fmt: skip
+        highest_speed_up=highest_speed_up(
+            groups, network.state_dict(), GroupNorm(), PruningSettings(), fixed
+        ),
+    )
 
 
 def _facts(groups: PruningGroups) -> tuple[GroupFacts, ...]:
@@ -143,13 +161,17 @@ def _facts(groups: PruningGroups) -> tuple[GroupFacts, ...]:
         for number in groups.group[groups.unit[layer.start : layer.stop]].unique().tolist():
             layers.setdefault(number, []).append(layer.name)
             width.setdefault(number, layer.size)
-    for connection in groups.graph.connections:  # layers whose outputs are added to those of another
+    for (
+        connection
+    ) in groups.graph.connections:  # layers whose outputs are added to those of another
         for number in groups.group[groups.unit[connection.target.flatten()]].unique().tolist():
             if connection.parameter is not None and connection.name not in layers[number]:
                 layers[number].append(connection.name)
     return tuple(
         GroupFacts(name=name, layers=tuple(layers[number]), width=width[number], units=units)
-        for number, (name, units) in enumerate(zip(groups.names, groups.sizes().tolist(), strict=True))
+        for number, (name, units) in enumerate(
+            zip(groups.names, groups.sizes().tolist(), strict=True)
+        )
         if units
     )
 
@@ -176,5 +198,7 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
     for layer in graph.groups:
         units = groups.unit[layer.start : layer.stop]
         if number := int((~groups.prunable[units]).sum()):
-            found[layer.name] = f"{number} of {layer.size} channels: {why(units[~groups.prunable[units]])}"
+            found[layer.name] = (
+                f"{number} of {layer.size} channels: {why(units[~groups.prunable[units]])}"
+            )
     return found

@@ -1,4 +1,7 @@
-"""The paper's pipeline with masks in place of removed channels (6.2): metanetwork, finetune, mask, finetune."""
+"""The paper's pipeline with masks in place of removed channels (6.2).
+
+Metanetwork, finetune, mask, finetune.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,7 +24,14 @@ from metaprune_pl.pipelines.prepare import (
     prepare,
     run_finetuning,
 )
-from metaprune_pl.pruning import MaskSettings, apply_masks, count_parameters, find_masks, left_parameters, measure
+from metaprune_pl.pruning import (
+    MaskSettings,
+    apply_masks,
+    count_parameters,
+    find_masks,
+    left_parameters,
+    measure,
+)
 from metaprune_pl.pruning.unstructured import Ranking
 from metaprune_pl.reports import Masked, read_json, write_csv, write_json
 from metaprune_pl.reports.figures import save_figure
@@ -30,19 +40,25 @@ from metaprune_pl.reports.tensorboard import log_results
 
 
 def run_masks(
-    place: Workplace, how: Preparation, masks: MaskSettings, *, finetune_after: FinetuneSettings, rounds: int = 1
+    place: Workplace,
+    how: Preparation,
+    masks: MaskSettings,
+    *,
+    finetune_after: FinetuneSettings,
+    rounds: int = 1,
 ) -> list[Masked]:
     """Make a network ready, mask its weights for each target, and finetune the results.
 
-    Writes `masked_X/network` for each target, `report.json`, `report.csv`, the curve over parameters left (`masks.png`)
-    and TensorBoard events to the run's folder.
+    Writes `masked_X/network` for each target, `report.json`, `report.csv`, the curve over
+    parameters left (`masks.png`) and TensorBoard events to the run's folder.
 
     Args:
         place: Where to run.
         how: What to make ready, and how.
         masks: Which weights become zero.
         finetune_after: Finetuning after that.
-        rounds: Rounds in which shares are reached, with weights rewound after each; patterns are made at once.
+        rounds: Rounds in which shares are reached, with weights rewound after each; patterns are
+            made at once.
 
     Raises:
         ConfigError: There is no training between rounds.
@@ -52,7 +68,9 @@ def run_masks(
     ready = prepare(place, how, None)
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
     if ready.card.masked:
-        rank_zero_info("The network has masks: shares are of all its weights, those that are zero among them.")
+        rank_zero_info(
+            "The network has masks: shares are of all its weights, those that are zero among them."
+        )
     given, before = accuracies_before(place, ready)
     results = []
     for target in masks.targets:
@@ -62,16 +80,26 @@ def run_masks(
             continue
         masked, final, card, dense = _mask(
             place, folder, ready, graph, how, masks.ranking, finetune_after, target, rounds
-        )  # fmt: skip
+        )
         result = Masked(
-            network=ready.name, method=ready.method, target=str(target), left=left_parameters(final),
-            parameters=count_parameters(final), dense=list(dense), accuracy_given=given, accuracy_before=before,
+            network=ready.name,
+            method=ready.method,
+            target=str(target),
+            left=left_parameters(final),
+            parameters=count_parameters(final),
+            dense=list(dense),
+            accuracy_given=given,
+            accuracy_before=before,
             accuracy_masked=accuracy(masked, place.data, "test", place.device),
             accuracy_finetuned=accuracy(final, place.data, "test", place.device),
-        )  # fmt: skip
+        )
         results.append(result)
         if place.writes:
-            record = {**card.record, "left": result.left, "test_accuracy": result.accuracy_finetuned}
+            record = {
+                **card.record,
+                "left": result.left,
+                "test_accuracy": result.accuracy_finetuned,
+            }
             save_network(folder / "network", final, replace(card, record=record))
             write_json(folder / "result.json", asdict(result))
     if place.writes:
@@ -80,15 +108,33 @@ def run_masks(
 
 
 def _mask(
-    place: Workplace, folder: Path, ready: Ready, graph: WeightGraph, how: Preparation, ranking: Ranking,
-    finetuning: FinetuneSettings, target: float | str, rounds: int,
-) -> tuple[nn.Module, nn.Module, NetworkCard, Sequence[str]]:  # fmt: skip
+    place: Workplace,
+    folder: Path,
+    ready: Ready,
+    graph: WeightGraph,
+    how: Preparation,
+    ranking: Ranking,
+    finetuning: FinetuneSettings,
+    target: float | str,
+    rounds: int,
+) -> tuple[nn.Module, nn.Module, NetworkCard, Sequence[str]]:
     """Return a network masked and finetuned, its card, and the weights that a pattern left whole."""
     final, last = ready.network, 1 if isinstance(target, str) else rounds
-    for number in range(1, last + 1):  # each leaves the same share of what is left, by what the last one trained
-        share = target if isinstance(target, str) or number == last else 1 - (1 - target) ** (number / last)
-        found = find_masks(graph, measure(final, how.criterion, place.images), how.criterion, share, ranking)
-        masked, card = apply_masks(ready.network, found), replace(ready.card, masked=sorted(found.kept))
+    for number in range(
+        1, last + 1
+    ):  # each leaves the same share of what is left, by what the last one trained
+        share = (
+            target
+            if isinstance(target, str) or number == last
+            else 1 - (1 - target) ** (number / last)
+        )
+        found = find_masks(
+            graph, measure(final, how.criterion, place.images), how.criterion, share, ranking
+        )
+        masked, card = (
+            apply_masks(ready.network, found),
+            replace(ready.card, masked=sorted(found.kept)),
+        )
         inside = replace(place, folder=folder if number == last else folder / f"round_{number}")
         source = inside.folder / "masked"
         if place.writes:

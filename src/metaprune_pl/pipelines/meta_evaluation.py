@@ -33,7 +33,8 @@ class MetaEvaluation(Callback):
         finetune: Finetuning after the metanetwork.
         criterion: Which channels matter.
         pruning: Steps and floors.
-        grid: Points at which the accuracy is measured; the last is the largest speed-up that can be found.
+        grid: Points at which the accuracy is measured; the last is the largest speed-up that can be
+            found.
 
     Raises:
         ConfigError: There are no networks, the threshold is no share, or `every` is below 1.
@@ -51,9 +52,13 @@ class MetaEvaluation(Callback):
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
     ) -> None:
         if not networks or not 0 < threshold < 1 or every < 1:
-            raise ConfigError("MetaEvaluation: name networks, a threshold such as 0.925, and every at least 1.")
+            raise ConfigError(
+                "MetaEvaluation: name networks, a threshold such as 0.925, and every at least 1."
+            )
         if grid.split != "validation":
-            raise ConfigError(f"MetaEvaluation is by validation images: set grid.split, which is {grid.split}.")
+            raise ConfigError(
+                f"MetaEvaluation is by validation images: set grid.split, which is {grid.split}."
+            )
         self.networks, self.threshold, self.every, self.grid = networks, threshold, every, grid
         self.finetune, self.criterion, self.pruning = finetune, criterion, pruning
 
@@ -64,12 +69,17 @@ class MetaEvaluation(Callback):
             return
         folder = Path(trainer.default_root_dir) / "meta_evaluation" / f"epoch_{epoch:03d}"
         own = self.networks[trainer.global_rank :: trainer.world_size]
-        found = torch.tensor(self._speed_ups(trainer, pl_module, folder, own), device=pl_module.device)
+        found = torch.tensor(
+            self._speed_ups(trainer, pl_module, folder, own), device=pl_module.device
+        )
         total = trainer.strategy.reduce(found.sum(), reduce_op="sum")
         speed_up = float(total) / len(self.networks)
         pl_module.log("meta_eval/speed_up", speed_up, sync_dist=True)
         if trainer.is_global_zero:
-            write_json(folder / "result.json", {"epoch": epoch, "threshold": self.threshold, "speed_up": speed_up})
+            write_json(
+                folder / "result.json",
+                {"epoch": epoch, "threshold": self.threshold, "speed_up": speed_up},
+            )
 
     def _speed_ups(
         self, trainer: Trainer, training: MetaTraining, folder: Path, networks: Sequence[str]
@@ -78,15 +88,27 @@ class MetaEvaluation(Callback):
         assert isinstance(zoo, DataModelZoo)
         found = []
         for network in networks:
-            name = Path(network).name if Path(network).name != "network" else Path(network).parent.name
+            name = (
+                Path(network).name if Path(network).name != "network" else Path(network).parent.name
+            )
             place = Workplace(
-                folder=folder / name, device=training.device, data=copy.copy(zoo.images),
+                folder=folder / name,
+                device=training.device,
+                data=copy.copy(zoo.images),
                 trainer=trainer.for_device,  # type: ignore[attr-defined]
-            )  # fmt: skip
-            save_metanetwork(place.folder / "metanetwork", training.metanetwork, {"epoch": trainer.current_epoch + 1})
+            )
+            save_metanetwork(
+                place.folder / "metanetwork",
+                training.metanetwork,
+                {"epoch": trainer.current_epoch + 1},
+            )
             how = Preparation(
-                source=NetworkSource(network=network), metanetwork=str(place.folder / "metanetwork"), sparsity=None,
-                criterion=self.criterion, pruning=self.pruning, finetune=self.finetune,
-            )  # fmt: skip
+                source=NetworkSource(network=network),
+                metanetwork=str(place.folder / "metanetwork"),
+                sparsity=None,
+                criterion=self.criterion,
+                pruning=self.pruning,
+                finetune=self.finetune,
+            )
             found.append(run_curve(place, how, self.grid).reach_above(self.threshold))
         return found

@@ -1,4 +1,7 @@
-"""From a stored network to one that is ready for pruning: metanetwork or a control, then finetuning."""
+"""From a stored network to one that is ready for pruning.
+
+Metanetwork or a control, then finetuning.
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +20,21 @@ from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import NetworkCard, NetworkSource, create_network, load_network, save_network
-from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, PruningSettings, Sparsity, count_macs
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSource,
+    create_network,
+    load_network,
+    save_network,
+)
+from metaprune_pl.pruning import (
+    AttentionUnits,
+    GroupNorm,
+    PruningGroups,
+    PruningSettings,
+    Sparsity,
+    count_macs,
+)
 from metaprune_pl.pruning.structured import check_ahead, check_prunable
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 from metaprune_pl.stages.finetuning import check_fits
@@ -103,7 +119,8 @@ class Ready:
         given: Folder of the network as it was given.
         network: On the workplace's device, in evaluation mode.
         base_macs: Multiply-accumulates of the unpruned network for one image.
-        checked: What `check_prunable` found, which no step before pruning changes; None where it was not asked.
+        checked: What `check_prunable` found, which no step before pruning changes; None where it
+            was not asked.
     """
 
     name: str
@@ -121,8 +138,10 @@ class Preparation:
 
     Attributes:
         source: The network.
-        metanetwork: Folder of a metanetwork (or of several: the last is taken) that rewrites it first.
-        sparsity: Sparsity term of the finetuning, instead of a metanetwork: DepGraph's sparsity learning.
+        metanetwork: Folder of a metanetwork (or of several: the last is taken) that rewrites it
+            first.
+        sparsity: Sparsity term of the finetuning, instead of a metanetwork: DepGraph's sparsity
+            learning.
         criterion: Which channels matter.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
@@ -138,7 +157,8 @@ class Preparation:
     def __post_init__(self) -> None:
         if self.metanetwork is not None and self.sparsity is not None:
             raise ConfigError(
-                "give a metanetwork or a sparsity term for the finetuning, not both: they are two methods."
+                "give a metanetwork or a sparsity term for the finetuning, not both: they are two "
+                "methods."
             )
 
 
@@ -148,11 +168,12 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     Args:
         place: Where to run.
         how: What to make ready, and how.
-        speed_ups: Targets of the pruning that follows; checked before any time is spent. None removes no channels.
+        speed_ups: Targets of the pruning that follows; checked before any time is spent. None
+            removes no channels.
 
     Raises:
-        ConfigError: The targets make no sense or are reached already, the network was made for other images, or the
-            metanetwork for other networks.
+        ConfigError: The targets make no sense or are reached already, the network was made for
+            other images, or the metanetwork for other networks.
         DataError: The images are missing or cannot be read.
         PruningError: The network is frozen, or the last target is out of reach.
         NetworkError: The network cannot be built.
@@ -160,14 +181,19 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     """
     if how.metanetwork is not None:
         find_metanetwork(how.metanetwork)
-    network, card = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
+    network, card = how.source.open(
+        input_shape=place.data.input_shape, num_classes=place.data.num_classes
+    )
     check_fits(network, card, place.data)
     base_macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape)
     checked = None
     if speed_ups is not None:
         checked = check_prunable(network, example, speed_ups, base_macs, how.pruning)
         if (now := check_ahead(network, example, speed_ups, base_macs)) > 1 < speed_ups[-1]:
-            rank_zero_info(f"The network is at {now:.2f}x: speed-ups count from the network before any pruning.")
+            rank_zero_info(
+                f"The network is at {now:.2f}x: speed-ups count from the network before any "
+                "pruning."
+            )
     rewritten = None
     if how.metanetwork is not None:
         graph = trace(network, example) if checked is None else checked[0].graph
@@ -187,7 +213,13 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
         method = "sparsity_learning"
     if how.finetune.epochs:
         source = run_finetuning(
-            place, "finetuned", source, how.finetune, how.sparsity, how.criterion, how.pruning.attention
+            place,
+            "finetuned",
+            source,
+            how.finetune,
+            how.sparsity,
+            how.criterion,
+            how.pruning.attention,
         )
     card = replace(card, record={**card.record, "name": name, "method": method})
     if place.writes and source != Path(how.source.network):
@@ -195,7 +227,13 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     place.agree(None)
     network = load_network(source).to(place.device)
     return Ready(
-        name=name, method=method, card=card, given=given, network=network, base_macs=base_macs, checked=checked
+        name=name,
+        method=method,
+        card=card,
+        given=given,
+        network=network,
+        base_macs=base_macs,
+        checked=checked,
     )
 
 
@@ -206,7 +244,10 @@ def check_rounds(rounds: int, finetuning: FinetuneSettings) -> None:
         ConfigError: There are no rounds, or several and no epochs.
     """
     if rounds < 1 or (rounds > 1 and not finetuning.epochs):
-        raise ConfigError("rounds is at least 1, and each but the last trains for finetune_after.epochs, above 0 then.")
+        raise ConfigError(
+            "rounds is at least 1, and each but the last trains for finetune_after.epochs, above "
+            "0 then."
+        )
 
 
 def unpruned_macs(card: NetworkCard) -> int:
@@ -220,14 +261,16 @@ def rewrite(place: Place, network: nn.Module, graph: WeightGraph, metanetwork: s
     """Give a network, or the part of one that a graph is of, the weights that a metanetwork makes of its own.
 
     Raises:
-        ConfigError: The metanetwork has no place for a parameter, or does not know a size of its kernels.
+        ConfigError: The metanetwork has no place for a parameter, or does not know a size of its
+            kernels.
     """
     network.to(place.device)
     try:
         new = load_metanetwork(metanetwork).to(place.device).rewrite(graph, network.state_dict())
     except TraceError as error:
         raise ConfigError(
-            f"the metanetwork '{metanetwork}' does not go with the network: {error} Meta-training is `metaprune fit`; "
+            f"the metanetwork '{metanetwork}' does not go with the network: {error} Meta-training "
+            "is `metaprune fit`; "
             "to go without, set metanetwork to null."
         ) from error
     network.load_state_dict(new)
@@ -243,13 +286,20 @@ def run_finetuning(
     criterion: GroupNorm,
     attention: AttentionUnits = "width",
 ) -> Path:
-    """Finetune a stored network in a folder of its own, unless that was done before; return the result's folder."""
+    """Finetune a stored network in a folder of its own, unless that was done before.
+
+    Return the result's folder.
+    """
     result = place.folder / name / "network"
     if place.agree(not (result / "network.json").is_file()):
         module = Finetuning(
-            network=str(source), optimizer=settings.optimizer, label_smoothing=settings.label_smoothing,
-            sparsity=sparsity, criterion=criterion, attention=attention,
-        )  # fmt: skip
+            network=str(source),
+            optimizer=settings.optimizer,
+            label_smoothing=settings.label_smoothing,
+            sparsity=sparsity,
+            criterion=criterion,
+            attention=attention,
+        )
         trainer = place.trainer(place.folder / name, settings.epochs)
         trainer.fit(module, datamodule=place.data)
     place.agree(None)
@@ -261,14 +311,17 @@ def accuracies_before(place: Workplace, ready: Ready) -> tuple[float, float]:
     given = accuracy(load_network(ready.given), place.data, "test", place.device)
     if given * place.data.num_classes < CHANCE:
         rank_zero_info(
-            f"The network as given classifies {100 * given:.1f} % of the test images, no better than chance: has it "
+            f"The network as given classifies {100 * given:.1f} % of the test images, no better "
+            "than chance: has it "
             "its weights (--state), and the images the normalization that it was trained with?"
         )
     return given, accuracy(ready.network, place.data, "test", place.device)
 
 
 @torch.inference_mode()
-def accuracy(network: nn.Module, data: ImageDataModule, split: Split, device: torch.device) -> float:
+def accuracy(
+    network: nn.Module, data: ImageDataModule, split: Split, device: torch.device
+) -> float:
     """Share of the images of a part of the data that a network classifies correctly."""
     network = network.to(device).eval()
     correct = total = 0

@@ -41,7 +41,8 @@ def run_prune(
 ) -> list[Pruned]:
     """Make a network ready, prune it to each target, and finetune the results.
 
-    Writes `speed_up_X/network` for each target, `report.json`, `report.csv` and TensorBoard events to the run's folder.
+    Writes `speed_up_X/network` for each target, `report.json`, `report.csv` and TensorBoard events
+    to the run's folder.
 
     Args:
         place: Where to run.
@@ -61,7 +62,10 @@ def run_prune(
     networks = (
         _prune(place, ready, how, speed_ups)
         if rounds == 1
-        else (_prune_in_rounds(place, ready, how, finetune_after, target, rounds) for target in speed_ups)
+        else (
+            _prune_in_rounds(place, ready, how, finetune_after, target, rounds)
+            for target in speed_ups
+        )
     )
     results, told = [], False
     for target, pruned in zip(speed_ups, networks, strict=True):
@@ -73,7 +77,9 @@ def run_prune(
         if place.writes:
             save_network(folder / "pruned", pruned, ready.card)
         place.agree(None)
-        final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(place.device)
+        final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(
+            place.device
+        )
         results.append(_measured(place, ready, target, accuracies, pruned, final))
         if place.writes:
             _store(folder, ready, final, results[-1])
@@ -93,91 +99,143 @@ def narrow_layers(before: nn.Module, after: nn.Module) -> str:
         if len(shape) > 1 and 10 * widths[name][0] < shape[0]
     }
     found = sorted(shares, key=lambda name: shares[name][0] / shares[name][1])[:3]
-    return ", ".join(f"'{name}' ({shares[name][0]} of {shares[name][1]} channels)" for name in found)
+    return ", ".join(
+        f"'{name}' ({shares[name][0]} of {shares[name][1]} channels)" for name in found
+    )
 
 
 def _tell_of_narrow_layers(before: nn.Module, after: nn.Module, target: float) -> bool:
     found = narrow_layers(before, after)
     if found:
         rank_zero_info(
-            f"At {target:g}x hardly anything is left of {found}. If that costs too much accuracy: --pruning.max_ratio "
+            f"At {target:g}x hardly anything is left of {found}. If that costs too much accuracy: "
+            "--pruning.max_ratio "
             "0.75 leaves every layer a quarter of its channels."
         )
     return bool(found)
 
 
 def _prune(
-    place: Workplace, ready: Ready, how: Preparation, speed_ups: Sequence[float], rewound: nn.Module | None = None
+    place: Workplace,
+    ready: Ready,
+    how: Preparation,
+    speed_ups: Sequence[float],
+    rewound: nn.Module | None = None,
 ) -> Iterator[nn.Module]:
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     return prune(
-        ready.network, example, speed_ups=speed_ups, base_macs=ready.base_macs, criterion=how.criterion,
-        settings=how.pruning, images=place.images, rewound=rewound, checked=ready.checked,
-    )  # fmt: skip
+        ready.network,
+        example,
+        speed_ups=speed_ups,
+        base_macs=ready.base_macs,
+        criterion=how.criterion,
+        settings=how.pruning,
+        images=place.images,
+        rewound=rewound,
+        checked=ready.checked,
+    )
 
 
 def _prune_in_rounds(
-    place: Workplace, ready: Ready, how: Preparation, finetuning: FinetuneSettings, target: float, rounds: int
+    place: Workplace,
+    ready: Ready,
+    how: Preparation,
+    finetuning: FinetuneSettings,
+    target: float,
+    rounds: int,
 ) -> nn.Module:
     """Prune to a target with rewinding (Frankle and Carbin 2019; Renda et al. 2020).
 
-    Each round prunes by the same factor what the training after the last round led to, and gives the channels that are
-    left the weights again that they had when the network was ready.
+    Each round prunes by the same factor what the training after the last round led to, and gives
+    the channels that are left the weights again that they had when the network was ready.
     """
-    now = ready.base_macs / count_macs(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
+    now = ready.base_macs / count_macs(
+        ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device)
+    )
     trained = rewound = ready.network
     for number in range(1, rounds + 1):
         between = target if number == rounds else now * (target / now) ** (number / rounds)
-        now_ready = ready if number == 1 else replace(ready, network=trained, checked=None)  # of other widths
+        now_ready = (
+            ready if number == 1 else replace(ready, network=trained, checked=None)
+        )  # of other widths
         (rewound,) = _prune(place, now_ready, how, [between], rewound)
         if number < rounds:
             folder = place.folder / f"speed_up_{target:g}" / f"round_{number}"
             if place.writes:
                 save_network(folder / "pruned", rewound, ready.card)
             place.agree(None)
-            trained = load_network(_finetune(place, folder, finetuning, how.criterion)).to(place.device)
+            trained = load_network(_finetune(place, folder, finetuning, how.criterion)).to(
+                place.device
+            )
     return rewound
 
 
-def _finetune(place: Workplace, folder: Path, settings: FinetuneSettings, criterion: GroupNorm) -> Path:
+def _finetune(
+    place: Workplace, folder: Path, settings: FinetuneSettings, criterion: GroupNorm
+) -> Path:
     if not settings.epochs:
         return folder / "pruned"
-    return run_finetuning(replace(place, folder=folder), "finetuned", folder / "pruned", settings, None, criterion)
+    return run_finetuning(
+        replace(place, folder=folder), "finetuned", folder / "pruned", settings, None, criterion
+    )
 
 
 def _measured(
-    place: Workplace, ready: Ready, target: float, before: tuple[float, float], pruned: nn.Module, final: nn.Module
+    place: Workplace,
+    ready: Ready,
+    target: float,
+    before: tuple[float, float],
+    pruned: nn.Module,
+    final: nn.Module,
 ) -> Pruned:
     """Measure a network on the test images, straight after pruning and as it is in the end."""
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
     macs = count_macs(final, example)
     return Pruned(
-        network=ready.name, method=ready.method, target=target, speed_up=ready.base_macs / macs, macs=macs,
-        parameters=count_parameters(final), accuracy_given=before[0], accuracy_before=before[1],
+        network=ready.name,
+        method=ready.method,
+        target=target,
+        speed_up=ready.base_macs / macs,
+        macs=macs,
+        parameters=count_parameters(final),
+        accuracy_given=before[0],
+        accuracy_before=before[1],
         accuracy_pruned=accuracy(pruned, place.data, "test", place.device),
         accuracy_finetuned=accuracy(final, place.data, "test", place.device),
-    )  # fmt: skip
+    )
 
 
-def _timed(place: Workplace, ready: Ready, results: Sequence[Pruned], sizes: Sequence[int]) -> list[Pruned]:
+def _timed(
+    place: Workplace, ready: Ready, results: Sequence[Pruned], sizes: Sequence[int]
+) -> list[Pruned]:
     """Measure the unpruned network and all results, in turn, for each number of images in a forward pass."""
     settings = ready.card.settings
     unpruned = create_network(settings.builder, seed=0, **settings.arguments).eval()
-    networks = [unpruned, *(load_network(place.folder / f"speed_up_{r.target:g}" / "network") for r in results)]
+    networks = [
+        unpruned,
+        *(load_network(place.folder / f"speed_up_{r.target:g}" / "network") for r in results),
+    ]
     example = torch.zeros(1, *ready.card.input_shape, device=place.device)
-    found = {str(s): measure_latencies([n.to(place.device) for n in networks], example, s) for s in sizes}
+    found = {
+        str(s): measure_latencies([n.to(place.device) for n in networks], example, s) for s in sizes
+    }
     return [
         replace(
-            result, latency={size: times[number] for size, times in found.items()},
+            result,
+            latency={size: times[number] for size, times in found.items()},
             latency_unpruned={size: times[0] for size, times in found.items()},
         )
         for number, result in enumerate(results, 1)
-    ]  # fmt: skip
+    ]
 
 
 def _store(folder: Path, ready: Ready, final: nn.Module, result: Pruned) -> None:
     """Store a network with its result, which comes last: it says that all is there."""
-    record = {**ready.card.record, "speed_up": result.speed_up, "test_accuracy": result.accuracy_finetuned}
+    record = {
+        **ready.card.record,
+        "speed_up": result.speed_up,
+        "test_accuracy": result.accuracy_finetuned,
+    }
     save_network(folder / "network", final, replace(ready.card, record=record))
     write_json(folder / "result.json", asdict(result))
 
@@ -187,9 +245,10 @@ def _write_report(folder: Path, results: list[Pruned]) -> None:
     for result in results:
         settings = {"method": result.method, "network": result.network, "target": result.target}
         values = {
-            "speed_up": result.speed_up, "accuracy_pruned": result.accuracy_pruned,
+            "speed_up": result.speed_up,
+            "accuracy_pruned": result.accuracy_pruned,
             "accuracy_finetuned": result.accuracy_finetuned,
-        }  # fmt: skip
+        }
         log_results(folder, f"speed_up_{result.target:g}", settings, values)
     write_json(folder / "report.json", [asdict(result) for result in results])
 

@@ -1,7 +1,8 @@
 """The folder of a run: what it holds, whether it is finished, and what it was made from.
 
-A run is known by its key: a digest of its settings and of the networks that it reads. A finished run with the same
-key is not run again, an unfinished one continues, and another one is never overwritten.
+A run is known by its key: a digest of its settings and of the networks that it reads. A finished
+run with the same key is not run again, an unfinished one continues, and another one is never
+overwritten.
 """
 
 import hashlib
@@ -17,13 +18,28 @@ import yaml
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks.storage import write_text
-from metaprune_pl.pipelines.cost import cost_of, current_files, peak_memory, reset_peaks, trained_images
+from metaprune_pl.pipelines.cost import (
+    cost_of,
+    current_files,
+    peak_memory,
+    reset_peaks,
+    trained_images,
+)
 from metaprune_pl.reports import Cost, read_json, write_json
 
 HARDWARE = {
-    "accelerator", "devices", "strategy", "num_nodes", "logger", "enable_progress_bar", "enable_model_summary",
-    "log_every_n_steps", "profiler", "threads", "default_root_dir",
-}  # fmt: skip
+    "accelerator",
+    "devices",
+    "strategy",
+    "num_nodes",
+    "logger",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "log_every_n_steps",
+    "profiler",
+    "threads",
+    "default_root_dir",
+}
 """Trainer settings that do not make it another run."""
 ARTIFACTS = {"network", "state", "metanetwork", "data_models"}
 """Settings that name folders of stored networks or a file of weights, which belong to the key."""
@@ -32,10 +48,16 @@ ARTIFACTS = {"network", "state", "metanetwork", "data_models"}
 def run_key(command: str, config: Mapping[str, Any]) -> str:
     """Return the digest of a run's settings and of the stored networks that they name."""
     plain = {key: value for key, value in config.items() if key not in {"config", "trainer"}}
-    trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in HARDWARE}
-    digest = hashlib.sha256(json.dumps([command, plain, trainer], sort_keys=True, default=str).encode())
+    trainer = {
+        key: value for key, value in (config.get("trainer") or {}).items() if key not in HARDWARE
+    }
+    digest = hashlib.sha256(
+        json.dumps([command, plain, trainer], sort_keys=True, default=str).encode()
+    )
     for folder in sorted(_artifacts(plain)):
-        inside = sorted([*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")])
+        inside = sorted(
+            [*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")]
+        )
         for path in [folder] if folder.is_file() else inside:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:20]
@@ -95,7 +117,8 @@ class RunFolder:
         if known is not None:
             return bool(known["key"] != self.key)
         return any(
-            (self.path / name).exists() for name in ("config.yaml", "report.json", "checkpoints", "network.json")
+            (self.path / name).exists()
+            for name in ("config.yaml", "report.json", "checkpoints", "network.json")
         )
 
     @property
@@ -112,14 +135,16 @@ class RunFolder:
         """
         if self.foreign:
             raise StorageError(
-                f"'{self.path}' holds another run{self._difference(config)}. Set --trainer.default_root_dir to a new "
+                f"'{self.path}' holds another run{self._difference(config)}. Set "
+                "--trainer.default_root_dir to a new "
                 "folder, or remove this one."
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"cannot make the folder '{self.path}': {error.strerror}. Set --trainer.default_root_dir to another."
+                f"cannot make the folder '{self.path}': {error.strerror}. Set "
+                "--trainer.default_root_dir to another."
             ) from error
         known = self._read() or {}
         cost = Cost(**known.get("cost", {}))
@@ -138,13 +163,17 @@ class RunFolder:
             return ""
         if known["command"] != self.command:
             return f" (of `{known['command']}`)"
-        old, new = (dict(self._counting(yaml.safe_load(text))) for text in (file.read_text(), config))
+        old, new = (
+            dict(self._counting(yaml.safe_load(text))) for text in (file.read_text(), config)
+        )
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if old == new:
             return " (its settings are the same; a network or file that it names has changed)"
         if not differing:  # an older program had not all of them
             return ""
-        said = [f"{key}: {_as_text(old.get(key))} -> {_as_text(new.get(key))}" for key in differing[:3]]
+        said = [
+            f"{key}: {_as_text(old.get(key))} -> {_as_text(new.get(key))}" for key in differing[:3]
+        ]
         return f" ({', '.join(said)}{', ...' if differing[3:] else ''})"
 
     def _counting(self, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -160,17 +189,30 @@ class RunFolder:
         known = self._read()
         assert known is not None
         inner = sum(
-            (cost_of(path.parent) for path in current_files(self.path, "run.json") if path != self._file), Cost()
+            (
+                cost_of(path.parent)
+                for path in current_files(self.path, "run.json")
+                if path != self._file
+            ),
+            Cost(),
         )
         own = Cost(**known["cost"]) + peak_memory() + inner
-        seconds = inner.seconds if self.shared else known["cost"]["seconds"] + time.time() - known["started"]
+        seconds = (
+            inner.seconds
+            if self.shared
+            else known["cost"]["seconds"] + time.time() - known["started"]
+        )
         cost = replace(own, seconds=seconds, images=trained_images(self.path))
         self._write(finished=True, cost=asdict(cost))
 
     def keep_report(self, config: str) -> Path | None:
         """Put the report of other settings into a folder of its own, and return that folder."""
         old = self.path / "config.yaml"
-        if not (self.path / "report.json").is_file() or not old.is_file() or old.read_text() == config:
+        if (
+            not (self.path / "report.json").is_file()
+            or not old.is_file()
+            or old.read_text() == config
+        ):
             return None
         number = 1
         while (kept := self.path / f"report.old-{number}").exists():
@@ -183,7 +225,11 @@ class RunFolder:
 
     def discard_if_empty(self) -> None:
         """Remove the folder of a run that made no network, checkpoint or result."""
-        made = (path for pattern in ("*.safetensors", "*.ckpt", "*.json") for path in self.path.rglob(pattern))
+        made = (
+            path
+            for pattern in ("*.safetensors", "*.ckpt", "*.json")
+            for path in self.path.rglob(pattern)
+        )
         if self.path.is_dir() and {path.name for path in made} <= {"run.json"}:
             shutil.rmtree(self.path)
 

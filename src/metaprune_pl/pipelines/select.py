@@ -22,9 +22,11 @@ class SearchSettings:
     """How metanetworks are searched.
 
     Attributes:
-        how: `binary` starts in the middle and goes to later epochs, which make networks easier to prune, as long as the
-            flat region of the curve keeps its accuracy; `all` draws every curve.
-        drop: How much lower than the network's own validation accuracy that of the flat region may be.
+        how: `binary` starts in the middle and goes to later epochs, which make networks easier to
+            prune, as long as the flat region of the curve keeps its accuracy; `all` draws every
+            curve.
+        drop: How much lower than the network's own validation accuracy that of the flat region may
+            be.
         target: Accuracy that the flat region has to keep, instead of `drop`.
         epochs: Meta-training epochs to choose from; None is all.
     """
@@ -36,15 +38,22 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1 or not (self.target is None or 0 < self.target <= 1):
-            raise ConfigError("search: drop and target are shares of the images, such as 0.02 and 0.93.")
+            raise ConfigError(
+                "search: drop and target are shares of the images, such as 0.02 and 0.93."
+            )
 
 
 def run_select(
-    place: Workplace, how: Preparation, grid: CurveSettings, search: SearchSettings, masks: MaskSettings | None = None
+    place: Workplace,
+    how: Preparation,
+    grid: CurveSettings,
+    search: SearchSettings,
+    masks: MaskSettings | None = None,
 ) -> Selection:
     """Draw the validation curves that the search asks for, and take the metanetwork with the largest area under it.
 
-    Writes `metanetwork`, a folder for each curve, `choice.json`, `choice.csv`, `curves.png` and TensorBoard events.
+    Writes `metanetwork`, a folder for each curve, `choice.json`, `choice.csv`, `curves.png` and
+    TensorBoard events.
 
     Args:
         place: Where to run.
@@ -54,19 +63,26 @@ def run_select(
         masks: Shares of weights that become zero, in place of the points of `grid`.
 
     Raises:
-        ConfigError: The curves would be of test images, or there is no folder of metanetworks, or not that epoch.
+        ConfigError: The curves would be of test images, or there is no folder of metanetworks, or
+            not that epoch.
         StorageError: There is no metanetwork in it.
     """
     if grid.split != "validation":
-        raise ConfigError(f"a metanetwork is chosen by validation images: set grid.split, which is {grid.split}.")
+        raise ConfigError(
+            f"a metanetwork is chosen by validation images: set grid.split, which is {grid.split}."
+        )
     if how.metanetwork is None:
         raise ConfigError("set metanetwork to the folder of the metanetworks to choose from.")
     epochs = stored_metanetworks(how.metanetwork)
     if search.epochs is not None:
         epochs = [path for path in epochs if _epoch(path) in search.epochs]
     if not epochs:
-        raise ConfigError(f"search.epochs: '{how.metanetwork}' holds no metanetwork of these epochs.")
-    network, _ = how.source.open(input_shape=place.data.input_shape, num_classes=place.data.num_classes)
+        raise ConfigError(
+            f"search.epochs: '{how.metanetwork}' holds no metanetwork of these epochs."
+        )
+    network, _ = how.source.open(
+        input_shape=place.data.input_shape, num_classes=place.data.num_classes
+    )
     own = accuracy(network, place.data, "validation", place.device)
     target = own - search.drop if search.target is None else search.target
     curves: dict[int, Curve] = {}
@@ -78,11 +94,14 @@ def run_select(
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
     best = max(sorted(curves), key=lambda number: curves[number].area)
     result = Selection(
-        metanetwork=str(epochs[best]), curves={epochs[number].name: curves[number] for number in sorted(curves)},
-        candidates=len(epochs), accuracy=own, target=target,
+        metanetwork=str(epochs[best]),
+        curves={epochs[number].name: curves[number] for number in sorted(curves)},
+        candidates=len(epochs),
+        accuracy=own,
+        target=target,
         last_kept=epochs[kept - 1].name if kept else None,
         milestone=_epoch(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
-    )  # fmt: skip
+    )
     if place.writes:
         with whole_folder(place.folder / "metanetwork") as new:
             shutil.copytree(epochs[best], new, dirs_exist_ok=True)
@@ -91,7 +110,9 @@ def run_select(
 
 
 def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", "all"]) -> int:
-    """Return after how many epochs accuracy is no longer kept; `binary` asks at most log2(count) + 1 times.
+    """Return after how many epochs accuracy is no longer kept.
+
+    `binary` asks at most log2(count) + 1 times.
 
     Args:
         count: Number of epochs.
@@ -113,18 +134,29 @@ def _epoch(metanetwork: Path) -> int:
 
 
 def _curve(
-    place: Workplace, how: Preparation, metanetwork: Path, grid: CurveSettings, masks: MaskSettings | None
+    place: Workplace,
+    how: Preparation,
+    metanetwork: Path,
+    grid: CurveSettings,
+    masks: MaskSettings | None,
 ) -> Curve:
     """Draw a curve, or read it where it was drawn before."""
     folder = place.folder / "curves" / metanetwork.name
     if place.agree((folder / "curve.json").is_file()):
         return Curve.from_json(folder / "curve.json")
-    return run_curve(replace(place, folder=folder), replace(how, metanetwork=str(metanetwork)), grid, masks)
+    return run_curve(
+        replace(place, folder=folder), replace(how, metanetwork=str(metanetwork)), grid, masks
+    )
 
 
 def _write(folder: Path, selection: Selection) -> None:
-    curves: Sequence[Curve] = [replace(curve, network=name) for name, curve in selection.curves.items()]
+    curves: Sequence[Curve] = [
+        replace(curve, network=name) for name, curve in selection.curves.items()
+    ]
     write_csv(folder / "choice.csv", selection.rows())
     save_figure(draw_epochs(selection), folder / "curves.png")
     log_curves(folder, curves)
-    write_json(folder / "choice.json", {"reason": selection.reason, "areas": selection.areas, **asdict(selection)})
+    write_json(
+        folder / "choice.json",
+        {"reason": selection.reason, "areas": selection.areas, **asdict(selection)},
+    )

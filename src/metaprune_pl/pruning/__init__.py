@@ -1,6 +1,7 @@
 """Which channels go together, which matter least, and networks without them.
 
-Letters in shapes: N nodes, U units (channels that are removed together with all that hangs on them).
+Letters in shapes: N nodes, U units (channels that are removed together with all that hangs on
+them).
 """
 
 from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_latencies
@@ -12,10 +13,34 @@ from metaprune_pl.pruning.semi_structured import SemiStructured, semi_structured
 from metaprune_pl.pruning.sparsity import Sparsity
 from metaprune_pl.pruning.structured import PruningSettings, plan, prune
 from metaprune_pl.pruning.trials import prunable_groups
-from metaprune_pl.pruning.unstructured import Masks, MaskSettings, apply_masks, find_masks, left_parameters
+from metaprune_pl.pruning.unstructured import (
+    Masks,
+    MaskSettings,
+    apply_masks,
+    find_masks,
+    left_parameters,
+)
 
 __all__ = [
-    "AttentionUnits", "GroupNorm", "MaskSettings", "Masks", "PruningGroups", "PruningSettings", "SemiStructured",
-    "Sparsity", "apply_masks", "count_macs", "count_parameters", "find_groups", "find_masks", "left_parameters",
-    "measure", "measure_latencies", "plan", "prunable_groups", "prune", "remove", "semi_structured",
-]  # fmt: skip
+    "AttentionUnits",
+    "GroupNorm",
+    "MaskSettings",
+    "Masks",
+    "PruningGroups",
+    "PruningSettings",
+    "SemiStructured",
+    "Sparsity",
+    "apply_masks",
+    "count_macs",
+    "count_parameters",
+    "find_groups",
+    "find_masks",
+    "left_parameters",
+    "measure",
+    "measure_latencies",
+    "plan",
+    "prunable_groups",
+    "prune",
+    "remove",
+    "semi_structured",
+]

@@ -21,7 +21,9 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that no counter looks into
     for parameter in trained:
-        parameter.requires_grad_(False)  # the counter wants gradients of parameters that are handed to modules
+        parameter.requires_grad_(
+            False
+        )  # the counter wants gradients of parameters that are handed to modules
     try:
         with FlopCounterMode(display=False) as counter:
             network.eval()(example)
@@ -42,7 +44,9 @@ def count_parameters(network: nn.Module) -> int:
 def measure_latencies(
     networks: Sequence[nn.Module], example: Tensor, batch_size: int, *, seconds: float = 0.1
 ) -> list[float]:
-    """Measure the time of a forward pass of several networks in turn: a busy machine is as busy to all of them.
+    """Measure the time of a forward pass of several networks in turn.
+
+    A busy machine is as busy to all of them.
 
     Args:
         networks: In evaluation mode on the device to measure.

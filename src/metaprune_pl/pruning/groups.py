@@ -1,8 +1,10 @@
-"""Pruning groups, read off the graph: neurons that identity shortcuts or conv groups tie must go together.
+"""Pruning groups, read off the graph.
 
-A *unit* is a set of tied neurons: one prunable channel of a *pruning group*, in DepGraph's words a prunable
-dimension (paper, B.2.2). For a grouped convolution a unit is a whole conv group with its inputs and outputs;
-depthwise convolution is the case of one channel per group.
+Neurons that identity shortcuts or conv groups tie must go together.
+
+A *unit* is a set of tied neurons: one prunable channel of a *pruning group*, in DepGraph's words a
+prunable dimension (paper, B.2.2). For a grouped convolution a unit is a whole conv group with its
+inputs and outputs; depthwise convolution is the case of one channel per group.
 """
 
 from collections.abc import Mapping
@@ -25,9 +27,10 @@ class PruningGroups:
         graph: Where they come from.
         unit: Unit of each node, [N].
         group: Pruning group of each unit, [U].
-        names: Name of each pruning group: that of its first layer, which alone makes all its units; numbered where
-            parts of the layer go different ways.
-        prunable: Whether each unit may be removed, bool [U]: it holds no input, output or fixed node.
+        names: Name of each pruning group: that of its first layer, which alone makes all its units;
+            numbered where parts of the layer go different ways.
+        prunable: Whether each unit may be removed, bool [U]: it holds no input, output or fixed
+            node.
         entry_unit: Unit of each entry of `magnitudes`, [P].
         entry_first: Whether an entry belongs to the first parameter of its unit, bool [P].
         members: Number of parameters in each unit, [U].
@@ -49,7 +52,9 @@ class PruningGroups:
     def sizes(self, kept: Tensor | None = None) -> Tensor:
         """Number of prunable units in each group, or of those that are kept (bool [U]), [groups]."""
         chosen = self.prunable if kept is None else self.prunable & kept
-        return torch.zeros(len(self.names), dtype=torch.long).index_add(0, self.group, chosen.long())
+        return torch.zeros(len(self.names), dtype=torch.long).index_add(
+            0, self.group, chosen.long()
+        )
 
 
 def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGroups:
@@ -68,24 +73,38 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
             pairs.append(torch.stack([tied[:, :1].expand_as(tied).flatten(), tied.flatten()]))
     unit = _components(torch.cat(pairs, 1), graph.num_nodes)
     count = int(unit.max()) + 1
-    owner = torch.cat([torch.full((group.size,), number) for number, group in enumerate(graph.groups)])
+    owner = torch.cat(
+        [torch.full((group.size,), number) for number, group in enumerate(graph.groups)]
+    )
     first_owner = unit.new_zeros(count).scatter_reduce(0, unit, owner, "amin", include_self=False)
-    kinds, group = torch.unique(torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True)
+    kinds, group = torch.unique(
+        torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True
+    )
     prunable = torch.ones(count, dtype=torch.bool)
     for nodes in (torch.arange(graph.input.stop), graph.output, graph.fixed):
         prunable[unit[nodes]] = False
     entry_unit, entry_member = _entries(graph, unit)
-    first = entry_unit.new_zeros(count).scatter_reduce(0, entry_unit, entry_member, "amin", include_self=False)
+    first = entry_unit.new_zeros(count).scatter_reduce(
+        0, entry_unit, entry_member, "amin", include_self=False
+    )
     distinct = torch.unique(torch.stack([entry_unit, entry_member]), dim=1)[0]
     return PruningGroups(
-        graph=graph, unit=unit, group=group, names=_names(graph, kinds[0].tolist()),
-        prunable=prunable, entry_unit=entry_unit, entry_first=entry_member == first[entry_unit],
+        graph=graph,
+        unit=unit,
+        group=group,
+        names=_names(graph, kinds[0].tolist()),
+        prunable=prunable,
+        entry_unit=entry_unit,
+        entry_first=entry_member == first[entry_unit],
         members=torch.bincount(distinct, minlength=count),
-    )  # fmt: skip
+    )
 
 
 def _readers(graph: WeightGraph, unit: Tensor, count: int) -> Tensor:
-    """Mark each unit by what reads it, [U]: parts of a layer that go different ways are pruning groups of their own."""
+    """Mark each unit by what reads it, [U].
+
+    Parts of a layer that go different ways are pruning groups of their own.
+    """
     reads = [connection.source.flatten() for connection in graph.connections]
     reads += [product.nodes for product in graph.products]
     generator = torch.Generator().manual_seed(0)
@@ -106,11 +125,13 @@ def _names(graph: WeightGraph, owners: list[int]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def magnitudes(graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: Tensor | None = None) -> Tensor:
+def magnitudes(
+    graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: Tensor | None = None
+) -> Tensor:
     """Sum |w|^p of every parameter over all but the neuron that it belongs to, differentiable, [P].
 
-    A convolution or linear layer counts for its outputs and for its inputs, a grouped one once for each conv group, a
-    norm's weight for its neuron. Biases do not count, as in torch-pruning.
+    A convolution or linear layer counts for its outputs and for its inputs, a grouped one once for
+    each conv group, a norm's weight for its neuron. Biases do not count, as in torch-pruning.
 
     Args:
         graph: Topology.
@@ -123,17 +144,26 @@ def magnitudes(graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: 
         if connection.parameter is not None:
             block = _sum_of_powers(connection.block(state[connection.parameter]), p)  # [G, O, I]
             if kept is not None:
-                block = block * kept[connection.target][:, :, None] * kept[connection.source][:, None, :]
+                block = (
+                    block
+                    * kept[connection.target][:, :, None]
+                    * kept[connection.source][:, None, :]
+                )
             if connection.shape[0] > 1:
                 values.append(block.sum((1, 2)))
             else:
                 values += [block.sum(2).flatten(), block.sum(1).flatten()]
-    values += [state[name].abs().pow(p) for group in graph.groups for name in _norm_weights(group.slots)]
+    values += [
+        state[name].abs().pow(p) for group in graph.groups for name in _norm_weights(group.slots)
+    ]
     return torch.cat(values)
 
 
 def _sum_of_powers(values: Tensor, p: float) -> Tensor:
-    """Sum of |w|^p over the last dimension; of squares without a temporary of the size of the values."""
+    """Sum of |w|^p over the last dimension.
+
+    Of squares without a temporary of the size of the values.
+    """
     if p == 2:
         return torch.einsum("goit,goit->goi", values, values)
     return values.abs().pow(p).sum(-1)
@@ -142,7 +172,8 @@ def _sum_of_powers(values: Tensor, p: float) -> Tensor:
 def input_dimensions(graph: WeightGraph) -> dict[str, tuple[int, int]]:
     """Return the weights that may be masked, each with the dimension of its input channels and its conv groups there.
 
-    These are the weights of convolutions and linear layers, the first and the last ones too; not factors of a channel.
+    These are the weights of convolutions and linear layers, the first and the last ones too; not
+    factors of a channel.
     """
     found = {}
     for connection in graph.connections:
@@ -153,7 +184,10 @@ def input_dimensions(graph: WeightGraph) -> dict[str, tuple[int, int]]:
 
 
 def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit and order of each entry of `magnitudes`; a layer's outputs come before all inputs and norms."""
+    """Unit and order of each entry of `magnitudes`.
+
+    A layer's outputs come before all inputs and norms.
+    """
     units: list[Tensor] = []
     orders: list[int] = []
     last = len(graph.connections)
@@ -184,8 +218,13 @@ def _norm_weights(slots: Mapping[str, str]) -> list[str]:
 
 
 def _components(pairs: Tensor, count: int) -> Tensor:
-    """Number the connected components of an undirected graph, [count]; numbers follow the first member."""
+    """Number the connected components of an undirected graph, [count].
+
+    Numbers follow the first member.
+    """
     sources, targets = pairs.numpy()
-    _, labels = connected_components(coo_matrix((np.ones(len(sources)), (sources, targets)), shape=(count, count)))
+    _, labels = connected_components(
+        coo_matrix((np.ones(len(sources)), (sources, targets)), shape=(count, count))
+    )
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return torch.from_numpy(np.argsort(np.argsort(first))[inverse].astype(np.int64))

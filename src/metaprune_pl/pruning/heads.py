@@ -18,7 +18,8 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
 
     Args:
         graph: Topology as traced.
-        network: Its network, for parameters with a value for each head (tables of relative positions, temperatures).
+        network: Its network, for parameters with a value for each head (tables of relative
+            positions, temperatures).
     """
     head, owner = torch.full((2, graph.num_nodes), -1)
     for number, attention in enumerate(graph.attentions):
@@ -28,17 +29,28 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
     first, second = graph.ties
     across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
     whole = [_tied(part) for attention in graph.attentions for part in attention.parts]
-    whole += [_tied(torch.stack([p[:, 0] for p in attention.parts], 1)) for attention in graph.attentions]
+    whole += [
+        _tied(torch.stack([p[:, 0] for p in attention.parts], 1)) for attention in graph.attentions
+    ]
     inside = [
-        extent for extent in graph.extents
-        if bool((owner[torch.cat(extent.parts)] >= 0).all()) and len(head[torch.cat(extent.parts)].unique()) == 1
-    ]  # fmt: skip
-    counts = [Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True) for a in graph.attentions]
+        extent
+        for extent in graph.extents
+        if bool((owner[torch.cat(extent.parts)] >= 0).all())
+        and len(head[torch.cat(extent.parts)].unique()) == 1
+    ]
+    counts = [
+        Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True) for a in graph.attentions
+    ]
     return replace(
-        graph, ties=torch.cat([graph.ties[:, ~across], *whole], 1), mixed=graph.mixed[owner[graph.mixed] < 0],
+        graph,
+        ties=torch.cat([graph.ties[:, ~across], *whole], 1),
+        mixed=graph.mixed[owner[graph.mixed] < 0],
         extents=(*(e for e in graph.extents if all(e is not other for other in inside)), *counts),
-        followers=(*graph.followers, *(f for a in graph.attentions for f in _tables(a, graph, network))),
-    )  # fmt: skip
+        followers=(
+            *graph.followers,
+            *(f for a in graph.attentions for f in _tables(a, graph, network)),
+        ),
+    )
 
 
 def _tied(rows: Tensor) -> Tensor:

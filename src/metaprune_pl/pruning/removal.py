@@ -25,7 +25,11 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
     for group in graph.groups:
         stays = kept[group.start : group.stop]
         for name in set(group.slots.values()):
-            rows = [group.rows[slot] for slot in group.slots if group.slots[slot] == name and slot in group.rows]
+            rows = [
+                group.rows[slot]
+                for slot in group.slots
+                if group.slots[slot] == name and slot in group.rows
+            ]
             index = torch.cat([part[stays] for part in rows]).sort().values if rows else stays
             tensors[name] = tensors[name][index.to(tensors[name].device)]
     for connection in graph.connections:
@@ -36,13 +40,23 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         value = tensors[follower.parameter]
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
-    pruned = copy.deepcopy(network, {id(value): value for value in all_tensors(network).values()})  # no tensor twice
+    pruned = copy.deepcopy(
+        network, {id(value): value for value in all_tensors(network).values()}
+    )  # no tensor twice
     set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
     for extent in graph.extents:
-        old, new = [len(part) for part in extent.parts], [int(kept[part].sum()) for part in extent.parts]
-        attributes, module = vars(network.get_submodule(extent.module)), pruned.get_submodule(extent.module)
+        old, new = (
+            [len(part) for part in extent.parts],
+            [int(kept[part].sum()) for part in extent.parts],
+        )
+        attributes, module = (
+            vars(network.get_submodule(extent.module)),
+            pruned.get_submodule(extent.module),
+        )
         if len(old) == 1:
-            names = [name for name, value in attributes.items() if type(value) is int and value == old[0]]
+            names = [
+                name for name, value in attributes.items() if type(value) is int and value == old[0]
+            ]
             for name in [name for name in names if _counts_heads(name) == extent.heads] or names:
                 setattr(module, name, new[0])
             continue
@@ -59,7 +73,10 @@ def _counts_heads(name: str) -> bool:
 
 def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
     block = connection.block(parameter)
-    targets, sources = kept[connection.target].to(block.device), kept[connection.source].to(block.device)
+    targets, sources = (
+        kept[connection.target].to(block.device),
+        kept[connection.source].to(block.device),
+    )
     if connection.rows is not None:
         rows = connection.rows.to(block.device)[targets[0]].flatten().sort().values
         return parameter[rows][:, sources[0]]
@@ -77,7 +94,9 @@ def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_masked(network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Tensor) -> None:
+def check_masked(
+    network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Tensor
+) -> None:
     """Compare a pruned network with the original whose removed channels nobody reads.
 
     Args:
@@ -95,17 +114,25 @@ def check_masked(network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept
     for connection in graph.connections:
         if connection.parameter is not None:
             parameter = state[connection.parameter]
-            block = connection.block(parameter) * kept[connection.source].to(parameter)[:, None, :, None]
+            block = (
+                connection.block(parameter)
+                * kept[connection.source].to(parameter)[:, None, :, None]
+            )
             parameter.copy_(connection.unblock(block, parameter))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, *example.shape[1:], generator=generator).to(example)
     try:
         after = pruned.eval()(images)
     except FORWARD_ERRORS as error:
-        raise PruningError(f"the pruned network does not run: {error}. Its forward counts on a fixed width.") from error
+        raise PruningError(
+            f"the pruned network does not run: {error}. Its forward counts on a fixed width."
+        ) from error
     if not bool(kept[graph.mixed].all()):
         return  # a layer norm over fewer channels gives other values than over masked ones
     before = masked(images)
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()) + 1e-6):
         gap = float((before - after).abs().max())
-        raise PruningError(f"the pruned network differs from the masked one by {gap:.2g}: it cannot be pruned exactly.")
+        raise PruningError(
+            f"the pruned network differs from the masked one by {gap:.2g}: it cannot be pruned "
+            "exactly."
+        )

@@ -14,7 +14,8 @@ class Rounding:
 
     Attributes:
         groups: Pruning groups.
-        nearest: Number of prunable units that a group of each number of them is rounded to, [groups, largest + 1].
+        nearest: Number of prunable units that a group of each number of them is rounded to,
+            [groups, largest + 1].
     """
 
     groups: PruningGroups
@@ -27,13 +28,17 @@ class Rounding:
             units: Prunable units that are kept, bool [U].
             priority: Which ones of a group to keep: those of the highest, [U].
         """
-        sizes = torch.zeros(len(self.nearest), dtype=torch.long).index_add(0, self.groups.group, units.long())
+        sizes = torch.zeros(len(self.nearest), dtype=torch.long).index_add(
+            0, self.groups.group, units.long()
+        )
         counts = self.nearest[torch.arange(len(sizes)), sizes]
         if torch.equal(counts, sizes):
             return units
         there = self.groups.prunable.nonzero().flatten()
         there = there[torch.argsort(priority[there], descending=True, stable=True)]
-        chosen = there[rank_within(self.groups.group[there], len(sizes)) < counts[self.groups.group[there]]]
+        chosen = there[
+            rank_within(self.groups.group[there], len(sizes)) < counts[self.groups.group[there]]
+        ]
         return torch.zeros_like(units).index_fill(0, chosen, True)
 
 
@@ -41,17 +46,24 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
     """Find the allowed widths: multiples, never zero, and the width that a group has now.
 
     Args:
-        groups: Pruning groups. A unit of several channels (of a conv group, of all attention heads) counts as many.
+        groups: Pruning groups. A unit of several channels (of a conv group, of all attention heads)
+            counts as many.
         floor: Units that must stay in each group, [groups].
         multiple: What the widths of layers are to be multiples of.
     """
     sizes = groups.sizes()
-    owner = torch.cat([torch.full((group.size,), number) for number, group in enumerate(groups.graph.groups)])
+    owner = torch.cat(
+        [torch.full((group.size,), number) for number, group in enumerate(groups.graph.groups)]
+    )
     none = torch.full_like(groups.group, len(groups.graph.groups))
     first = none.scatter_reduce(0, groups.unit, owner, "amin")
-    channels = torch.bincount(groups.unit[owner == first[groups.unit]], minlength=len(none))  # of each unit
+    channels = torch.bincount(
+        groups.unit[owner == first[groups.unit]], minlength=len(none)
+    )  # of each unit
     stay = torch.zeros_like(sizes).index_add(0, groups.group, channels * ~groups.prunable)
-    per_unit = torch.zeros_like(sizes).scatter_reduce(0, groups.group, channels * groups.prunable, "amax")
+    per_unit = torch.zeros_like(sizes).scatter_reduce(
+        0, groups.group, channels * groups.prunable, "amax"
+    )
     nearest = torch.zeros(len(sizes), int(sizes.max()) + 1 if len(sizes) else 1, dtype=torch.long)
     for number, size in enumerate(sizes.tolist()):
         if size:

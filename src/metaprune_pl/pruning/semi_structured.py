@@ -13,7 +13,8 @@ from torch.sparse import to_sparse_semi_structured
 from metaprune_pl.errors import PruningError
 
 ROWS, COLUMNS = 32, 64
-"""Weights of half precision have a multiple of so many outputs and inputs; cuSPARSELt would take less than CUTLASS."""
+"""Weights of half precision have a multiple of so many outputs and inputs; cuSPARSELt would take
+less than CUTLASS."""
 LEAST_CAPABILITY = (8, 0)
 """First compute capability with sparse tensor cores (Ampere)."""
 
@@ -40,24 +41,35 @@ def semi_structured(network: nn.Module) -> SemiStructured:
         network: In half precision (float16 or bfloat16) on a CUDA device with sparse tensor cores.
 
     Raises:
-        PruningError: The device has none, the network is of another precision, or no layer has such a mask.
+        PruningError: The device has none, the network is of another precision, or no layer has such
+            a mask.
     """
     weight = next(network.parameters(), torch.zeros(()))
     if weight.dtype not in {torch.float16, torch.bfloat16}:
-        raise PruningError(f"sparse tensor cores take half precision, and the network is {weight.dtype}: call .half().")
+        raise PruningError(
+            f"sparse tensor cores take half precision, and the network is {weight.dtype}: call "
+            ".half()."
+        )
     _check_device(weight.device)
     converted, left = layers_to_convert(network)
     if not converted:
-        raise PruningError("no linear layer of the network has a 2:4 mask of the right size: " + _reasons(left))
+        raise PruningError(
+            "no linear layer of the network has a 2:4 mask of the right size: " + _reasons(left)
+        )
     result = copy.deepcopy(network).eval()
     for name in converted:
         layer = result.get_submodule(name)
         dense = layer.get_parameter("weight").detach().contiguous()
         try:
             layer.weight = nn.Parameter(to_sparse_semi_structured(dense), requires_grad=False)
-        except (RuntimeError, NotImplementedError) as error:  # built without the kernels, or not for this device
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # built without the kernels, or not for this device
             reason = str(error).strip().partition("\n")[0]
-            raise PruningError(f"this build of PyTorch cannot use sparse tensor cores here: {reason}") from error
+            raise PruningError(
+                f"this build of PyTorch cannot use sparse tensor cores here: {reason}"
+            ) from error
     return SemiStructured(result, tuple(converted), left)
 
 
@@ -89,9 +101,13 @@ def is_two_of_four(weight: Tensor) -> bool:
 def _check_device(device: torch.device) -> None:
     need = "sparse tensor cores need a CUDA device of compute capability 8.0 or more"
     if device.type != "cuda":
-        raise PruningError(f"{need}, and the network is on {device}: call .cuda() on such a machine.")
+        raise PruningError(
+            f"{need}, and the network is on {device}: call .cuda() on such a machine."
+        )
     if (capability := torch.cuda.get_device_capability(device)) < LEAST_CAPABILITY:
-        raise PruningError(f"{need}, and {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}.")
+        raise PruningError(
+            f"{need}, and {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}."
+        )
 
 
 def _reasons(left: dict[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""The sparsity term of a training (paper, B.2.4): its gradient for a network's own weights or for generated ones."""
+"""The sparsity term of a training (paper, B.2.4).
+
+Its gradient for a network's own weights or for generated ones.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +20,15 @@ class Sparsity:
     """The sparsity term of a training.
 
     Attributes:
-        weight: Factor of its gradient against that of the mean cross-entropy. The paper's `pruner reg` of 10 stands
-            against a sum over 100 (CIFAR) or 200 (ImageNet) micro-batches, so it is 0.1 or 0.05 here.
-        alpha: Strength of the shrinkage of unimportant channels, equation (27); 0 is none. torch-pruning's base is
-            2^alpha.
-        form: `decay` gives each parameter the gradient gamma * w, summed over the groups that it is in, as
-            torch-pruning's sparsity learning does; `norm` is the exact gradient of equation (26). `l1` is for masks
-            (paper, 6.2): the gradient of the sum of |w| over all weights that may be masked, without groups.
+        weight: Factor of its gradient against that of the mean cross-entropy. The paper's `pruner
+            reg` of 10 stands against a sum over 100 (CIFAR) or 200 (ImageNet) micro-batches, so it
+            is 0.1 or 0.05 here.
+        alpha: Strength of the shrinkage of unimportant channels, equation (27); 0 is none.
+            torch-pruning's base is 2^alpha.
+        form: `decay` gives each parameter the gradient gamma * w, summed over the groups that it is
+            in, as torch-pruning's sparsity learning does; `norm` is the exact gradient of equation
+            (26). `l1` is for masks (paper, 6.2): the gradient of the sum of |w| over all weights
+            that may be masked, without groups.
     """
 
     weight: float = 0.1
@@ -35,7 +40,10 @@ class Sparsity:
             raise ConfigError("sparsity.weight and sparsity.alpha are at least 0.")
 
     def shrinkage(self, groups: PruningGroups, scores: Tensor) -> Tensor:
-        """Equation (27): gamma of each unit, between 1 and 2^alpha; 1 where all scores of a group are equal, [U]."""
+        """Equation (27): gamma of each unit, between 1 and 2^alpha.
+
+        1 where all scores of a group are equal, [U].
+        """
         roots = scores.detach().clamp(min=0).sqrt()
         index = groups.group.to(roots.device)
         zeros = roots.new_zeros(len(groups.names))
@@ -60,16 +68,26 @@ class Sparsity:
             into: Gradients to add it to in place; None starts from zero.
 
         Raises:
-            ConfigError: The criterion is of something else than weights, which no sparsity can follow.
+            ConfigError: The criterion is of something else than weights, which no sparsity can
+                follow.
         """
         if criterion.of != "weights":
-            raise ConfigError(f"criterion.of is {criterion.of}; a sparsity term follows the norm of weights alone.")
+            raise ConfigError(
+                f"criterion.of is {criterion.of}; a sparsity term follows the norm of weights "
+                "alone."
+            )
         found = {} if into is None else into
         if self.form == "l1":
-            weights = {name: state[name].detach() for name in input_dimensions(groups.graph) if name in state}
+            weights = {
+                name: state[name].detach()
+                for name in input_dimensions(groups.graph)
+                if name in state
+            }
             for name, weight in weights.items():
                 own = weight.sign()
-                found[name] = found[name].add_(own, alpha=self.weight) if name in found else self.weight * own
+                found[name] = (
+                    found[name].add_(own, alpha=self.weight) if name in found else self.weight * own
+                )
             return found, torch.stack([weight.abs().sum() for weight in weights.values()]).sum()
         names = [name for name in groups.graph.parameters if name in state]
         exact = self.form == "norm"
@@ -80,17 +98,25 @@ class Sparsity:
             value = (gamma * scores / criterion.normalizer(groups, scores)).sum()
         if exact:
             for name, own in zip(
-                names, torch.autograd.grad(value, list(leaves.values()), allow_unused=True), strict=True
+                names,
+                torch.autograd.grad(value, list(leaves.values()), allow_unused=True),
+                strict=True,
             ):
                 if own is not None:
-                    found[name] = found[name].add_(own, alpha=self.weight) if name in found else self.weight * own
+                    found[name] = (
+                        found[name].add_(own, alpha=self.weight)
+                        if name in found
+                        else self.weight * own
+                    )
         else:
             _decay(groups, state, self.weight * gamma, found)
         return found, value.detach()
 
 
 @torch.no_grad()
-def _decay(groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor, into: dict[str, Tensor]) -> None:
+def _decay(
+    groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor, into: dict[str, Tensor]
+) -> None:
     """Add gamma * w for each parameter, summed over the groups that it is in."""
     node = gamma[groups.unit.to(gamma.device)]
 
@@ -106,7 +132,11 @@ def _decay(groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor, in
             if connection.shape[0] == 1:
                 factor = factor + node[connection.source][:, None, :, None]
             weight = connection.block(state[name])
-            if connection.rows is None and not connection.taps_first and into.get(name, weight).is_contiguous():
+            if (
+                connection.rows is None
+                and not connection.taps_first
+                and into.get(name, weight).is_contiguous()
+            ):
                 add(name, weight, factor, connection.block(into[name]) if name in into else None)
             else:
                 own = connection.unblock(weight * factor, state[name])

@@ -1,4 +1,6 @@
-"""What a network's weights look like, for a comparison before and after the metanetwork (paper, 5.4 and H).
+"""What a network's weights look like, for a comparison before and after the metanetwork.
+
+Paper, 5.4 and H.
 
 Letters in shapes: O output channels of a layer, K weights of one output channel, U units.
 """
@@ -15,10 +17,13 @@ from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups
 
 Statistics = dict[str, dict[str, Tensor]]
-"""Statistic to layer (or pruning group) to its values, float64, in the order of the network's operations."""
+"""Statistic to layer (or pruning group) to its values, float64, in the order of the network's
+operations."""
 
 
-def loss_gradients(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[dict[str, Tensor], float]:
+def loss_gradients(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[dict[str, Tensor], float]:
     """Gradient of the mean cross-entropy over all images, for every parameter of a network in evaluation mode.
 
     Args:
@@ -45,7 +50,10 @@ def loss_gradients(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
 
 
 def weight_matrices(graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """View the weight of each layer as one row per output channel, [O, K]; convolutions, linear layers, attention."""
+    """View the weight of each layer as one row per output channel, [O, K].
+
+    Convolutions, linear layers, attention.
+    """
     matrices = {}
     for connection in graph.connections:
         if connection.parameter is not None:
@@ -67,7 +75,9 @@ def correlation(matrix: Tensor) -> Tensor:
 
 
 def effective_rank(matrix: Tensor) -> Tensor:
-    """Exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007): [O, K] -> [1].
+    """Exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007).
+
+    [O, K] -> [1].
 
     A matrix of zeros has rank 0.
     """
@@ -79,13 +89,17 @@ def effective_rank(matrix: Tensor) -> Tensor:
 
 
 def network_statistics(
-    groups: PruningGroups, state: Mapping[str, Tensor], gradients: Mapping[str, Tensor], criterion: GroupNorm
+    groups: PruningGroups,
+    state: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    criterion: GroupNorm,
 ) -> Statistics:
     """Compute all statistics of a network.
 
-    `l1`, `l2`: norms of the weights of each output channel, [O]. `taylor`: |w * dL/dw| of each weight, [O * K].
-    `correlation`: see there, [O]. `effective_rank`: see there, [1]. `norm_scale`: |gamma| of each channel of a norm
-    layer, [O]. `group_score`: the criterion's normalised score, equation (25), of each prunable unit, [U].
+    `l1`, `l2`: norms of the weights of each output channel, [O]. `taylor`: |w * dL/dw| of each
+    weight, [O * K]. `correlation`: see there, [O]. `effective_rank`: see there, [1]. `norm_scale`:
+    |gamma| of each channel of a norm layer, [O]. `group_score`: the criterion's normalised score,
+    equation (25), of each prunable unit, [U].
 
     Args:
         groups: The network's pruning groups.
@@ -94,16 +108,33 @@ def network_statistics(
         criterion: Scores of the pruning groups.
     """
     weights, slopes = weight_matrices(groups.graph, state), weight_matrices(groups.graph, gradients)
-    scales = [name for g in groups.graph.groups for slot, name in g.slots.items() if slot.endswith("norm.weight")]
+    scales = [
+        name
+        for g in groups.graph.groups
+        for slot, name in g.slots.items()
+        if slot.endswith("norm.weight")
+    ]
     importance = criterion.importance(groups, state).detach().double().cpu()
-    members = {name: groups.prunable & (groups.group == number) for number, name in enumerate(groups.names)}
+    members = {
+        name: groups.prunable & (groups.group == number) for number, name in enumerate(groups.names)
+    }
     found: Statistics = {
         "l1": {name: weight.norm(p=1, dim=1) for name, weight in weights.items()},
         "l2": {name: weight.norm(dim=1) for name, weight in weights.items()},
-        "taylor": {name: (weight * slopes[name]).abs().flatten() for name, weight in weights.items()},
+        "taylor": {
+            name: (weight * slopes[name]).abs().flatten() for name, weight in weights.items()
+        },
         "correlation": {name: correlation(weight) for name, weight in weights.items()},
         "effective_rank": {name: effective_rank(weight) for name, weight in weights.items()},
-        "norm_scale": {name.removesuffix(".weight"): state[name].detach().double().abs() for name in scales},
-        "group_score": {name: importance[units] for name, units in members.items() if bool(units.any())},
+        "norm_scale": {
+            name.removesuffix(".weight"): state[name].detach().double().abs() for name in scales
+        },
+        "group_score": {
+            name: importance[units] for name, units in members.items() if bool(units.any())
+        },
     }
-    return {name: {layer: value.cpu() for layer, value in layers.items()} for name, layers in found.items() if layers}
+    return {
+        name: {layer: value.cpu() for layer, value in layers.items()}
+        for name, layers in found.items()
+        if layers
+    }

@@ -1,4 +1,7 @@
-"""Remove the least important channels until a speed-up is reached: our own ranking, step loop and guards."""
+"""Remove the least important channels until a speed-up is reached.
+
+Our own ranking, step loop and guards.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +29,12 @@ class PruningSettings:
         step: Share of all channels removed between two rankings.
         min_channels: No group is pruned below this many channels.
         max_ratio: No group loses more than this share of its channels.
-        round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them. The speed-up is
-            reached all the same.
-        attention: What goes in attention: `width`, the same channels of all heads, or whole `heads`.
-        ranking: Whether channels of all groups compete (`global`), or each group loses the same share of its own
-            (`uniform`).
+        round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them.
+            The speed-up is reached all the same.
+        attention: What goes in attention: `width`, the same channels of all heads, or whole
+            `heads`.
+        ranking: Whether channels of all groups compete (`global`), or each group loses the same
+            share of its own (`uniform`).
     """
 
     step: float = 0.005
@@ -41,8 +45,15 @@ class PruningSettings:
     ranking: Literal["global", "uniform"] = "global"
 
     def __post_init__(self) -> None:
-        if not 0 < self.step <= 1 or not 0 <= self.max_ratio <= 1 or min(self.min_channels, self.round_to) < 1:
-            raise ConfigError("pruning: 0 < step <= 1, 0 <= max_ratio <= 1, min_channels and round_to >= 1 are needed.")
+        if (
+            not 0 < self.step <= 1
+            or not 0 <= self.max_ratio <= 1
+            or min(self.min_channels, self.round_to) < 1
+        ):
+            raise ConfigError(
+                "pruning: 0 < step <= 1, 0 <= max_ratio <= 1, min_channels and round_to >= 1 are "
+                "needed."
+            )
 
     @property
     def floors(self) -> str:
@@ -61,9 +72,9 @@ def plan(
 ) -> list[Tensor]:
     """Choose what to keep so that the network costs no more than each of several amounts.
 
-    Channels are ranked (over all groups, or in each), removed a step at a time from the lowest score, and ranked again,
-    as if the removed ones had never been there. Amounts do not disturb each other: within a step each takes as few as
-    it needs.
+    Channels are ranked (over all groups, or in each), removed a step at a time from the lowest
+    score, and ranked again, as if the removed ones had never been there. Amounts do not disturb
+    each other: within a step each takes as few as it needs.
 
     Args:
         groups: Pruning groups of the network.
@@ -84,12 +95,17 @@ def plan(
     rounded = rounding(groups, floor, settings.round_to)
     per_step = max(1, round(settings.step * int(groups.prunable.sum())))
     kept = torch.ones(graph.num_nodes, dtype=torch.bool)
-    priority = torch.zeros(len(units), dtype=torch.long)  # of what goes the later, then of what stays the important
+    priority = torch.zeros(
+        len(units), dtype=torch.long
+    )  # of what goes the later, then of what stays the important
     found: list[Tensor] = []
     while True:
         order = _ranking(groups, state, criterion, settings, units, kept)
         priority[order] = len(units) + torch.arange(len(order))
-        while len(found) < len(macs) and graph.macs(groups.nodes(rounded(units, priority))) <= macs[len(found)]:
+        while (
+            len(found) < len(macs)
+            and graph.macs(groups.nodes(rounded(units, priority))) <= macs[len(found)]
+        ):
             found.append(groups.nodes(rounded(units, priority)))
         if len(found) == len(macs):
             return found
@@ -97,13 +113,19 @@ def plan(
         if not len(order):
             least = graph.macs(groups.nodes(rounded(units, priority)))
             raise PruningError(
-                f"{macs[len(found)]:.0f} multiply-accumulates are out of reach: at least {least} stay with "
+                f"{macs[len(found)]:.0f} multiply-accumulates are out of reach: at least {least} "
+                "stay with "
                 f"{settings.floors}."
             )
         priority[order] = int((groups.prunable & ~units).sum()) + torch.arange(len(order))
         after = _without(groups, units, order)
-        while len(found) < len(macs) and graph.macs(groups.nodes(rounded(after, priority))) <= macs[len(found)]:
-            found.append(groups.nodes(_fewest(groups, units, order, macs[len(found)], rounded, priority)))
+        while (
+            len(found) < len(macs)
+            and graph.macs(groups.nodes(rounded(after, priority))) <= macs[len(found)]
+        ):
+            found.append(
+                groups.nodes(_fewest(groups, units, order, macs[len(found)], rounded, priority))
+            )
         units = after
         kept = groups.nodes(units)
 
@@ -130,7 +152,10 @@ def highest_speed_up(
 
 
 def _least(
-    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings
+    groups: PruningGroups,
+    state: Mapping[str, Tensor],
+    criterion: GroupNorm,
+    settings: PruningSettings,
 ) -> Tensor:
     """Prunable units that are left when all is removed that may be, bool [U]."""
     state = {name: value.cpu() for name, value in state.items()}
@@ -145,7 +170,9 @@ def _least(
 
 def _outside_macs(network: nn.Module, graph: WeightGraph, example: Tensor) -> int:
     """Multiply-accumulates of what is not in the graph, such as networks that make position tables."""
-    return count_macs(network, example[:1]) - graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
+    return count_macs(network, example[:1]) - graph.macs(
+        torch.ones(graph.num_nodes, dtype=torch.bool)
+    )
 
 
 def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
@@ -159,9 +186,13 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
 
 
 def _ranking(
-    groups: PruningGroups, state: Mapping[str, Tensor], criterion: GroupNorm, settings: PruningSettings, units: Tensor,
+    groups: PruningGroups,
+    state: Mapping[str, Tensor],
+    criterion: GroupNorm,
+    settings: PruningSettings,
+    units: Tensor,
     kept: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Units that are there, least important first, without those that the criterion cannot tell."""
     scores = criterion.scores(groups, state, kept)
     candidates = (units & scores.isfinite()).nonzero().flatten()
@@ -170,7 +201,9 @@ def _ranking(
     if settings.ranking == "global":
         return order
     group, sizes = groups.group[order], groups.sizes()
-    lost = (sizes - groups.sizes(units))[group] + rank_within(group, len(sizes)) + 1  # when it is the turn of each
+    lost = (
+        (sizes - groups.sizes(units))[group] + rank_within(group, len(sizes)) + 1
+    )  # when it is the turn of each
     return order[torch.argsort(lost.double() / sizes[group], stable=True)]
 
 
@@ -188,13 +221,23 @@ def _without(groups: PruningGroups, units: Tensor, order: Tensor) -> Tensor:
 
 
 def _fewest(
-    groups: PruningGroups, units: Tensor, order: Tensor, macs: float, rounded: Rounding, priority: Tensor
+    groups: PruningGroups,
+    units: Tensor,
+    order: Tensor,
+    macs: float,
+    rounded: Rounding,
+    priority: Tensor,
 ) -> Tensor:
     """Remove as few units from the front of the order as bring the cost down far enough."""
     low, high = 1, len(order)
     while low < high:
         middle = (low + high) // 2
-        enough = groups.graph.macs(groups.nodes(rounded(_without(groups, units, order[:middle]), priority))) <= macs
+        enough = (
+            groups.graph.macs(
+                groups.nodes(rounded(_without(groups, units, order[:middle]), priority))
+            )
+            <= macs
+        )
         low, high = (low, middle) if enough else (middle + 1, high)
     return rounded(_without(groups, units, order[:low]), priority)
 
@@ -211,30 +254,38 @@ def prune(
     rewound: nn.Module | None = None,
     checked: tuple[PruningGroups, int] | None = None,
 ) -> Iterator[nn.Module]:
-    """Prune a network to several speed-ups; each result is checked against the network with masked channels.
+    """Prune a network to several speed-ups.
+
+    Each result is checked against the network with masked channels.
 
     Args:
         network: Left as it is; any device.
         example: One image as a batch, [1, C, H, W], on the network's device.
-        speed_ups: Targets, increasing: multiply-accumulates of the unpruned network over those of the result.
+        speed_ups: Targets, increasing: multiply-accumulates of the unpruned network over those of
+            the result.
         base_macs: Multiply-accumulates of the unpruned network.
         criterion: What is important.
         settings: Steps and floors.
         images: What a criterion measures the loss on, where it does.
-        rewound: Network of the same widths, whose weights the results take; None is `network` itself.
-        checked: What `check_prunable` returned for a network of the same widths; None checks this one.
+        rewound: Network of the same widths, whose weights the results take; None is `network`
+            itself.
+        checked: What `check_prunable` returned for a network of the same widths; None checks this
+            one.
 
     Yields:
         A copy of the network for each target.
 
     Raises:
-        PruningError: The network is frozen, a target is out of reach, or the network cannot be pruned exactly.
+        PruningError: The network is frozen, a target is out of reach, or the network cannot be
+            pruned exactly.
         TraceError: The network cannot be turned into a graph.
     """
     groups, outside = checked or check_prunable(network, example, speed_ups, base_macs, settings)
     graph = groups.graph
     state = measure(network, criterion, images)
-    for kept in plan(groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]):
+    for kept in plan(
+        groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]
+    ):
         source = network if rewound is None else rewound
         pruned = remove(source, graph, kept)
         check_masked(source, pruned, graph, kept, example)
@@ -242,7 +293,11 @@ def prune(
 
 
 def check_prunable(
-    network: nn.Module, example: Tensor, speed_ups: Sequence[float], base_macs: int, settings: PruningSettings
+    network: nn.Module,
+    example: Tensor,
+    speed_ups: Sequence[float],
+    base_macs: int,
+    settings: PruningSettings,
 ) -> tuple[PruningGroups, int]:
     """Refuse a network or targets that cannot be, before any time is spent.
 
@@ -256,11 +311,15 @@ def check_prunable(
     """
     check_speed_ups(speed_ups)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise PruningError("the network is frozen: no parameter requires a gradient. Call requires_grad_(True) first.")
+        raise PruningError(
+            "the network is frozen: no parameter requires a gradient. Call requires_grad_(True) "
+            "first."
+        )
     groups = prunable_groups(network, example, settings.attention)
     if not bool(groups.prunable.any()):
         raise PruningError(
-            "nothing can be pruned in this network: all its channels are the image's, the classes', or tied."
+            "nothing can be pruned in this network: all its channels are the image's, the "
+            "classes', or tied."
         )
     graph = groups.graph
     outside = _outside_macs(network, graph, example)
@@ -268,14 +327,19 @@ def check_prunable(
     reach = base_macs / (least + outside)
     if speed_ups[-1] > reach:
         raise PruningError(
-            f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with {settings.floors}. "
+            f"speed-up {speed_ups[-1]:g}x is out of reach: at most {reach:.2f}x with "
+            f"{settings.floors}. "
             "Lower the target."
         )
     return groups, outside
 
 
-def check_ahead(network: nn.Module, example: Tensor, speed_ups: Sequence[float], base_macs: int) -> float:
-    """Refuse targets that a network which was pruned before has reached already; 1 asks for nothing.
+def check_ahead(
+    network: nn.Module, example: Tensor, speed_ups: Sequence[float], base_macs: int
+) -> float:
+    """Refuse targets that a network which was pruned before has reached already.
+
+    1 asks for nothing.
 
     Returns:
         The speed-up that it has.
@@ -286,7 +350,8 @@ def check_ahead(network: nn.Module, example: Tensor, speed_ups: Sequence[float],
     now = base_macs / count_macs(network, example)
     if reached := [value for value in speed_ups if 1 < value <= now]:
         raise ConfigError(
-            f"speed-up {reached[-1]:g}x: the network is at {now:.2f}x already. Speed-ups count from the network before "
+            f"speed-up {reached[-1]:g}x: the network is at {now:.2f}x already. Speed-ups count "
+            "from the network before "
             "any pruning: give a higher one."
         )
     return now
@@ -300,4 +365,6 @@ def check_speed_ups(speed_ups: Sequence[float]) -> None:
     """
     if not speed_ups or min(speed_ups) < 1 or list(speed_ups) != sorted(set(speed_ups)):
         given = ", ".join(f"{value:g}" for value in speed_ups)
-        raise ConfigError(f"speed-ups [{given}]: give one or more numbers of at least 1, in increasing order.")
+        raise ConfigError(
+            f"speed-ups [{given}]: give one or more numbers of at least 1, in increasing order."
+        )

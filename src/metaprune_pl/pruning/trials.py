@@ -12,11 +12,14 @@ from metaprune_pl.pruning.heads import AttentionUnits, by_heads
 from metaprune_pl.pruning.removal import FORWARD_ERRORS, check_masked, remove
 
 
-def prunable_groups(network: nn.Module, example: Tensor, attention: AttentionUnits = "width") -> PruningGroups:
+def prunable_groups(
+    network: nn.Module, example: Tensor, attention: AttentionUnits = "width"
+) -> PruningGroups:
     """Trace a network and find pruning groups that its forward pass can follow.
 
-    Some channels of each group are removed for a trial. Where the result does not run, attention is kept as wide as
-    what it reads; where that is not enough, the groups that make it fail are kept whole.
+    Some channels of each group are removed for a trial. Where the result does not run, attention is
+    kept as wide as what it reads; where that is not enough, the groups that make it fail are kept
+    whole.
 
     Args:
         network: Left as it is.
@@ -31,7 +34,10 @@ def prunable_groups(network: nn.Module, example: Tensor, attention: AttentionUni
     if attention == "heads" and graph.attentions:
         graph = by_heads(graph, network)
         return _groups_of_heads(network, graph, example)
-    ways = [find_groups(graph, equal_widths=equal) for equal in (False, True)[: 2 if graph.equals.numel() else 1]]
+    ways = [
+        find_groups(graph, equal_widths=equal)
+        for equal in (False, True)[: 2 if graph.equals.numel() else 1]
+    ]
     for groups in ways:
         if _trial(network, example, groups, _every(groups)) is None:
             return groups
@@ -49,14 +55,19 @@ def _every(groups: PruningGroups) -> Tensor:
 
 
 def _groups_of_heads(network: nn.Module, graph: WeightGraph, example: Tensor) -> PruningGroups:
-    """Find the groups where attention goes by whole heads; a network without one head is compared with a masked one."""
+    """Find the groups where attention goes by whole heads.
+
+    A network without one head is compared with a masked one.
+    """
     reason: Exception | None = None
     for equal_widths in (False, True):
         groups = find_groups(graph, equal_widths=equal_widths)
         reason = _trial(network, example, groups, _every(groups))
         if reason is None:
             units = groups.prunable.clone()
-            units[groups.unit[torch.cat([attention.parts[0][-1] for attention in graph.attentions])]] = False
+            units[
+                groups.unit[torch.cat([attention.parts[0][-1] for attention in graph.attentions])]
+            ] = False
             kept = groups.nodes(units)
             if all(bool(kept[attention.parts[0][0]].all()) for attention in graph.attentions):
                 try:
@@ -65,21 +76,37 @@ def _groups_of_heads(network: nn.Module, graph: WeightGraph, example: Tensor) ->
                     reason = error
                     continue
             return groups
-    raise PruningError(f"whole heads cannot be pruned in this network ({reason}). Take attention: width.")
+    raise PruningError(
+        f"whole heads cannot be pruned in this network ({reason}). Take attention: width."
+    )
 
 
 def _stuck(network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor) -> Tensor:
-    """Of groups that failed together, [K], those that the forward pass counts on; halving finds few among many."""
+    """Of groups that failed together, [K], those that the forward pass counts on.
+
+    Halving finds few among many.
+    """
     if len(some) < 2:
         return some
     halves = torch.tensor_split(some, 2)
-    stuck = [_stuck(network, example, groups, half) for half in halves if _trial(network, example, groups, half)]
+    stuck = [
+        _stuck(network, example, groups, half)
+        for half in halves
+        if _trial(network, example, groups, half)
+    ]
     return torch.cat(stuck) if stuck else some  # they fail together only
 
 
-def _trial(network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor) -> Exception | None:
-    """Remove one unit of each of some groups, then another share of each; return the error where it cannot follow."""
-    members = [(groups.prunable & (groups.group == number)).nonzero().flatten() for number in some.tolist()]
+def _trial(
+    network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor
+) -> Exception | None:
+    """Remove one unit of each of some groups, then another share of each.
+
+    Return the error where it cannot follow.
+    """
+    members = [
+        (groups.prunable & (groups.group == number)).nonzero().flatten() for number in some.tolist()
+    ]
     for varied in (False, True):
         units = groups.prunable.clone()
         for number, member in zip(some.tolist(), members, strict=True):

@@ -1,7 +1,9 @@
-"""Weights that become zero in place of channels that are removed: unstructured, and N of every M (paper, 6.2).
+"""Weights that become zero in place of channels that are removed.
 
-A mask is the zeros of a stored network, and `NetworkCard.masked` names the weights that have one. Every training keeps
-them: see `Finetuning`.
+Unstructured, and N of every M (paper, 6.2).
+
+A mask is the zeros of a stored network, and `NetworkCard.masked` names the weights that have one.
+Every training keeps them: see `Finetuning`.
 """
 
 import copy
@@ -26,10 +28,13 @@ class MaskSettings:
     """Which weights become zero. A sibling of `PruningSettings`, whose steps and floors are all about channels.
 
     Attributes:
-        sparsities: Shares of the weights of convolutions and linear layers that become zero, such as 0.8.
-        patterns: `N:M` keeps the N most important of each M weights that follow each other along the input channels,
-            the layout that sparse tensor cores take (2:4). In YAML in quotes, or it is a time of day.
-        ranking: Whether a share is of all weights together (`global`) or of each layer's (`uniform`).
+        sparsities: Shares of the weights of convolutions and linear layers that become zero, such
+            as 0.8.
+        patterns: `N:M` keeps the N most important of each M weights that follow each other along
+            the input channels, the layout that sparse tensor cores take (2:4). In YAML in quotes,
+            or it is a time of day.
+        ranking: Whether a share is of all weights together (`global`) or of each layer's
+            (`uniform`).
     """
 
     sparsities: list[float] = field(default_factory=list)
@@ -38,7 +43,9 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         if not self.sparsities and not self.patterns:
-            raise ConfigError("masks: give sparsities, such as [0.5, 0.8], or patterns, such as ['2:4'].")
+            raise ConfigError(
+                "masks: give sparsities, such as [0.5, 0.8], or patterns, such as ['2:4']."
+            )
         if wrong := [share for share in self.sparsities if not 0 < share < 1]:
             raise ConfigError(f"masks.sparsities: {wrong[0]:g} is no share between 0 and 1.")
         for pattern in self.patterns:
@@ -58,7 +65,9 @@ def pattern_numbers(pattern: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"(\d+):(\d+)", pattern)
     if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise ConfigError(f"masks.patterns: '{pattern}' is no pattern N:M with 0 < N < M, such as '2:4'.")
+        raise ConfigError(
+            f"masks.patterns: '{pattern}' is no pattern N:M with 0 < N < M, such as '2:4'."
+        )
     return int(found[1]), int(found[2])
 
 
@@ -87,7 +96,8 @@ def find_masks(
 
     Args:
         graph: Topology.
-        state: What the criterion measures, by the name of a parameter; a network's own weights for magnitudes.
+        state: What the criterion measures, by the name of a parameter; a network's own weights for
+            magnitudes.
         criterion: What is important.
         target: Share of the weights that become zero, or a pattern.
         ranking: For shares.
@@ -99,26 +109,42 @@ def find_masks(
     scores = criterion.weight_scores({name: state[name] for name in dimensions})
     if isinstance(target, str):
         keep, of = pattern_numbers(target)
-        fits = [n for n, (dim, groups) in dimensions.items() if scores[n].shape[dim] // groups % of == 0]
+        fits = [
+            n for n, (dim, groups) in dimensions.items() if scores[n].shape[dim] // groups % of == 0
+        ]
         if not fits:
-            raise PruningError(f"no layer of the network has input channels that {of} divides, as {target} needs.")
+            raise PruningError(
+                f"no layer of the network has input channels that {of} divides, as {target} needs."
+            )
         kept = {name: pattern_mask(scores[name], keep, of, dimensions[name][0]) for name in fits}
         return Masks(kept=kept, dense=tuple(sorted(dimensions.keys() - kept.keys())))
     if ranking == "uniform":
-        return Masks(kept={name: _largest(score.flatten(), target).view_as(score) for name, score in scores.items()})
+        return Masks(
+            kept={
+                name: _largest(score.flatten(), target).view_as(score)
+                for name, score in scores.items()
+            }
+        )
     flat = _largest(torch.cat([score.flatten() for score in scores.values()]), target)
     parts = flat.split([score.numel() for score in scores.values()])
-    return Masks(kept={name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)})
+    return Masks(
+        kept={name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+    )
 
 
 def _largest(scores: Tensor, sparsity: float) -> Tensor:
     """Mark all but the share of lowest scores, [W] -> bool [W]."""
     order = torch.argsort(scores, stable=True)
-    return torch.ones_like(scores, dtype=torch.bool).index_fill(0, order[: round(sparsity * len(order))], False)
+    return torch.ones_like(scores, dtype=torch.bool).index_fill(
+        0, order[: round(sparsity * len(order))], False
+    )
 
 
 def pattern_mask(scores: Tensor, keep: int, of: int, dim: int) -> Tensor:
-    """Mark the `keep` largest of each `of` entries that follow each other along a dimension; of equals the first."""
+    """Mark the `keep` largest of each `of` entries that follow each other along a dimension.
+
+    Of equals the first.
+    """
     moved = scores.movedim(dim, -1)
     grouped = moved.reshape(-1, of)
     order = torch.argsort(grouped, dim=1, descending=True, stable=True)

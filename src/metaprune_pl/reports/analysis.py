@@ -14,12 +14,17 @@ BINS = 30
 MANY = 1000
 """Number of values above which a histogram's range leaves out the largest."""
 OUTLIERS = 0.03
-"""Share of the values that it leaves out; they count in the last bin, so that a few do not squeeze the rest."""
+"""Share of the values that it leaves out; they count in the last bin, so that a few do not squeeze
+the rest."""
 LABELS = {
-    "l1": "l1 norm of a channel", "l2": "l2 norm of a channel", "taylor": "Taylor |w · dL/dw| of a weight",
-    "correlation": "correlation between channels", "effective_rank": "effective rank of a layer",
-    "norm_scale": "batch-norm scale |gamma|", "group_score": "score in its pruning group",
-}  # fmt: skip
+    "l1": "l1 norm of a channel",
+    "l2": "l2 norm of a channel",
+    "taylor": "Taylor |w · dL/dw| of a weight",
+    "correlation": "correlation between channels",
+    "effective_rank": "effective rank of a layer",
+    "norm_scale": "batch-norm scale |gamma|",
+    "group_score": "score in its pruning group",
+}
 """What each statistic is, for people."""
 
 
@@ -46,7 +51,10 @@ class Analysis:
     def means(self) -> dict[str, tuple[list[float], list[float]]]:
         """Mean of each statistic in each layer, of both networks."""
         return {
-            name: ([float(v.mean()) for v in layers.values()], [float(v.mean()) for v in self.after[name].values()])
+            name: (
+                [float(v.mean()) for v in layers.values()],
+                [float(v.mean()) for v in self.after[name].values()],
+            )
             for name, layers in self.origin.items()
         }
 
@@ -57,22 +65,33 @@ class Analysis:
             pairs = list(zip(origin, after, strict=True))
             a, b = sum(origin) / len(pairs), sum(after) / len(pairs)
             row = {"statistic": name, "layers": len(pairs), "origin": a, "after": b}
-            rows.append({**row, "ratio": b / a if a else None, "lower_in": sum(y < x for x, y in pairs)})
+            rows.append(
+                {**row, "ratio": b / a if a else None, "lower_in": sum(y < x for x, y in pairs)}
+            )
         return rows
 
     def layer_rows(self) -> list[dict[str, Any]]:
-        """One row for each statistic and layer: count, mean, standard deviation, least, median and most of both."""
+        """One row for each statistic and layer.
+
+        Count, mean, standard deviation, least, median and most of both.
+        """
         return [
             {
-                "statistic": name, "layer": layer, "count": len(values), **_moments("origin", values),
+                "statistic": name,
+                "layer": layer,
+                "count": len(values),
+                **_moments("origin", values),
                 **_moments("after", self.after[name][layer]),
             }
             for name, layers in self.origin.items()
             for layer, values in layers.items()
-        ]  # fmt: skip
+        ]
 
     def histogram_rows(self) -> Iterator[dict[str, Any]]:
-        """One row for each statistic, layer and bin: its edges, and how many values of both networks are in it."""
+        """One row for each statistic, layer and bin.
+
+        Its edges, and how many values of both networks are in it.
+        """
         for name, layers in self.origin.items():
             for layer, values in layers.items():
                 if len(values) > 1:
@@ -85,9 +104,12 @@ class Analysis:
 
 def _moments(who: str, values: Tensor) -> dict[str, float]:
     found = {
-        "mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "median": values.median(),
+        "mean": values.mean(),
+        "std": values.std(correction=0),
+        "min": values.min(),
+        "median": values.median(),
         "max": values.max(),
-    }  # fmt: skip
+    }
     return {f"{who}_{key}": float(value) for key, value in found.items()}
 
 

@@ -1,4 +1,7 @@
-"""Several experiments as a matrix: a row for the networks of each, a column for each way to prune them."""
+"""Several experiments as a matrix.
+
+A row for the networks of each, a column for each way to prune them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,15 +35,25 @@ class Comparison:
 
     def labels(self, measure: str) -> dict[str, str]:
         """Name of each experiment, with the speed-up that its networks are pruned to where that is measured."""
-        pruned = {} if measure == "flat_region" else {n: e.pruned[0] for n, e in self.experiments.items() if e.pruned}
-        return {name: f"{name}, {pruned[name].target:g}x" if name in pruned else name for name in self.experiments}
+        pruned = (
+            {}
+            if measure == "flat_region"
+            else {n: e.pruned[0] for n, e in self.experiments.items() if e.pruned}
+        )
+        return {
+            name: f"{name}, {pruned[name].target:g}x" if name in pruned else name
+            for name in self.experiments
+        }
 
     def own(self, name: str, column: str) -> bool:
         """Whether a metanetwork has learnt from the networks of this experiment."""
         return f"{column}_".startswith(f"metanetwork_{name}_")
 
     def matrix(self, measure: str) -> dict[str, dict[str, tuple[float, float | None]]]:
-        """Return mean and standard deviation over held-out networks by row and column; {} where nothing is measured."""
+        """Return mean and standard deviation over held-out networks by row and column.
+
+        {} where nothing is measured.
+        """
         found = {}
         for name, experiment in self.experiments.items():
             rows = curve_rows(experiment) if measure == "flat_region" else pruned_rows(experiment)
@@ -54,10 +67,14 @@ class Comparison:
             for name, entries in self.matrix(measure).items():
                 experiment = self.experiments[name]
                 row: dict[str, Any] = {
-                    "networks_of": name, "measure": measure,
+                    "networks_of": name,
+                    "measure": measure,
                     "target": experiment.pruned[0].target if experiment.pruned else None,
-                    "networks": len({c.network for c in experiment.curves} | {p.network for p in experiment.pruned}),
-                }  # fmt: skip
+                    "networks": len(
+                        {c.network for c in experiment.curves}
+                        | {p.network for p in experiment.pruned}
+                    ),
+                }
                 for column in self.columns:
                     row[column], row[f"{column}_std"] = entries.get(column, (None, None))
                 rows.append(row)

@@ -58,7 +58,10 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Mean accuracy over the curve's range of speed-ups or compressions: the area under it over its width."""
+        """Mean accuracy over the curve's range of speed-ups or compressions.
+
+        The area under it over its width.
+        """
         (first, accuracy), (last, _) = self.line[0], self.line[-1]
         if last <= first:
             return accuracy
@@ -99,8 +102,8 @@ class Selection:
         accuracy: Validation accuracy of the network before any metanetwork.
         target: Accuracy that the flat region was to keep.
         last_kept: Last epoch that keeps it, as far as curves were drawn; None if none does.
-        milestone: Number of epochs after which accuracy is no longer kept, where to lower the learning rate of a new
-            training; None if all keep it, or none.
+        milestone: Number of epochs after which accuracy is no longer kept, where to lower the
+            learning rate of a new training; None if all keep it, or none.
     """
 
     metanetwork: str
@@ -120,11 +123,14 @@ class Selection:
         """One row for each curve."""
         return [
             {
-                "epoch": name, "accuracy": curve.points[0].accuracy, "kept": curve.points[0].accuracy >= self.target,
-                "area": curve.area, "chosen": name == Path(self.metanetwork).name,
+                "epoch": name,
+                "accuracy": curve.points[0].accuracy,
+                "kept": curve.points[0].accuracy >= self.target,
+                "area": curve.area,
+                "chosen": name == Path(self.metanetwork).name,
             }
             for name, curve in self.curves.items()
-        ]  # fmt: skip
+        ]
 
     @property
     def reason(self) -> str:
@@ -133,25 +139,41 @@ class Selection:
         if self.candidates == 1:
             accuracy = self.curves[name].points[0].accuracy
             return (
-                f"{name} is the only one to choose from: {100 * accuracy:.2f} % of the validation images in the flat "
+                f"{name} is the only one to choose from: {100 * accuracy:.2f} % of the validation "
+                "images in the flat "
                 f"region, area {self.areas[name]:.4f}."
             )
         found = (
             f"{name} has the largest area under its validation curve, {self.areas[name]:.4f}, of "
-            f"{len(self.curves)} drawn of {self.candidates}. To keep {100 * self.target:.2f} % in the flat region "
+            f"{len(self.curves)} drawn of {self.candidates}. To keep {100 * self.target:.2f} % in "
+            "the flat region "
             f"(before the metanetwork: {100 * self.accuracy:.2f} %) "
         )
         if self.last_kept is None:
-            return found + "is too much for all of them: meta-train with a lower learning rate or sparsity weight."
+            return (
+                found
+                + "is too much for all of them: meta-train with a lower learning rate or sparsity weight."
+            )
         if self.milestone is None:
-            return found + f"is possible up to the last, {self.last_kept}: longer meta-training may bring more."
+            return (
+                found
+                + f"is possible up to the last, {self.last_kept}: longer meta-training may bring more."
+            )
         return (
-            found + f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate there, "
+            found
+            + f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate there, "
             f"`milestones: [{self.milestone}]`."
         )
 
     @classmethod
     def from_json(cls, path: Path) -> "Selection":
         """Read a choice that was written with its reason and areas."""
-        data = {key: value for key, value in read_json(path).items() if key not in {"reason", "areas"}}
-        return cls(**{**data, "curves": {name: Curve.from_dict(curve) for name, curve in data["curves"].items()}})
+        data = {
+            key: value for key, value in read_json(path).items() if key not in {"reason", "areas"}
+        }
+        return cls(
+            **{
+                **data,
+                "curves": {name: Curve.from_dict(curve) for name, curve in data["curves"].items()},
+            }
+        )

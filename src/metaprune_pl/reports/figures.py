@@ -42,7 +42,10 @@ def colors_of(methods: Sequence[str]) -> dict[str, Any]:
     """Return a colour for each method: always the same for the three of the paper."""
     others = [method for method in methods if method not in COLORS]
     gradual = _gradual_colors(len(others))
-    return {method: COLORS[method] if method in COLORS else gradual(others.index(method)) for method in methods}
+    return {
+        method: COLORS[method] if method in COLORS else gradual(others.index(method))
+        for method in methods
+    }
 
 
 def _points(curve: Curve) -> tuple[list[float], list[float]]:
@@ -67,7 +70,10 @@ def _mean(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
 
 
 def draw_curves(curves: Sequence[Curve]) -> "Figure":
-    """Draw accuracy over speed-up or compression: a colour for each method, thin lines for networks, a thick mean."""
+    """Draw accuracy over speed-up or compression.
+
+    A colour for each method, thin lines for networks, a thick mean.
+    """
     figure, axes = _sheet()
     networks = len({curve.network for curve in curves})
     for method, color in colors_of(methods_of(curves)).items():
@@ -77,10 +83,22 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
         axes.plot(*_mean(same), color=color, linewidth=2.2, label=method.replace("_", " "))
         flat = statistics.fmean(curve.flat_region(FLAT_DROP) for curve in same)
         height = statistics.fmean(curve.points[0].accuracy for curve in same) - FLAT_DROP
-        axes.plot([flat], [100 * height], "o", color=color, markersize=6, markeredgecolor="white", zorder=3)
+        axes.plot(
+            [flat],
+            [100 * height],
+            "o",
+            color=color,
+            markersize=6,
+            markeredgecolor="white",
+            zorder=3,
+        )
     _name_axes(axes, curves[0])
-    who = f"{networks} networks (thin) and their mean (thick)" if networks > 1 else curves[0].network
-    axes.set_title(f"{who}; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10)
+    who = (
+        f"{networks} networks (thin) and their mean (thick)" if networks > 1 else curves[0].network
+    )
+    axes.set_title(
+        f"{who}; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
+    )
     legend_below(figure)
     return figure
 
@@ -100,9 +118,11 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
     for number, (folder, curve) in enumerate(curves.items()):
         first, flat = curve.points[0].accuracy, curve.flat_region(FLAT_DROP)
         axes.plot(
-            *_points(curve), color=colors(number), linewidth=1.8,
+            *_points(curve),
+            color=colors(number),
+            linewidth=1.8,
             label=f"{os.path.relpath(folder, start)}: {100 * first:.1f} %, flat to {flat:.2f}x",
-        )  # fmt: skip
+        )
     one = next(iter(curves.values()))
     _name_axes(axes, one)
     axes.set_title(f"Accuracy over {OVER[one.over][0]}, by folder", fontsize=10)
@@ -118,36 +138,58 @@ def draw_epochs(selection: Selection) -> "Figure":
     for number, (name, curve) in enumerate(selection.curves.items()):
         label = f"{name}: {curve.area:.4f}" + (", chosen" if name == chosen else "")
         axes.plot(
-            *_points(curve), color=colors(number), linewidth=3 if name == chosen else 1.3,
+            *_points(curve),
+            color=colors(number),
+            linewidth=3 if name == chosen else 1.3,
             label=label if name == chosen or number % named == 0 else None,
-        )  # fmt: skip
-    axes.axhline(100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
+        )
+    axes.axhline(
+        100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep"
+    )
     _name_axes(axes, selection.curves[chosen])
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
     figure.set_figwidth(8.5)
-    figure.legend(loc="outside right upper", title="area under the curve", fontsize=8, frameon=False)
+    figure.legend(
+        loc="outside right upper", title="area under the curve", fontsize=8, frameon=False
+    )
     return figure
 
 
 def draw_matrix(comparison: Comparison) -> "Figure":
-    """Draw a heat map for each measure: a row for the networks of an experiment, coloured by its gain over `none`."""
+    """Draw a heat map for each measure.
+
+    A row for the networks of an experiment, coloured by its gain over `none`.
+    """
     from matplotlib.figure import Figure
 
     measures = [measure for measure in MEASURES if comparison.matrix(measure)]
     columns, height = comparison.columns, 1.3 + 0.55 * len(comparison.experiments)
-    figure = Figure(figsize=(3 + 1.15 * len(columns), height * len(measures)), dpi=150, layout="constrained")
-    for axes, measure in zip(figure.subplots(len(measures), squeeze=False).flat, measures, strict=True):
+    figure = Figure(
+        figsize=(3 + 1.15 * len(columns), height * len(measures)), dpi=150, layout="constrained"
+    )
+    for axes, measure in zip(
+        figure.subplots(len(measures), squeeze=False).flat, measures, strict=True
+    ):
         _draw_measure(axes, comparison, measure)
     if any(comparison.own(name, column) for name in comparison.experiments for column in columns):
-        figure.suptitle("bold: the metanetwork has learnt from networks of the same kind", fontsize=8)
+        figure.suptitle(
+            "bold: the metanetwork has learnt from networks of the same kind", fontsize=8
+        )
     return figure
 
 
 def _draw_measure(axes: "Axes", comparison: Comparison, measure: str) -> None:
     """Draw the heat map of a measure: mean and deviation of each method on each row's networks."""
-    found, columns, factor = comparison.matrix(measure), comparison.columns, 1 if measure == "flat_region" else 100
+    found, columns, factor = (
+        comparison.matrix(measure),
+        comparison.columns,
+        1 if measure == "flat_region" else 100,
+    )
     gains = [
-        [factor * (e[c][0] - e["none"][0]) if c in e and "none" in e else float("nan") for c in columns]
+        [
+            factor * (e[c][0] - e["none"][0]) if c in e and "none" in e else float("nan")
+            for c in columns
+        ]
         for e in found.values()
     ]
     limit = max((abs(gain) for row in gains for gain in row if gain == gain), default=0) or 1
@@ -161,25 +203,36 @@ def _draw_measure(axes: "Axes", comparison: Comparison, measure: str) -> None:
             axes.text(x, y, text, ha="center", va="center", size=8, weight=weight)
     axes.set_yticks(range(len(found)), list(comparison.labels(measure).values()), size=8)
     axes.set_ylabel("networks of", fontsize=8)
-    axes.set_xticks(range(len(columns)), [c.replace("_", " ").replace(" ", "\n", 1) for c in columns], size=8)
+    axes.set_xticks(
+        range(len(columns)), [c.replace("_", " ").replace(" ", "\n", 1) for c in columns], size=8
+    )
     axes.set_title(MEASURES[measure], fontsize=9)
     axes.figure.colorbar(image, ax=axes, label="gain over none")
 
 
 def draw_cost(costs: Sequence[StageCost]) -> "Figure":
-    """Draw seconds for each network over the number of networks: what is spent once is shared by them (figure 8)."""
+    """Draw seconds for each network over the number of networks.
+
+    What is spent once is shared by them (figure 8).
+    """
     figure, axes = _sheet()
     amounts = amortised(costs)
     _, crossing = break_even(costs)
     last = max(20, 3 * max((n for n in crossing.values() if n is not None and n <= 200), default=0))
     numbers = range(1, last + 1)
-    for (method, (once, each)), color in zip(amounts.items(), colors_of(list(amounts)).values(), strict=True):
+    for (method, (once, each)), color in zip(
+        amounts.items(), colors_of(list(amounts)).values(), strict=True
+    ):
         label = f"{method.replace('_', ' ')}: {once:.0f} s once, {each:.1f} s each"
-        axes.plot(numbers, [once / n + each for n in numbers], color=color, linewidth=1.8, label=label)
+        axes.plot(
+            numbers, [once / n + each for n in numbers], color=color, linewidth=1.8, label=label
+        )
     axes.set_xlabel("number of networks that are pruned")
     axes.set_ylabel("seconds for each network")
     axes.set_ylim(bottom=0)
-    axes.set_title("Cost; the metanetworks' data models, meta-training and choice are shared", fontsize=10)
+    axes.set_title(
+        "Cost; the metanetworks' data models, meta-training and choice are shared", fontsize=10
+    )
     axes.legend()
     return figure
 

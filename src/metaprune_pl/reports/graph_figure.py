@@ -1,4 +1,7 @@
-"""A picture of a network's graph: layers as bars from the image to the classes, and what joins them."""
+"""A picture of a network's graph.
+
+Layers as bars from the image to the classes, and what joins them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +22,10 @@ LONGEST_ROW = 44
 COLUMN, HEAD = 0.42, 0.95
 """Width of a column and height of title and legend, inches."""
 LEGEND = (
-    "Bars: a layer's channels. One colour: pruned together; blue-grey: pruned alone; grey: cannot be pruned.",
-    "Lines lead to the next layer, arcs are shortcuts, concatenations and branches, dotted arcs channel gates.",
+    "Bars: a layer's channels. One colour: pruned together; blue-grey: pruned alone; grey: cannot "
+    "be pruned.",
+    "Lines lead to the next layer, arcs are shortcuts, concatenations and branches, dotted arcs "
+    "channel gates.",
 )
 Point = tuple[float, float]
 
@@ -36,7 +41,8 @@ class Bar:
         x: Column in the row.
         y: Height of its middle above the row's line.
         height: Its height; its area grows with the number of neurons.
-        colors: From below, pieces of the bar (share of its height) and their colours: one for each pruning group.
+        colors: From below, pieces of the bar (share of its height) and their colours: one for each
+            pruning group.
     """
 
     name: str
@@ -51,15 +57,19 @@ class Bar:
 def draw_graph(groups: PruningGroups, title: str) -> "Figure":
     """Draw the graph of a network.
 
-    Each neuron group is a bar, at its depth from the left; rows continue below. Bars of one colour are pruned together.
-    Straight lines lead to the next layer, arcs above to later ones, dotted ones back (channel gates).
+    Each neuron group is a bar, at its depth from the left; rows continue below. Bars of one colour
+    are pruned together. Straight lines lead to the next layer, arcs above to later ones, dotted
+    ones back (channel gates).
     """
     from matplotlib.figure import Figure
 
     bars, edges = lay_out(groups), _edges(groups)
     rows, columns = 1 + max(bar.row for bar in bars), 1 + max(bar.x for bar in bars)
     names = max(len(_short(bar.name)) for bar in bars)
-    tall = [2 * max(abs(bar.y) + bar.height / 2 for bar in bars if bar.row == row) for row in range(rows)]
+    tall = [
+        2 * max(abs(bar.y) + bar.height / 2 for bar in bars if bar.row == row)
+        for row in range(rows)
+    ]
     above = [0.3] * rows
     for source, target, _ in edges:
         last = columns if bars[target].row > bars[source].row else bars[target].x
@@ -75,7 +85,12 @@ def draw_graph(groups: PruningGroups, title: str) -> "Figure":
     for row in range(rows):
         middles.append(top - above[row] - tall[row] / 2)
         top -= above[row] + tall[row] + 0.3 + 0.062 * names
-    style = {"color": "#333333", "lw": 0.8, "alpha": max(0.2, min(0.9, 12 / len(edges) ** 0.5)), "zorder": 2}
+    style = {
+        "color": "#333333",
+        "lw": 0.8,
+        "alpha": max(0.2, min(0.9, 12 / len(edges) ** 0.5)),
+        "zorder": 2,
+    }
     page = _Page(axes=axes, middles=middles, tall=tall, columns=columns, style=style)
     for source, target, _ in edges:
         page.draw_edge(bars[source], bars[target])
@@ -85,7 +100,9 @@ def draw_graph(groups: PruningGroups, title: str) -> "Figure":
     for line, (text, size) in enumerate(((title, 11), (LEGEND[0], 7), (LEGEND[1], 7))):
         weight = "bold" if line == 0 else "normal"
         y = 1 - (0.25 + 0.26 * line - 0.07 * (line > 1)) / (height + HEAD)
-        figure.text(0.2 / width, y, text, fontsize=size, va="center", weight=weight, color="#222222")
+        figure.text(
+            0.2 / width, y, text, fontsize=size, va="center", weight=weight, color="#222222"
+        )
     return figure
 
 
@@ -107,14 +124,18 @@ def lay_out(groups: PruningGroups) -> list[Bar]:
         pieces, counts = torch.unique_consecutive(shown, return_counts=True)
         bars.append(
             Bar(
-                name=group.name, size=group.size, row=depth[number] // per_row, x=depth[number] % per_row,
-                y=under + heights[number] / 2 - total / 2, height=heights[number],
+                name=group.name,
+                size=group.size,
+                row=depth[number] // per_row,
+                x=depth[number] % per_row,
+                y=under + heights[number] / 2 - total / 2,
+                height=heights[number],
                 colors=tuple(
                     (count / group.size, colors[piece] if piece >= 0 else STAYS)
                     for piece, count in zip(pieces.tolist(), counts.tolist(), strict=True)
                 ),
             )
-        )  # fmt: skip
+        )
     return bars
 
 
@@ -135,8 +156,14 @@ def _edges(groups: PruningGroups) -> list[tuple[int, int, bool]]:
         targets = owner[connection.target].unique().tolist()
         for source in owner[connection.source].unique().tolist():
             for target in targets:
-                found[source, target] = found.get((source, target), True) and connection.parameter is None
-    return [(source, target, identity) for (source, target), identity in found.items() if source != target]
+                found[source, target] = (
+                    found.get((source, target), True) and connection.parameter is None
+                )
+    return [
+        (source, target, identity)
+        for (source, target), identity in found.items()
+        if source != target
+    ]
 
 
 def _depths(groups: PruningGroups) -> list[int]:
@@ -146,7 +173,12 @@ def _depths(groups: PruningGroups) -> list[int]:
         sources.setdefault(target, []).append(source)
     depth: list[int] = []
     for number in range(len(groups.graph.groups)):
-        depth.append(1 + max((depth[source] for source in sources.get(number, []) if source < number), default=-1))
+        depth.append(
+            1
+            + max(
+                (depth[source] for source in sources.get(number, []) if source < number), default=-1
+            )
+        )
     return depth
 
 
@@ -184,21 +216,38 @@ class _Page:
         from matplotlib.patches import Rectangle
 
         bottom = self.middles[bar.row] + bar.y - bar.height / 2
-        frame = Rectangle((bar.x - 0.3, bottom), 0.6, bar.height, fill=False, ec="#333333", lw=0.5, zorder=4)
+        frame = Rectangle(
+            (bar.x - 0.3, bottom), 0.6, bar.height, fill=False, ec="#333333", lw=0.5, zorder=4
+        )
         for share, color in bar.colors:
-            self.axes.add_patch(Rectangle((bar.x - 0.3, bottom), 0.6, share * bar.height, color=color, lw=0, zorder=3))
+            self.axes.add_patch(
+                Rectangle(
+                    (bar.x - 0.3, bottom), 0.6, share * bar.height, color=color, lw=0, zorder=3
+                )
+            )
             bottom += share * bar.height
         self.axes.add_patch(frame)
         box = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75}
         y = self.middles[bar.row] + bar.y
-        self.axes.text(bar.x, y, str(bar.size), fontsize=5, ha="center", va="center_baseline", zorder=5, bbox=box)
+        self.axes.text(
+            bar.x,
+            y,
+            str(bar.size),
+            fontsize=5,
+            ha="center",
+            va="center_baseline",
+            zorder=5,
+            bbox=box,
+        )
 
     def draw_edge(self, source: Bar, target: Bar) -> None:
         """Draw a connection; one into a later row runs along the top to the right and comes in on the left."""
         start, end = (source.x, self._top(source)), (target.x, self._top(target))
         distance = target.x - source.x
         if source.row == target.row and distance == 1:
-            self._line((source.x + 0.3, self._middle(source)), (target.x - 0.3, self._middle(target)))
+            self._line(
+                (source.x + 0.3, self._middle(source)), (target.x - 0.3, self._middle(target))
+            )
         elif source.row == target.row:
             level = self._level(source.row, abs(distance))
             back = {"ls": ":", "lw": 1.1} if distance <= 0 else {}
@@ -213,7 +262,10 @@ class _Page:
             self._curve(start, (start[0], level), (start[0], level), (start[0] + 1.2, level))
             self._line((start[0] + 1.2, level), (self.columns - 0.4, level))
             for row in range(source.row + 1, target.row):
-                self._line((-0.6, self._level(row, self.columns)), (self.columns - 0.4, self._level(row, self.columns)))
+                self._line(
+                    (-0.6, self._level(row, self.columns)),
+                    (self.columns - 0.4, self._level(row, self.columns)),
+                )
             level = self._level(target.row, target.x)
             self._line((-0.6, level), (end[0] - 1.2, level))
             self._curve((end[0] - 1.2, level), (end[0], level), (end[0], level), end)
@@ -226,7 +278,16 @@ class _Page:
         for (row, x), names in columns.items():
             names = names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"]
             y = self.middles[row] - self.tall[row] / 2 - 0.08
-            self.axes.text(x, y, "\n".join(names), fontsize=6, rotation=90, ha="center", va="top", linespacing=1.0)
+            self.axes.text(
+                x,
+                y,
+                "\n".join(names),
+                fontsize=6,
+                rotation=90,
+                ha="center",
+                va="top",
+                linespacing=1.0,
+            )
 
     def _middle(self, bar: Bar) -> float:
         return self.middles[bar.row] + bar.y
@@ -249,7 +310,10 @@ class _Page:
 
 
 def _short(name: str) -> str:
-    """The end of a path, at most 36 characters: whole parts where they tell a number of the layer."""
+    """The end of a path, at most 36 characters.
+
+    Whole parts where they tell a number of the layer.
+    """
     rest = name
     while len(rest) > 36 and "." in rest:
         rest = rest.partition(".")[2]

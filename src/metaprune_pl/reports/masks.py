@@ -1,4 +1,7 @@
-"""Masked networks by target and method: rows, and a picture over the parameters that are left (paper, table 3)."""
+"""Masked networks by target and method.
+
+Rows, and a picture over the parameters that are left (paper, table 3).
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -19,7 +22,9 @@ def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
     rows = []
     for target in dict.fromkeys(masked.target for masked in results):
         for method in methods_of(results):
-            same = [masked for masked in results if (masked.target, masked.method) == (target, method)]
+            same = [
+                masked for masked in results if (masked.target, masked.method) == (target, method)
+            ]
             row: dict[str, Any] = {"target": target, "method": method, "networks": len(same)}
             row["left"] = statistics.fmean(masked.left for masked in same)
             for step in STEPS:
@@ -39,7 +44,8 @@ def whole_sentence(results: Sequence[Masked]) -> str:
     whole = {masked.target: ", ".join(masked.dense) for masked in results if masked.dense}
     same = {names: [t for t, other in whole.items() if other == names] for names in whole.values()}
     return "\n".join(
-        f"Patterns {', '.join(targets)} leave these whole, whose input channels they do not divide: {names}."
+        f"Patterns {', '.join(targets)} leave these whole, whose input channels they do not "
+        f"divide: {names}."
         for names, targets in same.items()
     )
 
@@ -59,37 +65,63 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
     for axes, (step, title) in zip(figure.subplots(1, 2), STEPS.items(), strict=True):
         axes.grid(alpha=0.3)
         for number, (method, color) in enumerate(colors.items()):
-            aside = part ** (0.5 * number - 0.25 * (len(colors) - 1))  # so that bars do not hide each other
+            aside = part ** (
+                0.5 * number - 0.25 * (len(colors) - 1)
+            )  # so that bars do not hide each other
             for pattern, style in ((False, "o-"), (True, "s")):
                 own = sorted(
-                    (row for row in rows if row["method"] == method and (":" in row["target"]) == pattern),
+                    (
+                        row
+                        for row in rows
+                        if row["method"] == method and (":" in row["target"]) == pattern
+                    ),
                     key=lambda row: row["left"],
                 )
                 spread = [100 * (row[f"accuracy_{step}_std"] or 0) for row in own]
                 axes.errorbar(
-                    [row["left"] / aside for row in own], [100 * row[f"accuracy_{step}"] for row in own], spread,
-                    fmt=style, color=color, mfc="white" if pattern else color, capsize=2, linewidth=1.6, elinewidth=0.8,
+                    [row["left"] / aside for row in own],
+                    [100 * row[f"accuracy_{step}"] for row in own],
+                    spread,
+                    fmt=style,
+                    color=color,
+                    mfc="white" if pattern else color,
+                    capsize=2,
+                    linewidth=1.6,
+                    elinewidth=0.8,
                     label=None if pattern == shares else method.replace("_", " "),
-                )  # fmt: skip
+                )
         axes.margins(y=0.1)
         axes.set_xscale("log")
         axes.set_xlim(1.12 * left[0], 0.9 * left[-1])
-        apart = [x for number, x in enumerate(left) if number == 0 or x < left[number - 1] / part**8]
+        apart = [
+            x for number, x in enumerate(left) if number == 0 or x < left[number - 1] / part**8
+        ]
         axes.set_xticks(apart, [f"{100 * x:.3g}" for x in apart])
         axes.set_xticks([], minor=True)
         for target in dict.fromkeys(row["target"] for row in rows if ":" in row["target"]):
-            highest = max((row for row in rows if row["target"] == target), key=lambda row: row[f"accuracy_{step}"])
+            highest = max(
+                (row for row in rows if row["target"] == target),
+                key=lambda row: row[f"accuracy_{step}"],
+            )
             axes.annotate(
-                target, (highest["left"], 100 * highest[f"accuracy_{step}"]), (0, 8), textcoords="offset points",
-                fontsize=8, ha="center",
-            )  # fmt: skip
+                target,
+                (highest["left"], 100 * highest[f"accuracy_{step}"]),
+                (0, 8),
+                textcoords="offset points",
+                fontsize=8,
+                ha="center",
+            )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("parameters left (%)")
         axes.set_ylabel("test accuracy (%)")
     legend_below(figure)
     networks = dict.fromkeys(masked.network for masked in results)
     figure.suptitle(
-        (f"mean ± standard deviation over {len(networks)} networks" if len(networks) > 1 else next(iter(networks)))
+        (
+            f"mean ± standard deviation over {len(networks)} networks"
+            if len(networks) > 1
+            else next(iter(networks))
+        )
         + "; lines: shares of zeros, squares: patterns N:M",
         fontsize=10,
     )

@@ -14,7 +14,8 @@ class Pruned:
         network: Name of the network.
         method: `none`, `sparsity_learning` or `metanetwork`.
         target: Speed-up asked for.
-        speed_up: Speed-up reached: multiply-accumulates of the unpruned network over those of this one.
+        speed_up: Speed-up reached: multiply-accumulates of the unpruned network over those of this
+            one.
         macs: Multiply-accumulates for one image.
         parameters: Number of parameters.
         accuracy_given: Test accuracy of the network as it was given.
@@ -41,7 +42,12 @@ class Pruned:
     @property
     def accuracies(self) -> tuple[float, float, float, float]:
         """Test accuracies in the order of the pipeline."""
-        return self.accuracy_given, self.accuracy_before, self.accuracy_pruned, self.accuracy_finetuned
+        return (
+            self.accuracy_given,
+            self.accuracy_before,
+            self.accuracy_pruned,
+            self.accuracy_finetuned,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +57,14 @@ class Detected:
     Attributes:
         method: `origin`, `none` or `metanetwork`.
         target: Speed-up of the backbone asked for; 1 of the origin.
-        speed_up: Speed-up of the backbone reached: multiply-accumulates of the unpruned one over those of this one.
+        speed_up: Speed-up of the backbone reached: multiply-accumulates of the unpruned one over
+            those of this one.
         macs: Multiply-accumulates of the backbone for one image.
         parameters: Number of parameters of the whole detector.
         milliseconds: Measured time of the whole detector for one image.
         milliseconds_unpruned: The same of the detector before pruning, measured right after.
-        precision: Mean average precision on the test images over overlaps of 0.5 to 0.95, as COCO defines it.
+        precision: Mean average precision on the test images over overlaps of 0.5 to 0.95, as COCO
+            defines it.
         precision_50: The same at an overlap of 0.5.
         precision_pruned: `precision` straight after pruning; None of the origin.
         precision_50_pruned: `precision_50` straight after pruning; None of the origin.
@@ -82,7 +90,8 @@ class Masked:
     Attributes:
         network: Name of the network.
         method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
-        target: Share of the weights of convolutions and linear layers that become zero, or a pattern `N:M`.
+        target: Share of the weights of convolutions and linear layers that become zero, or a
+            pattern `N:M`.
         left: Share of all parameters that are not zero.
         parameters: Number of all parameters.
         dense: Weights that a pattern leaves whole, as M does not divide their input channels.
@@ -106,7 +115,12 @@ class Masked:
     @property
     def accuracies(self) -> tuple[float, float, float, float]:
         """Test accuracies in the order of the pipeline."""
-        return self.accuracy_given, self.accuracy_before, self.accuracy_masked, self.accuracy_finetuned
+        return (
+            self.accuracy_given,
+            self.accuracy_before,
+            self.accuracy_masked,
+            self.accuracy_finetuned,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +129,8 @@ class Cost:
 
     Attributes:
         seconds: Wall-clock time, those of processes that share the work added up.
-        images: Training images, counted each time that one went forward and backward through a network.
+        images: Training images, counted each time that one went forward and backward through a
+            network.
         host_bytes: Largest resident memory of the main process.
         device_bytes: Largest memory that tensors took on its GPU; 0 without one.
     """
@@ -128,9 +143,11 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         """Cost of two runs, one after the other."""
         return Cost(
-            seconds=self.seconds + other.seconds, images=self.images + other.images,
-            host_bytes=max(self.host_bytes, other.host_bytes), device_bytes=max(self.device_bytes, other.device_bytes),
-        )  # fmt: skip
+            seconds=self.seconds + other.seconds,
+            images=self.images + other.images,
+            host_bytes=max(self.host_bytes, other.host_bytes),
+            device_bytes=max(self.device_bytes, other.device_bytes),
+        )
 
     def shared_by(self, networks: int) -> "Cost":
         """Cost for each of so many networks."""

@@ -20,7 +20,9 @@ WIDE = 100.0
 def draw_analysis(analysis: Analysis) -> "dict[str, Figure]":
     """Draw all pictures: `layers`, and `histogram_STATISTIC` for each that has several values in a layer."""
     drawn = {f"histogram_{name}": draw_histograms(analysis, name) for name in analysis.origin}
-    return {"layers": draw_layers(analysis)} | {name: figure for name, figure in drawn.items() if figure is not None}
+    return {"layers": draw_layers(analysis)} | {
+        name: figure for name, figure in drawn.items() if figure is not None
+    }
 
 
 def draw_layers(analysis: Analysis) -> "Figure":
@@ -33,7 +35,14 @@ def draw_layers(analysis: Analysis) -> "Figure":
     for axes, (name, (origin, after)) in zip(panels, means.items(), strict=False):
         mark = "o" if len(origin) <= 25 else ""
         for values, color in ((origin, ORIGIN), (after, AFTER)):
-            axes.plot(range(1, len(values) + 1), values, color=color, linewidth=1.6, marker=mark, markersize=3)
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                color=color,
+                linewidth=1.6,
+                marker=mark,
+                markersize=3,
+            )
         _scale(axes, [*origin, *after])
         axes.set_title(LABELS[name], fontsize=10)
         axes.set_xlabel("pruning group" if name == "group_score" else "layer", fontsize=9)
@@ -42,19 +51,26 @@ def draw_layers(analysis: Analysis) -> "Figure":
         axes.axis("off")
     handles = [panels[0].lines[0], panels[0].lines[1]]
     panels[-1].legend(handles, _names(analysis), loc="center", fontsize=10, frameon=False)
-    figure.suptitle(f"{analysis.network}: mean in each layer ({analysis.images} validation images)", fontsize=11)
+    figure.suptitle(
+        f"{analysis.network}: mean in each layer ({analysis.images} validation images)", fontsize=11
+    )
     return figure
 
 
 def draw_histograms(analysis: Analysis, name: str) -> "Figure | None":
-    """Draw how the values of a statistic are spread in some layers; None where no layer has several."""
+    """Draw how the values of a statistic are spread in some layers.
+
+    None where no layer has several.
+    """
     from matplotlib.figure import Figure
 
     origin, after = analysis.origin[name], analysis.after[name]
     several = [layer for layer, values in origin.items() if len(values) > 1]
     if not several:
         return None
-    places = torch.linspace(0, len(several) - 1, min(PANELS - 1, len(several))).round().int().tolist()
+    places = (
+        torch.linspace(0, len(several) - 1, min(PANELS - 1, len(several))).round().int().tolist()
+    )
     every = "all pruning groups" if name == "group_score" else "all layers"
     drawn = {every: (torch.cat(list(origin.values())), torch.cat(list(after.values())))}
     drawn |= {several[place]: (origin[several[place]], after[several[place]]) for place in places}
@@ -72,7 +88,13 @@ def draw_histograms(analysis: Analysis, name: str) -> "Figure | None":
         axes.grid(alpha=0.3)
     for axes in panels[len(drawn) :]:
         axes.axis("off")
-    figure.legend(panels[0].patches[1::2], _names(analysis), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(
+        panels[0].patches[1::2],
+        _names(analysis),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
     last = f"; of over {MANY:,} values the last bin also counts the largest {100 * OUTLIERS:g} %"
     last = last if len(drawn[every][0]) > MANY else ""
     figure.suptitle(f"{analysis.network}: {LABELS[name]}{last}", fontsize=11)

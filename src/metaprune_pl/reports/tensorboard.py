@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 
 def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
-    """Write the figure, and each curve's points as scalars: one run per method, step = 100 x what it is over."""
+    """Write the figure, and each curve's points as scalars.
+
+    One run per method, step = 100 x what it is over.
+    """
     logger = TensorBoardLogger(folder, name="", version="")
     logger.experiment.add_figure(f"accuracy over {OVER[curves[0].over][0]}", draw_curves(curves))
     logger.finalize("success")
     for curve in curves:
-        run = TensorBoardLogger(folder, name="", version=f"tensorboard/{curve.method}-{curve.network}")
+        run = TensorBoardLogger(
+            folder, name="", version=f"tensorboard/{curve.method}-{curve.network}"
+        )
         for x, accuracy in curve.line:
             run.log_metrics({f"curve/accuracy_over_{curve.over}_percent": accuracy}, round(100 * x))
         run.finalize("success")
@@ -51,8 +56,14 @@ def log_analysis(folder: Path, analysis: Analysis, figures: "Mapping[str, Figure
         run.finalize("success")
 
 
-def log_results(folder: Path, name: str, settings: Mapping[str, Any], results: Mapping[str, float]) -> None:
+def log_results(
+    folder: Path, name: str, settings: Mapping[str, Any], results: Mapping[str, float]
+) -> None:
     """Write settings with their results, for TensorBoard's table of runs."""
-    logger = TensorBoardLogger(folder, name="", version=f"tensorboard/{name}", default_hp_metric=False)
-    logger.log_hyperparams(dict(settings), {f"result/{key}": value for key, value in results.items()})
+    logger = TensorBoardLogger(
+        folder, name="", version=f"tensorboard/{name}", default_hp_metric=False
+    )
+    logger.log_hyperparams(
+        dict(settings), {f"result/{key}": value for key, value in results.items()}
+    )
     logger.finalize("success")

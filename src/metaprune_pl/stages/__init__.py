@@ -6,4 +6,10 @@ from metaprune_pl.stages.finetuning import Finetuning
 from metaprune_pl.stages.meta_training import MetaTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
-__all__ = ["DataModelTraining", "DetectorTraining", "Finetuning", "MetaTraining", "OptimizerSettings"]
+__all__ = [
+    "DataModelTraining",
+    "DetectorTraining",
+    "Finetuning",
+    "MetaTraining",
+    "OptimizerSettings",
+]

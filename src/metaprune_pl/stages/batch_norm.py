@@ -39,15 +39,34 @@ class SyncBatchNorms(TorchSyncBatchNorm):
 
 
 def synced_batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """Normalise over the batches of all processes, which are of the same size: [B, C, ...] -> [B, C, ...]."""
+    """Normalise over the batches of all processes, which are of the same size.
+
+    [B, C, ...] -> [B, C, ...].
+    """
     if not norm.training:
         own = norm.running_mean is None
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=own, eps=norm.eps)
-    axes, shape, ranks = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)], dist.get_world_size()
+        return F.batch_norm(
+            x,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            training=own,
+            eps=norm.eps,
+        )
+    axes, shape, ranks = (
+        [0, *range(2, x.dim())],
+        [1, -1, *[1] * (x.dim() - 2)],
+        dist.get_world_size(),
+    )
     mean = all_reduce(x.mean(axes)) / ranks
     centred = x - mean.reshape(shape)
     variance = all_reduce(centred.square().mean(axes)) / ranks
-    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+    if (
+        norm.running_mean is not None
+        and norm.running_var is not None
+        and norm.num_batches_tracked is not None
+    ):
         count = ranks * x.numel() // x.shape[1]
         with torch.no_grad():
             norm.num_batches_tracked += 1

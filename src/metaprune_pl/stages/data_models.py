@@ -28,15 +28,17 @@ class DataModelTraining(LightningModule):
     At the end the networks are stored as `networks/seed_NNNN` in the run's folder.
 
     Args:
-        network: How to build them. With weights that its library provides (`weights` or `pretrained` among the
-            arguments), a seed stands for an order of the images.
+        network: How to build them. With weights that its library provides (`weights` or
+            `pretrained` among the arguments), a seed stands for an order of the images.
         seeds: Seed of each network's initial weights.
-        start: A network that all go on from, instead of `network`: a stored one, or one by name with a file of weights.
+        start: A network that all go on from, instead of `network`: a stored one, or one by name
+            with a file of weights.
         optimizer: Optimiser and learning rate.
         label_smoothing: Share of the label spread over the other classes.
 
     Raises:
-        ConfigError: There are no seeds, one is given twice, or there is both a network to build and one to go on from.
+        ConfigError: There are no seeds, one is given twice, or there is both a network to build and
+            one to go on from.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class DataModelTraining(LightningModule):
         if not seeds or len(set(seeds)) != len(seeds):
             raise ConfigError(f"model.seeds {seeds}: name at least one seed, and each once.")
         if start is not None and network != NetworkSettings():
-            raise ConfigError("give model.network or model.start, not both: a stored network says how it is built.")
+            raise ConfigError(
+                "give model.network or model.start, not both: a stored network says how it is "
+                "built."
+            )
         self.settings, self.seeds, self.optimizer = network, seeds, optimizer
         self.label_smoothing, self.start = label_smoothing, start
         self.networks = nn.ModuleList()
@@ -64,28 +69,37 @@ class DataModelTraining(LightningModule):
         if self.start is not None:
             data = self._data
             for _ in self.seeds:
-                network, card = self.start.open(input_shape=data.input_shape, num_classes=data.num_classes)
+                network, card = self.start.open(
+                    input_shape=data.input_shape, num_classes=data.num_classes
+                )
                 self.networks.append(network.train())
             self.settings = card.settings
             check_fits(network, card, data)
             return
         self.settings = self.settings.for_data(self._data.num_classes, self._data.input_shape[0])
         for seed in self.seeds:
-            self.networks.append(create_network(self.settings.builder, seed=seed, **self.settings.arguments))
+            self.networks.append(
+                create_network(self.settings.builder, seed=seed, **self.settings.arguments)
+            )
         card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape)
         check_fits(self.networks[0], card, self._data, more_classes=True)
 
     @property
     def pretrained(self) -> bool:
         """Whether all networks start from the same weights."""
-        return self.start is not None or any(self.settings.arguments.get(key) for key in ("weights", "pretrained"))
+        return self.start is not None or any(
+            self.settings.arguments.get(key) for key in ("weights", "pretrained")
+        )
 
     def for_seeds(self, seeds: Sequence[int]) -> "DataModelTraining":
         """Return the same training of other networks."""
         return DataModelTraining(
-            network=self.settings, seeds=list(seeds), optimizer=self.optimizer, label_smoothing=self.label_smoothing,
+            network=self.settings,
+            seeds=list(seeds),
+            optimizer=self.optimizer,
+            label_smoothing=self.label_smoothing,
             start=self.start,
-        )  # fmt: skip
+        )
 
     @property
     def _data(self) -> ImageDataModule:
@@ -102,10 +116,18 @@ class DataModelTraining(LightningModule):
         """Sum of the networks' losses: their parameters are disjoint, so each gets its own gradient."""
         images, labels = batch
         losses = [
-            F.cross_entropy(network(images), labels, label_smoothing=self.label_smoothing) for network in self.networks
+            F.cross_entropy(network(images), labels, label_smoothing=self.label_smoothing)
+            for network in self.networks
         ]
         total = torch.stack(losses)
-        self.log("train/loss", total.detach().mean(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        self.log(
+            "train/loss",
+            total.detach().mean(),
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+        )
         return total.sum()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -141,5 +163,9 @@ class DataModelTraining(LightningModule):
             record: dict[str, Any] = {"seed": seed, "epochs": trainer.current_epoch}
             if accuracy is not None:
                 record["validation_accuracy"] = float(accuracy)
-            card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape, record=record)
-            save_network(Path(trainer.default_root_dir) / "networks" / f"seed_{seed:04d}", network, card)
+            card = NetworkCard(
+                settings=self.settings, input_shape=self._data.input_shape, record=record
+            )
+            save_network(
+                Path(trainer.default_root_dir) / "networks" / f"seed_{seed:04d}", network, card
+            )

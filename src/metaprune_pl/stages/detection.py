@@ -21,18 +21,23 @@ def check_detector(network: nn.Module, data: object) -> None:
         ConfigError: It is no detector, or the numbers of classes differ.
     """
     if not is_detector(network):
-        raise ConfigError(f"the network is a {type(network).__name__}, no detector. Set network to faster_rcnn.")
+        raise ConfigError(
+            f"the network is a {type(network).__name__}, no detector. Set network to faster_rcnn."
+        )
     if not isinstance(data, VOC):
         raise ConfigError("a detector learns from boxes: set data to VOC.")
     if num_classes_of(network) != data.num_classes:
         raise ConfigError(
-            f"the detector tells {num_classes_of(network)} classes apart, the background among them, and the data have "
+            f"the detector tells {num_classes_of(network)} classes apart, the background among "
+            "them, and the data have "
             f"{data.num_classes}."
         )
 
 
 class AveragePrecision(MeanAveragePrecision):
-    """Mean average precision as COCO defines it, of detectors' answers; difficult objects do not count.
+    """Mean average precision as COCO defines it, of detectors' answers.
+
+    Difficult objects do not count.
 
     It is no mean over images, so each process of a run sees them all and counts for itself.
     """
@@ -42,7 +47,10 @@ class AveragePrecision(MeanAveragePrecision):
         self.warn_on_many_detections = False  # a detector gives 100 at most
 
     def summary(self) -> tuple[float, float]:
-        """Return the mean over overlaps of 0.5 to 0.95, and that at 0.5; 0 where there are no objects."""
+        """Return the mean over overlaps of 0.5 to 0.95, and that at 0.5.
+
+        0 where there are no objects.
+        """
         found = self.compute()
         return max(0.0, float(found["map"])), max(0.0, float(found["map_50"]))
 
@@ -60,7 +68,9 @@ class DetectorTraining(NetworkTraining):
         StorageError: There is no such network.
     """
 
-    def __init__(self, *, network: str, optimizer: OptimizerSettings, arguments: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, network: str, optimizer: OptimizerSettings, arguments: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.network, self.card = NetworkSource(network=network, arguments=arguments or {}).open()
         self.optimizer = optimizer
@@ -72,10 +82,16 @@ class DetectorTraining(NetworkTraining):
 
     def training_step(self, batch: Scenes, batch_idx: int) -> Tensor:
         """Sum of the losses of proposals and head, classes and boxes (Ren et al., 2015)."""
-        losses: dict[str, Tensor] = self.network(batch.images, [_learnt(target) for target in batch.targets])
+        losses: dict[str, Tensor] = self.network(
+            batch.images, [_learnt(target) for target in batch.targets]
+        )
         loss = torch.stack(list(losses.values())).sum()
-        values = {f"train/{name}": value.detach() for name, value in losses.items()} | {"train/loss": loss.detach()}
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.images))
+        values = {f"train/{name}": value.detach() for name, value in losses.items()} | {
+            "train/loss": loss.detach()
+        }
+        self.log_dict(
+            values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.images)
+        )
         return loss
 
     def validation_step(self, batch: Scenes, batch_idx: int) -> None:

@@ -51,11 +51,18 @@ class DataModel:
     def to(self, device: torch.device) -> "DataModel":
         """Move the weights to a device."""
         network = self.network.to(device)
-        return replace(self, network=network, state={n: value.detach() for n, value in own_state(network).items()})
+        return replace(
+            self,
+            network=network,
+            state={n: value.detach() for n, value in own_state(network).items()},
+        )
 
 
 def load_data_model(
-    folder: Path, batch_norm: BatchNormMode, device: torch.device, attention: AttentionUnits = "width"
+    folder: Path,
+    batch_norm: BatchNormMode,
+    device: torch.device,
+    attention: AttentionUnits = "width",
 ) -> DataModel:
     """Load a stored network and find its graph and pruning groups."""
     network, card = load_network(folder), read_card(folder)
@@ -88,7 +95,9 @@ class Part:
         if self.gradient:
             torch._foreach_add_(self.gradient, gradient)
         else:
-            self.gradient = [own.clone() for own in gradient]  # autograd may give two parameters the same tensor
+            self.gradient = [
+                own.clone() for own in gradient
+            ]  # autograd may give two parameters the same tensor
 
     def mean(self) -> dict[str, Tensor]:
         """The gradient of the mean loss by name; what was summed up is used up."""
@@ -97,9 +106,12 @@ class Part:
 
 
 def accuracy_gradient(
-    model: DataModel, leaves: dict[str, Tensor], images: Tensor, labels: Tensor,
+    model: DataModel,
+    leaves: dict[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
     call: Callable[..., Tensor] = functional_call,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+) -> tuple[Tensor, list[Tensor]]:
     """Mean cross-entropy of a network with given weights, and its gradient for them.
 
     Args:
@@ -110,32 +122,37 @@ def accuracy_gradient(
         call: `functional_call`, or the same compiled.
     """
     buffers = {name: value.clone() for name, value in model.state.items() if name not in leaves}
-    loss = F.cross_entropy(call(model.network, {**buffers, **leaves}, (images,), tie_weights=False), labels)
+    loss = F.cross_entropy(
+        call(model.network, {**buffers, **leaves}, (images,), tie_weights=False), labels
+    )
     return loss.detach(), list(torch.autograd.grad(loss, list(leaves.values())))
 
 
 class MetaTraining(LightningModule):
     """Meta-training with one backward pass through the metanetwork per big batch.
 
-    The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch adds the gradient of
-    its cross-entropy to them by plain autograd; the sparsity gradient is added at the end; and one backward pass takes
-    the sum into the metanetwork. That equals one backward pass per micro-batch, and several devices exchange gradients
-    once in a step. The data models that a device takes in a step go through the metanetwork as one graph; they alone
-    are in its memory. With a mixed `trainer.precision` data models run in it, and the metanetwork in float32. The
-    metanetwork is stored after every epoch as `metanetworks/epoch_NNN` in the run's folder.
+    The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch
+    adds the gradient of its cross-entropy to them by plain autograd; the sparsity gradient is added
+    at the end; and one backward pass takes the sum into the metanetwork. That equals one backward
+    pass per micro-batch, and several devices exchange gradients once in a step. The data models
+    that a device takes in a step go through the metanetwork as one graph; they alone are in its
+    memory. With a mixed `trainer.precision` data models run in it, and the metanetwork in float32.
+    The metanetwork is stored after every epoch as `metanetworks/epoch_NNN` in the run's folder.
 
     Args:
         metanetwork: What is trained.
         optimizer: Optimiser and learning rate.
-        sparsity: The sparsity term; its weight is relative to the mean cross-entropy of a big batch.
+        sparsity: The sparsity term; its weight is relative to the mean cross-entropy of a big
+            batch.
         criterion: The pruning criterion to make networks easy for.
-        batch_norm: Mode of the data models' batch norms in the accuracy loss: statistics of the batch (`train`) or the
-            data model's running ones (`eval`, as in the authors' code).
+        batch_norm: Mode of the data models' batch norms in the accuracy loss: statistics of the
+            batch (`train`) or the data model's running ones (`eval`, as in the authors' code).
         attention: What goes together in attention: as in the pruning that follows.
         clip: Largest norm of the metanetwork's gradient; 0 is none.
-        channels_last: Memory layout of the images: faster on GPUs with tensor cores, and on most CPUs.
-        compiled: Run the data models through `torch.compile` in the accuracy loss: the first step takes minutes, the
-            others less. Architectures are compiled one by one.
+        channels_last: Memory layout of the images: faster on GPUs with tensor cores, and on most
+            CPUs.
+        compiled: Run the data models through `torch.compile` in the accuracy loss: the first step
+            takes minutes, the others less. Architectures are compiled one by one.
     """
 
     def __init__(
@@ -157,7 +174,9 @@ class MetaTraining(LightningModule):
         self.optimizer, self.sparsity, self.criterion = optimizer, sparsity, criterion
         self.batch_norm, self.attention, self.clip = batch_norm, attention, clip
         self.channels_last = channels_last
-        self._call: Callable[..., Tensor] = torch.compile(functional_call) if compiled else functional_call
+        self._call: Callable[..., Tensor] = (
+            torch.compile(functional_call) if compiled else functional_call
+        )
         self.data_models: list[DataModel] = []
         self._parts: list[Part] = []
         self._validated: dict[str, Tensor] = {}
@@ -169,7 +188,8 @@ class MetaTraining(LightningModule):
             raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
         if not self.data_models:
             self.data_models = [
-                load_data_model(path, self.batch_norm, torch.device("cpu"), self.attention) for path in zoo.models
+                load_data_model(path, self.batch_norm, torch.device("cpu"), self.attention)
+                for path in zoo.models
             ]
 
     def _take(self, numbers: Sequence[int]) -> list[DataModel]:
@@ -184,7 +204,10 @@ class MetaTraining(LightningModule):
         """Take in one micro-batch, and step at the end of the big batch."""
         if not self._parts:
             models = self._take(batch.models)
-            self._parts = [Part(model, new) for model, new in zip(models, self.new_weights(models), strict=True)]
+            self._parts = [
+                Part(model, new)
+                for model, new in zip(models, self.new_weights(models), strict=True)
+            ]
         part = self._parts[batch.part]
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         images = batch.images.contiguous(memory_format=layout)
@@ -195,15 +218,25 @@ class MetaTraining(LightningModule):
 
     def rewrite(self, models: Sequence[DataModel]) -> list[dict[str, Tensor]]:
         """Return the states of networks with the trainable parameters that the metanetwork gives them."""
-        with torch.autocast(self.device.type, enabled=False):  # in mixed precision, too: its changes are small
-            new = self.metanetwork.rewrite(unite([m.graph for m in models]), unite_states([m.state for m in models]))
-        return [{name: new[f"{i}.{name}"] for name in model.state} for i, model in enumerate(models)]
+        with torch.autocast(
+            self.device.type, enabled=False
+        ):  # in mixed precision, too: its changes are small
+            new = self.metanetwork.rewrite(
+                unite([m.graph for m in models]), unite_states([m.state for m in models])
+            )
+        return [
+            {name: new[f"{i}.{name}"] for name in model.state} for i, model in enumerate(models)
+        ]
 
     @torch.no_grad()
     def new_weights(self, models: Sequence[DataModel]) -> list[dict[str, Tensor]]:
         """Return the trainable parameters as the metanetwork rewrites them, cut off from it as leaves."""
         return [
-            {name: value.detach().clone().requires_grad_() for name, value in new.items() if name in model.trainable}
+            {
+                name: value.detach().clone().requires_grad_()
+                for name, value in new.items()
+                if name in model.trainable
+            }
             for model, new in zip(models, self.rewrite(models), strict=True)
         ]
 
@@ -213,7 +246,9 @@ class MetaTraining(LightningModule):
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
         products, logged = [], list[dict[str, Tensor]]()
-        for part, new in zip(self._parts, self.rewrite([part.model for part in self._parts]), strict=True):
+        for part, new in zip(
+            self._parts, self.rewrite([part.model for part in self._parts]), strict=True
+        ):
             vector = part.mean()
             sparse, value = self.sparsity.gradient(self.criterion, part.model.groups, part.leaves)
             norms = {"gradient_accuracy": _norm(vector), "gradient_sparsity": _norm(sparse)}
@@ -227,7 +262,12 @@ class MetaTraining(LightningModule):
         optimizer.step()
         for name in logged[0]:
             mean = torch.stack([part[name] for part in logged]).mean()
-            self.log(f"train/{name}", mean, prog_bar=name in ("loss", "sparsity"), sync_dist=name == "loss")
+            self.log(
+                f"train/{name}",
+                mean,
+                prog_bar=name in ("loss", "sparsity"),
+                sync_dist=name == "loss",
+            )
 
     def on_train_epoch_end(self) -> None:
         """Step the schedule and store the metanetwork."""
@@ -245,7 +285,8 @@ class MetaTraining(LightningModule):
         classes = self.trainer.datamodule.images.num_classes  # type: ignore[attr-defined]
         if loss is not None and loss > 0.95 * math.log(classes):
             rank_zero_info(
-                f"Meta-training ends with a train/loss of {loss:.2f}, that of guessing among {classes} classes: take a "
+                f"Meta-training ends with a train/loss of {loss:.2f}, that of guessing among "
+                f"{classes} classes: take a "
                 "smaller model.init_args.sparsity.weight or optimizer.lr."
             )
 
@@ -258,11 +299,15 @@ class MetaTraining(LightningModule):
         """Log loss and accuracy of the rewritten data model on the validation images, without finetuning."""
         images, labels = batch
         model = self.data_models[0]
-        state = {name: value.clone() for name, value in self._validated.items()}  # batch norms write into it
+        state = {
+            name: value.clone() for name, value in self._validated.items()
+        }  # batch norms write into it
         logits = functional_call(model.network, state, (images,), tie_weights=False)
         options = whole_set(self, len(labels))
         self.log("val/loss", F.cross_entropy(logits, labels), **options)
-        self.log("val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options)
+        self.log(
+            "val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Forget the rewritten data model."""
@@ -274,5 +319,7 @@ class MetaTraining(LightningModule):
 
 
 def _norm(gradients: dict[str, Tensor]) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()]))
+    norms: Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])
+    )
     return norms
