@@ -29,7 +29,8 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
-from metaprune_pl.pipelines.prepare import Ready, Workplace, accuracies_before, accuracy
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.prepare import Ready, accuracies_before, accuracy
 from metaprune_pl.pipelines.prune import narrow_layers
 from metaprune_pl.pruning import count_macs, count_parameters
 from metaprune_pl.reports import Curve, Experiment, Pruned
@@ -147,8 +148,8 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
     network = create_network(settings.builder, seed=0, **settings.arguments).eval()
     nn.init.zeros_(network.get_parameter("fc.weight"))
     save_network(tmp_path / "zero", network, card)
-    place = Workplace(
-        folder=tmp_path, device=torch.device("cpu"), trainer=lambda *_: Trainer(), data=Digits()
+    context = Context(
+        folder=tmp_path, device=torch.device("cpu"), make_trainer=lambda *_: Trainer()
     )
     ready = Ready(
         name="zero",
@@ -159,7 +160,7 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
         base_macs=1,
         checked=None,
     )
-    given, before = accuracies_before(place, ready)
+    given, before = accuracies_before(context, Digits(), ready)
     assert given == before < 0.12
     assert (
         f"classifies {100 * given:.1f} % of the test images, no better than chance" in caplog.text

@@ -20,8 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.cli.callbacks import CountImages, SameEpochs
 from metaprune_pl.cli.checkpoints import WholeFileCheckpointIO
-from metaprune_pl.data import ImageDataModule
-from metaprune_pl.pipelines.prepare import Place, Workplace
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 
 
@@ -102,20 +101,16 @@ class StageTrainer(pl.Trainer):
             enable_progress_bar=False,
         )
 
-    def place(self) -> Place:
-        """Return where pipelines run: this Trainer's folder and device."""
+    def context(self) -> Context:
+        """Return where commands run: this Trainer's folder and device."""
         folder = self._rehearsal.name if self._rehearsal else self.default_root_dir
-        return Place(
+        return Context(
             folder=Path(self.agree(folder)),
             device=self.strategy.root_device,
-            trainer=self.for_stage,
-            writes=is_main_process(),
-            agree=self.agree,
+            make_trainer=self.for_stage,
+            is_global_zero=is_main_process(),
+            broadcast=self.agree,
         )
-
-    def workplace(self, data: ImageDataModule) -> Workplace:
-        """Return where pipelines with classifiers run."""
-        return Workplace(**vars(self.place()), data=data)
 
     def join(self) -> None:
         """Start the other processes of a run on several devices, or meet those that were started from outside."""

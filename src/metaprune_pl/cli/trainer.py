@@ -49,7 +49,8 @@ class MetapruneTrainer(StageTrainer):
         if self.max_epochs is None or self.max_epochs < 0:
             raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
         return run_data_models(
-            self.workplace(datamodule),
+            self.context(),
+            datamodule,
             model,
             epochs=self.max_epochs,
             initial=initial,
@@ -112,10 +113,11 @@ class MetapruneTrainer(StageTrainer):
         )
         if masks is not None:
             return run_masks(
-                self.workplace(datamodule), how, masks, finetune_after=finetune_after, rounds=rounds
+                self.context(), datamodule, how, masks, finetune_after=finetune_after, rounds=rounds
             )
         return run_prune(
-            self.workplace(datamodule),
+            self.context(),
+            datamodule,
             how,
             finetune_after=finetune_after,
             speed_ups=speed_ups,
@@ -168,7 +170,7 @@ class MetapruneTrainer(StageTrainer):
             pruning=pruning,
             finetune=finetune,
         )
-        return run_curve(self.workplace(datamodule), how, grid, masks, beside)
+        return run_curve(self.context(), datamodule, how, grid, masks, beside)
 
     def select(
         self,
@@ -210,7 +212,7 @@ class MetapruneTrainer(StageTrainer):
             pruning=pruning,
             finetune=finetune,
         )
-        return run_select(self.workplace(datamodule), how, grid, search, masks)
+        return run_select(self.context(), datamodule, how, grid, search, masks)
 
     def analyze(
         self,
@@ -251,7 +253,7 @@ class MetapruneTrainer(StageTrainer):
             pruning=pruning,
             finetune=finetune,
         )
-        return run_analyze(self.workplace(datamodule), how, sample)
+        return run_analyze(self.context(), datamodule, how, sample)
 
     def detect(self, datamodule: VOC, *, detection: DetectionSettings) -> list[Detected]:
         """Train a detector, and prune its backbone with and without a metanetwork.
@@ -260,7 +262,7 @@ class MetapruneTrainer(StageTrainer):
             datamodule: Images with objects.
             detection: What to run.
         """
-        return run_detection(self.place(), datamodule, detection)
+        return run_detection(self.context(), datamodule, detection)
 
     def inspect(
         self,

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from rich.progress import track
 
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.prepare import Preparation, Workplace, prepare
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.prepare import Preparation, prepare
 from metaprune_pl.pruning.statistics import loss_gradients, network_statistics
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.analysis import Analysis
@@ -31,14 +33,17 @@ class SampleSettings:
             raise ConfigError(f"sample.images is {self.images}; it is at least 1.")
 
 
-def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> Analysis:
+def run_analyze(
+    context: Context, data: ImageDataModule, how: Preparation, sample: SampleSettings
+) -> Analysis:
     """Make a network ready for pruning, and compare its weights with those it had.
 
     Writes `summary.csv`, `layers.csv`, `histograms.csv`, `layers.png`, `histogram_STATISTIC.png`
     and TensorBoard events to the run's folder.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         how: What to make ready, and how.
         sample: Images that gradients are of.
 
@@ -54,19 +59,17 @@ def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> A
         raise ConfigError(
             "nothing would change in the network: set metanetwork, or finetune.epochs, or both."
         )
-    ready = prepare(place, how, [1.0])
-    origin, _ = how.source.open(
-        input_shape=place.data.input_shape, num_classes=place.data.num_classes
-    )
-    origin = origin.to(place.device)
+    ready = prepare(context, data, how, [1.0])
+    origin, _ = how.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    origin = origin.to(context.device)
     assert ready.checked is not None
     groups, _ = ready.checked
-    count = place.data.count("validation")
+    count = data.count("validation")
     every = -(-count // sample.images)
-    order = Order(count, batch_size=place.data.batch_size, train=False, ranks=every)
+    order = Order(count, batch_size=data.batch_size, train=False, ranks=every)
     found, accuracies = [], []
     for name, network in (("origin", origin), (change, ready.network)):
-        batches = place.data.evaluation("validation", place.device, order)
+        batches = data.evaluation("validation", context.device, order)
         tracked = track(batches, f"Gradients, {name}", total=order.batches, transient=True)
         gradients, accuracy = loss_gradients(network, tracked)
         accuracies.append(accuracy)
@@ -79,8 +82,8 @@ def run_analyze(place: Workplace, how: Preparation, sample: SampleSettings) -> A
         images=len(range(0, count, every)),
         accuracy=accuracies,
     )
-    if place.writes:
-        _write(place.folder, result)
+    if context.is_global_zero:
+        _write(context.folder, result)
     return result
 
 

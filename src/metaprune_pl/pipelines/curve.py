@@ -5,6 +5,7 @@ Paper, C.1.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +13,12 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pipelines.prepare import Preparation, Ready, Workplace, accuracy, prepare
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.prepare import Preparation, Ready, accuracy, prepare
 from metaprune_pl.pruning import (
     MaskSettings,
     apply_masks,
@@ -52,7 +55,8 @@ class CurveSettings:
 
 
 def run_curve(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     how: Preparation,
     grid: CurveSettings,
     masks: MaskSettings | None = None,
@@ -64,7 +68,8 @@ def run_curve(
     `beside.png` with the other curves where there are some.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         how: What to make ready, and how.
         grid: Which points.
         masks: Shares of weights that become zero, in place of the points of `grid`: the curve is
@@ -92,10 +97,12 @@ def run_curve(
         raise ConfigError(
             "a curve is over shares of weights that become zero: give masks.sparsities."
         )
-    ready = prepare(place, how, [grid.max_speed_up] if masks is None else None)
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    ready = prepare(context, data, how, [grid.max_speed_up] if masks is None else None)
+    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
     networks = (
-        _pruned(place, ready, how, grid) if masks is None else _masked(place, ready, how, masks)
+        _pruned(context, data, ready, how, grid)
+        if masks is None
+        else _masked(context, data, ready, how, masks)
     )
     points: list[CurvePoint] = []
     for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):
@@ -116,29 +123,29 @@ def run_curve(
                 macs=macs,
                 parameters=parameters,
                 left=left,
-                accuracy=accuracy(pruned, place.data, grid.split, place.device),
+                accuracy=accuracy(pruned, data, grid.split, context.device),
             )
         )
     result = Curve(
         network=ready.name, method=ready.method, split=grid.split, points=points, over=over
     )
-    if place.writes:
-        write_csv(place.folder / "curve.csv", [asdict(point) for point in points])
-        save_figure(draw_curves([result]), place.folder / "curve.png")
+    if context.is_global_zero:
+        write_csv(context.folder / "curve.csv", [asdict(point) for point in points])
+        save_figure(draw_curves([result]), context.folder / "curve.png")
         if others:
             save_figure(
-                draw_beside({**others, str(place.folder): result}), place.folder / "beside.png"
+                draw_beside({**others, str(context.folder): result}), context.folder / "beside.png"
             )
-        log_curves(place.folder, [result])
-        write_json(place.folder / "curve.json", asdict(result))
+        log_curves(context.folder, [result])
+        write_json(context.folder / "curve.json", asdict(result))
     return result
 
 
 def _pruned(
-    place: Workplace, ready: Ready, how: Preparation, grid: CurveSettings
+    context: Context, data: ImageDataModule, ready: Ready, how: Preparation, grid: CurveSettings
 ) -> Iterator[nn.Module]:
     """Give the network without more and more channels."""
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
     now = ready.base_macs / count_macs(ready.network, example)
     return prune(
         ready.network,
@@ -149,17 +156,19 @@ def _pruned(
         speed_ups=torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[
             1:
         ],
-        images=place.images,
+        images=partial(data.evaluation, "validation", context.device),
         checked=ready.checked,
     )
 
 
 def _masked(
-    place: Workplace, ready: Ready, how: Preparation, masks: MaskSettings
+    context: Context, data: ImageDataModule, ready: Ready, how: Preparation, masks: MaskSettings
 ) -> Iterator[nn.Module]:
     """Give the network with more and more zeros."""
-    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
-    state = measure(ready.network, how.criterion, place.images)
+    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=context.device))
+    state = measure(
+        ready.network, how.criterion, partial(data.evaluation, "validation", context.device)
+    )
     for share in sorted(masks.sparsities):
         yield apply_masks(
             ready.network, find_masks(graph, state, how.criterion, share, masks.ranking)

@@ -8,18 +8,20 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
 from metaprune_pl.pipelines.claims import claim
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
-    Workplace,
     accuracy,
     run_finetuning,
     unpruned_macs,
@@ -57,7 +59,8 @@ class InitialPruning:
 
 
 def run_data_models(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     training: DataModelTraining,
     *,
     epochs: int,
@@ -70,7 +73,8 @@ def run_data_models(
     folder.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         training: What to train: one network from each seed.
         epochs: Of the training; 0 takes pretrained networks as they are.
         initial: Pruning and finetuning after the training; None is none.
@@ -91,14 +95,14 @@ def run_data_models(
         )
     seeds = training.seeds
     groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]
-    while left := place.agree([group for group in groups if missing(place.folder, group)]):
-        made = [_make_claimed(place, training, group, epochs, initial) for group in left]
+    while left := context.broadcast([group for group in groups if missing(context.folder, group)]):
+        made = [_make_claimed(context, data, training, group, epochs, initial) for group in left]
         if not any(made):
             with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
                 time.sleep(_POLL_SECONDS)
-    cards = [read_card(_stored(place.folder, seed)) for seed in seeds]
-    if place.writes:
-        write_csv(place.folder / "data_models.csv", [card.record for card in cards])
+    cards = [read_card(_stored(context.folder, seed)) for seed in seeds]
+    if context.is_global_zero:
+        write_csv(context.folder / "data_models.csv", [card.record for card in cards])
     return cards
 
 
@@ -112,7 +116,8 @@ def missing(folder: Path, seeds: Sequence[int]) -> list[int]:
 
 
 def _make_claimed(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     training: DataModelTraining,
     seeds: Sequence[int],
     epochs: int,
@@ -120,52 +125,54 @@ def _make_claimed(
 ) -> bool:
     """Make data models unless another process is at it; return whether they are there."""
     name = "seeds_" + "_".join(f"{seed:04d}" for seed in seeds)
-    with claim(place.folder / "claims" / name) if place.writes else nullcontext(False) as mine:
-        if not place.agree(mine):
+    with (
+        claim(context.folder / "claims" / name)
+        if context.is_global_zero
+        else nullcontext(False) as mine
+    ):
+        if not context.broadcast(mine):
             return False
-        todo = place.agree(missing(place.folder, seeds))
+        todo = context.broadcast(missing(context.folder, seeds))
         if not todo:
             return True
-        work = RunFolder(place.folder / "work" / name, "data_model", name)
-        if place.writes:
+        work = RunFolder(context.folder / "work" / name, "data_model", name)
+        if context.is_global_zero:
             work.start()
-        place.data.count("train")  # what is used of the images does not depend on their order
-        own = replace(place, folder=work.path, data=copy.copy(place.data))
+        data.count("train")  # what is used of the images does not depend on their order
+        own, images = replace(context, folder=work.path), copy.copy(data)
         if training.pretrained:
-            own.data.seed += seeds[0]
-        trainer = own.trainer(work.path, epochs)
-        trainer.fit(training.for_seeds(seeds), datamodule=own.data)
-        place.agree(None)
+            images.seed += seeds[0]
+        trainer = own.make_trainer(work.path, epochs)
+        trainer.fit(training.for_seeds(seeds), datamodule=images)
+        context.barrier()
         for seed in todo:
             source = _stored(work.path, seed)
             record: dict[str, Any] = {"speed_up": 1.0}
             if initial is not None:
                 source, record = _prune_initially(
-                    replace(own, folder=work.path / source.name), source, initial
+                    replace(own, folder=work.path / source.name), images, source, initial
                 )
             network, card = load_network(source), read_card(source)
-            record["validation_accuracy"] = accuracy(
-                network, place.data, "validation", place.device
-            )
-            if place.writes:
+            record["validation_accuracy"] = accuracy(network, data, "validation", context.device)
+            if context.is_global_zero:
                 save_network(
-                    _stored(place.folder, seed),
+                    _stored(context.folder, seed),
                     network.cpu(),
                     replace(card, record=card.record | record),
                 )
-            place.agree(None)
-        if place.writes:
+            context.barrier()
+        if context.is_global_zero:
             work.finish()
     return True
 
 
 def _prune_initially(
-    place: Workplace, source: Path, initial: InitialPruning
+    context: Context, data: ImageDataModule, source: Path, initial: InitialPruning
 ) -> tuple[Path, dict[str, Any]]:
     """Prune and finetune a trained network; return where the result is, and what to record."""
-    network, card = load_network(source).to(place.device), read_card(source)
-    macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=place.device)
-    trained = accuracy(network, place.data, "validation", place.device)
+    network, card = load_network(source).to(context.device), read_card(source)
+    macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=context.device)
+    trained = accuracy(network, data, "validation", context.device)
     (pruned,) = prune(
         network,
         example,
@@ -173,16 +180,16 @@ def _prune_initially(
         base_macs=macs,
         criterion=initial.criterion,
         settings=initial.pruning,
-        images=place.images,
+        images=partial(data.evaluation, "validation", context.device),
     )
-    if place.writes:
-        save_network(place.folder / "pruned", pruned, card)
-    place.agree(None)
-    result = place.folder / "pruned"
+    if context.is_global_zero:
+        save_network(context.folder / "pruned", pruned, card)
+    context.barrier()
+    result = context.folder / "pruned"
     if initial.finetune.epochs:
         attention = initial.pruning.attention
         result = run_finetuning(
-            place, "finetuned", result, initial.finetune, None, initial.criterion, attention
+            context, data, "finetuned", result, initial.finetune, None, initial.criterion, attention
         )
     record = {
         "speed_up": macs / count_macs(pruned, example),

@@ -24,7 +24,8 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
-from metaprune_pl.pipelines.prepare import Place, TrainingSettings, rewrite
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.prepare import TrainingSettings, rewrite
 from metaprune_pl.pruning import (
     GroupNorm,
     PruningGroups,
@@ -77,7 +78,7 @@ class _Work:
     And what is known of the backbone before any of them.
     """
 
-    place: Place
+    context: Context
     data: VOC
     how: DetectionSettings
     card: NetworkCard
@@ -87,21 +88,21 @@ class _Work:
     @property
     def example(self) -> Tensor:
         """One image, [1, C, H, W]."""
-        return torch.zeros(1, *self.card.input_shape, device=self.place.device)
+        return torch.zeros(1, *self.card.input_shape, device=self.context.device)
 
     def inside(self, folder: Path) -> "_Work":
         """Return the same work in another folder."""
-        return replace(self, place=replace(self.place, folder=folder))
+        return replace(self, context=replace(self.context, folder=folder))
 
 
-def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detected]:
+def run_detection(context: Context, data: VOC, how: DetectionSettings) -> list[Detected]:
     """Train a detector, and prune its backbone with and without a metanetwork.
 
     Writes `trained/network`, `METHOD/speed_up_X/network`, `report.json`, `report.csv` and
     TensorBoard events to the run's folder.
 
     Args:
-        place: Where to run.
+        context: Where to run.
         data: Images with objects.
         how: What to run.
 
@@ -124,19 +125,21 @@ def run_detection(place: Place, data: VOC, how: DetectionSettings) -> list[Detec
     checked = check_prunable(backbone, example, how.speed_ups, macs, how.pruning)
     check_ahead(backbone, example, how.speed_ups, macs)
     if how.metanetwork is not None:
-        rewrite(place, copy.deepcopy(backbone), checked[0].graph, how.metanetwork)  # whether it can
-    work = _Work(place=place, data=data, how=how, card=card, base_macs=macs, checked=checked)
-    start = Path(how.network) if source.stored else place.folder / "source"
-    if place.writes and not source.stored:
+        rewrite(
+            context, copy.deepcopy(backbone), checked[0].graph, how.metanetwork
+        )  # whether it can
+    work = _Work(context=context, data=data, how=how, card=card, base_macs=macs, checked=checked)
+    start = Path(how.network) if source.stored else context.folder / "source"
+    if context.is_global_zero and not source.stored:
         save_network(start, detector, card)
-    place.agree(None)
+    context.barrier()
     trained = _train(work, "trained", start, how.training)
     origin = load_network(trained)
-    results = [_measured(work.inside(place.folder / "origin"), "origin", 1.0, origin, origin)]
+    results = [_measured(work.inside(context.folder / "origin"), "origin", 1.0, origin, origin)]
     for method in ["none", "metanetwork"] if how.metanetwork is not None else ["none"]:
-        results += _prune(work.inside(place.folder / method), trained, method)
-    if place.writes:
-        _write_report(place.folder, results)
+        results += _prune(work.inside(context.folder / method), trained, method)
+    if context.is_global_zero:
+        _write_report(context.folder, results)
     return results
 
 
@@ -147,29 +150,31 @@ def _train(work: _Work, name: str, source: Path, settings: TrainingSettings) -> 
     """
     if not settings.epochs:
         return source
-    folder = work.place.folder / name
-    if work.place.agree(not (folder / "network" / "network.json").is_file()):
+    folder = work.context.folder / name
+    if work.context.broadcast(not (folder / "network" / "network.json").is_file()):
         module = DetectorTraining(network=str(source), optimizer=settings.optimizer)
-        work.place.trainer(folder, settings.epochs).fit(module, datamodule=work.data)
-    work.place.agree(None)
+        work.context.make_trainer(folder, settings.epochs).fit(module, datamodule=work.data)
+    work.context.barrier()
     return folder / "network"
 
 
 def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
     """Make a detector ready in the way of a method, and prune its backbone to each target."""
-    place, how = work.place, work.how
-    results = [place.folder / f"speed_up_{target:g}" / "result.json" for target in how.speed_ups]
-    if place.agree(all(path.is_file() for path in results)):
+    context, how = work.context, work.how
+    results = [context.folder / f"speed_up_{target:g}" / "result.json" for target in how.speed_ups]
+    if context.broadcast(all(path.is_file() for path in results)):
         return [Detected(**read_json(path)) for path in results]
     source = trained
     if method == "metanetwork":
         assert how.metanetwork is not None
-        source, rewritten = place.folder / "rewritten", load_network(trained)
-        rewrite(place, rewritten.get_submodule("backbone"), work.checked[0].graph, how.metanetwork)
-        if place.writes:
+        source, rewritten = context.folder / "rewritten", load_network(trained)
+        rewrite(
+            context, rewritten.get_submodule("backbone"), work.checked[0].graph, how.metanetwork
+        )
+        if context.is_global_zero:
             save_network(source, rewritten, read_card(trained))
-        place.agree(None)
-    detector = load_network(_train(work, "finetuned", source, how.finetune)).to(place.device)
+        context.barrier()
+    detector = load_network(_train(work, "finetuned", source, how.finetune)).to(context.device)
     backbones = prune(
         detector.get_submodule("backbone"),
         work.example,
@@ -181,14 +186,14 @@ def _prune(work: _Work, trained: Path, method: str) -> list[Detected]:
     )
     found = []
     for target, backbone in zip(how.speed_ups, backbones, strict=True):
-        inside = work.inside(place.folder / f"speed_up_{target:g}")
+        inside = work.inside(context.folder / f"speed_up_{target:g}")
         pruned: Any = copy.deepcopy(detector)
         pruned.backbone = backbone
-        if place.writes:
-            save_network(inside.place.folder / "pruned", pruned, work.card)
-        place.agree(None)
+        if context.is_global_zero:
+            save_network(inside.context.folder / "pruned", pruned, work.card)
+        context.barrier()
         final = load_network(
-            _train(inside, "finetuned", inside.place.folder / "pruned", how.finetune_after)
+            _train(inside, "finetuned", inside.context.folder / "pruned", how.finetune_after)
         )
         found.append(_measured(inside, method, target, detector, final, pruned))
     return found
@@ -206,13 +211,15 @@ def _measured(
 
     A pruned one is stored with the result.
     """
-    place, folder = work.place, work.place.folder
-    if place.agree((folder / "result.json").is_file()):
+    context, folder = work.context, work.context.folder
+    if context.broadcast((folder / "result.json").is_file()):
         return Detected(**read_json(folder / "result.json"))
-    final, unpruned = final.to(place.device).eval(), unpruned.to(place.device).eval()
+    final, unpruned = final.to(context.device).eval(), unpruned.to(context.device).eval()
     macs = count_macs(final.get_submodule("backbone"), work.example)
-    precision, precision_50 = average_precision(final, work.data, place.device)
-    before = (None, None) if pruned is None else average_precision(pruned, work.data, place.device)
+    precision, precision_50 = average_precision(final, work.data, context.device)
+    before = (
+        (None, None) if pruned is None else average_precision(pruned, work.data, context.device)
+    )
     milliseconds, unpruned_milliseconds = measure_latencies([final, unpruned], work.example, 1)
     result = Detected(
         method=method,
@@ -227,7 +234,7 @@ def _measured(
         precision_pruned=before[0],
         precision_50_pruned=before[1],
     )
-    if place.writes:
+    if context.is_global_zero:
         if pruned is not None:
             record = {**work.card.record, **asdict(result)}
             save_network(folder / "network", final, replace(work.card, record=record))

@@ -5,19 +5,21 @@ Metanetwork, finetune, mask, finetune.
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.networks import NetworkCard, load_network, save_network
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     Preparation,
     Ready,
-    Workplace,
     accuracies_before,
     accuracy,
     check_rounds,
@@ -40,7 +42,8 @@ from metaprune_pl.reports.tensorboard import log_results
 
 
 def run_masks(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     how: Preparation,
     masks: MaskSettings,
     *,
@@ -53,7 +56,8 @@ def run_masks(
     parameters left (`masks.png`) and TensorBoard events to the run's folder.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         how: What to make ready, and how.
         masks: Which weights become zero.
         finetune_after: Finetuning after that.
@@ -65,21 +69,21 @@ def run_masks(
         PruningError: A pattern fits no layer.
     """
     check_rounds(rounds, finetune_after)
-    ready = prepare(place, how, None)
-    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device))
+    ready = prepare(context, data, how, None)
+    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=context.device))
     if ready.card.masked:
         rank_zero_info(
             "The network has masks: shares are of all its weights, those that are zero among them."
         )
-    given, before = accuracies_before(place, ready)
+    given, before = accuracies_before(context, data, ready)
     results = []
     for target in masks.targets:
-        folder = place.folder / f"masked_{str(target).replace(':', '_of_')}"
-        if place.agree((folder / "result.json").is_file()):
+        folder = context.folder / f"masked_{str(target).replace(':', '_of_')}"
+        if context.broadcast((folder / "result.json").is_file()):
             results.append(Masked(**read_json(folder / "result.json")))
             continue
         masked, final, card, dense = _mask(
-            place, folder, ready, graph, how, masks.ranking, finetune_after, target, rounds
+            context, data, folder, ready, graph, how, masks.ranking, finetune_after, target, rounds
         )
         result = Masked(
             network=ready.name,
@@ -90,11 +94,11 @@ def run_masks(
             dense=list(dense),
             accuracy_given=given,
             accuracy_before=before,
-            accuracy_masked=accuracy(masked, place.data, "test", place.device),
-            accuracy_finetuned=accuracy(final, place.data, "test", place.device),
+            accuracy_masked=accuracy(masked, data, "test", context.device),
+            accuracy_finetuned=accuracy(final, data, "test", context.device),
         )
         results.append(result)
-        if place.writes:
+        if context.is_global_zero:
             record = {
                 **card.record,
                 "left": result.left,
@@ -102,13 +106,14 @@ def run_masks(
             }
             save_network(folder / "network", final, replace(card, record=record))
             write_json(folder / "result.json", asdict(result))
-    if place.writes:
-        _write_report(place.folder, results)
+    if context.is_global_zero:
+        _write_report(context.folder, results)
     return results
 
 
 def _mask(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     folder: Path,
     ready: Ready,
     graph: WeightGraph,
@@ -129,22 +134,28 @@ def _mask(
             else 1 - (1 - target) ** (number / last)
         )
         found = find_masks(
-            graph, measure(final, how.criterion, place.images), how.criterion, share, ranking
+            graph,
+            measure(final, how.criterion, partial(data.evaluation, "validation", context.device)),
+            how.criterion,
+            share,
+            ranking,
         )
         masked, card = (
             apply_masks(ready.network, found),
             replace(ready.card, masked=sorted(found.kept)),
         )
-        inside = replace(place, folder=folder if number == last else folder / f"round_{number}")
+        inside = replace(context, folder=folder if number == last else folder / f"round_{number}")
         source = inside.folder / "masked"
-        if place.writes:
+        if context.is_global_zero:
             save_network(source, masked, card)
-        place.agree(None)
+        context.barrier()
         if finetuning.epochs:
-            source = run_finetuning(inside, "finetuned", source, finetuning, None, how.criterion)
-        final = load_network(source).to(place.device)
+            source = run_finetuning(
+                inside, data, "finetuned", source, finetuning, None, how.criterion
+            )
+        final = load_network(source).to(context.device)
     for name, kept in found.kept.items():
-        assert not final.get_parameter(name)[~kept.to(place.device)].any(), name
+        assert not final.get_parameter(name)[~kept.to(context.device)].any(), name
     return masked, final, card, found.dense
 
 

@@ -12,8 +12,9 @@ from metaprune_pl.data import DataModelZoo
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import save_metanetwork
 from metaprune_pl.networks import NetworkSource
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation, Workplace
+from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation
 from metaprune_pl.pruning import GroupNorm, PruningSettings
 from metaprune_pl.reports import write_json
 from metaprune_pl.stages import MetaTraining
@@ -91,24 +92,27 @@ class MetaEvaluation(Callback):
             name = (
                 Path(network).name if Path(network).name != "network" else Path(network).parent.name
             )
-            place = Workplace(
+            context = Context(
                 folder=folder / name,
                 device=training.device,
-                data=copy.copy(zoo.images),
-                trainer=trainer.for_device,  # type: ignore[attr-defined]
+                make_trainer=trainer.for_device,  # type: ignore[attr-defined]
             )
             save_metanetwork(
-                place.folder / "metanetwork",
+                context.folder / "metanetwork",
                 training.metanetwork,
                 {"epoch": trainer.current_epoch + 1},
             )
             how = Preparation(
                 source=NetworkSource(network=network),
-                metanetwork=str(place.folder / "metanetwork"),
+                metanetwork=str(context.folder / "metanetwork"),
                 sparsity=None,
                 criterion=self.criterion,
                 pruning=self.pruning,
                 finetune=self.finetune,
             )
-            found.append(run_curve(place, how, self.grid).reach_above(self.threshold))
+            found.append(
+                run_curve(context, copy.copy(zoo.images), how, self.grid).reach_above(
+                    self.threshold
+                )
+            )
         return found

@@ -4,13 +4,11 @@ Metanetwork or a control, then finetuning.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -27,6 +25,7 @@ from metaprune_pl.networks import (
     load_network,
     save_network,
 )
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pruning import (
     AttentionUnits,
     GroupNorm,
@@ -75,40 +74,6 @@ class FinetuneSettings(TrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a pipeline runs.
-
-    Attributes:
-        folder: The run's folder.
-        device: Device of everything that is not a fit.
-        trainer: Makes a fresh Trainer for a fit, given its folder and number of epochs.
-        writes: Whether this process writes files.
-        agree: Gives all processes of a run the value of the one that writes, which they wait for.
-    """
-
-    folder: Path
-    device: torch.device
-    trainer: Callable[[Path, int], Trainer]
-    writes: bool = True
-    agree: Callable[[Any], Any] = field(default=lambda value: value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workplace(Place):
-    """Where a pipeline with classifiers runs: see `Place`.
-
-    Attributes:
-        data: The images.
-    """
-
-    data: ImageDataModule
-
-    def images(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Give the validation images as normalised batches, for criteria that measure a loss."""
-        return self.data.evaluation("validation", self.device)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ready:
     """A network that is ready for pruning.
 
@@ -117,7 +82,7 @@ class Ready:
         method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
         card: Its card.
         given: Folder of the network as it was given.
-        network: On the workplace's device, in evaluation mode.
+        network: On the context's device, in evaluation mode.
         base_macs: Multiply-accumulates of the unpruned network for one image.
         checked: What `check_prunable` found, which no step before pruning changes; None where it
             was not asked.
@@ -162,11 +127,14 @@ class Preparation:
             )
 
 
-def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | None) -> Ready:
+def prepare(
+    context: Context, data: ImageDataModule, how: Preparation, speed_ups: Sequence[float] | None
+) -> Ready:
     """Make a network ready for pruning; every step leaves a stored network in the run's folder.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         how: What to make ready, and how.
         speed_ups: Targets of the pruning that follows; checked before any time is spent. None
             removes no channels.
@@ -181,10 +149,8 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     """
     if how.metanetwork is not None:
         find_metanetwork(how.metanetwork)
-    network, card = how.source.open(
-        input_shape=place.data.input_shape, num_classes=place.data.num_classes
-    )
-    check_fits(network, card, place.data)
+    network, card = how.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    check_fits(network, card, data)
     base_macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape)
     checked = None
     if speed_ups is not None:
@@ -197,23 +163,24 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
     rewritten = None
     if how.metanetwork is not None:
         graph = trace(network, example) if checked is None else checked[0].graph
-        rewritten = rewrite(place, copy.deepcopy(network), graph, how.metanetwork)
-    source = given = Path(how.source.network) if how.source.stored else place.folder / "source"
-    if place.writes and not how.source.stored:
+        rewritten = rewrite(context, copy.deepcopy(network), graph, how.metanetwork)
+    source = given = Path(how.source.network) if how.source.stored else context.folder / "source"
+    if context.is_global_zero and not how.source.stored:
         card = save_network(source, network, card)
-    place.agree(None)
+    context.barrier()
     method, name = card.record.get("method", "none"), card.record.get("name", source.name)
     if rewritten is not None:
         card = replace(card, masked=[])  # new weights are not zero
-        method, source = "metanetwork", place.folder / "rewritten"
-        if place.writes:
+        method, source = "metanetwork", context.folder / "rewritten"
+        if context.is_global_zero:
             save_network(source, rewritten, card)
-        place.agree(None)
+        context.barrier()
     elif how.sparsity is not None:
         method = "sparsity_learning"
     if how.finetune.epochs:
         source = run_finetuning(
-            place,
+            context,
+            data,
             "finetuned",
             source,
             how.finetune,
@@ -222,10 +189,10 @@ def prepare(place: Workplace, how: Preparation, speed_ups: Sequence[float] | Non
             how.pruning.attention,
         )
     card = replace(card, record={**card.record, "name": name, "method": method})
-    if place.writes and source != Path(how.source.network):
+    if context.is_global_zero and source != Path(how.source.network):
         save_network(source, load_network(source), card)
-    place.agree(None)
-    network = load_network(source).to(place.device)
+    context.barrier()
+    network = load_network(source).to(context.device)
     return Ready(
         name=name,
         method=method,
@@ -257,16 +224,18 @@ def unpruned_macs(card: NetworkCard) -> int:
 
 
 @torch.no_grad()
-def rewrite(place: Place, network: nn.Module, graph: WeightGraph, metanetwork: str) -> nn.Module:
+def rewrite(
+    context: Context, network: nn.Module, graph: WeightGraph, metanetwork: str
+) -> nn.Module:
     """Give a network, or the part of one that a graph is of, the weights that a metanetwork makes of its own.
 
     Raises:
         ConfigError: The metanetwork has no place for a parameter, or does not know a size of its
             kernels.
     """
-    network.to(place.device)
+    network.to(context.device)
     try:
-        new = load_metanetwork(metanetwork).to(place.device).rewrite(graph, network.state_dict())
+        new = load_metanetwork(metanetwork).to(context.device).rewrite(graph, network.state_dict())
     except TraceError as error:
         raise ConfigError(
             f"the metanetwork '{metanetwork}' does not go with the network: {error} Meta-training "
@@ -278,7 +247,8 @@ def rewrite(place: Place, network: nn.Module, graph: WeightGraph, metanetwork: s
 
 
 def run_finetuning(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     name: str,
     source: Path,
     settings: FinetuneSettings,
@@ -290,8 +260,8 @@ def run_finetuning(
 
     Return the result's folder.
     """
-    result = place.folder / name / "network"
-    if place.agree(not (result / "network.json").is_file()):
+    result = context.folder / name / "network"
+    if context.broadcast(not (result / "network.json").is_file()):
         module = Finetuning(
             network=str(source),
             optimizer=settings.optimizer,
@@ -300,22 +270,22 @@ def run_finetuning(
             criterion=criterion,
             attention=attention,
         )
-        trainer = place.trainer(place.folder / name, settings.epochs)
-        trainer.fit(module, datamodule=place.data)
-    place.agree(None)
+        trainer = context.make_trainer(context.folder / name, settings.epochs)
+        trainer.fit(module, datamodule=data)
+    context.barrier()
     return result
 
 
-def accuracies_before(place: Workplace, ready: Ready) -> tuple[float, float]:
+def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> tuple[float, float]:
     """Return the test accuracy of a network as it was given, and as it is when ready for pruning."""
-    given = accuracy(load_network(ready.given), place.data, "test", place.device)
-    if given * place.data.num_classes < CHANCE:
+    given = accuracy(load_network(ready.given), data, "test", context.device)
+    if given * data.num_classes < CHANCE:
         rank_zero_info(
             f"The network as given classifies {100 * given:.1f} % of the test images, no better "
             "than chance: has it "
             "its weights (--state), and the images the normalization that it was trained with?"
         )
-    return given, accuracy(ready.network, place.data, "test", place.device)
+    return given, accuracy(ready.network, data, "test", context.device)
 
 
 @torch.inference_mode()

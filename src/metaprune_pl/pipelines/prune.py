@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,14 +10,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import StorageError
 from metaprune_pl.networks import create_network, load_network, save_network
 from metaprune_pl.networks.widths import layer_widths
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     Preparation,
     Ready,
-    Workplace,
     accuracies_before,
     accuracy,
     check_rounds,
@@ -31,7 +33,8 @@ Result = TypeVar("Result", Pruned, Masked)
 
 
 def run_prune(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     how: Preparation,
     *,
     finetune_after: FinetuneSettings,
@@ -45,7 +48,8 @@ def run_prune(
     to the run's folder.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         how: What to make ready, and how.
         finetune_after: Finetuning after pruning.
         speed_ups: Targets, increasing.
@@ -57,36 +61,36 @@ def run_prune(
         PruningError: A target is out of reach.
     """
     check_rounds(rounds, finetune_after)
-    ready = prepare(place, how, speed_ups)
-    accuracies = accuracies_before(place, ready)
+    ready = prepare(context, data, how, speed_ups)
+    accuracies = accuracies_before(context, data, ready)
     networks = (
-        _prune(place, ready, how, speed_ups)
+        _prune(context, data, ready, how, speed_ups)
         if rounds == 1
         else (
-            _prune_in_rounds(place, ready, how, finetune_after, target, rounds)
+            _prune_in_rounds(context, data, ready, how, finetune_after, target, rounds)
             for target in speed_ups
         )
     )
     results, told = [], False
     for target, pruned in zip(speed_ups, networks, strict=True):
-        folder = place.folder / f"speed_up_{target:g}"
-        if place.agree((folder / "result.json").is_file()):
+        folder = context.folder / f"speed_up_{target:g}"
+        if context.broadcast((folder / "result.json").is_file()):
             results.append(Pruned(**read_json(folder / "result.json")))
             continue
         told = told or _tell_of_narrow_layers(ready.network, pruned, target)
-        if place.writes:
+        if context.is_global_zero:
             save_network(folder / "pruned", pruned, ready.card)
-        place.agree(None)
-        final = load_network(_finetune(place, folder, finetune_after, how.criterion)).to(
-            place.device
+        context.barrier()
+        final = load_network(_finetune(context, data, folder, finetune_after, how.criterion)).to(
+            context.device
         )
-        results.append(_measured(place, ready, target, accuracies, pruned, final))
-        if place.writes:
+        results.append(_measured(context, data, ready, target, accuracies, pruned, final))
+        if context.is_global_zero:
             _store(folder, ready, final, results[-1])
-    place.agree(None)
-    results = _timed(place, ready, results, latency_batches)
-    if place.writes:
-        _write_report(place.folder, results)
+    context.barrier()
+    results = _timed(context, data, ready, results, latency_batches)
+    if context.is_global_zero:
+        _write_report(context.folder, results)
     return results
 
 
@@ -116,13 +120,14 @@ def _tell_of_narrow_layers(before: nn.Module, after: nn.Module, target: float) -
 
 
 def _prune(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     ready: Ready,
     how: Preparation,
     speed_ups: Sequence[float],
     rewound: nn.Module | None = None,
 ) -> Iterator[nn.Module]:
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
     return prune(
         ready.network,
         example,
@@ -130,14 +135,15 @@ def _prune(
         base_macs=ready.base_macs,
         criterion=how.criterion,
         settings=how.pruning,
-        images=place.images,
+        images=partial(data.evaluation, "validation", context.device),
         rewound=rewound,
         checked=ready.checked,
     )
 
 
 def _prune_in_rounds(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     ready: Ready,
     how: Preparation,
     finetuning: FinetuneSettings,
@@ -150,7 +156,7 @@ def _prune_in_rounds(
     the channels that are left the weights again that they had when the network was ready.
     """
     now = ready.base_macs / count_macs(
-        ready.network, torch.zeros(1, *ready.card.input_shape, device=place.device)
+        ready.network, torch.zeros(1, *ready.card.input_shape, device=context.device)
     )
     trained = rewound = ready.network
     for number in range(1, rounds + 1):
@@ -158,30 +164,41 @@ def _prune_in_rounds(
         now_ready = (
             ready if number == 1 else replace(ready, network=trained, checked=None)
         )  # of other widths
-        (rewound,) = _prune(place, now_ready, how, [between], rewound)
+        (rewound,) = _prune(context, data, now_ready, how, [between], rewound)
         if number < rounds:
-            folder = place.folder / f"speed_up_{target:g}" / f"round_{number}"
-            if place.writes:
+            folder = context.folder / f"speed_up_{target:g}" / f"round_{number}"
+            if context.is_global_zero:
                 save_network(folder / "pruned", rewound, ready.card)
-            place.agree(None)
-            trained = load_network(_finetune(place, folder, finetuning, how.criterion)).to(
-                place.device
+            context.barrier()
+            trained = load_network(_finetune(context, data, folder, finetuning, how.criterion)).to(
+                context.device
             )
     return rewound
 
 
 def _finetune(
-    place: Workplace, folder: Path, settings: FinetuneSettings, criterion: GroupNorm
+    context: Context,
+    data: ImageDataModule,
+    folder: Path,
+    settings: FinetuneSettings,
+    criterion: GroupNorm,
 ) -> Path:
     if not settings.epochs:
         return folder / "pruned"
     return run_finetuning(
-        replace(place, folder=folder), "finetuned", folder / "pruned", settings, None, criterion
+        replace(context, folder=folder),
+        data,
+        "finetuned",
+        folder / "pruned",
+        settings,
+        None,
+        criterion,
     )
 
 
 def _measured(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     ready: Ready,
     target: float,
     before: tuple[float, float],
@@ -189,7 +206,7 @@ def _measured(
     final: nn.Module,
 ) -> Pruned:
     """Measure a network on the test images, straight after pruning and as it is in the end."""
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
     macs = count_macs(final, example)
     return Pruned(
         network=ready.name,
@@ -200,24 +217,29 @@ def _measured(
         parameters=count_parameters(final),
         accuracy_given=before[0],
         accuracy_before=before[1],
-        accuracy_pruned=accuracy(pruned, place.data, "test", place.device),
-        accuracy_finetuned=accuracy(final, place.data, "test", place.device),
+        accuracy_pruned=accuracy(pruned, data, "test", context.device),
+        accuracy_finetuned=accuracy(final, data, "test", context.device),
     )
 
 
 def _timed(
-    place: Workplace, ready: Ready, results: Sequence[Pruned], sizes: Sequence[int]
+    context: Context,
+    data: ImageDataModule,
+    ready: Ready,
+    results: Sequence[Pruned],
+    sizes: Sequence[int],
 ) -> list[Pruned]:
     """Measure the unpruned network and all results, in turn, for each number of images in a forward pass."""
     settings = ready.card.settings
     unpruned = create_network(settings.builder, seed=0, **settings.arguments).eval()
     networks = [
         unpruned,
-        *(load_network(place.folder / f"speed_up_{r.target:g}" / "network") for r in results),
+        *(load_network(context.folder / f"speed_up_{r.target:g}" / "network") for r in results),
     ]
-    example = torch.zeros(1, *ready.card.input_shape, device=place.device)
+    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
     found = {
-        str(s): measure_latencies([n.to(place.device) for n in networks], example, s) for s in sizes
+        str(s): measure_latencies([n.to(context.device) for n in networks], example, s)
+        for s in sizes
     }
     return [
         replace(

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.storage import stored_metanetworks
 from metaprune_pl.networks.storage import whole_folder
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
-from metaprune_pl.pipelines.prepare import Preparation, Workplace, accuracy
+from metaprune_pl.pipelines.prepare import Preparation, accuracy
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.reports import Curve, Selection, read_json, write_csv, write_json
 from metaprune_pl.reports.figures import draw_epochs, save_figure
@@ -44,7 +46,8 @@ class SearchSettings:
 
 
 def run_select(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     how: Preparation,
     grid: CurveSettings,
     search: SearchSettings,
@@ -56,7 +59,8 @@ def run_select(
     TensorBoard events.
 
     Args:
-        place: Where to run.
+        context: Where to run.
+        data: The images.
         how: Network to draw the curves of, and how; its metanetwork is the folder of all epochs.
         grid: Which points.
         search: Which epochs.
@@ -80,15 +84,13 @@ def run_select(
         raise ConfigError(
             f"search.epochs: '{how.metanetwork}' holds no metanetwork of these epochs."
         )
-    network, _ = how.source.open(
-        input_shape=place.data.input_shape, num_classes=place.data.num_classes
-    )
-    own = accuracy(network, place.data, "validation", place.device)
+    network, _ = how.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    own = accuracy(network, data, "validation", context.device)
     target = own - search.drop if search.target is None else search.target
     curves: dict[int, Curve] = {}
 
     def keeps_accuracy(number: int) -> bool:
-        curves[number] = _curve(place, how, epochs[number], grid, masks)
+        curves[number] = _curve(context, data, how, epochs[number], grid, masks)
         return curves[number].points[0].accuracy >= target
 
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
@@ -102,10 +104,10 @@ def run_select(
         last_kept=epochs[kept - 1].name if kept else None,
         milestone=_epoch(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
     )
-    if place.writes:
-        with whole_folder(place.folder / "metanetwork") as new:
+    if context.is_global_zero:
+        with whole_folder(context.folder / "metanetwork") as new:
             shutil.copytree(epochs[best], new, dirs_exist_ok=True)
-        _write(place.folder, result)
+        _write(context.folder, result)
     return result
 
 
@@ -134,18 +136,23 @@ def _epoch(metanetwork: Path) -> int:
 
 
 def _curve(
-    place: Workplace,
+    context: Context,
+    data: ImageDataModule,
     how: Preparation,
     metanetwork: Path,
     grid: CurveSettings,
     masks: MaskSettings | None,
 ) -> Curve:
     """Draw a curve, or read it where it was drawn before."""
-    folder = place.folder / "curves" / metanetwork.name
-    if place.agree((folder / "curve.json").is_file()):
+    folder = context.folder / "curves" / metanetwork.name
+    if context.broadcast((folder / "curve.json").is_file()):
         return Curve.from_json(folder / "curve.json")
     return run_curve(
-        replace(place, folder=folder), replace(how, metanetwork=str(metanetwork)), grid, masks
+        replace(context, folder=folder),
+        data,
+        replace(how, metanetwork=str(metanetwork)),
+        grid,
+        masks,
     )
 
 
