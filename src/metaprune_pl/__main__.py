@@ -9,7 +9,7 @@ COMMANDS = {
     "validate": "Evaluate on the validation images.",
     "test": "Evaluate on the test images.",
     "data_models": "Make data models: train, prune a little, finetune; several processes may share the work.",
-    "prune": "Prune a network to speed-ups, or mask its weights: metanetwork, finetune, prune, finetune.",
+    "prune": "Prune a network to speed-ups, or mask its weights.",
     "curve": "Draw accuracy over speed-up, or over compression by masks.",
     "select": "Choose among the metanetworks of all epochs by their validation curves.",
     "analyze": "Compare statistics of a network's weights before and after the metanetwork.",
