@@ -4,10 +4,11 @@ Letters in shapes: N nodes, U units (channels that are removed together with all
 them).
 """
 
-from metaprune_pl.pruning.cost import count_macs, count_parameters, measure_latencies
+from metaprune_pl.pruning.cost import count_parameters, measure_latencies
 from metaprune_pl.pruning.criteria import GroupNorm, measure
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.macs import count_macs
 from metaprune_pl.pruning.removal import remove
 from metaprune_pl.pruning.semi_structured import SemiStructured, semi_structured
 from metaprune_pl.pruning.sparsity import Sparsity

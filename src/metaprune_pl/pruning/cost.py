@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates, parameters and measured time."""
+"""What a network costs besides multiply-accumulates: parameters and measured time."""
 
 import statistics
 import time
@@ -6,33 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-
-@torch.no_grad()
-def count_macs(network: nn.Module, example: Tensor) -> int:
-    """Count multiply-accumulates for one image over all operators, functional ones and attention included.
-
-    Args:
-        network: Any network; counted in evaluation mode and left as it was.
-        example: One image as a batch, [1, C, H, W].
-    """
-    training, fast = network.training, torch.backends.mha.get_fastpath_enabled()
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that no counter looks into
-    for parameter in trained:
-        parameter.requires_grad_(
-            False
-        )  # the counter wants gradients of parameters that are handed to modules
-    try:
-        with FlopCounterMode(display=False) as counter:
-            network.eval()(example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        network.train(training)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    return int(counter.get_total_flops()) // 2
 
 
 def count_parameters(network: nn.Module) -> int:

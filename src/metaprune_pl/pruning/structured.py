@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.pruning.cost import count_macs
 from metaprune_pl.pruning.criteria import GroupNorm, Images, measure
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.macs import count_macs
 from metaprune_pl.pruning.removal import check_masked, remove
 from metaprune_pl.pruning.rounding import Rounding, rank_within, rounding
 from metaprune_pl.pruning.trials import prunable_groups
@@ -170,9 +170,10 @@ def _least(
 
 def _outside_macs(network: nn.Module, graph: WeightGraph, example: Tensor) -> int:
     """Multiply-accumulates of what is not in the graph, such as networks that make position tables."""
-    return count_macs(network, example[:1]) - graph.macs(
-        torch.ones(graph.num_nodes, dtype=torch.bool)
-    )
+    everything = torch.ones(graph.num_nodes, dtype=torch.bool)
+    outside = count_macs(network, example[:1]) - graph.macs(everything)
+    assert outside >= 0, f"{-outside} multiply-accumulates of the graph were not counted"
+    return outside
 
 
 def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
