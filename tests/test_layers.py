@@ -14,6 +14,7 @@ LAYERS = [
     {"pruning"},
     {"graphs"},
     {"networks"},
+    {"files"},
     {"errors"},
 ]
 SOURCE = Path(metaprune_pl.__file__).parent

@@ -17,6 +17,7 @@ from torchvision.models import ResNet18_Weights
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
+from metaprune_pl.files import claim
 from metaprune_pl.networks import (
     NetworkCard,
     NetworkSettings,
@@ -25,7 +26,6 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
-from metaprune_pl.pipelines.claims import claim
 from metaprune_pl.pipelines.prepare import accuracy
 from metaprune_pl.pruning import count_macs
 
@@ -118,7 +118,7 @@ def test_three_processes_make_six_models_once_each_though_one_is_killed(workdir:
 
 def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from metaprune_pl.pipelines.claims import "
+        "import sys, time; from pathlib import Path; from metaprune_pl.files import "
         "claim\n"
         "with claim(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     )

@@ -1,6 +1,5 @@
 """Checkpoints that appear whole or not at all, and that load without unpickling code."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from metaprune_pl.errors import StorageError
+from metaprune_pl.files import whole_file
 from metaprune_pl.networks.states import DAMAGED
 
 _AGAIN = "Train again in a new folder, or remove this file."
@@ -20,12 +20,18 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write beside the target and rename."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name}.{os.getpid()}")
-        torch.save(checkpoint, new)
-        os.replace(new, target)
+        """Write beside the target and rename.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        try:
+            with whole_file(Path(path)) as new:
+                torch.save(checkpoint, new)
+        except RuntimeError as error:  # what its writer in C++ makes of a full disk
+            raise StorageError(
+                f"cannot write '{path}': {error}. Free some space; the same command then continues."
+            ) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True

@@ -26,6 +26,7 @@ from metaprune_pl.data.files import (
 from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError
+from metaprune_pl.files import whole_file
 
 
 class ImageFolder(MemoryImages):
@@ -140,10 +141,8 @@ class ImageFolder(MemoryImages):
             return ImageSet(load_file(path)["images"], labels)
         except (OSError, SafetensorError, KeyError):
             images = self._decode([path_of(folder, name) for name in names])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        save_file({"images": images}, new)
-        os.replace(new, path)
+        with whole_file(path) as new:
+            save_file({"images": images}, new)
         return ImageSet(images, labels)
 
     def _decode(self, files: list[Path]) -> Tensor:

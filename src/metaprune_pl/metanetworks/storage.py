@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaprune_pl.errors import StorageError
+from metaprune_pl.files import whole_folder, write_json
 from metaprune_pl.metanetworks.base import Metanetwork
-from metaprune_pl.networks.storage import whole_folder
 
 
 def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
             for name, value in metanetwork.state_dict().items()
         }
         save_file(tensors, new / "weights.safetensors")
-        (new / "metanetwork.json").write_text(json.dumps(card, indent=1))
+        write_json(new / "metanetwork.json", card)
 
 
 def stored_metanetworks(folder: str | Path) -> list[Path]:

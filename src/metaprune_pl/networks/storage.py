@@ -5,11 +5,6 @@ loads without its history.
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from metaprune_pl.errors import StorageError
+from metaprune_pl.files import whole_folder, write_json
 from metaprune_pl.networks.create import NetworkSettings, create_network
 from metaprune_pl.networks.names import check_harmless
 from metaprune_pl.networks.widths import (
@@ -56,32 +52,6 @@ class NetworkCard:
     masked: list[str] = field(default_factory=list)
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write into that becomes `folder` when all went well, and vanishes when not.
-
-    An older `folder` is replaced in the same moment.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield new
-        new.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(text)
-    os.replace(new, path)
-
-
 def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> NetworkCard:
     """Store a network, dense or pruned, in a folder that appears whole or not at all.
 
@@ -102,7 +72,7 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
             for name, value in all_tensors(network).items()
         }
         save_file(tensors, new / "weights.safetensors")
-        (new / "network.json").write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=1))
+        write_json(new / "network.json", {"format": FORMAT, **asdict(card)})
     return card
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from metaprune_pl.reports import Cost, read_json
+from metaprune_pl.files import read_json
+from metaprune_pl.reports import Cost
 
 IMAGES_FILE = "images.json"
 """Where a fit says how many images it trained on."""

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import claim
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.claims import claim
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,

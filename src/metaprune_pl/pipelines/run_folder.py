@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from metaprune_pl.errors import StorageError
-from metaprune_pl.networks.storage import write_text
+from metaprune_pl.files import read_json, remove_unfinished, write_json, write_text
 from metaprune_pl.pipelines.cost import (
     cost_of,
     current_files,
@@ -25,7 +25,7 @@ from metaprune_pl.pipelines.cost import (
     reset_peaks,
     trained_images,
 )
-from metaprune_pl.reports import Cost, read_json, write_json
+from metaprune_pl.reports import Cost
 
 HARDWARE = {
     "accelerator",
@@ -146,6 +146,7 @@ class RunFolder:
                 f"cannot make the folder '{self.path}': {error.strerror}. Set "
                 "--trainer.default_root_dir to another."
             ) from error
+        remove_unfinished(self.path)
         known = self._read() or {}
         cost = Cost(**known.get("cost", {}))
         if "started" in known and not self.shared:

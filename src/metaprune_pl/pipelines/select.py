@@ -8,8 +8,8 @@ from typing import Literal
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import whole_folder
 from metaprune_pl.metanetworks.storage import stored_metanetworks
-from metaprune_pl.networks.storage import whole_folder
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.prepare import Preparation, accuracy

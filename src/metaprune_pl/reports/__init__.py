@@ -1,7 +1,8 @@
 """What a run found out: dataclasses that go to JSON and CSV, and pictures and tables made from them."""
 
+from metaprune_pl.files import read_json, write_json
 from metaprune_pl.reports.curves import Curve, CurvePoint, Selection
-from metaprune_pl.reports.files import read_json, write_csv, write_json
+from metaprune_pl.reports.files import write_csv
 from metaprune_pl.reports.results import Cost, Detected, Experiment, Masked, Pruned, StageCost
 
 __all__ = [

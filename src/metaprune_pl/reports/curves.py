@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from metaprune_pl.reports.files import read_json
+from metaprune_pl.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metaprune_pl.files import whole_file
 from metaprune_pl.reports.comparison import MEASURES, Comparison
 from metaprune_pl.reports.curves import Curve, Selection
 from metaprune_pl.reports.results import StageCost
@@ -239,7 +240,5 @@ def draw_cost(costs: Sequence[StageCost]) -> "Figure":
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a picture that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(new)
-    os.replace(new, path)
+    with whole_file(path) as new:
+        figure.savefig(new)
