@@ -20,7 +20,7 @@ from metaprune_pl.metanetworks import PNAMetanetwork
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.networks import create_network
 from metaprune_pl.pruning import GroupNorm, Sparsity, find_groups
-from metaprune_pl.stages.meta_training import DataModel, accuracy_gradient
+from metaprune_pl.stages.objectives import Accuracy, DataModel, Rewritten
 
 
 def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
@@ -65,11 +65,10 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
             new = metanetwork.rewrite(graph, state)
         mine = now(device) - start
         leaves = {name: new[name].clone().requires_grad_() for name in names}
-        total = [torch.zeros_like(value) for value in leaves.values()]
+        accuracy = Accuracy().start(Rewritten(model, leaves))
         for _ in range(micro_batches):
-            torch._foreach_add_(total, accuracy_gradient(model, leaves, images, labels)[1])
-        torch._foreach_div_(total, micro_batches)
-        vector = dict(zip(names, total, strict=True))
+            accuracy.add(images, labels)
+        vector, _ = accuracy.result()
         sparsity.gradient(GroupNorm(), groups, leaves, vector)
         again = now(device)
         new = metanetwork.rewrite(graph, state)

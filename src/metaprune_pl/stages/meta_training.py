@@ -2,157 +2,95 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.graphs import WeightGraph, unite, unite_states
+from metaprune_pl.graphs import unite, unite_states
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
-from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.networks.widths import own_state
-from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.pruning import AttentionUnits, GroupNorm
+from metaprune_pl.pruning import Sparsity as SparsityTerm
 from metaprune_pl.stages.finetuning import whole_set
+from metaprune_pl.stages.objectives import (
+    Accuracy,
+    BatchNormMode,
+    DataModel,
+    Objective,
+    Rewritten,
+    Sparsity,
+    load_data_model,
+)
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
-BatchNormMode = Literal["train", "eval"]
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
-
-@dataclass(frozen=True, eq=False)
-class DataModel:
-    """A network to learn from.
-
-    Attributes:
-        network: In evaluation mode; batch norms in the mode of the accuracy loss.
-        graph: Its topology.
-        groups: Its pruning groups, found once.
-        state: Its parameters and buffers by name.
-    """
-
-    network: nn.Module
-    graph: WeightGraph
-    groups: PruningGroups
-    state: dict[str, Tensor]
-
-    @property
-    def trainable(self) -> set[str]:
-        """Names of the trainable parameters in the graph."""
-        return {name for name, _ in self.network.named_parameters()} & set(self.graph.parameters)
-
-    def to(self, device: torch.device) -> "DataModel":
-        """Move the weights to a device."""
-        network = self.network.to(device)
-        return replace(
-            self,
-            network=network,
-            state={n: value.detach() for n, value in own_state(network).items()},
-        )
-
-
-def load_data_model(
-    folder: Path,
-    batch_norm: BatchNormMode,
-    device: torch.device,
-    attention: AttentionUnits = "width",
-) -> DataModel:
-    """Load a stored network and find its graph and pruning groups."""
-    network, card = load_network(folder), read_card(folder)
-    groups = prunable_groups(network, torch.zeros(1, *card.input_shape), attention)
-    for module in network.modules():
-        if isinstance(module, _BATCH_NORMS):
-            module.train(batch_norm == "train")
-    return DataModel(network, groups.graph, groups, {}).to(device)
-
-
-@dataclass(eq=False)
 class Part:
     """What a step has of one data model so far.
 
-    Attributes:
-        model: The data model.
-        leaves: Its new weights by name.
-        gradient: Sum of the gradients of its micro-batches' losses for them.
-        losses: Of its micro-batches.
-    """
-
-    model: DataModel
-    leaves: dict[str, Tensor]
-    gradient: list[Tensor] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-
-    def add(self, loss: Tensor, gradient: list[Tensor]) -> None:
-        """Take in a micro-batch."""
-        self.losses.append(loss)
-        if self.gradient:
-            torch._foreach_add_(self.gradient, gradient)
-        else:
-            self.gradient = [
-                own.clone() for own in gradient
-            ]  # autograd may give two parameters the same tensor
-
-    def mean(self) -> dict[str, Tensor]:
-        """The gradient of the mean loss by name; what was summed up is used up."""
-        torch._foreach_div_(self.gradient, len(self.losses))
-        return dict(zip(self.leaves, self.gradient, strict=True))
-
-
-def accuracy_gradient(
-    model: DataModel,
-    leaves: dict[str, Tensor],
-    images: Tensor,
-    labels: Tensor,
-    call: Callable[..., Tensor] = functional_call,
-) -> tuple[Tensor, list[Tensor]]:
-    """Mean cross-entropy of a network with given weights, and its gradient for them.
-
     Args:
-        model: Architecture and buffers; its running statistics stay as they are.
-        leaves: New weights by name, each a leaf that requires a gradient.
-        images: [B, C, H, W].
-        labels: [B].
-        call: `functional_call`, or the same compiled.
+        rewritten: The data model with its new weights.
+        objectives: The terms of the loss.
     """
-    buffers = {name: value.clone() for name, value in model.state.items() if name not in leaves}
-    loss = F.cross_entropy(
-        call(model.network, {**buffers, **leaves}, (images,), tie_weights=False), labels
-    )
-    return loss.detach(), list(torch.autograd.grad(loss, list(leaves.values())))
+
+    def __init__(self, rewritten: Rewritten, objectives: Sequence[Objective]) -> None:
+        self.rewritten, self.objectives = rewritten, objectives
+        self.terms = [objective.start(rewritten) for objective in objectives]
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Take in a micro-batch, images [B, C, H, W] and labels [B]."""
+        for term in self.terms:
+            term.add(images, labels)
+
+    def result(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the sum of the gradients for the new weights, and what to log, both by name."""
+        total, logged = dict[str, Tensor](), dict[str, Tensor]()
+        for objective, term in zip(self.objectives, self.terms, strict=True):
+            gradient, logged[objective.value] = term.result()
+            logged[f"gradient_{objective.name}"] = _norm(gradient)
+            for name, own in gradient.items():
+                total[name] = total[name].add_(own) if name in total else own
+        return total, logged
 
 
 class MetaTraining(LightningModule):
     """Meta-training with one backward pass through the metanetwork per big batch.
 
     The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch
-    adds the gradient of its cross-entropy to them by plain autograd; the sparsity gradient is added
-    at the end; and one backward pass takes the sum into the metanetwork. That equals one backward
-    pass per micro-batch, and several devices exchange gradients once in a step. The data models
-    that a device takes in a step go through the metanetwork as one graph; they alone are in its
-    memory. With a mixed `trainer.precision` data models run in it, and the metanetwork in float32.
-    The metanetwork is stored after every epoch as `metanetworks/epoch_NNN` in the run's folder.
+    adds the objectives' gradients for them by plain autograd; and one backward pass takes the sum
+    into the metanetwork. That equals one backward pass per micro-batch, and several devices
+    exchange gradients once in a step. The data models that a device takes in a step go through the
+    metanetwork as one graph; they alone are in its memory. With a mixed `trainer.precision` data
+    models run in it, and the metanetwork in float32. The metanetwork is stored after every epoch as
+    `metanetworks/epoch_NNN` in the run's folder.
 
     Args:
         metanetwork: What is trained.
         optimizer: Optimiser and learning rate.
+        objectives: What rewritten networks should be good at: the terms of the loss, which are
+            added up. None is those of the paper: `Accuracy`, and `Sparsity` with the next two
+            settings.
         sparsity: The sparsity term; its weight is relative to the mean cross-entropy of a big
             batch.
         criterion: The pruning criterion to make networks easy for.
-        batch_norm: Mode of the data models' batch norms in the accuracy loss: statistics of the
-            batch (`train`) or the data model's running ones (`eval`, as in the authors' code).
+        batch_norm: Mode of the data models' batch norms: statistics of the batch (`train`) or the
+            data model's running ones (`eval`, as in the authors' code).
         attention: What goes together in attention: as in the pruning that follows.
         clip: Largest norm of the metanetwork's gradient; 0 is none.
         channels_last: Memory layout of the images: faster on GPUs with tensor cores, and on most
             CPUs.
         compiled: Run the data models through `torch.compile` in the accuracy loss: the first step
             takes minutes, the others less. Architectures are compiled one by one.
+
+    Raises:
+        ConfigError: There are objectives as well as settings of the paper's, or two of a kind.
     """
 
     def __init__(
@@ -160,7 +98,8 @@ class MetaTraining(LightningModule):
         *,
         metanetwork: Metanetwork,
         optimizer: OptimizerSettings,
-        sparsity: Sparsity = Sparsity(),  # noqa: B008  (frozen)
+        objectives: list[Objective] | None = None,
+        sparsity: SparsityTerm = SparsityTerm(),  # noqa: B008  (frozen)
         criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
         batch_norm: BatchNormMode = "eval",
         attention: AttentionUnits = "width",
@@ -171,7 +110,8 @@ class MetaTraining(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.metanetwork = metanetwork
-        self.optimizer, self.sparsity, self.criterion = optimizer, sparsity, criterion
+        self.optimizer = optimizer
+        self.objectives = _objectives(objectives, sparsity, criterion)
         self.batch_norm, self.attention, self.clip = batch_norm, attention, clip
         self.channels_last = channels_last
         self._call: Callable[..., Tensor] = (
@@ -192,26 +132,24 @@ class MetaTraining(LightningModule):
                 for path in zoo.models
             ]
 
-    def _take(self, numbers: Sequence[int]) -> list[DataModel]:
+    def _take(self, indices: Sequence[int]) -> list[DataModel]:
         """Bring data models to the device, and all others back to the host."""
-        for number, model in enumerate(self.data_models):
-            place = self.device if number in numbers else torch.device("cpu")
-            if next(model.network.parameters()).device != place:
-                self.data_models[number] = model.to(place)
-        return [self.data_models[number] for number in numbers]
+        for index, model in enumerate(self.data_models):
+            device = self.device if index in indices else torch.device("cpu")
+            if next(model.network.parameters()).device != device:
+                self.data_models[index] = model.to(device)
+        return [self.data_models[index] for index in indices]
 
     def training_step(self, batch: MetaBatch, batch_idx: int) -> None:
         """Take in one micro-batch, and step at the end of the big batch."""
         if not self._parts:
             models = self._take(batch.models)
-            self._parts = [
-                Part(model, new)
-                for model, new in zip(models, self.new_weights(models), strict=True)
-            ]
-        part = self._parts[batch.part]
+            new = self.new_weights(models)
+            rewritten = map(partial(Rewritten, call=self._call), models, new)
+            self._parts = [Part(each, self.objectives) for each in rewritten]
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         images = batch.images.contiguous(memory_format=layout)
-        part.add(*accuracy_gradient(part.model, part.leaves, images, batch.labels, self._call))
+        self._parts[batch.part].add(images, batch.labels)
         if batch.last:
             self._step()
             self._parts = []
@@ -246,28 +184,19 @@ class MetaTraining(LightningModule):
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
         products, logged = [], list[dict[str, Tensor]]()
-        for part, new in zip(
-            self._parts, self.rewrite([part.model for part in self._parts]), strict=True
-        ):
-            vector = part.mean()
-            sparse, value = self.sparsity.gradient(self.criterion, part.model.groups, part.leaves)
-            norms = {"gradient_accuracy": _norm(vector), "gradient_sparsity": _norm(sparse)}
-            logged.append({"loss": torch.stack(part.losses).mean(), "sparsity": value, **norms})
-            for name, gradient in sparse.items():
-                vector[name] += gradient
+        models = [part.rewritten.model for part in self._parts]
+        for part, new in zip(self._parts, self.rewrite(models), strict=True):
+            vector, values = part.result()
+            logged.append(values)
             products += [torch.dot(new[name].flatten(), v.flatten()) for name, v in vector.items()]
         self.manual_backward(torch.stack(products).sum() / len(self._parts))
         if self.clip:
             self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
         optimizer.step()
+        shown = {objective.value for objective in self.objectives}
         for name in logged[0]:
             mean = torch.stack([part[name] for part in logged]).mean()
-            self.log(
-                f"train/{name}",
-                mean,
-                prog_bar=name in ("loss", "sparsity"),
-                sync_dist=name == "loss",
-            )
+            self.log(f"train/{name}", mean, prog_bar=name in shown, sync_dist=name in shown)
 
     def on_train_epoch_end(self) -> None:
         """Step the schedule and store the metanetwork."""
@@ -280,14 +209,14 @@ class MetaTraining(LightningModule):
             save_metanetwork(folder, self.metanetwork, {"epoch": epoch, "steps": self.global_step})
 
     def on_train_end(self) -> None:
-        """Tell of a metanetwork whose networks have come to guess."""
+        """Tell of a metanetwork whose networks guess."""
         loss = self.trainer.callback_metrics.get("train/loss")
         classes = self.trainer.datamodule.images.num_classes  # type: ignore[attr-defined]
         if loss is not None and loss > 0.95 * math.log(classes):
             rank_zero_info(
                 f"Meta-training ends with a train/loss of {loss:.2f}, that of guessing among "
-                f"{classes} classes: take a "
-                "smaller model.init_args.sparsity.weight or optimizer.lr."
+                f"{classes} classes: take a smaller optimizer.lr, or smaller weights of the other "
+                "objectives (model.init_args.sparsity.weight)."
             )
 
     def on_validation_epoch_start(self) -> None:
@@ -323,3 +252,20 @@ def _norm(gradients: dict[str, Tensor]) -> Tensor:
         torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])
     )
     return norms
+
+
+def _objectives(
+    given: list[Objective] | None, sparsity: SparsityTerm, criterion: GroupNorm
+) -> list[Objective]:
+    """Return the objectives, which are the paper's where none are given."""
+    if given is None:
+        return [Accuracy(), Sparsity(**vars(sparsity), criterion=criterion)]
+    if (sparsity, criterion) != (SparsityTerm(), GroupNorm()):
+        raise ConfigError(
+            "model.objectives: sparsity and criterion are settings of its objective Sparsity; "
+            "give them there."
+        )
+    kinds = {objective.name for objective in given}, {objective.value for objective in given}
+    if not given or any(len(names) < len(given) for names in kinds):
+        raise ConfigError("model.objectives: name at least one objective, and each kind once.")
+    return given

@@ -1,0 +1,24 @@
+"""What a metanetwork is trained for: a class each, in a file each."""
+
+from metaprune_pl.stages.objectives.accuracy import Accuracy
+from metaprune_pl.stages.objectives.base import MeanLoss, Objective, OfWeights, Term
+from metaprune_pl.stages.objectives.rewritten import (
+    BatchNormMode,
+    DataModel,
+    Rewritten,
+    load_data_model,
+)
+from metaprune_pl.stages.objectives.sparsity import Sparsity
+
+__all__ = [
+    "Accuracy",
+    "BatchNormMode",
+    "DataModel",
+    "MeanLoss",
+    "Objective",
+    "OfWeights",
+    "Rewritten",
+    "Sparsity",
+    "Term",
+    "load_data_model",
+]
