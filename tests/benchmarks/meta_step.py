@@ -19,7 +19,7 @@ from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import PNAMetanetwork
 from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.networks import create_network
-from metaprune_pl.pruning import GroupNorm, Sparsity, find_groups
+from metaprune_pl.pruning import Magnitude, Sparsity, find_groups
 from metaprune_pl.stages.objectives import Accuracy, DataModel, Rewritten
 
 
@@ -54,7 +54,7 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
             loss = F.cross_entropy(functional_call(network, values, (images,)), labels)
             (loss / micro_batches).backward(retain_graph=True)
         sparse, _ = sparsity.gradient(
-            GroupNorm(), groups, {name: new[name].detach() for name in names}
+            Magnitude(), groups, {name: new[name].detach() for name in names}
         )
         torch.autograd.backward([new[name] for name in sparse], list(sparse.values()))
 
@@ -69,7 +69,7 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
         for _ in range(micro_batches):
             accuracy.add(images, labels)
         vector, _ = accuracy.result()
-        sparsity.gradient(GroupNorm(), groups, leaves, vector)
+        sparsity.gradient(Magnitude(), groups, leaves, vector)
         again = now(device)
         new = metanetwork.rewrite(graph, state)
         torch.autograd.backward([new[name] for name in names], [vector[name] for name in names])

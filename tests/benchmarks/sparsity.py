@@ -13,7 +13,7 @@ import torch_pruning
 import torchvision
 
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import GroupNorm, Sparsity, find_groups
+from metaprune_pl.pruning import Magnitude, Sparsity, find_groups
 
 
 class DoubleImportance(torch_pruning.importance.GroupMagnitudeImportance):  # type: ignore[misc]
@@ -63,7 +63,7 @@ def main() -> None:
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         term = Sparsity(weight=1.0, alpha=4.0)
-        run = lambda: term.gradient(GroupNorm(), groups, state, ours)  # noqa: E731, B023
+        run = lambda: term.gradient(Magnitude(), groups, state, ours)  # noqa: E731, B023
         regularize = lambda: pruner.regularize(model, alpha=16)  # noqa: E731, B023
         run(), regularize()
         if dtype == torch.float64:

@@ -21,7 +21,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.widths import own_state
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": False}
@@ -114,7 +114,7 @@ def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> N
         image,
         speed_ups=[2.0],
         base_macs=macs,
-        criterion=GroupNorm(normalize="mean"),
+        criterion=Magnitude(normalize="mean"),
         settings=PruningSettings(step=0.05),
     )
     row.speed_up = macs / count_macs(small, image)

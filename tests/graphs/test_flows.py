@@ -12,7 +12,7 @@ from helpers import randomize
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs import SCHEMAS, WeightGraph, read, trace, write
 from metaprune_pl.pruning import (
-    GroupNorm,
+    Magnitude,
     PruningSettings,
     count_macs,
     find_groups,
@@ -212,7 +212,7 @@ def test_traced_exact_and_pruned(name: str) -> None:
         IMAGE,
         speed_ups=[1.5],
         base_macs=macs,
-        criterion=GroupNorm(normalize="mean"),
+        criterion=Magnitude(normalize="mean"),
         settings=PruningSettings(step=0.02),
     )
     assert macs / count_macs(small, IMAGE) >= 1.5

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from helpers import masked_logits, random_kept, random_resnet, randomize
 from metaprune_pl.graphs import SCHEMAS, Connection, NeuronGroup, WeightGraph, read, trace, write
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, find_groups, prune, remove
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, find_groups, prune, remove
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 UNIVERSAL = SCHEMAS["universal"]
@@ -202,7 +202,7 @@ def test_a_network_with_zero_padded_shortcuts_prunes_exactly() -> None:
         IMAGE,
         speed_ups=[1.5, 2.5],
         base_macs=base,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(),
     )
     widths = []

@@ -15,7 +15,7 @@ from metaprune_pl.networks import (
     load_network,
     save_network,
 )
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 
 
 def round_trip(network: nn.Module, image: Tensor, schema: str = "universal") -> bool:
@@ -90,7 +90,7 @@ def test_round_trip_dense_pruned_and_by_way_of_pyg() -> None:
         IMAGE,
         speed_ups=[2.0],
         base_macs=count_macs(network, IMAGE),
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(step=0.02),
     )
     assert round_trip(small, IMAGE, "vit")
@@ -107,7 +107,7 @@ def test_a_pruned_vit_follows_its_new_width_and_comes_back_from_disk(tmp_path: o
         IMAGE,
         speed_ups=[8.0],
         base_macs=macs,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(step=0.05),
     )
     assert isinstance(small, models.VisionTransformer)
@@ -142,7 +142,7 @@ def test_windowed_attention(name: str) -> None:
         image,
         speed_ups=[2.0],
         base_macs=macs,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(step=0.05),
     )
     assert 2.0 <= macs / count_macs(small, image) < 2.5
@@ -164,7 +164,7 @@ def test_timm(name: str) -> None:
         image,
         speed_ups=[2.0],
         base_macs=macs,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(step=0.05),
     )
     assert 2.0 <= macs / count_macs(small, image) < 2.5

@@ -11,7 +11,7 @@ from helpers import masked_logits, randomize
 from metaprune_pl.errors import StorageError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import NetworkSource, create_network
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, find_groups, plan, remove
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, find_groups, plan, remove
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -106,7 +106,7 @@ def test_a_public_checkpoint_loads_is_pruned_and_equals_its_masked_self(
     image = IMAGES[:1]
     graph, macs = trace(network, image), count_macs(network, image)
     settings = PruningSettings(step=0.05)
-    (kept,) = plan(find_groups(graph), network.state_dict(), GroupNorm(), settings, [macs / 2])
+    (kept,) = plan(find_groups(graph), network.state_dict(), Magnitude(), settings, [macs / 2])
     small = remove(network, graph, kept)
     assert 2.0 <= macs / count_macs(small, image) < 2.1
     torch.testing.assert_close(

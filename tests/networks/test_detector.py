@@ -17,7 +17,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.detector import num_classes_of
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 
 TINY: dict[str, Any] = {
     "backbone": "timm/resnet18",
@@ -79,7 +79,7 @@ def test_a_pruned_backbone_is_stored_and_loaded_with_its_detector(tmp_path: Path
         example,
         speed_ups=[2.5],
         base_macs=macs,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(),
     )
     assert macs / count_macs(pruned, example) >= 2.5

@@ -10,7 +10,7 @@ from metaprune_pl.errors import NetworkError
 from metaprune_pl.graphs import SCHEMAS, read, trace, write
 from metaprune_pl.networks import create_network
 from metaprune_pl.pruning import (
-    GroupNorm,
+    Magnitude,
     PruningSettings,
     count_macs,
     count_parameters,
@@ -89,9 +89,9 @@ def test_round_trip_and_pruning_are_exact(name: str) -> None:
     assert all(torch.equal(state[key], again[key]) for key in state)
     macs = count_macs(network, image)
     settings = PruningSettings(step=0.02)
-    (kept,) = plan(find_groups(graph), state, GroupNorm(), settings, [macs / 2])
+    (kept,) = plan(find_groups(graph), state, Magnitude(), settings, [macs / 2])
     (smaller,) = prune(
-        network, image, speed_ups=[2.0], base_macs=macs, criterion=GroupNorm(), settings=settings
+        network, image, speed_ups=[2.0], base_macs=macs, criterion=Magnitude(), settings=settings
     )
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     expected = masked_logits(network, graph, kept, images)

@@ -25,7 +25,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.checks import plain_module
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 
 OWN = """
 import torch
@@ -147,7 +147,7 @@ def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> No
         image,
         speed_ups=[2.0],
         base_macs=macs,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(),
     )
     save_network("small", small, card)

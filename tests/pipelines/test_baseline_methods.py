@@ -10,13 +10,14 @@ from test_experiment import ARGS, write_toy_configs
 from torch import Tensor, nn
 
 from conftest import tiny
+from metaprune_pl import pruning
 from metaprune_pl.__main__ import main
 from metaprune_pl.cli.configs import find_config
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import create_network, load_network
 from metaprune_pl.pipelines.baselines import BASELINES, baseline
 from metaprune_pl.pipelines.experiment import ExperimentSettings
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 
 
 def values(network: nn.Module) -> Tensor:
@@ -60,7 +61,7 @@ def test_rounds_rewind_the_weights_and_rank_by_the_trained_ones(
         image,
         speed_ups=[4 ** (2 / 3)],
         base_macs=macs[0],
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(step=1.0),
         rewound=load_network(run / "speed_up_4" / "round_1" / "pruned"),
     )
@@ -155,7 +156,10 @@ def test_all_baselines_run_from_one_config_to_one_table(
             "uniform" if method.endswith("_uniform") else "global"
         )
         other = baseline(method)
-        assert GroupNorm(**config["criterion"]) == (other.criterion if other else GroupNorm())
+        criterion = config["criterion"]
+        made = getattr(pruning, criterion["class_path"].rpartition(".")[2])
+        expected = other.criterion if other else Magnitude()
+        assert made(**criterion["init_args"]) == expected
         kept[method] = load_network(place / "speed_up_2" / "pruned")
     widths = {
         method: tuple(m.weight.shape[0] for m in n.modules() if isinstance(m, nn.Conv2d))

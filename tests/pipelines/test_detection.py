@@ -20,7 +20,7 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.detection import average_precision
-from metaprune_pl.pruning import GroupNorm, PruningSettings, plan, prunable_groups
+from metaprune_pl.pruning import Magnitude, PruningSettings, plan, prunable_groups
 from metaprune_pl.reports import Detected, read_json
 from metaprune_pl.stages import DetectorTraining
 from scenes import draw_voc
@@ -143,7 +143,7 @@ def test_pruned_is_masked(whole: list[Detected], method: str) -> None:
     pruned = load_network(f"whole/{method}/speed_up_2.5/pruned").get_submodule("backbone")
     groups = prunable_groups(dense, EXAMPLE)
     (kept,) = plan(
-        groups, dense.state_dict(), GroupNorm(), PruningSettings(), [whole[0].macs / 2.5]
+        groups, dense.state_dict(), Magnitude(), PruningSettings(), [whole[0].macs / 2.5]
     )
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():

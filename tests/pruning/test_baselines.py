@@ -15,13 +15,16 @@ from helpers import PlainNet, random_resnet, randomize
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
 from metaprune_pl.pruning import (
-    GroupNorm,
+    Importance,
+    Lamp,
+    Magnitude,
     PruningGroups,
     PruningSettings,
-    Sparsity,
+    Random,
+    Scales,
+    Taylor,
     find_groups,
     find_masks,
-    measure,
 )
 from metaprune_pl.pruning.structured import plan
 from metaprune_pl.pruning.structured import prune as prune_network
@@ -71,32 +74,30 @@ def theirs(network: nn.Module, groups: PruningGroups, importance: Any) -> dict[s
 @pytest.mark.parametrize(
     ("criterion", "importance"),
     [
-        (GroupNorm(p=1.0, normalize="none"), tp.GroupMagnitudeImportance(p=1, normalizer=None)),
-        (GroupNorm(p=2.0, normalize="mean"), tp.GroupMagnitudeImportance(p=2, normalizer="mean")),
-        (GroupNorm(p=1.0, normalize="mean", of="scales"), tp.BNScaleImportance()),
-        (GroupNorm(p=1.0, normalize="max", of="scales"), tp.BNScaleImportance(normalizer="max")),
-        (GroupNorm(p=1.0, normalize="mean", of="taylor"), tp.GroupTaylorImportance()),
+        (Magnitude(p=1.0, normalize="none"), tp.GroupMagnitudeImportance(p=1, normalizer=None)),
+        (Magnitude(p=2.0, normalize="mean"), tp.GroupMagnitudeImportance(p=2, normalizer="mean")),
+        (Scales(p=1.0, normalize="mean"), tp.BNScaleImportance()),
+        (Scales(p=1.0, normalize="max"), tp.BNScaleImportance(normalizer="max")),
+        (Taylor(p=1.0, normalize="mean"), tp.GroupTaylorImportance()),
         (
-            GroupNorm(p=1.0, normalize="max", of="taylor"),
+            Taylor(p=1.0, normalize="max"),
             tp.GroupTaylorImportance(normalizer="max"),
         ),
-        (GroupNorm(p=2.0, normalize="lamp"), tp.LAMPImportance()),
-        (
-            GroupNorm(p=1.0, normalize="lamp", of="taylor"),
-            tp.GroupTaylorImportance(normalizer="lamp"),
-        ),
+        (Lamp(), tp.LAMPImportance()),
     ],
     ids=lambda value: (
-        f"{value.of}-{value.p:g}-{value.normalize}" if isinstance(value, GroupNorm) else ""
+        f"{type(value).__name__}-{getattr(value, 'normalize', '')}"
+        if isinstance(value, Importance)
+        else ""
     ),
 )
 def test_scores_are_those_of_torch_pruning(
-    resnet: tuple[nn.Module, PruningGroups], criterion: GroupNorm, importance: Any
+    resnet: tuple[nn.Module, PruningGroups], criterion: Importance, importance: Any
 ) -> None:
     network, groups = resnet
-    measured = measure(network, criterion, batches)
-    if (
-        criterion.of == "taylor"
+    measured = criterion.measure(network, groups.graph, batches)
+    if isinstance(
+        criterion, Taylor
     ):  # torch-pruning 1.6.1 takes batch norms for group norms here, and leaves them out
         norms = {
             path for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)
@@ -116,8 +117,8 @@ def test_taylor_is_the_loss_that_each_weight_carries_summed_over_a_channel(
     resnet: tuple[nn.Module, PruningGroups],
 ) -> None:
     network, groups = resnet
-    criterion = GroupNorm(of="taylor", p=1.0, normalize="none")
-    found = criterion.scores(groups, measure(network, criterion, batches))
+    criterion = Taylor(p=1.0, normalize="none")
+    found = criterion.scores(groups, criterion.measure(network, groups.graph, batches))
     model = with_gradients(network)
     block = model.layer2[
         1
@@ -132,14 +133,12 @@ def test_taylor_is_the_loss_that_each_weight_carries_summed_over_a_channel(
 
 def test_random_scores_are_torchs_of_the_seed(resnet: tuple[nn.Module, PruningGroups]) -> None:
     network, groups = resnet
-    criterion = GroupNorm(of="random", normalize="none", seed=7)
+    criterion = Random(normalize="none", seed=7)
     torch.manual_seed(7)
     assert torch.equal(
         criterion.importance(groups, network.state_dict()), torch.rand(len(groups.group))
     )
-    other = GroupNorm(of="random", normalize="none", seed=8).importance(
-        groups, network.state_dict()
-    )
+    other = Random(normalize="none", seed=8).importance(groups, network.state_dict())
     assert not torch.equal(other, criterion.importance(groups, network.state_dict()))
 
 
@@ -147,7 +146,7 @@ def test_units_without_a_scale_stay() -> None:
     torch.manual_seed(0)
     network = randomize(PlainNet())
     groups = find_groups(trace(network, torch.zeros(1, 3, 8, 8)))
-    criterion, graph = GroupNorm(of="scales", p=1.0), groups.graph
+    criterion, graph = Scales(p=1.0), groups.graph
     scores = criterion.scores(groups, network.state_dict())
     told = scores.isfinite()
     units = groups.unit[_nodes(groups, "grouped")]
@@ -168,21 +167,19 @@ def _nodes(groups: PruningGroups, layer: str) -> Tensor:
 
 
 def test_measuring_leaves_the_network_alone(resnet: tuple[nn.Module, PruningGroups]) -> None:
-    network, _ = resnet
+    network, groups = resnet
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    measured = measure(network, GroupNorm(of="taylor"), batches)
+    measured = Taylor().measure(network, groups.graph, batches)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(value.requires_grad for value in measured.values())
     with pytest.raises(ConfigError, match="there are none"):
-        measure(network, GroupNorm(of="taylor"))
+        Taylor().measure(network, groups.graph)
 
 
-@pytest.mark.parametrize(
-    "criterion", [GroupNorm(), GroupNorm(normalize="lamp"), GroupNorm(of="random")]
-)
+@pytest.mark.parametrize("criterion", [Magnitude(), Lamp(), Random()])
 def test_uniform_ranking_takes_the_same_share_of_each_group(
-    resnet: tuple[nn.Module, PruningGroups], criterion: GroupNorm
+    resnet: tuple[nn.Module, PruningGroups], criterion: Importance
 ) -> None:
     network, groups = resnet
     whole = groups.graph.macs(torch.ones(groups.graph.num_nodes, dtype=torch.bool))
@@ -204,7 +201,7 @@ def test_uniform_ranking_takes_the_same_share_of_each_group(
 def test_pruning_by_a_loss_runs_to_the_end(resnet: tuple[nn.Module, PruningGroups]) -> None:
     network, groups = resnet
     macs = groups.graph.macs(torch.ones(groups.graph.num_nodes, dtype=torch.bool))
-    criterion = GroupNorm(of="taylor", p=1.0, normalize="mean")
+    criterion = Taylor(p=1.0, normalize="mean")
     (pruned,) = prune_network(
         network,
         IMAGE,
@@ -220,15 +217,6 @@ def test_pruning_by_a_loss_runs_to_the_end(resnet: tuple[nn.Module, PruningGroup
         )
         <= macs / 2
     )
-
-
-@pytest.mark.parametrize("of", ["taylor", "scales", "random"])
-def test_a_sparsity_term_follows_nothing_but_weights(
-    resnet: tuple[nn.Module, PruningGroups], of: Any
-) -> None:
-    network, groups = resnet
-    with pytest.raises(ConfigError, match="follows the norm of weights"):
-        Sparsity().gradient(GroupNorm(of=of), groups, dict(network.named_parameters()))
 
 
 # Single weights
@@ -249,17 +237,17 @@ def lamp(model: nn.Module, name: str) -> Tensor:
 @pytest.mark.parametrize(
     ("criterion", "score"),
     [
-        (GroupNorm(of="taylor", p=1.0, normalize="none"), taylor),
-        (GroupNorm(p=2.0, normalize="lamp"), lamp),
+        (Taylor(p=1.0, normalize="none"), taylor),
+        (Lamp(), lamp),
         (
-            GroupNorm(p=2.0, normalize="none"),
+            Magnitude(p=2.0, normalize="none"),
             lambda model, name: model.get_parameter(name).detach().abs(),
         ),
     ],
     ids=["snip", "lamp", "l2"],
 )
 def test_masks_are_those_of_torch_with_scores_computed_another_way(
-    criterion: GroupNorm, score: Callable[[nn.Module, str], Tensor]
+    criterion: Importance, score: Callable[[nn.Module, str], Tensor]
 ) -> None:
     network = random_resnet(8, 4)
     model = with_gradients(network)
@@ -271,7 +259,8 @@ def test_masks_are_those_of_torch_with_scores_computed_another_way(
         pair: score(model, f"{path}.weight") for path, pair in zip(paths, layers, strict=True)
     }
     prune.global_unstructured(layers, prune.L1Unstructured, importance_scores=scores, amount=0.7)
-    masks = find_masks(trace(network, IMAGE), measure(network, criterion, batches), criterion, 0.7)
+    graph = trace(network, IMAGE)
+    masks = find_masks(graph, criterion.measure(network, graph, batches), criterion, 0.7)
     same = total = 0
     for path in paths:
         theirs = model.get_submodule(path).weight_mask.bool()
@@ -285,9 +274,7 @@ def test_random_masks_keep_the_share_in_every_layer() -> None:
     network = random_resnet(14, 16)
     graph = trace(network, IMAGE)
     first, second = (
-        find_masks(
-            graph, network.state_dict(), GroupNorm(of="random", normalize="none", seed=seed), 0.7
-        ).kept
+        find_masks(graph, network.state_dict(), Random(normalize="none", seed=seed), 0.7).kept
         for seed in (0, 1)
     )
     for name, kept in first.items():
@@ -305,5 +292,5 @@ def test_random_masks_keep_the_share_in_every_layer() -> None:
 
 def test_scales_say_nothing_of_single_weights() -> None:
     network = random_resnet(8, 4)
-    with pytest.raises(ConfigError, match="nothing of single weights"):
-        find_masks(trace(network, IMAGE), network.state_dict(), GroupNorm(of="scales"), 0.5)
+    with pytest.raises(ConfigError, match="not single weights"):
+        find_masks(trace(network, IMAGE), network.state_dict(), Scales(), 0.5)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from helpers import PlainNet, random_resnet, randomize
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import GroupNorm, PruningGroups, Sparsity, find_groups
+from metaprune_pl.pruning import Magnitude, PruningGroups, Sparsity, find_groups
 
 Reduce = Literal["mean", "first"]
 Normalize = Literal["none", "mean", "max"]
@@ -85,7 +85,7 @@ def test_importance_is_that_of_torch_pruning_on_every_group_of_resnet56(
     criterion = torch_pruning.importance.GroupMagnitudeImportance(
         p=p, group_reduction=reduce, normalizer=None if normalize == "none" else normalize
     )
-    ours = GroupNorm(p=p, reduce=reduce, normalize=normalize).importance(
+    ours = Magnitude(p=p, reduce=reduce, normalize=normalize).importance(
         groups, network.state_dict()
     )
     # `first` is that of the layer which the group was asked for; of its own accord torch-pruning
@@ -106,10 +106,10 @@ def test_importance_counts_outputs_inputs_and_norms_once_each_and_no_bias() -> N
     _, groups = two_convolutions()
     state = {"a.weight": torch.ones(3, 2, 3, 3), "b.weight": torch.full((4, 3, 1, 1), 2.0)}
     state |= {"a.bias": torch.full((3,), 100.0), "b.bias": torch.full((4,), 100.0)}
-    scores = GroupNorm(normalize="none").scores(groups, state)[units_of(groups, "a")]
+    scores = Magnitude(normalize="none").scores(groups, state)[units_of(groups, "a")]
     # (2 x 9 x 1^2 + 4 x 2^2) / 2
     assert scores.tolist() == [17, 17, 17]
-    first = GroupNorm(normalize="none", reduce="first", p=1).scores(groups, state)[
+    first = Magnitude(normalize="none", reduce="first", p=1).scores(groups, state)[
         units_of(groups, "a")
     ]
     assert first.tolist() == [18, 18, 18]
@@ -128,11 +128,11 @@ def test_a_conv_group_counts_as_a_whole_with_each_of_its_layers_once() -> None:
         w["norm.weight"].reshape(4, 3).sum(1),
         w["hidden.weight"].reshape(20, 4, 12).sum((0, 2)),
     ]
-    scores = GroupNorm().scores(groups, network.state_dict())
+    scores = Magnitude().scores(groups, network.state_dict())
     units = units_of(groups, "grouped").reshape(4, 3)
     assert torch.equal(units, units[:, :1].expand(4, 3))
     torch.testing.assert_close(scores[units[:, 0]], sum(parts) / 5)
-    first = GroupNorm(reduce="first").scores(groups, network.state_dict())
+    first = Magnitude(reduce="first").scores(groups, network.state_dict())
     torch.testing.assert_close(first[units[:, 0]], parts[0])
 
 
@@ -140,7 +140,7 @@ def test_removed_nodes_do_not_count() -> None:
     network, groups = two_convolutions()
     kept = torch.ones(groups.graph.num_nodes, dtype=torch.bool)
     kept[0] = False  # the first image channel
-    found = GroupNorm().scores(groups, network.state_dict(), kept)[units_of(groups, "a")]
+    found = Magnitude().scores(groups, network.state_dict(), kept)[units_of(groups, "a")]
     a, b = network.a.weight[:, 1:], network.b.weight
     expected = (a.square().sum((1, 2, 3)) + b.square().sum((0, 2, 3))) / 2
     torch.testing.assert_close(found, expected.detach())
@@ -149,7 +149,7 @@ def test_removed_nodes_do_not_count() -> None:
 def test_scores_have_gradients() -> None:
     network, groups = two_convolutions()
     weight = network.a.weight.detach().clone().requires_grad_()
-    scores = GroupNorm().scores(groups, {**network.state_dict(), "a.weight": weight})
+    scores = Magnitude().scores(groups, {**network.state_dict(), "a.weight": weight})
     scores[units_of(groups, "a")].sum().backward()
     torch.testing.assert_close(weight.grad, weight.detach())  # of w^2 / 2
 
@@ -157,7 +157,7 @@ def test_scores_have_gradients() -> None:
 @pytest.mark.parametrize("p", [0.0, -1.0])
 def test_exponents_that_make_no_norm_are_refused(p: float) -> None:
     with pytest.raises(ConfigError, match="above 0"):
-        GroupNorm(p=p)
+        Magnitude(p=p)
 
 
 # Shrinkage
@@ -185,7 +185,7 @@ def test_decay_is_the_gradient_that_torch_prunings_regularize_adds(normalizer: N
     pruner.regularize(model, alpha=16)  # 2^4
     groups = find_groups(trace(network, image))
     found, _ = Sparsity(weight=1.0, alpha=4, form="decay").gradient(
-        GroupNorm(normalize=normalizer), groups, trainable(network)
+        Magnitude(normalize=normalizer), groups, trainable(network)
     )
     for name, parameter in model.named_parameters():
         expected = parameter.grad
@@ -211,10 +211,10 @@ def test_equal_scores_give_no_shrinkage_and_no_nan() -> None:
         "b.weight": torch.full((4, 3, 1, 1), 2.0),
     }
     for form in ("decay", "norm"):
-        found, value = Sparsity(weight=1.0, form=form).gradient(GroupNorm(), groups, state)
+        found, value = Sparsity(weight=1.0, form=form).gradient(Magnitude(), groups, state)
         assert value == 3  # three channels of normalised score 1
         assert all(torch.isfinite(gradient).all() for gradient in found.values())
-    decay, _ = Sparsity(weight=1.0, form="decay").gradient(GroupNorm(), groups, state)
+    decay, _ = Sparsity(weight=1.0, form="decay").gradient(Magnitude(), groups, state)
     assert torch.equal(decay["a.weight"], state["a.weight"])  # gamma 1
     assert torch.equal(decay["b.weight"], state["b.weight"])
 
@@ -223,7 +223,7 @@ def test_equal_scores_give_no_shrinkage_and_no_nan() -> None:
 def test_groups_of_one_channel_give_no_shrinkage_and_no_nan(form: Literal["decay", "norm"]) -> None:
     network = random_resnet(8, 1)  # stages of 1, 2 and 4 channels
     groups = find_groups(trace(network, torch.zeros(1, 3, 8, 8)))
-    criterion, sparsity = GroupNorm(), Sparsity(weight=1.0, form=form)
+    criterion, sparsity = Magnitude(), Sparsity(weight=1.0, form=form)
     state = trainable(network)
     gamma = sparsity.shrinkage(groups, criterion.scores(groups, state))
     assert gamma[units_of(groups, "conv1")].tolist() == [1]
@@ -242,7 +242,7 @@ def test_groups_of_one_channel_give_no_shrinkage_and_no_nan(form: Literal["decay
 def test_a_group_of_zeros_gives_no_nan(form: Literal["decay", "norm"]) -> None:
     network, groups = two_convolutions()
     state = {name: torch.zeros_like(value) for name, value in trainable(network).items()}
-    found, value = Sparsity(weight=1.0, form=form).gradient(GroupNorm(), groups, state)
+    found, value = Sparsity(weight=1.0, form=form).gradient(Magnitude(), groups, state)
     assert value == 0
     assert all(not gradient.any() for gradient in found.values())
 
@@ -254,7 +254,7 @@ def test_a_group_of_zeros_gives_no_nan(form: Literal["decay", "norm"]) -> None:
 def test_norm_is_the_gradient_of_the_weighted_sum_of_scores(normalize: Normalize) -> None:
     network, groups = two_convolutions()
     found, value = Sparsity(weight=0.3, alpha=3, form="norm").gradient(
-        GroupNorm(normalize=normalize), groups, trainable(network)
+        Magnitude(normalize=normalize), groups, trainable(network)
     )
     # the same in a few lines: gamma and the denominator count as constants
     a, b = (
@@ -279,7 +279,7 @@ def test_norm_is_the_gradient_of_the_weighted_sum_of_scores(normalize: Normalize
 def test_alpha_0_is_no_shrinkage(form: Literal["decay", "norm"]) -> None:
     network, groups = two_convolutions()
     state = trainable(network)
-    sparsity, criterion = Sparsity(weight=1.0, alpha=0.0, form=form), GroupNorm(normalize="none")
+    sparsity, criterion = Sparsity(weight=1.0, alpha=0.0, form=form), Magnitude(normalize="none")
     assert torch.equal(
         sparsity.shrinkage(groups, criterion.scores(groups, state)), torch.ones(len(groups.group))
     )
@@ -296,8 +296,8 @@ def test_alpha_0_is_no_shrinkage(form: Literal["decay", "norm"]) -> None:
 def test_the_weight_scales_the_gradient_and_not_the_value(form: Literal["decay", "norm"]) -> None:
     network = random_resnet()
     groups = find_groups(trace(network, torch.zeros(1, 3, 8, 8)))
-    small, value = Sparsity(weight=0.1, form=form).gradient(GroupNorm(), groups, trainable(network))
-    large, same = Sparsity(weight=0.4, form=form).gradient(GroupNorm(), groups, trainable(network))
+    small, value = Sparsity(weight=0.1, form=form).gradient(Magnitude(), groups, trainable(network))
+    large, same = Sparsity(weight=0.4, form=form).gradient(Magnitude(), groups, trainable(network))
     assert value == same > 0
     for name, gradient in small.items():
         torch.testing.assert_close(large[name], 4 * gradient)
@@ -311,7 +311,7 @@ def test_the_gradient_leaves_the_parameters_and_their_gradients_alone(
     network, groups = two_convolutions()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     found, value = Sparsity(form=form).gradient(
-        GroupNorm(), groups, dict(network.named_parameters())
+        Magnitude(), groups, dict(network.named_parameters())
     )
     assert not value.requires_grad and not any(
         gradient.requires_grad for gradient in found.values()

@@ -21,7 +21,7 @@ from metaprune_pl.networks import (
 )
 from metaprune_pl.pruning import (
     AttentionUnits,
-    GroupNorm,
+    Magnitude,
     PruningGroups,
     PruningSettings,
     count_macs,
@@ -83,7 +83,7 @@ def pruned(network: nn.Module, target: float, attention: AttentionUnits) -> nn.M
         IMAGES[:1],
         speed_ups=[target],
         base_macs=count_macs(network, IMAGES[:1]),
-        criterion=GroupNorm(normalize="mean"),
+        criterion=Magnitude(normalize="mean"),
         settings=settings,
     )
     return small

@@ -8,7 +8,7 @@ from torchvision import models
 from helpers import PlainNet, masked_logits, random_resnet, randomize
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, find_groups, plan, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, find_groups, plan, prune
 from metaprune_pl.pruning.rounding import rounding
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -23,7 +23,7 @@ def pruned(
             image,
             speed_ups=speed_ups,
             base_macs=count_macs(network, image),
-            criterion=GroupNorm(),
+            criterion=Magnitude(),
             settings=PruningSettings(**settings),  # type: ignore[arg-type]
         )
     )
@@ -56,12 +56,12 @@ def test_rounding_is_to_the_nearest_of_what_the_ranking_alone_gives() -> None:
             group.name: int(kept[group.start : group.stop].sum()) for group in groups.graph.groups
         }
 
-    (kept,) = plan(groups, state, GroupNorm(), PruningSettings(step=0.01, round_to=4), [macs / 2])
+    (kept,) = plan(groups, state, Magnitude(), PruningSettings(step=0.01, round_to=4), [macs / 2])
     rounded = sizes(kept)
     targets = [macs / target for target in torch.linspace(1.5, 2.5, 400).tolist()]
     unrounded = [
         sizes(kept)
-        for kept in plan(groups, state, GroupNorm(), PruningSettings(step=0.01), targets)
+        for kept in plan(groups, state, Magnitude(), PruningSettings(step=0.01), targets)
     ]
     near = [
         exact
@@ -100,7 +100,7 @@ def test_a_rounded_network_computes_what_the_masked_one_does(multiple: int) -> N
     (kept,) = plan(
         find_groups(graph),
         network.state_dict(),
-        GroupNorm(),
+        Magnitude(),
         PruningSettings(round_to=multiple),
         [base / 2],
     )

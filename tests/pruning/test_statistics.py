@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import PlainNet, randomize
-from metaprune_pl.pruning import GroupNorm, prunable_groups
+from metaprune_pl.pruning import Magnitude, prunable_groups
 from metaprune_pl.pruning.statistics import (
     Statistics,
     correlation,
@@ -52,7 +52,7 @@ def network() -> nn.Module:
 def measured(network: nn.Module, size: int = 16) -> Statistics:
     groups = prunable_groups(network, torch.zeros(1, 3, 1, 1))
     return network_statistics(
-        groups, network.state_dict(), loss_gradients(network, batches(size))[0], GroupNorm()
+        groups, network.state_dict(), loss_gradients(network, batches(size))[0], Magnitude()
     )
 
 

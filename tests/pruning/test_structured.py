@@ -9,7 +9,7 @@ from helpers import ConcatNet, PlainNet, masked_logits, random_kept, random_resn
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
 from metaprune_pl.pruning import (
-    GroupNorm,
+    Magnitude,
     PruningSettings,
     count_macs,
     count_parameters,
@@ -30,7 +30,7 @@ def pruned(network: nn.Module, *speed_ups: float, **settings: Any) -> list[nn.Mo
             IMAGE,
             speed_ups=speed_ups,
             base_macs=count_macs(network, IMAGE),
-            criterion=GroupNorm(),
+            criterion=Magnitude(),
             settings=PruningSettings(**settings),
         )
     )
@@ -77,7 +77,7 @@ def test_a_pruned_network_computes_what_the_masked_one_does(name: str) -> None:
     graph = trace(network, IMAGE)
     base = count_macs(network, IMAGE)
     (kept,) = plan(
-        find_groups(graph), network.state_dict(), GroupNorm(), PruningSettings(), [base / 2]
+        find_groups(graph), network.state_dict(), Magnitude(), PruningSettings(), [base / 2]
     )
     (smaller,) = pruned(network, 2.0)
     images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -138,7 +138,7 @@ def test_one_dimensional_convolutions_are_cut_like_two_dimensional_ones() -> Non
         example,
         speed_ups=[1.5],
         base_macs=base,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(),
     )
     depthwise = smaller.get_submodule("depthwise")
@@ -197,7 +197,7 @@ def test_pruning_in_two_goes_counts_from_the_unpruned_network() -> None:
         IMAGE,
         speed_ups=[3.0],
         base_macs=base,
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(),
     )
     assert 3.0 <= base / count_macs(third, IMAGE) < 3.15
@@ -233,7 +233,7 @@ def test_a_network_on_the_gpu_is_pruned_as_on_the_cpu() -> None:
         IMAGE.cuda(),
         speed_ups=[2.0],
         base_macs=count_macs(network, IMAGE.cuda()),
-        criterion=GroupNorm(),
+        criterion=Magnitude(),
         settings=PruningSettings(),
     )
     state = found.state_dict()
@@ -268,7 +268,7 @@ def test_the_highest_speed_up_is_reached_and_no_more() -> None:
     network = random_resnet(8, 8)
     settings = PruningSettings(min_channels=4)
     highest = highest_speed_up(
-        find_groups(trace(network, IMAGE)), network.state_dict(), GroupNorm(), settings
+        find_groups(trace(network, IMAGE)), network.state_dict(), Magnitude(), settings
     )
     (smallest,) = pruned(network, highest - 1e-6, min_channels=4)
     assert set(widths(smallest).values()) == {4}
@@ -283,7 +283,7 @@ def test_a_target_out_of_reach_is_an_error_that_names_it_and_what_is_possible() 
     network = random_resnet(8, 8)
     settings = PruningSettings(min_channels=4)
     highest = highest_speed_up(
-        find_groups(trace(network, IMAGE)), network.state_dict(), GroupNorm(), settings
+        find_groups(trace(network, IMAGE)), network.state_dict(), Magnitude(), settings
     )
     with pytest.raises(PruningError) as caught:
         pruned(network, 2.0, 1000.0, min_channels=4)

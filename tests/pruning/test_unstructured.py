@@ -10,7 +10,7 @@ from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import create_network
 from metaprune_pl.pruning import (
-    GroupNorm,
+    Magnitude,
     MaskSettings,
     Sparsity,
     apply_masks,
@@ -21,7 +21,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.pruning.groups import input_dimensions
 from metaprune_pl.pruning.unstructured import pattern_mask
 
-L1 = GroupNorm(p=1.0, normalize="none")
+L1 = Magnitude(p=1.0, normalize="none")
 PATTERNS = ["1:4", "2:4", "3:4"]
 
 
@@ -188,7 +188,7 @@ def test_weights_are_normalised_within_their_layer(normalize: str) -> None:
         "b": torch.tensor([[10.0, 20.0]]),
         "c": torch.zeros(1, 2),
     }
-    found = GroupNorm(p=2.0, normalize=normalize).weight_scores(weights)  # type: ignore[arg-type]
+    found = Magnitude(p=2.0, normalize=normalize).weight_scores(weights)  # type: ignore[arg-type]
     first, second = {"mean": (5.0, 250.0), "max": (9.0, 400.0)}[normalize]
     torch.testing.assert_close(found["a"], torch.tensor([[1.0, 9.0]]) / first)
     torch.testing.assert_close(found["b"], torch.tensor([[100.0, 400.0]]) / second)

@@ -12,7 +12,7 @@ from helpers import random_resnet, relative_error
 from metaprune_pl.data import MetaBatch
 from metaprune_pl.metanetworks import PNAMetanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
-from metaprune_pl.pruning import GroupNorm, Sparsity
+from metaprune_pl.pruning import Magnitude, Sparsity
 from metaprune_pl.stages import MetaTraining, OptimizerSettings
 from metaprune_pl.stages.objectives import (
     Accuracy,
@@ -106,7 +106,7 @@ def authors_gradient(
         (loss / len(batches)).backward(retain_graph=True)
     names = [name for name, _ in model.network.named_parameters()]
     sparse, _ = sparsity.gradient(
-        GroupNorm(), model.groups, {name: new[name].detach() for name in names}
+        Magnitude(), model.groups, {name: new[name].detach() for name in names}
     )
     torch.stack(
         [(new[name] * gradient).sum() for name, gradient in sparse.items()]
@@ -162,7 +162,7 @@ def test_the_parts_add_up_by_hand(tmp_path: Path, batch_norm: BatchNormMode) -> 
     names = [name for name, _ in model.network.named_parameters()]
     leaves = {name: new[name].detach().clone().requires_grad_() for name in names}
     parts = [accuracy_gradient(model, leaves, *batch)[1] for batch in micro_batches()]
-    sparse, _ = sparsity.gradient(GroupNorm(), model.groups, leaves)
+    sparse, _ = sparsity.gradient(Magnitude(), model.groups, leaves)
     vector = [sum(p[name] for p in parts) / 3 + sparse.get(name, 0.0) for name in names]
     torch.autograd.backward([new[name] for name in names], vector)
     expected, found = gradients(net), our_gradient(metanetwork(), model, micro_batches(), sparsity)

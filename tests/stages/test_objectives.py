@@ -12,7 +12,7 @@ from conftest import tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import PNAMetanetwork, load_metanetwork
-from metaprune_pl.pruning import GroupNorm
+from metaprune_pl.pruning import Magnitude
 from metaprune_pl.pruning import Sparsity as SparsityTerm
 from metaprune_pl.stages import MetaTraining, OptimizerSettings
 from metaprune_pl.stages.objectives import (
@@ -82,7 +82,7 @@ def logged(run: str) -> set[str]:
 
 
 def test_the_settings_of_the_paper_are_a_list_of_two() -> None:
-    criterion = GroupNorm(p=1.0)
+    criterion = Magnitude(p=1.0)
     module = training(sparsity=SparsityTerm(weight=0.3, form="norm"), criterion=criterion)
     expected = [Accuracy(), Sparsity(weight=0.3, form="norm", criterion=criterion)]
     assert module.objectives == expected
@@ -94,7 +94,7 @@ def test_the_settings_of_the_paper_are_a_list_of_two() -> None:
         ({"objectives": []}, "at least one"),
         ({"objectives": [Accuracy(), Accuracy()]}, "each kind once"),
         ({"objectives": [Accuracy()], "sparsity": SparsityTerm(weight=0.3)}, "give them there"),
-        ({"objectives": [Accuracy()], "criterion": GroupNorm(p=1.0)}, "give them there"),
+        ({"objectives": [Accuracy()], "criterion": Magnitude(p=1.0)}, "give them there"),
     ],
 )
 def test_lists_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from metaprune_pl.cli.old_settings import rewrite_old, rewrite_old_flag
 from metaprune_pl.errors import ConfigError, StorageError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -19,6 +20,17 @@ _INCLUDE = re.compile(r"^include:.*\n?(?:[ \t-].*\n?)*", re.MULTILINE)
 
 _OVERRIDE = re.compile(r"(--(?:chain|matrix)\.overrides\.\w+)(?:\.([\w.]+))?(?:=(.*))?", re.DOTALL)
 """A flag with the settings of a stage, or with one of them."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as jsonargparse reads it: 1e-3 is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"),
+    list("-+0123456789"),
+)
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -62,13 +74,21 @@ def with_included(config: str | Path, chain: tuple[Path, ...] = ()) -> list[str]
     text = _read(path)
     found = _INCLUDE.search(text)
     if found is None:
-        return [str(path)]
+        today = _of_today(text)
+        return [str(path) if today == text else today]
     named = yaml.safe_load(found[0])["include"]
     parts = []
     for name in [named] if isinstance(named, str) else named:
         beside = path.parent / name
         parts += with_included(beside if beside.is_file() else name, (*chain, path.resolve()))
-    return [*parts, text.replace(found[0], "")]
+    return [*parts, _of_today(text.replace(found[0], ""))]
+
+
+def _of_today(text: str) -> str:
+    """Return a config with the settings of earlier versions rewritten."""
+    settings = yaml.load(text, _Loader)
+    today = rewrite_old(settings)
+    return text if today == settings else yaml.safe_dump(today, sort_keys=False)
 
 
 def _read(path: Path) -> str:
@@ -94,7 +114,7 @@ def resolve_configs(args: list[str]) -> list[str]:
         if arg in {"--config", "-c"}:
             name = next(rest, None)
         if name is None:
-            result.append(arg)
+            result.append(rewrite_old_flag(arg))
         else:
             result += [f"--config={part}" for part in with_included(name)]
     return result

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from metaprune_pl.errors import ConfigError, did_you_mean
 from metaprune_pl.metanetworks import Metanetwork
+from metaprune_pl.pruning import Importance
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stages stay settings
 
@@ -152,7 +153,7 @@ def _settings(kind: Any) -> Iterator[str]:
 
 def _class_names() -> list[str]:
     """Names of all classes that a config can name."""
-    names, todo = [], [LightningModule, LightningDataModule, Metanetwork]
+    names, todo = [], [LightningModule, LightningDataModule, Metanetwork, Importance]
     while todo:
         kind = todo.pop()
         names.append(kind.__name__)

@@ -20,7 +20,14 @@ from metaprune_pl.pipelines.masks import run_masks
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation
 from metaprune_pl.pipelines.prune import run_prune
 from metaprune_pl.pipelines.select import SearchSettings, run_select
-from metaprune_pl.pruning import AttentionUnits, GroupNorm, MaskSettings, PruningSettings, Sparsity
+from metaprune_pl.pruning import (
+    AttentionUnits,
+    Importance,
+    Magnitude,
+    MaskSettings,
+    PruningSettings,
+    Sparsity,
+)
 from metaprune_pl.reports import Curve, Detected, Masked, Pruned, Selection
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.stages import DataModelTraining
@@ -66,7 +73,7 @@ class MetapruneTrainer(StageTrainer):
         state: str | None = None,
         metanetwork: str | None = None,
         sparsity: Sparsity | None = None,
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
@@ -134,7 +141,7 @@ class MetapruneTrainer(StageTrainer):
         state: str | None = None,
         metanetwork: str | None = None,
         sparsity: Sparsity | None = None,
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
@@ -180,7 +187,7 @@ class MetapruneTrainer(StageTrainer):
         metanetwork: str,
         arguments: dict[str, Any] | None = None,
         state: str | None = None,
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
@@ -223,7 +230,7 @@ class MetapruneTrainer(StageTrainer):
         state: str | None = None,
         metanetwork: str | None = None,
         sparsity: Sparsity | None = None,
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
         sample: SampleSettings = SampleSettings(),  # noqa: B008  (frozen)

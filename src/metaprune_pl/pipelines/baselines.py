@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from metaprune_pl.networks import create_network, read_card, save_network
-from metaprune_pl.pruning import GroupNorm
+from metaprune_pl.pruning import Importance, Lamp, Magnitude, Random, Scales, Taylor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Baseline:
             as the data models were. There is no curve of a network that is not trained.
     """
 
-    criterion: GroupNorm
+    criterion: Importance
     rounds: int = 1
     untrained: bool = False
 
@@ -33,20 +33,24 @@ class Baseline:
 
     def overrides(self, uniform: bool, *, masks: bool) -> dict[str, dict[str, Any]]:
         """Return the settings of stages that make it; masks rank weights in place of channels."""
-        shared = {f"criterion.{key}": value for key, value in asdict(self.criterion).items()}
-        shared["masks.ranking" if masks else "pruning.ranking"] = "uniform" if uniform else "global"
+        criterion = {
+            "class_path": type(self.criterion).__name__,
+            "init_args": asdict(self.criterion),
+        }
+        ranking = "masks.ranking" if masks else "pruning.ranking"
+        shared = {"criterion": criterion, ranking: "uniform" if uniform else "global"}
         return {"curve": shared, "prune": {**shared, "rounds": self.rounds}}
 
 
 BASELINES: Mapping[str, Baseline] = {
-    "random": Baseline(criterion=GroupNorm(of="random", normalize="none")),
-    "magnitude_l1": Baseline(criterion=GroupNorm(p=1.0, normalize="mean")),
-    "magnitude_l2": Baseline(criterion=GroupNorm(p=2.0, normalize="mean")),
-    "batch_norm_scale": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="scales")),
-    "taylor": Baseline(criterion=GroupNorm(p=1.0, normalize="mean", of="taylor")),
-    "lamp": Baseline(criterion=GroupNorm(p=2.0, normalize="lamp")),
-    "iterative_magnitude": Baseline(criterion=GroupNorm(p=1.0, normalize="mean"), rounds=3),
-    "snip": Baseline(criterion=GroupNorm(p=1.0, normalize="none", of="taylor"), untrained=True),
+    "random": Baseline(criterion=Random(normalize="none")),
+    "magnitude_l1": Baseline(criterion=Magnitude(p=1.0, normalize="mean")),
+    "magnitude_l2": Baseline(criterion=Magnitude(p=2.0, normalize="mean")),
+    "batch_norm_scale": Baseline(criterion=Scales(p=1.0, normalize="none")),
+    "taylor": Baseline(criterion=Taylor(p=1.0, normalize="mean")),
+    "lamp": Baseline(criterion=Lamp()),
+    "iterative_magnitude": Baseline(criterion=Magnitude(p=1.0, normalize="mean"), rounds=3),
+    "snip": Baseline(criterion=Taylor(p=1.0, normalize="none"), untrained=True),
 }
 """Name of a method to what it does. With `_uniform` behind it, each group loses the same share of
 its channels.

@@ -26,7 +26,6 @@ from metaprune_pl.pruning import (
     count_parameters,
     find_masks,
     left_parameters,
-    measure,
     prune,
 )
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
@@ -166,9 +165,8 @@ def _masked(
 ) -> Iterator[nn.Module]:
     """Give the network with more and more zeros."""
     graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=context.device))
-    state = measure(
-        ready.network, how.criterion, partial(data.evaluation, "validation", context.device)
-    )
+    images = partial(data.evaluation, "validation", context.device)
+    state = how.criterion.measure(ready.network, graph, images)
     for share in sorted(masks.sparsities):
         yield apply_masks(
             ready.network, find_masks(graph, state, how.criterion, share, masks.ranking)

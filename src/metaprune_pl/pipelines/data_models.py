@@ -27,7 +27,7 @@ from metaprune_pl.pipelines.prepare import (
     unpruned_macs,
 )
 from metaprune_pl.pipelines.run_folder import RunFolder
-from metaprune_pl.pruning import GroupNorm, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.stages import DataModelTraining
 
@@ -46,7 +46,7 @@ class InitialPruning:
     """
 
     speed_up: float
-    criterion: GroupNorm = field(default_factory=GroupNorm)
+    criterion: Importance = field(default_factory=Magnitude)
     pruning: PruningSettings = field(default_factory=PruningSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 

@@ -27,7 +27,8 @@ from metaprune_pl.networks import (
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import TrainingSettings, rewrite
 from metaprune_pl.pruning import (
-    GroupNorm,
+    Importance,
+    Magnitude,
     PruningGroups,
     PruningSettings,
     count_macs,
@@ -64,7 +65,7 @@ class DetectionSettings:
     arguments: dict[str, Any] = field(default_factory=dict)
     metanetwork: str | None = None
     speed_ups: list[float] = field(default_factory=lambda: [2.5])
-    criterion: GroupNorm = field(default_factory=GroupNorm)
+    criterion: Importance = field(default_factory=Magnitude)
     pruning: PruningSettings = field(default_factory=PruningSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     finetune: TrainingSettings = field(default_factory=TrainingSettings)

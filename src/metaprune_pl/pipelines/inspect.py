@@ -12,7 +12,7 @@ from metaprune_pl.networks.detector import is_detector
 from metaprune_pl.pipelines.prepare import unpruned_macs
 from metaprune_pl.pruning import (
     AttentionUnits,
-    GroupNorm,
+    Magnitude,
     PruningGroups,
     PruningSettings,
     count_macs,
@@ -149,7 +149,7 @@ def inspect_network(
         else 1.0,
         stays=_stays(groups),
         highest_speed_up=highest_speed_up(
-            groups, network.state_dict(), GroupNorm(), PruningSettings(), fixed
+            groups, network.state_dict(), Magnitude(), PruningSettings(), fixed
         ),
     )
 

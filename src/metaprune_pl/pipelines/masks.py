@@ -32,7 +32,6 @@ from metaprune_pl.pruning import (
     count_parameters,
     find_masks,
     left_parameters,
-    measure,
 )
 from metaprune_pl.pruning.unstructured import Ranking
 from metaprune_pl.reports import Masked, read_json, write_csv, write_json
@@ -135,7 +134,9 @@ def _mask(
         )
         found = find_masks(
             graph,
-            measure(final, how.criterion, partial(data.evaluation, "validation", context.device)),
+            how.criterion.measure(
+                final, graph, partial(data.evaluation, "validation", context.device)
+            ),
             how.criterion,
             share,
             ranking,

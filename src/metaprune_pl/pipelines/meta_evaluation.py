@@ -15,7 +15,7 @@ from metaprune_pl.networks import NetworkSource
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation
-from metaprune_pl.pruning import GroupNorm, PruningSettings
+from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
 from metaprune_pl.reports import write_json
 from metaprune_pl.stages import MetaTraining
 
@@ -48,7 +48,7 @@ class MetaEvaluation(Callback):
         threshold: float,
         every: int = 1,
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
     ) -> None:

@@ -28,7 +28,8 @@ from metaprune_pl.networks import (
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pruning import (
     AttentionUnits,
-    GroupNorm,
+    Importance,
+    Magnitude,
     PruningGroups,
     PruningSettings,
     Sparsity,
@@ -115,7 +116,7 @@ class Preparation:
     source: NetworkSource
     metanetwork: str | None
     sparsity: Sparsity | None
-    criterion: GroupNorm
+    criterion: Importance
     pruning: PruningSettings
     finetune: FinetuneSettings
 
@@ -124,6 +125,11 @@ class Preparation:
             raise ConfigError(
                 "give a metanetwork or a sparsity term for the finetuning, not both: they are two "
                 "methods."
+            )
+        if self.sparsity is not None and not isinstance(self.criterion, Magnitude):
+            raise ConfigError(
+                f"criterion is {type(self.criterion).__name__}; a sparsity term follows Magnitude "
+                "alone."
             )
 
 
@@ -253,7 +259,7 @@ def run_finetuning(
     source: Path,
     settings: FinetuneSettings,
     sparsity: Sparsity | None,
-    criterion: GroupNorm,
+    criterion: Importance,
     attention: AttentionUnits = "width",
 ) -> Path:
     """Finetune a stored network in a folder of its own, unless that was done before.
@@ -267,7 +273,7 @@ def run_finetuning(
             optimizer=settings.optimizer,
             label_smoothing=settings.label_smoothing,
             sparsity=sparsity,
-            criterion=criterion,
+            criterion=criterion if isinstance(criterion, Magnitude) else Magnitude(),
             attention=attention,
         )
         trainer = context.make_trainer(context.folder / name, settings.epochs)

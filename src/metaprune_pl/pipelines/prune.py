@@ -25,7 +25,7 @@ from metaprune_pl.pipelines.prepare import (
     prepare,
     run_finetuning,
 )
-from metaprune_pl.pruning import GroupNorm, count_macs, count_parameters, measure_latencies, prune
+from metaprune_pl.pruning import Importance, count_macs, count_parameters, measure_latencies, prune
 from metaprune_pl.reports import Masked, Pruned, read_json, write_csv, write_json
 from metaprune_pl.reports.tensorboard import log_results
 
@@ -181,7 +181,7 @@ def _finetune(
     data: ImageDataModule,
     folder: Path,
     settings: FinetuneSettings,
-    criterion: GroupNorm,
+    criterion: Importance,
 ) -> Path:
     if not settings.epochs:
         return folder / "pruned"

@@ -5,9 +5,9 @@ them).
 """
 
 from metaprune_pl.pruning.cost import count_parameters, measure_latencies
-from metaprune_pl.pruning.criteria import GroupNorm, measure
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.importance import Importance, Lamp, Magnitude, Random, Scales, Taylor
 from metaprune_pl.pruning.macs import count_macs
 from metaprune_pl.pruning.removal import remove
 from metaprune_pl.pruning.semi_structured import SemiStructured, semi_structured
@@ -24,20 +24,24 @@ from metaprune_pl.pruning.unstructured import (
 
 __all__ = [
     "AttentionUnits",
-    "GroupNorm",
+    "Importance",
+    "Lamp",
+    "Magnitude",
     "MaskSettings",
     "Masks",
     "PruningGroups",
     "PruningSettings",
+    "Random",
+    "Scales",
     "SemiStructured",
     "Sparsity",
+    "Taylor",
     "apply_masks",
     "count_macs",
     "count_parameters",
     "find_groups",
     "find_masks",
     "left_parameters",
-    "measure",
     "measure_latencies",
     "plan",
     "prunable_groups",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups, input_dimensions
+from metaprune_pl.pruning.importance import Magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Sparsity:
 
     def gradient(
         self,
-        criterion: GroupNorm,
+        criterion: Magnitude,
         groups: PruningGroups,
         state: Mapping[str, Tensor],
         into: dict[str, Tensor] | None = None,
@@ -66,16 +66,7 @@ class Sparsity:
             groups: Pruning groups.
             state: Trainable parameters by name.
             into: Gradients to add it to in place; None starts from zero.
-
-        Raises:
-            ConfigError: The criterion is of something else than weights, which no sparsity can
-                follow.
         """
-        if criterion.of != "weights":
-            raise ConfigError(
-                f"criterion.of is {criterion.of}; a sparsity term follows the norm of weights "
-                "alone."
-            )
         found = {} if into is None else into
         if self.form == "l1":
             weights = {

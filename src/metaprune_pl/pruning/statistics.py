@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import PruningGroups
+from metaprune_pl.pruning.importance import Importance
 
 Statistics = dict[str, dict[str, Tensor]]
 """Statistic to layer (or pruning group) to its values, float64, in the order of the network's
@@ -92,7 +92,7 @@ def network_statistics(
     groups: PruningGroups,
     state: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
-    criterion: GroupNorm,
+    criterion: Importance,
 ) -> Statistics:
     """Compute all statistics of a network.
 

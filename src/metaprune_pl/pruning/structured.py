@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.pruning.criteria import GroupNorm, Images, measure
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.importance import Images, Importance, Magnitude
 from metaprune_pl.pruning.macs import count_macs
 from metaprune_pl.pruning.removal import check_masked, remove
 from metaprune_pl.pruning.rounding import Rounding, rank_within, rounding
@@ -66,7 +66,7 @@ class PruningSettings:
 def plan(
     groups: PruningGroups,
     state: Mapping[str, Tensor],
-    criterion: GroupNorm,
+    criterion: Importance,
     settings: PruningSettings,
     macs: Sequence[float],
 ) -> list[Tensor]:
@@ -133,7 +133,7 @@ def plan(
 def highest_speed_up(
     groups: PruningGroups,
     state: Mapping[str, Tensor],
-    criterion: GroupNorm,
+    criterion: Importance,
     settings: PruningSettings,
     outside: int = 0,
 ) -> float:
@@ -154,7 +154,7 @@ def highest_speed_up(
 def _least(
     groups: PruningGroups,
     state: Mapping[str, Tensor],
-    criterion: GroupNorm,
+    criterion: Importance,
     settings: PruningSettings,
 ) -> Tensor:
     """Prunable units that are left when all is removed that may be, bool [U]."""
@@ -189,7 +189,7 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
 def _ranking(
     groups: PruningGroups,
     state: Mapping[str, Tensor],
-    criterion: GroupNorm,
+    criterion: Importance,
     settings: PruningSettings,
     units: Tensor,
     kept: Tensor,
@@ -249,7 +249,7 @@ def prune(
     *,
     speed_ups: Sequence[float],
     base_macs: int,
-    criterion: GroupNorm,
+    criterion: Importance,
     settings: PruningSettings,
     images: Images | None = None,
     rewound: nn.Module | None = None,
@@ -283,7 +283,7 @@ def prune(
     """
     groups, outside = checked or check_prunable(network, example, speed_ups, base_macs, settings)
     graph = groups.graph
-    state = measure(network, criterion, images)
+    state = criterion.measure(network, graph, images)
     for kept in plan(
         groups, state, criterion, settings, [base_macs / value - outside for value in speed_ups]
     ):
@@ -324,7 +324,7 @@ def check_prunable(
         )
     graph = groups.graph
     outside = _outside_macs(network, graph, example)
-    least = graph.macs(groups.nodes(_least(groups, network.state_dict(), GroupNorm(), settings)))
+    least = graph.macs(groups.nodes(_least(groups, network.state_dict(), Magnitude(), settings)))
     reach = base_macs / (least + outside)
     if speed_ups[-1] > reach:
         raise PruningError(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.pruning.criteria import GroupNorm
 from metaprune_pl.pruning.groups import input_dimensions
+from metaprune_pl.pruning.importance import Importance
 
 Ranking = Literal["global", "uniform"]
 
@@ -88,7 +88,7 @@ class Masks:
 def find_masks(
     graph: WeightGraph,
     state: Mapping[str, Tensor],
-    criterion: GroupNorm,
+    criterion: Importance,
     target: float | str,
     ranking: Ranking = "global",
 ) -> Masks:

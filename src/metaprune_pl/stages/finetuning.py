@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource
-from metaprune_pl.pruning import AttentionUnits, GroupNorm, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.pruning import AttentionUnits, Magnitude, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
@@ -111,7 +111,7 @@ class Finetuning(NetworkTraining):
         optimizer: OptimizerSettings,
         label_smoothing: float = 0.0,
         sparsity: Sparsity | None = None,
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Magnitude = Magnitude(),  # noqa: B008  (frozen)
         attention: AttentionUnits = "width",
         arguments: dict[str, Any] | None = None,
         state: str | None = None,

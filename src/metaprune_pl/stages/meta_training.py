@@ -17,7 +17,7 @@ from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import unite, unite_states
 from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
-from metaprune_pl.pruning import AttentionUnits, GroupNorm
+from metaprune_pl.pruning import AttentionUnits, Magnitude
 from metaprune_pl.pruning import Sparsity as SparsityTerm
 from metaprune_pl.stages.finetuning import whole_set
 from metaprune_pl.stages.objectives import (
@@ -100,7 +100,7 @@ class MetaTraining(LightningModule):
         optimizer: OptimizerSettings,
         objectives: list[Objective] | None = None,
         sparsity: SparsityTerm = SparsityTerm(),  # noqa: B008  (frozen)
-        criterion: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+        criterion: Magnitude = Magnitude(),  # noqa: B008  (frozen)
         batch_norm: BatchNormMode = "eval",
         attention: AttentionUnits = "width",
         clip: float = 0.0,
@@ -255,12 +255,12 @@ def _norm(gradients: dict[str, Tensor]) -> Tensor:
 
 
 def _objectives(
-    given: list[Objective] | None, sparsity: SparsityTerm, criterion: GroupNorm
+    given: list[Objective] | None, sparsity: SparsityTerm, criterion: Magnitude
 ) -> list[Objective]:
     """Return the objectives, which are the paper's where none are given."""
     if given is None:
         return [Accuracy(), Sparsity(**vars(sparsity), criterion=criterion)]
-    if (sparsity, criterion) != (SparsityTerm(), GroupNorm()):
+    if (sparsity, criterion) != (SparsityTerm(), Magnitude()):
         raise ConfigError(
             "model.objectives: sparsity and criterion are settings of its objective Sparsity; "
             "give them there."

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from metaprune_pl.pruning import GroupNorm
+from metaprune_pl.pruning import Magnitude
 from metaprune_pl.pruning import Sparsity as SparsityTerm
 from metaprune_pl.stages.objectives.base import Objective, OfWeights, Term
 from metaprune_pl.stages.objectives.rewritten import Rewritten
@@ -20,7 +20,7 @@ class Sparsity(SparsityTerm, Objective):
 
     name: ClassVar[str] = "sparsity"
     value: ClassVar[str] = "sparsity"
-    criterion: GroupNorm = field(default_factory=GroupNorm)
+    criterion: Magnitude = field(default_factory=Magnitude)
 
     def start(self, rewritten: Rewritten) -> Term:
         """Implements `Objective`."""

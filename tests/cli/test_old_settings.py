@@ -1,0 +1,44 @@
+"""Settings of earlier versions mean today what they meant then."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metaprune_pl.cli.configs import resolve_configs
+from metaprune_pl.cli.old_settings import rewrite_old
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.pruning import Lamp, Magnitude, Random, Scales, Taylor
+
+CLASSES = {kind.__name__: kind for kind in (Lamp, Magnitude, Random, Scales, Taylor)}
+
+
+@pytest.mark.parametrize(
+    ("old", "today"),
+    [
+        ({"p": 1.0, "of": "taylor", "normalize": "mean"}, Taylor(p=1.0, normalize="mean")),
+        ({"of": "taylor"}, Taylor(p=2.0, normalize="max")),
+        ({"of": "weights", "reduce": "first", "seed": 0}, Magnitude(reduce="first")),
+        ({"of": "scales", "p": 1.0, "reduce": "mean"}, Scales(p=1.0)),
+        ({"of": "random", "normalize": "none", "seed": 3}, Random(normalize="none", seed=3)),
+        ({"normalize": "lamp"}, Lamp()),
+    ],
+)
+def test_a_criterion_of_something_is_a_class(old: dict[str, Any], today: object) -> None:
+    found = rewrite_old({"detection": {"criterion": old}})["detection"]["criterion"]
+    assert CLASSES[found["class_path"]](**found["init_args"]) == today
+
+
+def test_what_no_class_does_is_refused_with_what_to_write() -> None:
+    with pytest.raises(ConfigError, match="write `criterion: Lamp`"):
+        rewrite_old({"criterion": {"of": "taylor", "normalize": "lamp"}})
+
+
+def test_overrides_and_flags_with_dots_are_rewritten_in_their_place(tmp_path: Path) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text("chain: {overrides: {curve: {criterion.of: taylor, lr: 1e-3}}}\n")
+    text, flag = resolve_configs([f"--config={config}", "--criterion.of=random"])
+    settings = yaml.safe_load(text.removeprefix("--config="))
+    assert settings == {"chain": {"overrides": {"curve": {"criterion": "Taylor", "lr": 0.001}}}}
+    assert flag == "--criterion=Random"
