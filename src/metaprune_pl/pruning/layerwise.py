@@ -1,0 +1,240 @@
+"""Runs a network layer by layer: a run stops before each layer, which may get new weights there.
+
+`torch.export` gives a forward pass as a list of operations. Several batches are run in turn, each
+holding what the operations ahead of it still need, and nothing else.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node, map_arg
+
+from metaprune_pl.errors import PruningError
+from metaprune_pl.networks.widths import all_tensors
+
+_DIMENSIONS = {
+    "aten.linear.default": 0,
+    "aten.conv1d.default": 1,
+    "aten.conv1d.padding": 1,
+    "aten.conv2d.default": 2,
+    "aten.conv2d.padding": 2,
+    "aten.conv3d.default": 3,
+    "aten.conv3d.padding": 3,
+}
+"""Layers with weights, and the dimensions of their kernels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """A layer that is about to read its inputs.
+
+    Letters: G conv groups, O outputs and I inputs of one, K = I times the taps of the kernel.
+
+    Attributes:
+        name: Name of its weight.
+        weight: The weight, [G * O, I, ...].
+        bias: Its bias, [G * O], where that is a parameter that nothing else reads.
+        constant: Another bias, such as one put together from several parameters, [G * O].
+        inputs: What it reads, [B, C, ...] for a convolution, [..., C] for a linear layer.
+        compute: Returns what it gives.
+        groups: G.
+        stride: Of each dimension of the kernel; empty for a linear layer.
+        padding: Before and after, of each dimension.
+        dilation: Of each dimension.
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+    constant: Tensor | None
+    inputs: Tensor
+    compute: Callable[[], Tensor]
+    groups: int = 1
+    stride: Sequence[int] = ()
+    padding: Sequence[tuple[int, int]] = ()
+    dilation: Sequence[int] = ()
+
+    @property
+    def channel_dim(self) -> int:
+        """Dimension of the channels, of inputs and outputs."""
+        return 1 if self.stride else -1
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weights, one row per output, [G, O, K]."""
+        return self.weight.reshape(self.groups, -1, self.weight[0].numel())
+
+    def patches(self, inputs: Tensor) -> Tensor:
+        """Return what the rows of `matrix` are multiplied with, [G, rows, K]."""
+        if not self.stride:
+            return inputs.reshape(1, -1, inputs.shape[-1])
+        padded = F.pad(inputs, [side for pair in reversed(self.padding) for side in pair])
+        taps = [padded[window].flatten(2) for window in self._windows(padded.shape[2:])]
+        stacked = torch.stack(taps, -1)  # [B, C, positions, T]
+        parts: Tensor = stacked.unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2, 4)
+        return parts.reshape(self.groups, -1, self.weight[0].numel())
+
+    def _windows(self, sizes: torch.Size) -> Iterator[tuple[slice, ...]]:
+        """Give the part of the padded inputs that each tap meets."""
+        kernel, dims = self.weight.shape[2:], range(len(sizes))
+        steps = [
+            (sizes[d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] for d in dims
+        ]
+        for tap in itertools.product(*map(range, kernel)):
+            first = [self.dilation[d] * tap[d] for d in dims]
+            spans = [
+                slice(first[d], first[d] + self.stride[d] * steps[d] + 1, self.stride[d])
+                for d in dims
+            ]
+            yield (slice(None), slice(None), *spans)
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """Return outputs in the order of `patches`, [G, rows, O]."""
+        if not self.stride:
+            return outputs.reshape(1, -1, outputs.shape[-1])
+        by_group: Tensor = outputs.flatten(2).unflatten(
+            1, (self.groups, -1)
+        )  # [B, G, O, positions]
+        return by_group.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+class LayerwiseNetwork:
+    """A network in evaluation mode, as a list of operations.
+
+    Its parameters and buffers are those of the network: what is copied into them counts from then
+    on. A layer is a convolution or a linear layer whose weight is a parameter that nothing else
+    reads.
+
+    Args:
+        network: Left as it is.
+        example: As many images as every batch will have, [B, C, H, W].
+
+    Raises:
+        PruningError: The network cannot be exported.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        self._program = _export(network, example)
+        kinds = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
+        own = all_tensors(network)
+        self._tensors: dict[Node, Any] = {}
+        self._names: dict[Node, str] = {}
+        for node in self._program.graph.find_nodes(op="placeholder"):
+            spec = kinds[node.name]
+            if spec.kind is InputKind.USER_INPUT:
+                self._input = node
+            elif spec.target in own:
+                self._tensors[node] = own[spec.target].detach()
+                self._names[node] = spec.target
+            else:
+                self._tensors[node] = self._program.constants[str(spec.target)]
+        self._layers = dict(self._layer_nodes())
+        nodes = self._program.graph.nodes
+        self._last_use = {used: node for node in nodes for used in node.all_input_nodes}
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers' weights, in the order of the forward pass."""
+        return list(self._layers)
+
+    def _layer_nodes(self) -> Iterator[tuple[str, Node]]:
+        for node in self._program.graph.nodes:
+            if (dimensions := _DIMENSIONS.get(str(node.target))) is not None:
+                arguments: tuple[Any, ...] = node.args
+                inputs, weight, *_ = arguments
+                batched = not dimensions or inputs.meta["val"].dim() == dimensions + 2
+                if self._own(weight) and batched:
+                    yield self._names[weight], node
+
+    def _own(self, node: Any) -> bool:
+        """Whether a node is a parameter, and the only reader of it reads nothing else."""
+        if node not in self._names:
+            return False
+        place = self._tensors[node].data_ptr()
+        same = [other for other in self._names if self._tensors[other].data_ptr() == place]
+        return sum(len(other.users) for other in same) == 1
+
+    def run(self, images: Tensor, names: Sequence[str]) -> Iterator[Layer]:
+        """Run the network on a batch, and stop before each of the layers that are named.
+
+        Args:
+            images: [B, C, H, W].
+            names: Names of weights, in the order of the forward pass.
+        """
+        values: dict[Node, Any] = {**self._tensors, self._input: images}
+        stops = {self._layers[name] for name in names}
+        for node in self._program.graph.nodes:
+            if node.op == "get_attr":
+                values[node] = getattr(self._program.graph_module, str(node.target))
+            elif node.op == "call_function":
+                compute = self._call(node, values)
+                if node in stops:
+                    yield self._layer(node, values, compute)
+                values[node] = compute()
+                del compute
+            for used in node.all_input_nodes:
+                if self._last_use[used] is node:
+                    values.pop(used, None)
+
+    @staticmethod
+    def _call(node: Node, values: dict[Node, Any]) -> Callable[[], Any]:
+        function: Any = node.target
+        arguments = map_arg(node.args, values.__getitem__)
+        return partial(function, *arguments, **map_arg(node.kwargs, values.__getitem__))
+
+    def _layer(self, node: Node, values: dict[Node, Any], compute: Callable[[], Tensor]) -> Layer:
+        given: tuple[Any, ...] = node.args
+        inputs, weight = given[:2]
+        bias: Any = given[2] if len(given) > 2 else None
+        options: dict[str, Any] = {}
+        if dimensions := _DIMENSIONS[str(node.target)]:
+            defaults: list[Any] = [[1] * dimensions, [0] * dimensions, [1] * dimensions, 1]
+            stride, padding, dilation, groups = (*given[3:], *defaults[max(0, len(given) - 3) :])
+            kernel = self._tensors[weight].shape[2:]
+            options = {
+                "stride": stride,
+                "padding": _sides(padding, kernel, dilation),
+                "dilation": dilation,
+                "groups": groups,
+            }
+        return Layer(
+            name=self._names[weight],
+            weight=self._tensors[weight],
+            bias=self._tensors[bias] if self._own(bias) else None,
+            constant=None if bias is None or self._own(bias) else values[bias],
+            inputs=values[inputs],
+            compute=compute,
+            **options,
+        )
+
+
+def _sides(
+    padding: str | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return how far each dimension is padded before and after."""
+    if padding == "valid":
+        return [(0, 0) for _ in kernel]
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [(total // 2, total - total // 2) for total in reach]
+    return [(int(side), int(side)) for side in padding]
+
+
+def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(copy.deepcopy(network).eval(), (example,), strict=False)
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise PruningError(
+            f"the network cannot be exported with {len(example)} images at a time: {reason}"
+        ) from error

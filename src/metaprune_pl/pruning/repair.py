@@ -1,0 +1,157 @@
+"""Least-squares repair: a pruned network learns from unlabelled images what its layers gave before.
+
+Layer by layer, in the order of the forward pass, a layer of the pruned network gets the weights that
+come closest to the unpruned layer's outputs at the neurons that stay, given what the layers before
+it, repaired already, now give.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.pruning.layerwise import Layer, LayerwiseNetwork
+from metaprune_pl.pruning.least_squares import NormalEquations
+
+RIDGES = (1e-1, 1e-2, 1e-3, 1e-5, 1e-7, 1e-10)
+"""Penalties that compete on the images kept apart."""
+BATCH = 32
+"""Images that run together."""
+ENTRIES = 2**23
+"""Numbers of the largest matrix of inputs that is made at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRepair:
+    """What came of a layer.
+
+    Attributes:
+        name: Name of its weight.
+        before: Error of its outputs on the images kept apart, as a share of their norm.
+        after: The same with its new weights; equal where the old ones were left.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+@torch.no_grad()
+def repair(
+    network: nn.Module,
+    pruned: nn.Module,
+    graph: WeightGraph,
+    kept: Tensor,
+    images: Tensor,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Iterator[LayerRepair]:
+    """Give the layers of a pruned network weights that reproduce the outputs of the unpruned one.
+
+    A quarter of the images is kept apart: the penalty of the ridge regression is chosen on them, and
+    a layer (of a grouped convolution, a group) whose error there does not fall is left as it is.
+    Layers whose weights are read twice, and transposed convolutions, are left too. Statistics of
+    batch norms are right as they are, those of the unpruned network.
+
+    Args:
+        network: The unpruned network.
+        pruned: What `remove` or `apply_masks` made of it; its parameters are changed in place.
+        graph: Topology of the unpruned network.
+        kept: Which nodes stay, bool [N].
+        images: Unlabelled images, normalised, on the networks' device, [B, C, H, W]. A few are left
+            over where they do not make up equal batches.
+        masks: Weights that may not be zero, bool, by the name of the parameter.
+
+    Yields:
+        Each layer when it is done.
+
+    Raises:
+        ConfigError: There are less than four images.
+        PruningError: The network cannot be exported.
+    """
+    if len(images) < 4:
+        raise ConfigError(f"repair: {len(images)} images are too few; give at least 4.")
+    size = len(images) // max(4, -(-len(images) // BATCH))
+    batches = [part for part in images.split(size) if len(part) == size]
+    unpruned, changed = LayerwiseNetwork(network, batches[0]), LayerwiseNetwork(pruned, batches[0])
+    outputs = _outputs_that_stay(graph, kept.to(images.device))
+    names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
+    sources = [unpruned.run(batch, names) for batch in batches]
+    targets = [changed.run(batch, names) for batch in batches]
+    for name in names:
+        index, mask = outputs[graph.aliases.get(name, name)], (masks or {}).get(name)
+        pairs = zip(map(next, sources), map(next, targets), strict=True)
+        yield _repair_layer(list(pairs), index, mask)
+
+
+def _outputs_that_stay(graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
+    """Return the outputs of each layer that stay, by the name of its weight, [O]."""
+    found = {}
+    for connection in graph.connections:
+        if connection.parameter is not None and not connection.inputs_first:
+            stays = kept[connection.target.to(kept.device)]
+            if connection.rows is None:
+                found[connection.parameter] = stays.flatten().nonzero().flatten()
+            else:
+                rows = connection.rows.to(kept.device)[stays[0]]
+                found[connection.parameter] = rows.flatten().sort().values
+    return found
+
+
+def _repair_layer(
+    pairs: Sequence[tuple[Layer, Layer]], index: Tensor, mask: Tensor | None
+) -> LayerRepair:
+    """Find and set the weights of one layer.
+
+    Args:
+        pairs: The layer in the unpruned and in the pruned network, for each batch.
+        index: Outputs that stay, [O].
+        mask: Weights that may not be zero, bool in the shape of the weight.
+    """
+    fitted, apart = NormalEquations(), NormalEquations()
+    for number, (source, layer) in enumerate(pairs):
+        expected = source.compute().index_select(source.channel_dim, index)
+        for inputs, outputs in _slices(layer, expected):
+            (apart if number % 4 == 3 else fitted).add(inputs, outputs)
+    layer = pairs[0][1]
+    start = _with_bias(layer, layer.matrix.double(), layer.bias)
+    support = None
+    if mask is not None:
+        allowed = mask.reshape(layer.matrix.shape).to(start.device)
+        support = _with_bias(layer, allowed, torch.ones(len(layer.weight), device=start.device))
+    before = least = apart.error(start)
+    best = start
+    for ridge in RIDGES:
+        weights = fitted.solve(start, ridge, support)
+        error = apart.error(weights)
+        best = torch.where((error < least)[:, None, None], weights, best)
+        least = torch.minimum(error, least)
+    if layer.bias is not None:
+        layer.bias.copy_(best[..., -1].flatten())
+        best = best[..., :-1]
+    layer.weight.copy_(best.reshape(layer.weight.shape))
+    norm = float(apart.square.sum()) or 1.0
+    shares = [(float(error.sum()) / norm) ** 0.5 for error in (before, least)]
+    return LayerRepair(name=layer.name, before=shares[0], after=shares[1])
+
+
+def _slices(layer: Layer, expected: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give inputs [G, rows, K] and outputs [G, rows, O] of a layer, few enough for little memory."""
+    width = layer.matrix.shape[2] * layer.groups
+    positions = expected.numel() // len(expected) // len(layer.weight)
+    few = max(1, ENTRIES // (positions * width))
+    for inputs, outputs in zip(layer.inputs.split(few), expected.split(few), strict=True):
+        patches, rows = layer.patches(inputs), layer.rows(outputs)
+        if layer.constant is not None:
+            rows = rows - layer.constant.reshape(layer.groups, 1, -1)
+        yield _with_bias(layer, patches, torch.ones_like(patches[..., 0])), rows
+
+
+def _with_bias(layer: Layer, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Append a column for the bias, [G, rows, K] -> [G, rows, K + 1], where the layer has one."""
+    if layer.bias is None or bias is None:
+        return matrix
+    return torch.cat([matrix, bias.reshape(*matrix.shape[:2], 1).to(matrix)], 2)
