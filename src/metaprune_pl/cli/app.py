@@ -20,7 +20,6 @@ from rich.console import Console
 from metaprune_pl import data, metanetworks, stages  # noqa: F401  (their classes get short names in configs)
 from metaprune_pl.cli.configs import join_overrides, resolve_configs
 from metaprune_pl.cli.parser import ShortErrorParser, name_settings
-from metaprune_pl.cli.stage_trainer import is_main_process
 from metaprune_pl.cli.trainer import MetapruneTrainer
 from metaprune_pl.errors import ConfigError, MetapruneError
 from metaprune_pl.pipelines.compare import CompareSettings, run_compare
@@ -31,6 +30,7 @@ from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports import tables
 from metaprune_pl.reports.masks import whole_sentence
 from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
+from metaprune_pl.stages.trainer import is_main_process
 
 HARDWARE_FLAGS = (
     "accelerator",
@@ -213,7 +213,7 @@ class App(LightningCLI):
                     "aside before"
                 )
         wanting = subcommand == "data_models" and missing(folder.path, kwargs["model"].seeds)
-        if trainer.agree(folder.finished and subcommand not in _CHAINS and not wanting):
+        if trainer.broadcast(folder.finished and subcommand not in _CHAINS and not wanting):
             _say(
                 f"[dim]{folder.path} is finished; it is not run again, even if images have "
                 "changed since."
@@ -249,7 +249,7 @@ class App(LightningCLI):
             raise
         if is_main_process():
             folder.finish()
-        trainer.agree(None)
+        trainer.broadcast(None)
         if not self._inside:
             trainer.leave()
         if is_main_process() and not self._inside:

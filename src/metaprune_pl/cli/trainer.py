@@ -5,12 +5,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from metaprune_pl.cli.stage_trainer import StageTrainer
 from metaprune_pl.data import VOC, ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource
 from metaprune_pl.pipelines.analyze import SampleSettings, run_analyze
 from metaprune_pl.pipelines.compare import CompareSettings
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, run_curve
 from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
 from metaprune_pl.pipelines.detection import DetectionSettings, run_detection
@@ -31,6 +31,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.reports import Curve, Detected, Masked, Pruned, Selection
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.stages import DataModelTraining
+from metaprune_pl.stages.trainer import StageTrainer
 
 
 class MetapruneTrainer(StageTrainer):
@@ -56,7 +57,7 @@ class MetapruneTrainer(StageTrainer):
         if self.max_epochs is None or self.max_epochs < 0:
             raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
         return run_data_models(
-            self.context(),
+            Context.of(self),
             datamodule,
             model,
             epochs=self.max_epochs,
@@ -120,10 +121,15 @@ class MetapruneTrainer(StageTrainer):
         )
         if masks is not None:
             return run_masks(
-                self.context(), datamodule, how, masks, finetune_after=finetune_after, rounds=rounds
+                Context.of(self),
+                datamodule,
+                how,
+                masks,
+                finetune_after=finetune_after,
+                rounds=rounds,
             )
         return run_prune(
-            self.context(),
+            Context.of(self),
             datamodule,
             how,
             finetune_after=finetune_after,
@@ -177,7 +183,7 @@ class MetapruneTrainer(StageTrainer):
             pruning=pruning,
             finetune=finetune,
         )
-        return run_curve(self.context(), datamodule, how, grid, masks, beside)
+        return run_curve(Context.of(self), datamodule, how, grid, masks, beside)
 
     def select(
         self,
@@ -219,7 +225,7 @@ class MetapruneTrainer(StageTrainer):
             pruning=pruning,
             finetune=finetune,
         )
-        return run_select(self.context(), datamodule, how, grid, search, masks)
+        return run_select(Context.of(self), datamodule, how, grid, search, masks)
 
     def analyze(
         self,
@@ -260,7 +266,7 @@ class MetapruneTrainer(StageTrainer):
             pruning=pruning,
             finetune=finetune,
         )
-        return run_analyze(self.context(), datamodule, how, sample)
+        return run_analyze(Context.of(self), datamodule, how, sample)
 
     def detect(self, datamodule: VOC, *, detection: DetectionSettings) -> list[Detected]:
         """Train a detector, and prune its backbone with and without a metanetwork.
@@ -269,7 +275,7 @@ class MetapruneTrainer(StageTrainer):
             datamodule: Images with objects.
             detection: What to run.
         """
-        return run_detection(self.context(), datamodule, detection)
+        return run_detection(Context.of(self), datamodule, detection)
 
     def inspect(
         self,

@@ -7,9 +7,7 @@ import torch
 
 from metaprune_pl.files import read_json
 from metaprune_pl.reports import Cost
-
-IMAGES_FILE = "images.json"
-"""Where a fit says how many images it trained on."""
+from metaprune_pl.stages.callbacks import IMAGES_FILE
 
 
 def reset_peaks() -> None:

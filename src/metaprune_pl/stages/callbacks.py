@@ -9,9 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from metaprune_pl.data.loader import Resumable
-from metaprune_pl.pipelines.cost import IMAGES_FILE
 from metaprune_pl.reports import write_json
-from metaprune_pl.stages import DataModelTraining
+from metaprune_pl.stages.data_models import DataModelTraining
+
+IMAGES_FILE = "images.json"
+"""Where a fit says how many images it trained on."""
 
 
 class SameEpochs(Callback):

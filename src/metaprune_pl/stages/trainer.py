@@ -18,10 +18,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from metaprune_pl.cli.callbacks import CountImages, SameEpochs
-from metaprune_pl.cli.checkpoints import WholeFileCheckpointIO
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
+from metaprune_pl.stages.callbacks import CountImages, SameEpochs
+from metaprune_pl.stages.checkpoints import WholeFileCheckpointIO
 
 
 class StageTrainer(pl.Trainer):
@@ -101,16 +100,11 @@ class StageTrainer(pl.Trainer):
             enable_progress_bar=False,
         )
 
-    def context(self) -> Context:
-        """Return where commands run: this Trainer's folder and device."""
+    @property
+    def run_folder(self) -> Path:
+        """Where a run's files go; with `fast_dev_run`, to a folder that does not outlive this."""
         folder = self._rehearsal.name if self._rehearsal else self.default_root_dir
-        return Context(
-            folder=Path(self.agree(folder)),
-            device=self.strategy.root_device,
-            make_trainer=self.for_stage,
-            is_global_zero=is_main_process(),
-            broadcast=self.agree,
-        )
+        return Path(self.broadcast(folder))
 
     def join(self) -> None:
         """Start the other processes of a run on several devices, or meet those that were started from outside."""
@@ -126,8 +120,8 @@ class StageTrainer(pl.Trainer):
             dist.barrier()
             dist.destroy_process_group()
 
-    def agree(self, value: Any) -> Any:
-        """Return the main process's value on every process, none of which goes on before the main one is there."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the main process's value on every process, after that one is there."""
         return self.strategy.broadcast(value)
 
     def fit(
