@@ -397,7 +397,7 @@ def test_a_card_that_names_a_function_is_refused_and_the_function_is_not_called(
     folder = stored(
         tmp_path / "m", **{"class": "os.system", "arguments": {"command": "touch here"}}
     )
-    with pytest.raises(StorageError, match=r"names os\.system, which is no metanetwork"):
+    with pytest.raises(StorageError, match=r"no metanetwork is known as 'os\.system'"):
         load_metanetwork(folder)
     assert calls == []
 
@@ -409,7 +409,7 @@ def test_a_card_that_names_another_class_is_refused(tmp_path: Path, name: str) -
     folder = stored(
         tmp_path / "m", **{"class": name, "arguments": {"args": ["touch", str(tmp_path / "made")]}}
     )
-    with pytest.raises(StorageError, match="which is no metanetwork"):
+    with pytest.raises(StorageError, match="no metanetwork is known as"):
         load_metanetwork(folder)
     assert not (tmp_path / "made").exists()
 

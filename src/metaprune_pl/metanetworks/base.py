@@ -1,4 +1,4 @@
-"""What every metanetwork is: a module from features to features that knows its schema and its arguments."""
+"""What every metanetwork is: a module that reads a network's graph, and what most of them return."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from metaprune_pl.graphs.features import schema_of
 
 
 class Metanetwork(nn.Module, ABC):
-    """Base of metanetworks.
+    """Base of metanetworks, whatever their head returns.
 
     Args:
-        schema: Name of the node features that it reads and writes.
+        schema: Name of the node features that it reads.
         arguments: All arguments of the constructor, plain values, so that it can be stored and
             built again.
     """
@@ -23,6 +23,14 @@ class Metanetwork(nn.Module, ABC):
         super().__init__()
         self.schema: Schema = schema_of(schema)
         self.arguments = arguments
+
+    @abstractmethod
+    def forward(self, graph: WeightGraph, features: Features) -> Any:
+        """Return what the head makes of a network: new features, or a prediction."""
+
+
+class Rewriter(Metanetwork):
+    """Base of metanetworks that give a network new weights."""
 
     @abstractmethod
     def forward(self, graph: WeightGraph, features: Features) -> Features:

@@ -15,7 +15,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import Features, WeightGraph
 from metaprune_pl.graphs.features import schema_of
 from metaprune_pl.metanetworks import library
-from metaprune_pl.metanetworks.base import Metanetwork
+from metaprune_pl.metanetworks.base import Rewriter
 from metaprune_pl.metanetworks.blocks import batch_blocks
 from metaprune_pl.metanetworks.coding import Coding, KernelSizes
 from metaprune_pl.metanetworks.engine import Edges
@@ -52,7 +52,7 @@ class PNALayer(nn.Module):
         return torch.cat(weights), torch.cat(biases)
 
 
-class PNAMetanetwork(Metanetwork):
+class PNAMetanetwork(Rewriter):
     """Message passing with principal neighbourhood aggregation and a multiplicative edge update.
 
     Untrained it is the identity: the last decoder layers start at zero.

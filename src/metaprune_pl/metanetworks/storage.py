@@ -1,16 +1,18 @@
 """A metanetwork on disk: a folder of `weights.safetensors` and `metanetwork.json`. Nothing is unpickled."""
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.files import whole_folder, write_json
-from metaprune_pl.metanetworks.base import Metanetwork
+from metaprune_pl.metanetworks.base import Metanetwork, Rewriter
+from metaprune_pl.metanetworks.registry import metanetwork_class, name_of
+
+Head = TypeVar("Head", bound=Metanetwork)
 
 
 def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[str, Any]) -> None:
@@ -21,9 +23,8 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
         metanetwork: What to store.
         record: Facts worth keeping, such as the epoch and losses.
     """
-    kind = type(metanetwork)
     card = {
-        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "class": name_of(type(metanetwork)),
         "arguments": metanetwork.arguments,
         "record": record,
     }
@@ -65,33 +66,39 @@ def find_metanetwork(folder: str | Path) -> Path:
     return folder if (folder / "metanetwork.json").is_file() else stored_metanetworks(folder)[-1]
 
 
-def load_metanetwork(folder: str | Path) -> Metanetwork:
+@overload
+def load_metanetwork(folder: str | Path) -> Rewriter: ...
+@overload
+def load_metanetwork(folder: str | Path, head: type[Head]) -> Head: ...
+def load_metanetwork(folder: str | Path, head: type[Metanetwork] = Rewriter) -> Metanetwork:
     """Load a metanetwork, or the last epoch of a folder of them, on the CPU.
 
+    Args:
+        folder: Where it is.
+        head: What it must be.
+
     Raises:
-        StorageError: There is none, or its files are damaged.
+        StorageError: There is none of that head, or its files are damaged.
     """
     folder = find_metanetwork(folder)
     try:
         card = json.loads((folder / "metanetwork.json").read_text())
-        module, _, name = card["class"].rpartition(".")
-        kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, Metanetwork)):
-            raise StorageError(
-                f"{folder}/metanetwork.json names {card['class']}, which is no metanetwork."
-            )
+        kind = metanetwork_class(str(card["class"]))
+        if not issubclass(kind, head):
+            raise ValueError(f"it is a {kind.__name__}, which is no {head.__name__}")
         metanetwork = kind(**card["arguments"])
         weights = load_file(folder / "weights.safetensors")
         shapes = {name: value.shape for name, value in metanetwork.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != shapes:
             raise ValueError("its weights do not fit its arguments")
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise ValueError("its weights are not finite: its training ran away")
         metanetwork.load_state_dict(weights)
     except (
+        StorageError,
         LookupError,
         ValueError,
         TypeError,
-        ImportError,
-        AttributeError,
         OSError,
         SafetensorError,
     ) as error:

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import unite, unite_states
-from metaprune_pl.metanetworks import Metanetwork, save_metanetwork
+from metaprune_pl.metanetworks import Rewriter, save_metanetwork
 from metaprune_pl.pruning import AttentionUnits, Magnitude
 from metaprune_pl.pruning import Sparsity as SparsityTerm
 from metaprune_pl.stages.finetuning import whole_set
@@ -96,7 +96,7 @@ class MetaTraining(LightningModule):
     def __init__(
         self,
         *,
-        metanetwork: Metanetwork,
+        metanetwork: Rewriter,
         optimizer: OptimizerSettings,
         objectives: list[Objective] | None = None,
         sparsity: SparsityTerm = SparsityTerm(),  # noqa: B008  (frozen)
