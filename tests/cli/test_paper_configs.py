@@ -78,9 +78,9 @@ def test_data_models(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         initial["speed_up"],
         short(finetune, finetune["optimizer"]),
     )
-    assert found["data"]["init_args"]["batch_size"] * (
-        found["trainer"]["accumulate_grad_batches"] or 1
-    ) == (256 if name == "resnet50" else 128)
+    images = found["data"]["init_args"]
+    step = images["global_batch"] or images["batch_size"]
+    assert step == (256 if name == "resnet50" else 128)
     depth = model["network"]["arguments"].get("depth")
     assert depth == {"resnet110": 110, "resnet56": 56, "vgg19": 19}.get(name.partition("_")[0])
 
@@ -90,15 +90,19 @@ META: dict[str, Any] = {
     "resnet56_cifar10_no_initial": ((8, 64, "resnet", 0.01), (1e-3, [3]), 500 * 100, 10 / 100),
     "resnet110_cifar10": ((8, 64, "resnet", 0.01), (1e-3, [3]), 500 * 100, 10 / 100),
     "resnet56_cifar100": ((8, 64, "resnet", 0.01), (1e-3, [3]), 500 * 100, 10 / 100),
-    "resnet56_svhn": ((8, 64, "resnet", 0.01), (1e-3, [3]), 500 * 147, 10 / 147),
+    "resnet56_svhn": (
+        (8, 64, "resnet", 0.01),
+        (1e-3, [3]),
+        73_600,
+        10 / 147,
+    ),  # 500 x 147, on 8 devices
     "vgg19_cifar100": ((8, 32, "vgg", 0.05), (1e-3, [10]), 500 * 100, 10 / 100),
     "resnet18_cifar10_224": ((6, 16, "resnet", 5e-4), (1e-2, [3]), 500 * 100, 10 / 100),
     "resnet26_cifar10_224": ((6, 16, "resnet", 5e-4), (1e-2, [3]), 500 * 100, 10 / 100),
-    "resnet50": ((6, 16, "resnet", 2e-3), (1e-2, [2]), 32 * 200, 10 / 200),
-    "vit_b_16": ((3, 4, "vit", 0.1), (1e-3, []), 32 * 200, 10 / 200),
+    "resnet50": ((6, 16, "resnet", 2e-3), (1e-2, [2]), 32 * 8 * 200, 10 / 200),
+    "vit_b_16": ((3, 4, "vit", 0.1), (1e-3, []), 32 * 8 * 200, 10 / 200),
 }
-"""Layers, hidden, schema and ratios; rate and milestones; images of a big batch on a device; weight
-of sparsity."""
+"""Layers, hidden, schema and ratios; rate and milestones; images of a big batch; weight of sparsity."""
 
 
 @pytest.mark.parametrize("name", META)
@@ -110,7 +114,7 @@ def test_meta_training(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert META[name] == (
         (net["layers"], net["hidden"], net["schema"], net["edge_ratio"]),
         (optimizer["lr"], optimizer["milestones"]),
-        data["images"]["init_args"]["batch_size"] * data["micro_batches"],
+        data["big_batch"],
         pytest.approx(model["sparsity"]["weight"], rel=0.001),
     )
     assert (optimizer["name"], optimizer["weight_decay"], model["sparsity"]["alpha"]) == (
@@ -226,7 +230,7 @@ def overrides(name: str) -> dict[str, dict[str, Any]]:
         batch |= {
             "data.init_args.batch_size": 4,
             "data.init_args.workers": 0,
-            "trainer.accumulate_grad_batches": 2,
+            "data.init_args.global_batch": 8,
         }
     if name.endswith("224"):
         batch["data.init_args.image_size"] = 56
@@ -249,7 +253,7 @@ def overrides(name: str) -> dict[str, dict[str, Any]]:
     meta = {
         **images,
         **small_metanetwork,
-        "data.init_args.micro_batches": 2,
+        "data.init_args.big_batch": 64,
         "data.init_args.rounds": 1,
         "data.init_args.models_per_step": 1,
     }

@@ -33,7 +33,7 @@ def test_boxes_hold_their_colours_mirrored_or_not(root: Path) -> None:
     """Inside of each box is its object's colour and outside of all is none, also after mirroring."""
     data = VOC(root=str(root), batch_size=2, workers=0)
     seen = 0
-    for batch in data.loader("train", train=True):
+    for batch in data.train_dataloader():
         for image, target in zip(batch.images, batch.targets, strict=True):
             inside = torch.zeros(image.shape[1:], dtype=torch.bool)
             for (left, top, right, bottom), label in zip(
@@ -48,7 +48,7 @@ def test_boxes_hold_their_colours_mirrored_or_not(root: Path) -> None:
             assert float((grey == ~inside).float().mean()) > 0.97
             seen += 1
     straight = [image for batch in data.evaluation("train", HERE) for image in batch.images]
-    served = [image / 255 for batch in data.loader("train", train=True) for image in batch.images]
+    served = [image / 255 for batch in data.train_dataloader() for image in batch.images]
     shown = sum(any(image.equal(other) for other in straight) for image in served)
     mirrored = sum(any(image.flip(2).equal(other) for other in straight) for image in served)
     assert (shown + mirrored, seen) == (len(served), len(served))
@@ -56,11 +56,11 @@ def test_boxes_hold_their_colours_mirrored_or_not(root: Path) -> None:
 
 
 def test_an_interrupted_epoch_goes_on(root: Path) -> None:
-    whole = list(VOC(root=str(root), batch_size=2, workers=0).loader("train", train=True))
-    first = VOC(root=str(root), batch_size=2, workers=0).loader("train", train=True)
+    whole = list(VOC(root=str(root), batch_size=2, workers=0).train_dataloader())
+    first = VOC(root=str(root), batch_size=2, workers=0).train_dataloader()
     iterator = iter(first)
     next(iterator)
-    second = VOC(root=str(root), batch_size=2, workers=0).loader("train", train=True)
+    second = VOC(root=str(root), batch_size=2, workers=0).train_dataloader()
     second.load_state_dict(first.state_dict())
     for one, other in zip(whole[1:], second, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.images, other.images, strict=True))
@@ -68,8 +68,8 @@ def test_an_interrupted_epoch_goes_on(root: Path) -> None:
 
 def test_workers_read_the_same(root: Path) -> None:
     for one, other in zip(
-        VOC(root=str(root), workers=0).loader("train", train=True),
-        VOC(root=str(root), workers=1).loader("train", train=True),
+        VOC(root=str(root), workers=0).train_dataloader(),
+        VOC(root=str(root), workers=1).train_dataloader(),
         strict=True,
     ):
         assert all(torch.equal(a, b) for a, b in zip(one.images, other.images, strict=True))

@@ -78,11 +78,12 @@ def test_a_step_of_two_data_models_averages_their_gradients(args: list[str]) -> 
         *args,
         SGD,
         "--trainer.max_epochs=1",
-        "--data.init_args.micro_batches=1",
         "--data.init_args.rounds=1",
     ]
-    main([*common, "--data.init_args.models_per_step=2", "--trainer.default_root_dir=together"])
-    main([*common, "--trainer.default_root_dir=after_one_another"])
+    together = ["--data.init_args.models_per_step=2", "--data.init_args.big_batch=500"]
+    main([*common, *together, "--trainer.default_root_dir=together"])
+    alone = ["--data.init_args.big_batch=250", "--trainer.default_root_dir=after_one_another"]
+    main([*common, *alone])
     steps = [
         torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["global_step"]
         for run in ("together", "after_one_another")

@@ -45,8 +45,9 @@ class PublicImages(MemoryImages):
             are.
         validation_share: Share of the training images kept for validation.
         fraction: Share of the remaining training images that is used, class by class.
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images; None is what the paper does.
         mixing: How training images are mixed.
         seed: Seed of order, augmentation and `fraction`.
@@ -68,6 +69,7 @@ class PublicImages(MemoryImages):
         fraction: float = 1.0,
         batch_size: int = 128,
         eval_batch_size: int = 500,
+        global_batch: int | None = None,
         augmentation: Augmentation | None = None,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
         seed: int = 0,
@@ -75,6 +77,7 @@ class PublicImages(MemoryImages):
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
             augmentation=augmentation or self.augmented,
             mixing=mixing,
             seed=seed,

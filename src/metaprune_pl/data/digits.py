@@ -19,8 +19,9 @@ class Digits(MemoryImages):
         classes: Digits of each class, such as [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]] for a data set of
             even and odd ones; other digits are left out. None is a class for each.
         fraction: Share of the training images that is used, class by class.
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images.
         seed: Seed of order, augmentation and `fraction`.
 
@@ -36,12 +37,14 @@ class Digits(MemoryImages):
         fraction: float = 1.0,
         batch_size: int = 50,
         eval_batch_size: int = 500,
+        global_batch: int | None = None,
         augmentation: Augmentation = Augmentation(shift=1),  # noqa: B008  (frozen)
         seed: int = 0,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
             augmentation=augmentation,
             seed=seed,
         )

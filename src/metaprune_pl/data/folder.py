@@ -46,8 +46,9 @@ class ImageFolder(MemoryImages):
         test_share: Share of all images kept for the test, where there is no `test` folder.
         fraction: Share of the remaining training images that is used, class by class.
         cache: Folder for decoded images; None is the user's cache folder.
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images.
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
@@ -70,6 +71,7 @@ class ImageFolder(MemoryImages):
         cache: str | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
+        global_batch: int | None = None,
         augmentation: Augmentation = Augmentation(shift=4, flip=True),  # noqa: B008  (frozen)
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
         normalization: Normalization | None = None,
@@ -78,6 +80,7 @@ class ImageFolder(MemoryImages):
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
             augmentation=augmentation,
             mixing=mixing,
             normalization=normalization,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from metaprune_pl.data.augmentation import Mixing
+from metaprune_pl.data.batches import SteppedDataModule
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import ConfigError
 
@@ -53,12 +53,13 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """What pretrained networks expect, torchvision's and most of timm's."""
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(SteppedDataModule, ABC):
     """Base of image data modules.
 
     Args:
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         mixing: How training images are mixed.
         seed: Seed of order and augmentation.
 
@@ -66,11 +67,21 @@ class ImageDataModule(LightningDataModule, ABC):
         ConfigError: A batch size is below 1.
     """
 
-    def __init__(self, *, batch_size: int, eval_batch_size: int, mixing: Mixing, seed: int) -> None:
-        super().__init__()
-        if min(batch_size, eval_batch_size) < 1:
-            raise ConfigError("data: batch_size and eval_batch_size must be at least 1.")
-        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        global_batch: int | None,
+        mixing: Mixing,
+        seed: int,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
+            seed=seed,
+        )
         self.mixing = mixing
 
     @property
@@ -105,23 +116,14 @@ class ImageDataModule(LightningDataModule, ABC):
         self.count("train")
 
     def setup(self, stage: str) -> None:
-        """Find the images."""
+        """Find the images, and divide the steps of a fit over the devices."""
         self.count("train")
+        if stage == "fit":
+            self.divide_steps()
 
     def train_loader(self) -> ImageLoader:
         """Return batches of the training images for this rank."""
-        rank, ranks = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        order = Order(
-            self.count("train"),
-            batch_size=self.batch_size,
-            train=True,
-            seed=self.seed,
-            rank=rank,
-            ranks=ranks,
-        )
-        return self.loader("train", order)
+        return self.loader("train", self.train_order(self.count("train")))
 
     def eval_loader(self, split: Split, *, rank: int = 0, ranks: int = 1) -> ImageLoader:
         """Return batches of a part of the data, in order and without augmentation."""

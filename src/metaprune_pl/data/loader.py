@@ -65,19 +65,20 @@ class Resumable(ABC):
 class Order:
     """Which images are in which batch, and the random numbers of each image.
 
-    All follows from (seed, epoch). In training, batches are counted over all ranks and the
-    incomplete last one is dropped; otherwise each rank serves every W-th image once, in order.
+    All follows from (seed, epoch). In training, an epoch has whole steps, which take their images
+    in order, and the rest is dropped; otherwise each rank serves every W-th image once, in order.
 
     Args:
         count: Number of images n.
         batch_size: Images per batch and rank.
         train: Shuffle.
+        step: Training images of a step, over all ranks; None is a batch on each rank.
         seed: Seed of the order and of the draws.
-        rank: Number of this process.
+        rank: Index of this process.
         ranks: Number of processes W.
 
     Raises:
-        ConfigError: There are fewer images than one batch on each rank takes.
+        ConfigError: There are fewer images than a step takes.
     """
 
     def __init__(
@@ -86,32 +87,47 @@ class Order:
         *,
         batch_size: int,
         train: bool,
+        step: int | None = None,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        if train and count < batch_size * ranks:
+        step = step or batch_size * ranks
+        if train and count < step:
             raise ConfigError(
-                f"batch_size {batch_size} on {ranks} device(s) needs {batch_size * ranks} "
-                "training images; "
-                f"there are {count}. Take a smaller batch_size, among the data's init_args."
+                f"data: a step needs {step} training images; there are {count}. Take a smaller "
+                "batch_size or global_batch, among the data's init_args."
             )
         self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
         self.rank, self.ranks = rank, ranks
+        self.used = count // step * step
+        """Training images of an epoch."""
         self._order: tuple[int, Tensor, Tensor] | None = None
 
     @property
     def batches(self) -> int:
         """Batches of this rank in an epoch."""
         if self.train:
-            return self.count // (self.batch_size * self.ranks)
+            return self.used // (self.batch_size * self.ranks)
         return -(-len(range(self.rank, self.count, self.ranks)) // self.batch_size)
 
-    def chosen(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Return the numbers of a batch's images, [B], and the draws of each, [B, 3]."""
+    def chosen(self, epoch: int, first: int) -> tuple[Tensor, Tensor]:
+        """Return the indices of a batch's images, [B], and the draws of each, [B, 3].
+
+        Args:
+            epoch: Index of the epoch.
+            first: How many of its images lie before the batch. Where training images end within
+                the batch, the next epoch goes on.
+        """
         order, draws = self._shuffled(epoch)
-        numbers = order[index * self.batch_size : (index + 1) * self.batch_size]
-        return numbers, draws[numbers]
+        last = first + self.batch_size
+        indices = order[first : min(last, self.used) if self.train else last]
+        chosen = indices, draws[indices]
+        if not self.train or last <= self.used:
+            return chosen
+        order, draws = self._shuffled(epoch + 1)
+        indices = order[: last - self.used]
+        return torch.cat([chosen[0], indices]), torch.cat([chosen[1], draws[indices]])
 
     def _shuffled(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Order of the images and the draws of all, [n, 3]."""
@@ -146,19 +162,19 @@ class ImageLoader(Resumable):
 
         Evaluation starts from the front.
         """
-        rank, ranks = (self.order.rank, self.order.ranks) if self.order.train else (0, 1)
-        if not self.order.train:
+        order = self.order
+        rank, ranks = (order.rank, order.ranks) if order.train else (0, 1)
+        if not order.train:
             self.position = 0
         left, epoch = self.remaining(), self.epoch
-        for index, batch in zip(
-            left, self.serve((epoch, index * ranks + rank) for index in left), strict=True
-        ):
+        starts = ((epoch, (index * ranks + rank) * order.batch_size) for index in left)
+        for index, batch in zip(left, self.serve(starts), strict=True):
             self.position = index + 1
             yield batch
 
     @abstractmethod
-    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Batch]:
-        """Serve the batches of these epochs and indices, as `Order` counts them."""
+    def serve(self, starts: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+        """Serve the batches that start there: (epoch, images before), as `Order` counts them."""
 
 
 class TensorLoader(ImageLoader):
@@ -174,8 +190,8 @@ class TensorLoader(ImageLoader):
         super().__init__(order)
         self.images, self.labels = images, labels
 
-    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Batch]:
-        """Serve the batches of these epochs and indices."""
-        for epoch, index in where:
-            numbers, draws = self.order.chosen(epoch, index)
-            yield Batch(self.images.index_select(0, numbers), self.labels[numbers], draws)
+    def serve(self, starts: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+        """Serve the batches that start there."""
+        for epoch, first in starts:
+            indices, draws = self.order.chosen(epoch, first)
+            yield Batch(self.images.index_select(0, indices), self.labels[indices], draws)

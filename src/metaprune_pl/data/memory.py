@@ -33,8 +33,9 @@ class MemoryImages(ImageDataModule):
     """Base of data modules whose images are held in memory.
 
     Args:
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images.
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
@@ -47,13 +48,18 @@ class MemoryImages(ImageDataModule):
         *,
         batch_size: int,
         eval_batch_size: int,
+        global_batch: int | None,
         augmentation: Augmentation,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
         normalization: Normalization | None = None,
         seed: int,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
+            mixing=mixing,
+            seed=seed,
         )
         self.augmentation = augmentation
         self._splits: Splits | None = None

@@ -49,7 +49,7 @@ class FileSet(NamedTuple):
 
 
 class Reader(Dataset[Any], ABC):
-    """Reads a batch, given (epoch, index). Runs in the workers.
+    """Reads a batch, given (epoch, images before). Runs in the workers.
 
     A `DataError` is returned, not raised: what a worker raises arrives wrapped in a page of
     traceback.
@@ -62,13 +62,13 @@ class Reader(Dataset[Any], ABC):
         self.order = order
 
     @abstractmethod
-    def read(self, numbers: Tensor, draws: Tensor) -> Any:
+    def read(self, indices: Tensor, draws: Tensor) -> Any:
         """Read the batch of these images, [B], whose random numbers are these, [B, 3]."""
 
-    def __getitem__(self, where: tuple[int, int]) -> Any:
+    def __getitem__(self, start: tuple[int, int]) -> Any:
         with torch.random.fork_rng(devices=[]):
             try:
-                return self.read(*self.order.chosen(*where))
+                return self.read(*self.order.chosen(*start))
             except DataError as error:
                 return error
 
@@ -80,21 +80,21 @@ class _FileReader(Reader):
         super().__init__(order)
         self.files, self.transform = files, transform
 
-    def read(self, numbers: Tensor, draws: Tensor) -> Batch:
-        images = [self._image(*pair) for pair in zip(numbers.tolist(), draws.tolist(), strict=True)]
-        return Batch(torch.stack(images), self.files.labels[numbers], draws)
+    def read(self, indices: Tensor, draws: Tensor) -> Batch:
+        pairs = zip(indices.tolist(), draws.tolist(), strict=True)
+        images = [self._image(*pair) for pair in pairs]
+        return Batch(torch.stack(images), self.files.labels[indices], draws)
 
-    def _image(self, number: int, draws: list[float]) -> Tensor:
+    def _image(self, index: int, draws: list[float]) -> Tensor:
         """Read an image [3, size, size]; what is random about it follows from its draws."""
         torch.default_generator.manual_seed((int(draws[0] * 2**24) << 24) + int(draws[1] * 2**24))
-        image: Tensor = self.transform(
-            read_image(path_of(self.files.folder, self.files.names[number]))
-        )
-        return image
+        image = read_image(path_of(self.files.folder, self.files.names[index]))
+        transformed: Tensor = self.transform(image)
+        return transformed
 
 
-class _Where:
-    """The (epoch, index) that the workers shall read next, in order."""
+class _Starts:
+    """The starts of the batches that the workers shall read next, in order."""
 
     def __init__(self) -> None:
         self.next: Iterable[tuple[int, int]] = ()
@@ -115,20 +115,20 @@ class StreamLoader(ImageLoader):
 
     def __init__(self, reader: Reader, workers: int) -> None:
         super().__init__(reader.order)
-        self._where = _Where()
+        self._starts = _Starts()
         self._batches: DataLoader[Any] = DataLoader(
             reader,
             batch_size=None,
-            sampler=self._where,
+            sampler=self._starts,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )
 
-    def serve(self, where: Iterable[tuple[int, int]]) -> Iterator[Any]:
-        """Serve the batches of these epochs and indices."""
-        self._where.next = where
+    def serve(self, starts: Iterable[tuple[int, int]]) -> Iterator[Any]:
+        """Serve the batches that start there."""
+        self._starts.next = starts
         for batch in self._batches:
             if isinstance(batch, DataError):
                 raise batch
@@ -149,8 +149,9 @@ class StreamedImageFolder(ImageDataModule):
         validation_share: Share of the training images kept for validation.
         fraction: Share of the remaining training images that is used, class by class.
         workers: Processes that read images, at most one per core; 0 reads in the training process.
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         mixing: How training images are mixed.
         normalization: What the network expects; ImageNet's is that of most pretrained ones.
         seed: Seed of order, augmentation and `fraction`.
@@ -173,12 +174,17 @@ class StreamedImageFolder(ImageDataModule):
         workers: int = 8,
         batch_size: int = 32,
         eval_batch_size: int = 128,
+        global_batch: int | None = None,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
         normalization: Normalization = IMAGENET,
         seed: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, mixing=mixing, seed=seed
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
+            mixing=mixing,
+            seed=seed,
         )
         check_shares(validation_share=validation_share, fraction=fraction)
         self.folder, self.image_size, self._normalization = (

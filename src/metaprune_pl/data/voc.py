@@ -11,16 +11,16 @@ from urllib.error import URLError
 from xml.etree import ElementTree
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchvision.datasets import VOCDetection
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from metaprune_pl.data.batches import SteppedDataModule
 from metaprune_pl.data.files import check_shares, read_image, share
 from metaprune_pl.data.images import Split
 from metaprune_pl.data.loader import Order
 from metaprune_pl.data.stream import Reader, StreamLoader
-from metaprune_pl.errors import ConfigError, DataError
+from metaprune_pl.errors import DataError
 
 CLASSES = (
     "aeroplane",
@@ -61,7 +61,7 @@ class Scenes(NamedTuple):
     targets: list[dict[str, Tensor]]
 
 
-class VOC(LightningDataModule):
+class VOC(SteppedDataModule):
     """VOC 2007: a share of `trainval` is the validation set, the rest is trained on.
 
     `test` is the test set.
@@ -72,8 +72,9 @@ class VOC(LightningDataModule):
         root: Folder with `VOCdevkit/VOC2007`, or where it shall be.
         download: Fetch what is missing.
         validation_share: Share of `trainval` kept for validation, always the same images.
-        batch_size: Training images per batch and device.
+        batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
+        global_batch: Training images of a step over all devices; None is `batch_size`.
         workers: Processes that read images, at most one per core; 0 reads in the training process.
         seed: Seed of order and mirroring.
 
@@ -91,19 +92,19 @@ class VOC(LightningDataModule):
         validation_share: float = 0.05,
         batch_size: int = 2,
         eval_batch_size: int = 4,
+        global_batch: int | None = None,
         workers: int = 4,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        check_shares(validation_share=validation_share)
-        if min(batch_size, eval_batch_size) < 1:
-            raise ConfigError("data: batch_size and eval_batch_size must be at least 1.")
-        self.root, self.download, self.validation_share = (
-            Path(root).expanduser(),
-            download,
-            validation_share,
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            global_batch=global_batch,
+            seed=seed,
         )
-        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        check_shares(validation_share=validation_share)
+        self.root, self.download = Path(root).expanduser(), download
+        self.validation_share = validation_share
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, list[tuple[str, str]]] = {}
 
@@ -149,29 +150,26 @@ class VOC(LightningDataModule):
         self.count("train")
 
     def setup(self, stage: str) -> None:
-        """Find the images."""
+        """Find the images, and divide the steps of a fit over the devices."""
         self.count("train")
+        if stage == "fit":
+            self.divide_steps()
 
     def count(self, split: Split) -> int:
         """Return the number of images of a part."""
         return len(self.parts[split])
 
-    def loader(
-        self, split: Split, *, train: bool = False, rank: int = 0, ranks: int = 1
-    ) -> StreamLoader:
-        """Return batches of a part for a rank: shuffled and mirrored to train on, or in order."""
-        size = self.batch_size if train else self.eval_batch_size
-        order = Order(
-            self.count(split), batch_size=size, train=train, seed=self.seed, rank=rank, ranks=ranks
-        )
+    def loader(self, split: Split) -> StreamLoader:
+        """Return batches of a part in order."""
+        order = Order(self.count(split), batch_size=self.eval_batch_size, train=False)
+        return self._loader(split, order)
+
+    def _loader(self, split: Split, order: Order) -> StreamLoader:
         return StreamLoader(_SceneReader(self.parts[split], order), self.workers)
 
     def train_dataloader(self) -> StreamLoader:
-        """Lightning's hook."""
-        assert self.trainer is not None
-        return self.loader(
-            "train", train=True, rank=self.trainer.global_rank, ranks=self.trainer.world_size
-        )
+        """Lightning's hook; images shuffled and mirrored."""
+        return self._loader("train", self.train_order(self.count("train")))
 
     def val_dataloader(self) -> StreamLoader:
         """Lightning's hook; all images on each device, as `AveragePrecision` asks for."""

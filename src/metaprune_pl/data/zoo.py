@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from metaprune_pl.data.batches import device_batch
 from metaprune_pl.data.images import ImageDataModule
-from metaprune_pl.data.loader import Batch, ImageLoader, Resumable
+from metaprune_pl.data.loader import Batch, ImageLoader, Order, Resumable
 from metaprune_pl.errors import ConfigError, DataError
 
 
@@ -20,7 +21,7 @@ class MetaBatch(NamedTuple):
         images: [B, C, H, W]; uint8 from the loader, normalised after the transfer.
         labels: int64 [B].
         draws: Random numbers of the augmentation, [B, 3].
-        models: Numbers of the data models that this device takes in the step, in turn.
+        models: Indices of the data models that this device takes in the step, in turn.
         part: Which of them these images are for.
         last: Whether the big batch ends here.
     """
@@ -37,22 +38,25 @@ class DataModelZoo(LightningDataModule):
     """Data models to meta-train on, and images.
 
     An epoch takes every data model through `rounds` big batches, in an order drawn anew for each
-    round. A step takes `models_per_step` data models at once: several devices take different ones,
-    or share one where there are fewer; a device that takes several has them one after the other,
-    and their gradients are averaged. Each data model sees `batch_size` x `micro_batches` images on
-    each device that takes it.
+    round. A step takes `models_per_step` data models at once, and each of them sees an equal share
+    of the big batch, on however many devices: several devices take different data models, or share
+    one where there are fewer; a device that takes several has them one after the other. Gradients
+    are averaged over the data models.
 
     Args:
-        images: The images. Its batch size is that of a micro-batch.
+        images: The images. Its batch size is the most that a device takes at once.
         data_models: Folder of stored networks, one folder each.
         held_out: The last this many of them, by name, are not used for training.
-        micro_batches: Micro-batches of a data model in a step on each device.
+        big_batch: Images of a step, over all devices and its data models; None is one batch for
+            each data model.
+        micro_batches: Older name: `big_batch` is `micro_batches` batches for each data model.
         rounds: Steps of each data model in an epoch.
         models_per_step: Data models in a step; a multiple of the number of devices, or a divisor of
             it.
 
     Raises:
-        ConfigError: A number is below 1, `held_out` is negative, or `models_per_step` does not fit.
+        ConfigError: A number is below 1, `held_out` is negative, or there are both `big_batch` and
+            `micro_batches`.
     """
 
     def __init__(
@@ -61,20 +65,26 @@ class DataModelZoo(LightningDataModule):
         *,
         data_models: str,
         held_out: int = 0,
-        micro_batches: int = 1,
+        big_batch: int | None = None,
+        micro_batches: int | None = None,
         rounds: int = 1,
         models_per_step: int = 1,
     ) -> None:
         super().__init__()
-        if min(micro_batches, rounds, models_per_step) < 1 or held_out < 0:
+        numbers = {"rounds": rounds, "models_per_step": models_per_step}
+        numbers |= {"big_batch": big_batch or 1, "micro_batches": micro_batches or 1}
+        if min(numbers.values()) < 1 or 0 in (big_batch, micro_batches) or held_out < 0:
+            raise ConfigError(f"data: {', '.join(numbers)} are at least 1, held_out at least 0.")
+        each = images.batch_size * (micro_batches or 1) * models_per_step
+        if big_batch and micro_batches:
             raise ConfigError(
-                "data: micro_batches, rounds and models_per_step are at least 1, held_out at "
-                "least 0."
+                f"data: give big_batch ({big_batch}) alone; micro_batches {micro_batches} is the "
+                f"older way to say {each} (batch_size x micro_batches x models_per_step)."
             )
         self.images = images
         self.data_models = Path(data_models)
-        self.held_out, self.micro_batches, self.rounds = held_out, micro_batches, rounds
-        self.models_per_step = models_per_step
+        self.held_out, self.rounds = held_out, rounds
+        self.big_batch, self.models_per_step = big_batch or each, models_per_step
 
     @property
     def models(self) -> list[Path]:
@@ -99,14 +109,34 @@ class DataModelZoo(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the images."""
         self.images.trainer = self.trainer
-        self.images.setup(stage)
+        self.images.count("train")
 
     def train_dataloader(self) -> "MetaLoader":
         """Lightning's hook."""
+        return self.train_loader()
+
+    def train_loader(self) -> "MetaLoader":
+        """Return the micro-batches for this process.
+
+        Raises:
+            ConfigError: A big batch or data models cannot be shared out evenly.
+        """
+        rank, ranks = self.images.rank_of
+        shares, largest = max(ranks, self.models_per_step), self.images.batch_size
+        size = device_batch(self.big_batch, shares=shares, largest=largest, setting="big_batch")
+        order = Order(
+            self.images.count("train"),
+            batch_size=size,
+            step=largest,  # images are gone through in whole batches, whatever the devices
+            train=True,
+            seed=self.images.seed,
+            rank=rank,
+            ranks=ranks,
+        )
         return MetaLoader(
-            self.images.train_loader(),
+            self.images.loader("train", order),
             models=len(self.models),
-            micro_batches=self.micro_batches,
+            micro_batches=self.big_batch // (shares * size),
             rounds=self.rounds,
             models_per_step=self.models_per_step,
         )
@@ -124,7 +154,9 @@ class DataModelZoo(LightningDataModule):
 
 
 class MetaLoader(Resumable):
-    """Micro-batches in the order of meta-training, the same after a resume and on any number of ranks.
+    """Micro-batches in the order of meta-training.
+
+    They are the same after a resume, and hold the same images on any number of ranks.
 
     A step is a row of parts, `micro_batches` long, over all ranks; each rank has the same number of
     parts, and each data model of the step the same number of neighbouring ones.
@@ -161,12 +193,8 @@ class MetaLoader(Resumable):
                 f"data.models_per_step {models_per_step} does not divide {models} models x "
                 f"{rounds} rounds."
             )
-        self.images, self.models, self.micro_batches, self.rounds = (
-            images,
-            models,
-            micro_batches,
-            rounds,
-        )
+        self.images, self.models = images, models
+        self.micro_batches, self.rounds = micro_batches, rounds
         self.models_per_step, self.parts = models_per_step, max(1, models_per_step // ranks)
 
     def __len__(self) -> int:
@@ -177,28 +205,26 @@ class MetaLoader(Resumable):
         """Serve the rest of the epoch; a whole one where the last was finished."""
         left, order = self.remaining(), self.images.order
         models, begun = self._order(self.epoch), self.epoch * len(self) * order.ranks
-        per_pass = order.count // order.batch_size
-        served = self.images.serve(divmod(begun + self._number(index), per_pass) for index in left)
+        starts = ((begun + self._index(index)) * order.batch_size for index in left)
+        served = self.images.serve(divmod(start, order.used) for start in starts)
         for index, batch in zip(left, served, strict=True):
             self.position = index + 1
-            step, part, micro_batch = self._place(index)
+            step, part, micro_batch = self._position_of(index)
             first = step * self.models_per_step + order.rank * self.models_per_step // order.ranks
             last = part == self.parts - 1 and micro_batch == self.micro_batches - 1
-            yield MetaBatch(
-                *batch, models=tuple(models[first : first + self.parts]), part=part, last=last
-            )
+            chosen = tuple(models[first : first + self.parts])
+            yield MetaBatch(*batch, models=chosen, part=part, last=last)
 
-    def _place(self, index: int) -> tuple[int, int, int]:
+    def _position_of(self, index: int) -> tuple[int, int, int]:
         """Step, part on this rank, and micro-batch of the part."""
         part, micro_batch = divmod(index, self.micro_batches)
         return part // self.parts, part % self.parts, micro_batch
 
-    def _number(self, index: int) -> int:
-        """Number of a micro-batch among those of all ranks in an epoch."""
-        step, part, micro_batch = self._place(index)
-        parts = (
-            step * self.images.order.ranks * self.parts + self.images.order.rank * self.parts + part
-        )
+    def _index(self, index: int) -> int:
+        """Index of a micro-batch among those of all ranks in an epoch."""
+        step, part, micro_batch = self._position_of(index)
+        order = self.images.order
+        parts = (step * order.ranks + order.rank) * self.parts + part
         return parts * self.micro_batches + micro_batch
 
     def _order(self, epoch: int) -> list[int]:
