@@ -31,6 +31,14 @@ _DIMENSIONS = {
     "aten.conv3d.padding": 3,
 }
 """Layers with weights, and the dimensions of their kernels."""
+BATCH = 32
+"""Images that run together."""
+
+
+def equal_batches(images: Tensor) -> list[Tensor]:
+    """Split four images or more into four batches or more of equal size; a few may be left over."""
+    size = len(images) // max(4, -(-len(images) // BATCH))
+    return [part for part in images.split(size) if len(part) == size]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

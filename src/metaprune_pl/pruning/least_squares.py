@@ -3,8 +3,15 @@
 Letters: G conv groups, O outputs of one, K inputs of one (channels times taps, and 1 for the bias).
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+from metaprune_pl.pruning.layerwise import Layer
+
+ENTRIES = 2**23
+"""Numbers of the largest matrix of inputs that is made at a time."""
 
 
 class NormalEquations:
@@ -65,3 +72,30 @@ def _solve(systems: Tensor, right: Tensor) -> Tensor:
     factors, failed = torch.linalg.cholesky_ex(systems)
     solved = torch.cholesky_solve(right.mT, factors).mT
     return torch.where((failed > 0)[:, None, None] | ~solved.isfinite(), 0.0, solved)
+
+
+def slices(layer: Layer, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give what a layer reads and something of the shape of its outputs, a few rows at a time.
+
+    Args:
+        layer: The layer.
+        outputs: [B, C, ...] or [..., C]; a constant bias of the layer is taken off.
+
+    Yields:
+        Inputs [G, rows, K] with the bias's 1, and outputs [G, rows, O].
+    """
+    width = layer.matrix.shape[2] * layer.groups
+    positions = outputs.numel() // len(outputs) // len(layer.weight)
+    few = max(1, ENTRIES // (positions * width))
+    for inputs, expected in zip(layer.inputs.split(few), outputs.split(few), strict=True):
+        patches, rows = layer.patches(inputs), layer.rows(expected)
+        if layer.constant is not None:
+            rows = rows - layer.constant.reshape(layer.groups, 1, -1)
+        yield with_bias(layer, patches, torch.ones_like(patches[..., 0])), rows
+
+
+def with_bias(layer: Layer, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Append a column for the bias, [G, rows, K] -> [G, rows, K + 1], where the layer has one."""
+    if layer.bias is None or bias is None:
+        return matrix
+    return torch.cat([matrix, bias.reshape(*matrix.shape[:2], 1).to(matrix)], 2)

@@ -13,15 +13,11 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.pruning.layerwise import Layer, LayerwiseNetwork
-from metaprune_pl.pruning.least_squares import NormalEquations
+from metaprune_pl.pruning.layerwise import Layer, LayerwiseNetwork, equal_batches
+from metaprune_pl.pruning.least_squares import NormalEquations, slices, with_bias
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-5, 1e-7, 1e-10)
 """Penalties that compete on the images kept apart."""
-BATCH = 32
-"""Images that run together."""
-ENTRIES = 2**23
-"""Numbers of the largest matrix of inputs that is made at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +70,7 @@ def repair(
     """
     if len(images) < 4:
         raise ConfigError(f"repair: {len(images)} images are too few; give at least 4.")
-    size = len(images) // max(4, -(-len(images) // BATCH))
-    batches = [part for part in images.split(size) if len(part) == size]
+    batches = equal_batches(images)
     unpruned, changed = LayerwiseNetwork(network, batches[0]), LayerwiseNetwork(pruned, batches[0])
     outputs = _outputs_that_stay(graph, kept.to(images.device))
     names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
@@ -114,14 +109,14 @@ def _repair_layer(
     fitted, apart = NormalEquations(), NormalEquations()
     for number, (source, layer) in enumerate(pairs):
         expected = source.compute().index_select(source.channel_dim, index)
-        for inputs, outputs in _slices(layer, expected):
+        for inputs, outputs in slices(layer, expected):
             (apart if number % 4 == 3 else fitted).add(inputs, outputs)
     layer = pairs[0][1]
-    start = _with_bias(layer, layer.matrix.double(), layer.bias)
+    start = with_bias(layer, layer.matrix.double(), layer.bias)
     support = None
     if mask is not None:
         allowed = mask.reshape(layer.matrix.shape).to(start.device)
-        support = _with_bias(layer, allowed, torch.ones(len(layer.weight), device=start.device))
+        support = with_bias(layer, allowed, torch.ones(len(layer.weight), device=start.device))
     before = least = apart.error(start)
     best = start
     for ridge in RIDGES:
@@ -136,22 +131,3 @@ def _repair_layer(
     norm = float(apart.square.sum()) or 1.0
     shares = [(float(error.sum()) / norm) ** 0.5 for error in (before, least)]
     return LayerRepair(name=layer.name, before=shares[0], after=shares[1])
-
-
-def _slices(layer: Layer, expected: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give inputs [G, rows, K] and outputs [G, rows, O] of a layer, few enough for little memory."""
-    width = layer.matrix.shape[2] * layer.groups
-    positions = expected.numel() // len(expected) // len(layer.weight)
-    few = max(1, ENTRIES // (positions * width))
-    for inputs, outputs in zip(layer.inputs.split(few), expected.split(few), strict=True):
-        patches, rows = layer.patches(inputs), layer.rows(outputs)
-        if layer.constant is not None:
-            rows = rows - layer.constant.reshape(layer.groups, 1, -1)
-        yield _with_bias(layer, patches, torch.ones_like(patches[..., 0])), rows
-
-
-def _with_bias(layer: Layer, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """Append a column for the bias, [G, rows, K] -> [G, rows, K + 1], where the layer has one."""
-    if layer.bias is None or bias is None:
-        return matrix
-    return torch.cat([matrix, bias.reshape(*matrix.shape[:2], 1).to(matrix)], 2)

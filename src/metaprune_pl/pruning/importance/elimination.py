@@ -1,0 +1,153 @@
+"""Optimal brain surgeon for whole units (Hassibi and Stork 1993), from unlabelled images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.graphs import Connection, WeightGraph
+from metaprune_pl.pruning.groups import find_groups
+from metaprune_pl.pruning.importance.base import Images
+from metaprune_pl.pruning.importance.energy import Energy, readers
+from metaprune_pl.pruning.layerwise import Layer
+from metaprune_pl.pruning.least_squares import NormalEquations, slices, with_bias
+
+RIDGE = 1e-2
+"""Share of the mean square of a layer's inputs that is added to all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elimination(Energy):
+    """What the layers that read a unit lose with it, when the others make up for it.
+
+    The units of a group go one by one: each time that one whose loss costs the layers that read it
+    least, by least squares, and what they read of the others is changed to make up for it. That
+    gives the order within a group; how much its units matter against those of other groups is their
+    energy, the largest for the last one to go.
+
+    Attributes:
+        normalize: What scores are divided by within their group: 1 (`none`), their `mean` or `max`.
+        images: Number of unlabelled images that are measured.
+    """
+
+    @torch.no_grad()
+    def measure(
+        self, network: nn.Module, graph: WeightGraph, images: Images | None = None
+    ) -> dict[str, Tensor]:
+        """Measure the energy of each node, [N], exchanged among the units of its group."""
+        measured = super().measure(network, graph, images)
+        groups = find_groups(graph)
+        energy = self.scores(groups, measured)
+        layers = self._readers(network, graph, images)
+        for number in range(len(groups.names)):
+            units = ((groups.group == number) & groups.prunable).nonzero().flatten()
+            own = [copied for reader in layers if (copied := reader.of(groups.unit, units))]
+            if len(units) > 1 and own:
+                energy[units[eliminate(own)]] = energy[units].sort().values
+        return {"energy": (energy / torch.bincount(groups.unit))[groups.unit]}
+
+    def _readers(
+        self, network: nn.Module, graph: WeightGraph, images: Images | None
+    ) -> list["Reader"]:
+        """Return what elimination needs of each layer that mixes channels."""
+        found: dict[str, tuple[NormalEquations, list[Tensor], Layer]] = {}
+        for name, layer in self._visits(network, graph, images):
+            outputs = layer.compute()
+            equations, moments, _ = found.setdefault(name, (NormalEquations(), [], layer))
+            for inputs, rows in slices(layer, outputs):
+                equations.add(inputs, rows)
+            values = outputs.double().movedim(layer.channel_dim, 0).flatten(1)
+            moments.append(torch.stack([values.mean(1), values.square().mean(1)]))
+        return [
+            Reader.of_layer(layer, readers(graph)[name], equations.gram[0], torch.stack(moments))
+            for name, (equations, moments, layer) in found.items()
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """A layer that reads units that are eliminated.
+
+    Letters: K inputs (channels times taps, and 1 for the bias), U units, C inputs of each of them.
+
+    Attributes:
+        inverse: Inverse of the second moments of its inputs, [K, K]; the rows of what is gone are 0.
+        weights: Its weights in units of each output's deviation, [O, K].
+        source: Node of each of its inputs; -1 is none, [K].
+        columns: Inputs of each unit, [U, C].
+    """
+
+    inverse: Tensor
+    weights: Tensor
+    source: Tensor
+    columns: Tensor
+
+    @staticmethod
+    def of_layer(layer: Layer, connection: Connection, gram: Tensor, moments: Tensor) -> "Reader":
+        """Make one of a layer.
+
+        Args:
+            layer: The layer.
+            connection: The same in the graph.
+            gram: Sums of products of its inputs, [K, K].
+            moments: Means and mean squares of its outputs for each batch, [batches, 2, O].
+        """
+        mean, power = moments.mean(0)
+        deviation = (power - mean.square()).clamp(min=0).sqrt()
+        weights = with_bias(layer, layer.matrix.double(), layer.bias)[0] / deviation[:, None]
+        gram = gram / gram.diagonal().mean()
+        ridge = RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        order = torch.arange(layer.matrix.shape[2]).expand_as(layer.matrix[0])
+        index = connection.block(order.reshape(layer.weight.shape))[0, 0]  # [I, T]
+        source = torch.full((len(gram),), -1)
+        source[index] = connection.source[0][:, None].expand_as(index)
+        return Reader(
+            inverse=torch.linalg.inv(gram + ridge),
+            weights=torch.where(weights.isfinite(), weights, 0.0),
+            source=source,
+            columns=source[:0, None],
+        )
+
+    def of(self, unit: Tensor, units: Tensor) -> "Reader | None":
+        """Return it for the elimination of some units, [U]; None where it reads no equal number of each.
+
+        Args:
+            unit: Unit of each node, [N].
+            units: The units.
+        """
+        owner = torch.where(self.source >= 0, unit[self.source], -1)
+        columns = [(owner == number).nonzero().flatten() for number in units.tolist()]
+        if not columns or len({len(own) for own in columns}) > 1 or not len(columns[0]):
+            return None
+        return replace(self, columns=torch.stack(columns).to(self.weights.device))
+
+    def costs(self) -> Tensor:
+        """Return what the loss of each unit costs, as a share of the variance of the outputs, [U]."""
+        blocks = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
+        weights = self.weights[:, self.columns].transpose(0, 1)  # [U, O, C]
+        costs: Tensor = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))
+        return costs / len(self.weights)
+
+    def without(self, index: int) -> "Reader":
+        """Return it without a unit, for which what it reads of the others makes up."""
+        gone = self.columns[index]
+        change = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])  # [C, K]
+        return replace(
+            self,
+            inverse=self.inverse - self.inverse[:, gone] @ change,
+            weights=self.weights - self.weights[:, gone] @ change,
+            columns=torch.cat([self.columns[:index], self.columns[index + 1 :]]),
+        )
+
+
+def eliminate(layers: Sequence[Reader]) -> Tensor:
+    """Return the units that layers read in the order in which they go, [U]."""
+    left = list(range(len(layers[0].columns)))
+    order = []
+    while len(left) > 1:
+        costs = torch.stack([layer.costs() for layer in layers]).sum(0)
+        index = int(costs.argmin())
+        order.append(left.pop(index))
+        layers = [layer.without(index) for layer in layers]
+    return torch.tensor(order + left)
