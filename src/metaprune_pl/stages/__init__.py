@@ -1,5 +1,6 @@
 """The trainings, one thin LightningModule each: data models, metanetwork, finetuning, detectors."""
 
+from metaprune_pl.stages.budgeted_training import BudgetedTraining
 from metaprune_pl.stages.data_models import DataModelTraining
 from metaprune_pl.stages.detection import DetectorTraining
 from metaprune_pl.stages.finetuning import Finetuning
@@ -7,6 +8,7 @@ from metaprune_pl.stages.meta_training import MetaTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 __all__ = [
+    "BudgetedTraining",
     "DataModelTraining",
     "DetectorTraining",
     "Finetuning",

@@ -1,0 +1,50 @@
+"""Which units compete with each other for their place in the network."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from metaprune_pl.graphs import Connection
+from metaprune_pl.pruning.groups import PruningGroups
+
+Ranking = Literal["global", "uniform", "isomorphic"]
+"""Whether all units compete (`global`), those of each group (`uniform`), or those of groups of the
+same kind (`isomorphic`: Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024). Each of
+several competitions loses the same share of its units."""
+RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
+
+
+def competition(groups: PruningGroups, ranking: Ranking) -> Tensor:
+    """Return the number of the competition that each unit is in, [U]."""
+    if ranking == "global":
+        return torch.zeros_like(groups.group)
+    if ranking == "uniform":
+        return groups.group
+    numbers: dict[tuple[object, ...], int] = {}
+    kinds = [numbers.setdefault(kind, len(numbers)) for kind in _kinds(groups)]
+    return torch.tensor(kinds)[groups.group]
+
+
+def _kinds(groups: PruningGroups) -> list[tuple[object, ...]]:
+    """Describe what each group's units hang on, whatever the widths: layers, norms and shortcuts."""
+    graph = groups.graph
+    found: list[list[object]] = [[] for _ in groups.names]
+    for connection in graph.connections:
+        for role, nodes in (("writes", connection.target), ("reads", connection.source)):
+            for number in groups.group[groups.unit[nodes.flatten()]].unique().tolist():
+                found[number].append((role, *_kind(connection)))
+    for neurons in graph.groups:
+        owners = groups.group[groups.unit[neurons.start : neurons.stop]].unique().tolist()
+        for number in owners:
+            found[number].append(("holds", *sorted(neurons.slots)))
+    return [tuple(sorted(map(str, parts))) for parts in found]
+
+
+def _kind(connection: Connection) -> tuple[object, ...]:
+    """Describe a layer whatever its width."""
+    conv_groups, outputs, inputs, _ = connection.shape
+    grouping = "depthwise" if outputs == inputs == 1 else "grouped"
+    several = 0 if connection.rows is None else connection.rows.shape[1]
+    identity = connection.parameter is None
+    return (identity, connection.kernel, grouping if conv_groups > 1 else "full", several)
