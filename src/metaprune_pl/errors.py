@@ -31,6 +31,10 @@ class PruningError(MetapruneError):
     """A network that cannot be pruned as asked."""
 
 
+class TrainingError(MetapruneError):
+    """A training that ran away."""
+
+
 class StorageError(MetapruneError):
     """A file or folder that cannot be read or may not be written."""
 

@@ -3,13 +3,18 @@
 And what is no detector or no boxes.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import Tensor
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
 
 from metaprune_pl.data import VOC, Digits
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.data.voc import Scenes
+from metaprune_pl.errors import ConfigError, TrainingError
 from metaprune_pl.networks import create_network
+from metaprune_pl.stages import DetectorTraining, OptimizerSettings
 from metaprune_pl.stages.detection import AveragePrecision, check_detector
 
 
@@ -77,3 +82,30 @@ def test_what_does_not_fit_is_refused() -> None:
         check_detector(create_network("faster_rcnn", **tiny), Digits())
     with pytest.raises(ConfigError, match=r"tells 5 classes apart, .* and the data have 21"):
         check_detector(create_network("faster_rcnn", **tiny, num_classes=5), VOC())
+
+
+class RunAway(nn.Module):
+    """A detector whose loss is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {"loss_classifier": self.weight.sum(), "loss_box_reg": self.weight.sum() * torch.nan}
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training() -> None:
+    stage = DetectorTraining.__new__(DetectorTraining)
+    LightningModule.__init__(stage)
+    stage.network, stage.optimizer = RunAway(), OptimizerSettings(lr=0.25)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer = SimpleNamespace(strategy=strategy, default_root_dir="run", current_epoch=2)
+    stage._trainer = trainer  # type: ignore[assignment]
+    stage.log_dict = lambda *args, **options: None  # type: ignore[method-assign]
+    stage.check_finite()
+    target = {name: torch.zeros(1, 4) for name in ("boxes", "labels")}
+    scenes = Scenes(torch.zeros(1, 3, 8, 8), [{**target, "iscrowd": torch.zeros(1)}])
+    stage.training_step(scenes, 0)
+    with pytest.raises(TrainingError, match=r"in 'run': .* epoch 3.* \(optimizer.lr is 0.25\)"):
+        stage.check_finite()

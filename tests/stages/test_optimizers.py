@@ -15,7 +15,9 @@ def rates(epochs: int, resume_at: int | None = None, **settings: Any) -> list[fl
     """The learning rate of each epoch; with `resume_at` the schedule is stored and loaded there."""
 
     def new() -> Any:
-        return OptimizerSettings(**settings).configure([nn.Parameter(torch.zeros(1))], epochs)
+        optimizer = OptimizerSettings(**settings).build([nn.Parameter(torch.zeros(1))])
+        schedule = OptimizerSettings(**settings).build_schedule(optimizer, epochs)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     made, found = new(), []
     for epoch in range(epochs):
@@ -55,10 +57,15 @@ def test_a_short_run_still_reaches_the_rate_that_was_asked_for() -> None:
     assert rates(1, lr=1.0, warm_up=30, schedule="cosine") == [1.0]
 
 
+FLOATS = ("lr", "weight_decay", "momentum", "gamma", "min_lr")
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"lr": 0.0}, "must be above 0"),
+        *(({name: value}, f"optimizer.{name} is") for name in FLOATS for value in NOT_FINITE),
         ({"min_lr": 0.2}, "min_lr 0.2 lies between 0 and lr 0.1"),
         ({"warm_up": -1}, "at least 0"),
         ({"warm_up": 5, "milestones": [4]}, "before the milestones"),

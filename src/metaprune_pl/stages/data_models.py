@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from metaprune_pl.data import ImageDataModule
@@ -20,9 +19,10 @@ from metaprune_pl.networks import (
 )
 from metaprune_pl.stages.finetuning import check_fits, whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
+from metaprune_pl.stages.stage import Stage
 
 
-class DataModelTraining(LightningModule):
+class DataModelTraining(Stage):
     """Trains one network from each seed in one fit, each as if alone, on the same batches.
 
     At the end the networks are stored as `networks/seed_NNNN` in the run's folder.
@@ -120,6 +120,7 @@ class DataModelTraining(LightningModule):
             for network in self.networks
         ]
         total = torch.stack(losses)
+        self.watch(total.sum())
         self.log(
             "train/loss",
             total.detach().mean(),
@@ -151,7 +152,7 @@ class DataModelTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""
-        return self.optimizer.configure(self.networks.parameters(), self.trainer.max_epochs or 1)
+        return self.configure(self.networks.parameters())
 
     def on_fit_end(self) -> None:
         """Store the networks, where the run was not stopped early by a person."""

@@ -86,6 +86,7 @@ class DetectorTraining(NetworkTraining):
             batch.images, [_learnt(target) for target in batch.targets]
         )
         loss = torch.stack(list(losses.values())).sum()
+        self.watch(loss)
         values = {f"train/{name}": value.detach() for name, value in losses.items()} | {
             "train/loss": loss.detach()
         }

@@ -104,6 +104,8 @@ class Finetuning(NetworkTraining):
         StorageError: There is no such network.
     """
 
+    remedies = "optimizer.lr or sparsity.weight"
+
     def __init__(
         self,
         *,
@@ -160,6 +162,7 @@ class Finetuning(NetworkTraining):
         """Mean cross-entropy of a batch."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        self.watch(loss)
         self.log(
             "train/loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
         )

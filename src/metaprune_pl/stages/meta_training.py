@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.func import functional_call
 
 from metaprune_pl.data import DataModelZoo, MetaBatch
+from metaprune_pl.data.zoo import MetaLoader
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import unite, unite_states
 from metaprune_pl.metanetworks import Rewriter, save_metanetwork
@@ -30,6 +30,7 @@ from metaprune_pl.stages.objectives import (
     load_data_model,
 )
 from metaprune_pl.stages.optimizers import OptimizerSettings
+from metaprune_pl.stages.stage import Stage
 
 
 class Part:
@@ -60,7 +61,7 @@ class Part:
         return total, logged
 
 
-class MetaTraining(LightningModule):
+class MetaTraining(Stage):
     """Meta-training with one backward pass through the metanetwork per big batch.
 
     The metanetwork's forward pass gives new weights, which are cut off as leaves; each micro-batch
@@ -92,6 +93,8 @@ class MetaTraining(LightningModule):
     Raises:
         ConfigError: There are objectives as well as settings of the paper's, or two of a kind.
     """
+
+    remedies = "optimizer.lr or the objectives' weights"
 
     def __init__(
         self,
@@ -193,16 +196,30 @@ class MetaTraining(LightningModule):
         if self.clip:
             self.clip_gradients(optimizer, self.clip, "norm")  # type: ignore[arg-type]
         optimizer.step()
+        self._step_schedule("step")
         shown = {objective.value for objective in self.objectives}
         for name in logged[0]:
             mean = torch.stack([part[name] for part in logged]).mean()
+            self.watch(mean)
             self.log(f"train/{name}", mean, prog_bar=name in shown, sync_dist=name in shown)
+
+    def _step_schedule(self, interval: str) -> None:
+        if self.optimizer.interval == interval:
+            schedule = self.lr_schedulers()
+            assert schedule is not None and not isinstance(schedule, list)
+            schedule.step()
+
+    @property
+    def batches_per_step(self) -> int:
+        """Micro-batches of a device for each optimiser step."""
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, MetaLoader)
+        return loader.parts * loader.micro_batches
 
     def on_train_epoch_end(self) -> None:
         """Step the schedule and store the metanetwork."""
-        schedule = self.lr_schedulers()
-        assert schedule is not None and not isinstance(schedule, list)
-        schedule.step()
+        super().on_train_epoch_end()
+        self._step_schedule("epoch")
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             epoch = self.current_epoch + 1
             folder = Path(self.trainer.default_root_dir) / "metanetworks" / f"epoch_{epoch:03d}"
@@ -244,7 +261,7 @@ class MetaTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""
-        return self.optimizer.configure(self.metanetwork.parameters(), self.trainer.max_epochs or 1)
+        return self.configure(self.metanetwork.parameters())
 
 
 def _norm(gradients: dict[str, Tensor]) -> Tensor:

@@ -3,23 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from torch import nn
 
 from metaprune_pl.networks import NetworkCard, save_network
-from metaprune_pl.stages.optimizers import OptimizerSettings
+from metaprune_pl.stages.stage import Stage
 
 
-class NetworkTraining(LightningModule):
-    """Trains its attribute `network` with `optimizer`, and stores it with `card` as `network` in the run's folder."""
+class NetworkTraining(Stage):
+    """Trains its attribute `network`, and stores it with `card` as `network` in the run's folder."""
 
     network: nn.Module
     card: NetworkCard
-    optimizer: OptimizerSettings
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""
-        return self.optimizer.configure(self.network.parameters(), self.trainer.max_epochs or 1)
+        return self.configure(self.network.parameters())
 
     def on_fit_end(self) -> None:
         """Store the network, where the run was not stopped early by a person."""
