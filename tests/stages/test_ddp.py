@@ -227,6 +227,9 @@ def test_two_ranks_prune_and_finetune_like_one(
         f"--metanetwork={folder / 'meta_training/metanetworks'}",
         "--latency_batches=[1]",
         "--finetune_after.epochs=1",
+        # beyond, rounding alone moves weights by 1e-3: so does another order within the batches
+        # of one process, but not in float64
+        "--trainer.limit_train_batches=4",
     )
     by_one = alone(common, monkeypatch)
     two = [*common, *TWO, "--trainer.sync_batchnorm=true"]

@@ -15,23 +15,13 @@ from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive, download_url
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing, cut
-from metaprune_pl.data.files import check_shares, fraction_of, share
+from metaprune_pl.data.files import UNREADABLE, check_shares, fraction_of, share
 from metaprune_pl.data.loader import Batch
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError
 
 _MARGIN = 8 / 7
 """Enlarged images are this much larger than what is cut out of them: 256 for 224."""
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NotImplementedError,
-)
-"""What the readers of damaged files raise."""
 
 
 class PublicImages(MemoryImages):
@@ -216,7 +206,7 @@ class SVHN(PublicImages):
         try:
             content = loadmat(path)
             images, labels = content["X"].transpose(3, 2, 0, 1), content["y"].flatten() % 10
-        except (MatReadError, zlib.error, *_UNREADABLE) as error:
+        except (MatReadError, zlib.error, *UNREADABLE) as error:
             raise _damaged(path, error) from error
         return ImageSet(torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64)))
 
@@ -246,7 +236,7 @@ def _read_batch(path: Path) -> ImageSet:
         labels = np.asarray(
             content["labels"] if "labels" in content else content["fine_labels"], np.int64
         )
-    except (pickle.UnpicklingError, *_UNREADABLE) as error:
+    except (pickle.UnpicklingError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
     return ImageSet(torch.from_numpy(images.copy()), torch.from_numpy(labels))
 

@@ -1,16 +1,48 @@
 """Class folders: which images there are, and shares of them that have all classes."""
 
 import os
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from metaprune_pl.errors import ConfigError, DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What the readers of damaged files raise."""
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
 
 
 def check_shares(**shares: float) -> None:
@@ -34,17 +66,30 @@ def class_names(folder: Path) -> list[str]:
         raise DataError(
             f"no folder '{folder}'. An image folder has 'train' and 'test', or class folders alone."
         )
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = sorted(entry.name for entry in _entries(folder) if _leads_to(entry.is_dir))
     if len(names) < 2:
         raise DataError(
             f"'{folder}' has {len(names)} class folders; at least two are needed: "
             f"{folder}/CLASS/*.jpg."
         )
     return names
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, without what editors and systems hide there (`.ipynb_checkpoints`)."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"cannot read the folder '{folder}': {error.strerror}.") from error
+    return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is a file, or a folder; a link to itself is neither."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def check_classes(train: Path, test: Path) -> None:
@@ -69,6 +114,8 @@ def check_classes(train: Path, test: Path) -> None:
 def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
     """Find the images of class folders, sorted.
 
+    Folders that links lead to are entered once: no image is counted twice, and loops end.
+
     Args:
         folder: Where the class folders are.
 
@@ -77,24 +124,44 @@ def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
         labels [n].
 
     Raises:
-        DataError: A folder or images are missing.
+        DataError: A folder or images are missing, or an image is no file.
     """
     files: list[bytes] = []
     labels: list[int] = []
-    for label, name in enumerate(class_names(folder)):
-        found = [
-            os.path.join(os.path.relpath(place, folder), file)
-            for place, _, inside in os.walk(folder / name, followlinks=True)
-            for file in inside
-            if file.lower().endswith(SUFFIXES)
-        ]
-        if not found:
+    names, root = class_names(folder), folder.resolve()
+    entered = {_identity(path) for path in (root, *root.parents)}
+    entered |= {_identity(folder / name) for name in names}
+    for label, name in enumerate(names):
+        paths = sorted(_images_below(folder / name, name, entered))
+        if not paths:
             raise DataError(
                 f"the class folder '{folder / name}' has no images. Add some or remove the folder."
             )
-        files += map(os.fsencode, sorted(found))
-        labels += [label] * len(found)
+        files += map(os.fsencode, paths)
+        labels += [label] * len(paths)
     return np.array(files), torch.tensor(labels)
+
+
+def _images_below(folder: Path, name: str, entered: set[tuple[int, int]]) -> Iterator[str]:
+    """Give the images below a folder, as paths that begin with its name."""
+    for entry in _entries(folder):
+        path = f"{name}/{entry.name}"
+        if _leads_to(entry.is_dir):
+            identity = _identity(entry.path)
+            if identity not in entered:
+                entered.add(identity)
+                yield from _images_below(folder / entry.name, path, entered)
+        elif entry.name.lower().endswith(SUFFIXES):
+            if not _leads_to(entry.is_file):
+                raise DataError(
+                    f"the image {entry.path} is no file, or a link that leads to none. Remove it."
+                )
+            yield path
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def path_of(folder: Path, name: bytes) -> Path:
@@ -102,17 +169,47 @@ def path_of(folder: Path, name: bytes) -> Path:
     return folder / os.fsdecode(name)
 
 
-def read_image(path: Path, mode: str = "RGB") -> Image.Image:
+def read_image(path: Path, mode: str = "RGB", *, exif: bool = True) -> Image.Image:
     """Decode an image.
+
+    Args:
+        path: File of the image.
+        mode: What it is converted to: `RGB`, or `L` for grey.
+        exif: Turn it as its camera noted (EXIF orientation).
 
     Raises:
         DataError: It cannot be read.
     """
     try:
         with Image.open(path) as file:
-            return file.convert(mode)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"cannot read the image {path}: {error}. Replace or remove it.") from error
+            turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1)) if exif else None
+            image = _eight_bits(file).convert(mode)
+            return image if turn is None else image.transpose(turn)
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"cannot read the image {path}: {reason}. Replace or remove it.") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale grey images of more bits by the range of their type, which Pillow would cut off.
+
+    Raises:
+        ValueError: The type has no range that images keep to.
+    """
+    if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
+        return image
+    pixels, white = np.asarray(image), 1.0 if image.mode == "F" else 65535.0
+    if not (pixels.min() >= 0 and pixels.max() <= white):
+        raise ValueError(f"grey goes from 0 to {white:g}, and this one's does not")
+    _tell_scaled(white)
+    return Image.fromarray(np.rint(pixels * (255 / white)).astype(np.uint8))
+
+
+@cache
+def _tell_scaled(white: float) -> None:
+    worker = get_worker_info()
+    if worker is None or worker.id == 0:
+        rank_zero_info(f"Grey images of 0 to {white:g} are scaled to 0 to 255.")
 
 
 def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tuple[Tensor, Tensor]:

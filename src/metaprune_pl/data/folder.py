@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
+from rich.markup import escape
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,8 +27,8 @@ from metaprune_pl.data.files import (
 )
 from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
-from metaprune_pl.errors import DataError
-from metaprune_pl.files import whole_file
+from metaprune_pl.errors import DataError, StorageError
+from metaprune_pl.files import check_file, whole_file
 
 
 class ImageFolder(MemoryImages):
@@ -42,6 +44,7 @@ class ImageFolder(MemoryImages):
         image_size: Pixels that both sides are resized to; None takes them as they are, all of one
             size.
         grayscale: One channel instead of three.
+        exif: Turn images as their cameras noted (EXIF orientation).
         validation_share: Share of the training images kept for validation.
         test_share: Share of all images kept for the test, where there is no `test` folder.
         fraction: Share of the remaining training images that is used, class by class.
@@ -65,6 +68,7 @@ class ImageFolder(MemoryImages):
         folder: str,
         image_size: int | None = None,
         grayscale: bool = False,
+        exif: bool = True,
         validation_share: float = 0.1,
         test_share: float = 0.2,
         fraction: float = 1.0,
@@ -87,16 +91,10 @@ class ImageFolder(MemoryImages):
             seed=seed,
         )
         check_shares(validation_share=validation_share, test_share=test_share, fraction=fraction)
-        self.folder, self.image_size, self.grayscale = (
-            Path(folder).expanduser(),
-            image_size,
-            grayscale,
-        )
-        self.validation_share, self.test_share, self.fraction = (
-            validation_share,
-            test_share,
-            fraction,
-        )
+        self.folder, self.image_size = Path(folder).expanduser(), image_size
+        self.grayscale, self.exif = grayscale, exif
+        self.validation_share, self.test_share = validation_share, test_share
+        self.fraction = fraction
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self.cache = Path(cache).expanduser() if cache else Path(home) / "metaprune_pl"
 
@@ -131,30 +129,34 @@ class ImageFolder(MemoryImages):
 
     def _read(self, folder: Path) -> ImageSet:
         names, labels = list_images(folder)
-        stats = [os.stat(os.path.join(os.fsencode(folder), name)) for name in names]
-        facts = [
-            f"{os.fsdecode(n)} {s.st_size} {s.st_mtime_ns}"
-            for n, s in zip(names, stats, strict=True)
-        ]
-        key = hashlib.sha256(
-            "\n".join([str(self.image_size), str(self.grayscale), *facts]).encode()
-        ).hexdigest()[:16]
-        path = self.cache / f"{folder.parent.name}-{folder.name}-{key}.safetensors"
-        try:
-            return ImageSet(load_file(path)["images"], labels)
-        except (OSError, SafetensorError, KeyError):
-            images = self._decode([path_of(folder, name) for name in names])
-        with whole_file(path) as new:
-            save_file({"images": images}, new)
+        files = [path_of(folder, name) for name in names]
+        path = self.cache / f"{folder.name[:40]}-{self._key(names, files)}.safetensors"
+        images = _cached(path, len(files))
+        if images is None:
+            images = self._decode(files)
+            try:
+                with whole_file(path) as new:
+                    save_file({"images": images}, new)
+            except StorageError as error:
+                rank_zero_info(f"Decoded images are not kept: {error}")
         return ImageSet(images, labels)
+
+    def _key(self, names: np.ndarray, files: list[Path]) -> str:
+        """Digest of what decoded images follow from."""
+        digest = hashlib.sha256(repr((self.image_size, self.grayscale, self.exif)).encode())
+        for name, file in zip(names, files, strict=True):
+            try:
+                facts = file.stat()
+            except OSError as error:
+                raise DataError(f"cannot read the image {file}: {error.strerror}.") from error
+            digest.update(b"\n%s %d %d" % (name, facts.st_size, facts.st_mtime_ns))
+        return digest.hexdigest()[:16]
 
     def _decode(self, files: list[Path]) -> Tensor:
         with ThreadPoolExecutor() as pool:
-            found = list(
-                track(
-                    pool.map(self._decode_one, files), f"Decoding {files[0].parents[1]}", len(files)
-                )
-            )
+            decoded = pool.map(self._decode_one, files)
+            title = os.fsencode(files[0].parents[1]).decode(errors="replace")
+            found = list(track(decoded, f"Decoding {escape(title)}", len(files)))
         for path, image in zip(files, found, strict=True):
             if image.shape != found[0].shape:
                 sizes = " and ".join(
@@ -166,8 +168,19 @@ class ImageFolder(MemoryImages):
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
     def _decode_one(self, path: Path) -> np.ndarray:
-        image = read_image(path, "L" if self.grayscale else "RGB")
+        image = read_image(path, "L" if self.grayscale else "RGB", exif=self.exif)
         if self.image_size is not None:
             image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
         return pixels[:, :, None] if self.grayscale else pixels
+
+
+def _cached(path: Path, count: int) -> Tensor | None:
+    """So many decoded images from a cache file; None where it has none or others."""
+    try:
+        check_file(path)
+        images = load_file(path)["images"]
+    except (StorageError, OSError, SafetensorError, KeyError):
+        return None
+    fits = images.dtype == torch.uint8 and images.dim() == 4 and len(images) == count
+    return images if fits else None

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -28,6 +29,9 @@ from metaprune_pl.data.files import (
 from metaprune_pl.data.images import IMAGENET, ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import DataError
+
+_LONGEST = 16
+"""How many times as long as wide images are at most."""
 
 
 class FileSet(NamedTuple):
@@ -76,9 +80,9 @@ class Reader(Dataset[Any], ABC):
 class _FileReader(Reader):
     """Reads images of class folders."""
 
-    def __init__(self, files: FileSet, order: Order, transform: v2.Compose) -> None:
+    def __init__(self, files: FileSet, order: Order, transform: v2.Compose, *, exif: bool) -> None:
         super().__init__(order)
-        self.files, self.transform = files, transform
+        self.files, self.transform, self.exif = files, transform, exif
 
     def read(self, indices: Tensor, draws: Tensor) -> Batch:
         pairs = zip(indices.tolist(), draws.tolist(), strict=True)
@@ -88,9 +92,17 @@ class _FileReader(Reader):
     def _image(self, index: int, draws: list[float]) -> Tensor:
         """Read an image [3, size, size]; what is random about it follows from its draws."""
         torch.default_generator.manual_seed((int(draws[0] * 2**24) << 24) + int(draws[1] * 2**24))
-        image = read_image(path_of(self.files.folder, self.files.names[index]))
-        transformed: Tensor = self.transform(image)
+        image = read_image(path_of(self.files.folder, self.files.names[index]), exif=self.exif)
+        transformed: Tensor = self.transform(_without_far_ends(image))
         return transformed
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """Cut what lies far from the middle of a ribbon: its resized copy would take gigabytes."""
+    longest = _LONGEST * min(image.size)
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 class _Starts:
@@ -146,6 +158,7 @@ class StreamedImageFolder(ImageDataModule):
     Args:
         folder: Where the images are.
         image_size: Pixels of both sides.
+        exif: Turn images as their cameras noted (EXIF orientation).
         validation_share: Share of the training images kept for validation.
         fraction: Share of the remaining training images that is used, class by class.
         workers: Processes that read images, at most one per core; 0 reads in the training process.
@@ -169,6 +182,7 @@ class StreamedImageFolder(ImageDataModule):
         *,
         folder: str,
         image_size: int = 224,
+        exif: bool = True,
         validation_share: float = 0.02,
         fraction: float = 1.0,
         workers: int = 8,
@@ -187,11 +201,8 @@ class StreamedImageFolder(ImageDataModule):
             seed=seed,
         )
         check_shares(validation_share=validation_share, fraction=fraction)
-        self.folder, self.image_size, self._normalization = (
-            Path(folder).expanduser(),
-            image_size,
-            normalization,
-        )
+        self.folder, self.image_size = Path(folder).expanduser(), image_size
+        self.exif, self._normalization = exif, normalization
         self.validation_share, self.fraction = validation_share, fraction
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, FileSet] = {}
@@ -258,7 +269,8 @@ class StreamedImageFolder(ImageDataModule):
         loaders = {} if order.train else self._evaluated
         key = split, order.rank, order.ranks
         if key not in loaders:
-            reader = _FileReader(self.parts[split], order, v2.Compose([*window, v2.PILToTensor()]))
+            transform = v2.Compose([*window, v2.PILToTensor()])
+            reader = _FileReader(self.parts[split], order, transform, exif=self.exif)
             loaders[key] = StreamLoader(reader, self.workers)
         return loaders[key]
 

@@ -212,7 +212,8 @@ class _SceneReader(Reader):
         return Scenes([image for image, _ in scenes], [target for _, target in scenes])
 
     def _scene(self, files: tuple[str, str], mirror: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        image, target = pil_to_tensor(read_image(Path(files[0]))), read_objects(Path(files[1]))
+        pixels = read_image(Path(files[0]), exif=False)  # boxes are those of the file as it lies
+        image, target = pil_to_tensor(pixels), read_objects(Path(files[1]))
         if mirror:
             left, top, right, bottom = target["boxes"].unbind(1)
             width = image.shape[2]
