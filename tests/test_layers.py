@@ -14,6 +14,7 @@ LAYERS = [
     {"pruning"},
     {"graphs"},
     {"networks"},
+    {"records"},
     {"files"},
     {"errors"},
 ]

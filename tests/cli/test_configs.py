@@ -51,10 +51,10 @@ def test_every_stage_of_every_experiment_parses(
 ) -> None:
     """All is read before anything is run."""
 
-    def start(folder: RunFolder, config: str) -> None:
+    def running(folder: RunFolder, config: str, *, keep: bool) -> None:
         raise Started
 
-    monkeypatch.setattr(RunFolder, "start", start)
+    monkeypatch.setattr(RunFolder, "running", running)
     with pytest.raises(Started):
         main([command_of(name), "--config", name])
 

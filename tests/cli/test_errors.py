@@ -506,16 +506,17 @@ def test_another_run_says_what_differs(changes: dict[str, Any], said: str, workd
         "speed_ups": [2.0],
     }
     folder, config = run(settings, "old")
-    folder.start(config)
+    with folder.running(config):
+        pass
     folder, config = run({**settings, **changes}, "new")
     with pytest.raises(StorageError) as caught:
-        folder.start(config)
+        folder.running(config).__enter__()
     assert said in str(caught.value)
     with pytest.raises(StorageError, match=r"holds another run \(of `prune`\)\. Set"):
-        run(settings, "new", "curve")[0].start(config)
+        run(settings, "new", "curve")[0].running(config).__enter__()
     Path("run/config.yaml").unlink()
     with pytest.raises(StorageError, match=r"holds another run\. Set"):
-        folder.start(config)
+        folder.running(config).__enter__()
 
 
 def test_an_output_folder_below_a_file(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from itertools import product
 from pathlib import Path
@@ -225,15 +226,14 @@ class App(LightningCLI):
                 )
             return
         chains = self._chains(**kwargs) if subcommand in _CHAINS else {}
-        if is_main_process():
-            if subcommand in _CHAINS and (kept := folder.keep_report(config)) is not None:
-                _say(
-                    f"[yellow]{folder.path} held a report with other settings; it is now in {kept}"
-                )
-            folder.start(config)
-        if subcommand != "fit" and not self._inside:
-            trainer.join()
-        try:
+        with ExitStack() as held:
+            if is_main_process():
+                kept = held.enter_context(folder.running(config, keep=subcommand in _CHAINS))
+                if kept is not None:
+                    text = f"{folder.path} held a report with other settings; it is now in {kept}"
+                    _say(f"[yellow]{text}")
+            if subcommand != "fit" and not self._inside:
+                trainer.join()
             if subcommand == "experiment":
                 result: Any = run_experiment(
                     folder.path, chains[""], self._run_stage, writes=is_main_process()
@@ -244,11 +244,6 @@ class App(LightningCLI):
                 )
             else:
                 result = getattr(trainer, subcommand)(**kwargs)
-        except MetapruneError:
-            folder.discard_if_empty()
-            raise
-        if is_main_process():
-            folder.finish()
         trainer.broadcast(None)
         if not self._inside:
             trainer.leave()

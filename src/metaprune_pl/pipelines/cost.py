@@ -1,13 +1,33 @@
 """What a run costs: time, memory at its peak, and images."""
 
 import resource
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from metaprune_pl.files import read_json
+from metaprune_pl.records import read_record
 from metaprune_pl.reports import Cost
 from metaprune_pl.stages.callbacks import IMAGES_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What `run.json` says of a run.
+
+    Attributes:
+        command: Subcommand.
+        key: What makes it this run.
+        finished: Whether it came to its end.
+        cost: What it cost so far.
+        started: When its last session began, in seconds since 1970; None of a finished run.
+    """
+
+    command: str
+    key: str
+    finished: bool
+    cost: Cost = field(default_factory=Cost)
+    started: float | None = None
 
 
 def reset_peaks() -> None:
@@ -41,9 +61,9 @@ def current_files(folder: Path, name: str) -> list[Path]:
 
 def trained_images(folder: Path) -> int:
     """Return how many images the fits below a folder were trained on."""
-    return sum(read_json(path) for path in current_files(folder, IMAGES_FILE))
+    return sum(read_record(int, path) for path in current_files(folder, IMAGES_FILE))
 
 
 def cost_of(folder: Path) -> Cost:
     """Return what a finished run cost, or what is known of an unfinished one."""
-    return Cost(**read_json(folder / "run.json")["cost"])
+    return read_record(RunFacts, folder / "run.json").cost

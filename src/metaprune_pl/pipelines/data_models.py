@@ -4,9 +4,10 @@ Trained, pruned a little, finetuned.
 """
 
 import copy
+import hashlib
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from metaprune_pl.pipelines.prepare import (
     run_finetuning,
     unpruned_macs,
 )
-from metaprune_pl.pipelines.run_folder import RunFolder
+from metaprune_pl.pipelines.run_folder import CLAIMS, RunFolder
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.stages import DataModelTraining
@@ -124,12 +125,9 @@ def _make_claimed(
     initial: InitialPruning | None,
 ) -> bool:
     """Make data models unless another process is at it; return whether they are there."""
-    name = "seeds_" + "_".join(f"{seed:04d}" for seed in seeds)
-    with (
-        claim(context.folder / "claims" / name)
-        if context.is_global_zero
-        else nullcontext(False) as mine
-    ):
+    name = _name_of(seeds)
+    with ExitStack() as held:
+        mine = context.is_global_zero and held.enter_context(claim(context.folder / CLAIMS / name))
         if not context.broadcast(mine):
             return False
         todo = context.broadcast(missing(context.folder, seeds))
@@ -137,7 +135,7 @@ def _make_claimed(
             return True
         work = RunFolder(context.folder / "work" / name, "data_model", name)
         if context.is_global_zero:
-            work.start()
+            held.enter_context(work.running())
         data.count("train")  # what is used of the images does not depend on their order
         own, images = replace(context, folder=work.path), copy.copy(data)
         if training.pretrained:
@@ -161,9 +159,15 @@ def _make_claimed(
                     replace(card, record=card.record | record),
                 )
             context.barrier()
-        if context.is_global_zero:
-            work.finish()
     return True
+
+
+def _name_of(seeds: Sequence[int]) -> str:
+    """Return the name of some seeds' work, which a file can have however many they are."""
+    name = "seeds_" + "_".join(f"{seed:04d}" for seed in seeds)
+    if len(name) <= 255:
+        return name
+    return f"seeds_{seeds[0]:04d}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _prune_initially(

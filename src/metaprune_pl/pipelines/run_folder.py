@@ -7,9 +7,9 @@ overwritten.
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,23 @@ from typing import Any
 import yaml
 
 from metaprune_pl.errors import StorageError
-from metaprune_pl.files import read_json, remove_unfinished, write_json, write_text
+from metaprune_pl.files import (
+    UNFINISHED,
+    check_file,
+    claim,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
 from metaprune_pl.pipelines.cost import (
+    RunFacts,
     cost_of,
     current_files,
     peak_memory,
     reset_peaks,
     trained_images,
 )
+from metaprune_pl.records import read_record
 from metaprune_pl.reports import Cost
 
 HARDWARE = {
@@ -43,6 +52,20 @@ HARDWARE = {
 """Trainer settings that do not make it another run."""
 ARTIFACTS = {"network", "state", "metanetwork", "data_models"}
 """Settings that name folders of stored networks or a file of weights, which belong to the key."""
+LOCK = ".lock"
+"""File that whoever is at a run holds locked."""
+CLAIMS = "claims"
+"""Folder of the files that those who share a run hold locked."""
+TRACES = (
+    LOCK,
+    f"{CLAIMS}/*",
+    "run.json",
+    "config.yaml",
+    "hparams.yaml",
+    "images.json",
+    "*.tfevents.*",
+)
+"""Files of every run, with or without a result."""
 
 
 def run_key(command: str, config: Mapping[str, Any]) -> str:
@@ -59,7 +82,10 @@ def run_key(command: str, config: Mapping[str, Any]) -> str:
             [*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")]
         )
         for path in [folder] if folder.is_file() else inside:
-            digest.update(path.read_bytes())
+            check_file(path)
+            with path.open("rb") as file:
+                while part := file.read(2**20):
+                    digest.update(part)
     return digest.hexdigest()[:20]
 
 
@@ -78,6 +104,11 @@ def _flat(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{place}{key}.")
         else:
             yield f"{place}{key}", value
+
+
+def _is_held(path: Path) -> bool:
+    with claim(path) as mine:
+        return not mine
 
 
 def _as_text(value: Any) -> str:
@@ -107,38 +138,43 @@ class RunFolder:
     def _file(self) -> Path:
         return self.path / "run.json"
 
-    def _read(self) -> dict[str, Any] | None:
-        return read_json(self._file) if self._file.is_file() else None
+    def _read(self) -> RunFacts | None:
+        return read_record(RunFacts, self._file) if self._file.exists() else None
 
     @property
     def foreign(self) -> bool:
-        """Whether another run is here."""
+        """Whether another run is here, or what is no run."""
         known = self._read()
-        if known is not None:
-            return bool(known["key"] != self.key)
-        return any(
-            (self.path / name).exists()
-            for name in ("config.yaml", "report.json", "checkpoints", "network.json")
+        return self._holds_others() if known is None else known.key != self.key
+
+    def _holds_others(self) -> bool:
+        own = (LOCK, UNFINISHED)
+        return self.path.is_dir() and not all(
+            path.name.startswith(own) for path in self.path.iterdir()
         )
 
     @property
     def finished(self) -> bool:
         """Whether this run is here and came to its end."""
         known = self._read()
-        return known is not None and known["key"] == self.key and known["finished"]
+        return known is not None and known.key == self.key and known.finished
 
-    def start(self, config: str | None = None) -> None:
-        """Write the settings, and go on counting time where an earlier session stopped.
+    @contextmanager
+    def running(self, config: str | None = None, *, keep: bool = False) -> Iterator[Path | None]:
+        """Hold the folder while a run is at it: start it, and finish it when all went well.
+
+        A run that fails before it came to any network, checkpoint or result leaves nothing.
+
+        Args:
+            config: Its settings.
+            keep: Whether a report of other settings goes to a folder of its own, which is given.
 
         Raises:
-            StorageError: Another run is here, or there can be no such folder.
+            StorageError: Another run is here or another process is at this one, or there can be no
+                such folder.
         """
-        if self.foreign:
-            raise StorageError(
-                f"'{self.path}' holds another run{self._difference(config)}. Set "
-                "--trainer.default_root_dir to a new "
-                "folder, or remove this one."
-            )
+        before = set(self.path.rglob("*")) | {path for path in (self.path,) if path.exists()}
+        self._refuse_foreign(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -146,14 +182,39 @@ class RunFolder:
                 f"cannot make the folder '{self.path}': {error.strerror}. Set "
                 "--trainer.default_root_dir to another."
             ) from error
+        with nullcontext(True) if self.shared else claim(self.path / LOCK) as mine:
+            if not mine:
+                holder = (self.path / LOCK).read_text().strip() or "another process"
+                raise StorageError(
+                    f"'{self.path}' is in use by {holder}. Wait for it, or set "
+                    "--trainer.default_root_dir to a new folder."
+                )
+            with ExitStack() as undo:
+                undo.callback(self._discard, before)
+                kept = self._keep_report(config) if keep and config is not None else None
+                self._start(config)
+                yield kept
+                undo.pop_all()
+            self._finish()
+
+    def _refuse_foreign(self, config: str | None) -> None:
+        way_out = "Set --trainer.default_root_dir to a new folder, or remove this one."
+        if self.foreign and self._read() is None:
+            raise StorageError(f"'{self.path}' is not empty, and holds no run. {way_out}")
+        if self.foreign:
+            other = f"another run{self._difference(config)}"
+            raise StorageError(f"'{self.path}' holds {other}. {way_out}")
+
+    def _start(self, config: str | None) -> None:
+        """Write the settings, and go on counting time where an earlier session stopped."""
         remove_unfinished(self.path)
-        known = self._read() or {}
-        cost = Cost(**known.get("cost", {}))
-        if "started" in known and not self.shared:
+        known = self._read()
+        cost = Cost() if known is None else known.cost
+        if known is not None and known.started is not None and not self.shared:
             last = max(path.stat().st_mtime for path in self.path.rglob("*") if path.is_file())
-            cost = replace(cost, seconds=cost.seconds + max(0.0, last - known["started"]))
+            cost = replace(cost, seconds=cost.seconds + max(0.0, last - known.started))
         reset_peaks()
-        self._write(finished=False, cost=asdict(cost), started=time.time())
+        self._write(finished=False, cost=cost, started=time.time())
         if config is not None:
             write_text(self.path / "config.yaml", config)
 
@@ -162,8 +223,8 @@ class RunFolder:
         known, file = self._read(), self.path / "config.yaml"
         if known is None or config is None or not file.is_file():
             return ""
-        if known["command"] != self.command:
-            return f" (of `{known['command']}`)"
+        if known.command != self.command:
+            return f" (of `{known.command}`)"
         old, new = (
             dict(self._counting(yaml.safe_load(text))) for text in (file.read_text(), config)
         )
@@ -185,7 +246,7 @@ class RunFolder:
             if not any(f"{key}.".startswith(f"{name}.") for name in idle):
                 yield key, value
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Mark the run as finished, and write what it cost."""
         known = self._read()
         assert known is not None
@@ -197,16 +258,14 @@ class RunFolder:
             ),
             Cost(),
         )
-        own = Cost(**known["cost"]) + peak_memory() + inner
-        seconds = (
-            inner.seconds
-            if self.shared
-            else known["cost"]["seconds"] + time.time() - known["started"]
-        )
-        cost = replace(own, seconds=seconds, images=trained_images(self.path))
-        self._write(finished=True, cost=asdict(cost))
+        cost, seconds = known.cost + peak_memory() + inner, inner.seconds
+        if not self.shared:
+            assert known.started is not None
+            seconds = known.cost.seconds + time.time() - known.started
+        cost = replace(cost, seconds=seconds, images=trained_images(self.path))
+        self._write(finished=True, cost=cost)
 
-    def keep_report(self, config: str) -> Path | None:
+    def _keep_report(self, config: str) -> Path | None:
         """Put the report of other settings into a folder of its own, and return that folder."""
         old = self.path / "config.yaml"
         if (
@@ -224,18 +283,31 @@ class RunFolder:
             path.rename(kept / path.name)
         return kept
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder of a run that made no network, checkpoint or result."""
-        made = (
-            path
-            for pattern in ("*.safetensors", "*.ckpt", "*.json")
-            for path in self.path.rglob(pattern)
-        )
-        if self.path.is_dir() and {path.name for path in made} <= {"run.json"}:
-            shutil.rmtree(self.path)
+    def _discard(self, before: set[Path]) -> None:
+        """Remove what a run has made that came to no network, checkpoint or result.
 
-    def _write(self, **facts: Any) -> None:
-        write_json(self._file, {"command": self.command, "key": self.key, **facts})
+        Only what was not there `before` goes, and only files that every run has; the folder goes
+        with them if the run made it.
+        """
+        made = [path for path in sorted(self.path.rglob("*")) if path not in before]
+        files = [path for path in made if not path.is_dir() or path.is_symlink()]
+        if not all(any(path.match(name) for name in TRACES) for path in files):
+            return
+        if any(_is_held(path) for path in files if path.parent.name == CLAIMS):
+            return
+        folders = [path for path in made if path not in files]
+        with suppress(OSError):  # the error that led here is told
+            for path in sorted(files, key=lambda path: path == self._file):  # what it is goes last
+                path.unlink(missing_ok=True)
+            for path in reversed([self.path, *folders]):
+                if path not in before and not any(path.iterdir()):
+                    path.rmdir()
+
+    def _write(self, *, finished: bool, cost: Cost, started: float | None = None) -> None:
+        facts = RunFacts(
+            command=self.command, key=self.key, finished=finished, cost=cost, started=started
+        )
+        write_json(self._file, asdict(facts))
 
     def move_aside(self) -> Path:
         """Rename the folder so that a new run can take its place."""

@@ -1,0 +1,151 @@
+"""A run removes only what it made, and keeps others out of its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaprune_pl.__main__ import main
+from metaprune_pl.errors import StorageError
+from metaprune_pl.files import write_json
+from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.pipelines.data_models import _name_of
+from metaprune_pl.pipelines.run_folder import RunFolder
+
+OUT_OF_REACH = [
+    "prune",
+    "--config=prune_quickstart.yaml",
+    "--network=net",
+    "--metanetwork=null",
+    "--finetune.epochs=0",
+    "--speed_ups=[1000000]",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def store(folder: str = "net") -> None:
+    arguments = {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1}
+    network = create_network("cifar_resnet", seed=0, **arguments)
+    card = NetworkCard(settings=NetworkSettings(arguments=arguments), input_shape=(1, 8, 8))
+    save_network(folder, network, card)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+def test_a_mistake_leaves_a_persons_folder_as_it_was(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store()
+    Path("my_project").mkdir()
+    Path("my_project/thesis.tex").write_text("all my work")
+    before = listing(workdir)
+    for folder in ("my_project", "."):
+        with pytest.raises(SystemExit) as stop:
+            main([*OUT_OF_REACH, f"--trainer.default_root_dir={folder}"])
+        assert stop.value.code == 1
+        assert "is not empty, and holds no run. Set --tr" in capsys.readouterr().err
+        assert listing(workdir) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_mistake_leaves_nothing_of_a_run(
+    there: bool, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store()
+    if there:
+        Path("out").mkdir()
+    before = listing(workdir)
+    with pytest.raises(SystemExit) as stop:
+        main([*OUT_OF_REACH, "--trainer.default_root_dir=out"])
+    assert stop.value.code == 1
+    assert "speed-up" in capsys.readouterr().err
+    assert listing(workdir) == before
+
+
+def test_what_somebody_puts_into_a_running_runs_folder_stays(workdir: Path) -> None:
+    folder = RunFolder(Path("out"), "prune", "key")
+    with pytest.raises(ValueError), folder.running("a: 1"):
+        Path("out/notes.txt").write_text("mine")
+        raise ValueError
+    assert Path("out/notes.txt").read_text() == "mine"
+    with folder.running("a: 1"):
+        assert Path("out/notes.txt").exists()
+
+
+def test_a_stopped_run_that_fails_keeps_what_it_had(workdir: Path) -> None:
+    folder = RunFolder(Path("out"), "prune", "key")
+    with pytest.raises(KeyboardInterrupt), folder.running("a: 1"):
+        write_json(Path("out/result.json"), 1)
+        raise KeyboardInterrupt
+    before = listing(workdir)
+    with pytest.raises(ValueError), folder.running("a: 1"):
+        raise ValueError
+    assert listing(workdir).keys() == before.keys()
+
+
+def test_the_second_process_is_told_who_is_at_the_run(workdir: Path) -> None:
+    code = (
+        "import time; from pathlib import Path\n"
+        "from metaprune_pl.pipelines.run_folder import RunFolder\n"
+        "with RunFolder(Path('out'), 'prune', 'key').running('a: 1'):\n"
+        "    print('in', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "in\n"
+    folder = RunFolder(Path("out"), "prune", "key")
+    before = listing(workdir)
+    with pytest.raises(
+        StorageError, match=rf"'out' is in use by process {holder.pid} on .*\. Wait"
+    ):
+        folder.running("a: 1").__enter__()
+    assert listing(workdir) == before
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with folder.running("a: 1"):
+        assert not folder.finished
+    assert folder.finished
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"command": 1}',
+        '{"command": "prune", "key": "key", "finished": "no"}',
+        '{"command": "prune", "key": "key", "finished": false, "cost": {"seconds": NaN}}',
+    ],
+)
+def test_a_damaged_run_is_one_line(content: str, workdir: Path) -> None:
+    Path("out").mkdir()
+    Path("out/run.json").write_text(content)
+    with pytest.raises(StorageError, match=r"out/run\.json"):
+        RunFolder(Path("out"), "prune", "key").running("a: 1").__enter__()
+
+
+def test_a_run_of_an_older_program_goes_on(workdir: Path) -> None:
+    Path("out").mkdir()
+    cost = {"seconds": 5.0, "images": 10, "host_bytes": 1, "device_bytes": 0}
+    facts = {"command": "prune", "key": "key", "finished": False, "cost": cost, "started": 3.0}
+    Path("out/run.json").write_text(json.dumps(facts))
+    folder = RunFolder(Path("out"), "prune", "key")
+    with folder.running("a: 1"):
+        pass
+    assert folder.finished
+
+
+def test_the_work_of_many_seeds_has_a_name_that_a_file_can_have() -> None:
+    assert _name_of(range(3)) == "seeds_0000_0001_0002"
+    names = {_name_of(range(start, start + 51)) for start in (0, 1, 51)}
+    assert len(names) == 3
+    assert max(map(len, names)) <= 255
