@@ -426,7 +426,7 @@ def test_a_card_that_names_another_class_is_refused(tmp_path: Path, name: str) -
     ids=["no module", "no class", "no dot", "other sizes", "other arguments"],
 )
 def test_a_card_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(StorageError, match="cannot read the metanetwork in"):
+    with pytest.raises(StorageError, match=r"cannot read the metanetwork in"):
         load_metanetwork(stored(tmp_path / "m", **changes))
 
 
@@ -434,7 +434,7 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, 
 def test_a_damaged_card_is_refused(tmp_path: Path, content: bytes) -> None:
     folder = stored(tmp_path / "m")
     (folder / "metanetwork.json").write_bytes(content)
-    with pytest.raises(StorageError, match="cannot read the metanetwork in"):
+    with pytest.raises(StorageError, match=r"metanetwork\.json"):
         load_metanetwork(folder)
 
 
@@ -442,10 +442,10 @@ def test_damaged_or_missing_weights_are_refused(tmp_path: Path) -> None:
     folder = stored(tmp_path / "m")
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(StorageError, match="cannot read the metanetwork in"):
+    with pytest.raises(StorageError, match=r"cannot read .*weights\.safetensors"):
         load_metanetwork(folder)
     weights.unlink()
-    with pytest.raises(StorageError, match="cannot read the metanetwork in"):
+    with pytest.raises(StorageError, match=r"cannot read .*weights\.safetensors"):
         load_metanetwork(folder)
 
 

@@ -4,6 +4,7 @@ A folder, a name of a library, a function of their own; with a state.
 """
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.checks import plain_module
+from metaprune_pl.networks.trust import trust
 from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 
 OWN = """
@@ -156,38 +158,71 @@ def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> No
     assert NetworkSource(network="small").open()[1].settings == card.settings
 
 
-def test_a_stored_network_does_not_have_just_any_function_called(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stored_by(builder: str, **arguments: object) -> None:
+    """Store a network that names its builder, as a stranger could."""
     card = NetworkCard(
         settings=NetworkSettings(arguments={"depth": 8, "width": 4}), input_shape=(3, 8, 8)
     )
     save_network("evil", create_network("cifar_resnet", depth=8, width=4), card)
     data = json.loads(Path("evil/network.json").read_text())
-    data["settings"] = {"builder": "os:mkdir", "arguments": {"path": "harm"}}
+    data["settings"] = {"builder": builder, "arguments": arguments}
     Path("evil/network.json").write_text(json.dumps(data))
-    with pytest.raises(
-        StorageError,
-        match=r"neither below the current folder nor annotated.* it is not called\. .*: def mkdir\(",
-    ):
+
+
+HOSTILE = {
+    "a function of the library": ("os:mkdir", {"path": "harm"}),
+    "annotated to return a module": ("torch.fx.graph_module:reduce_graph_module", {"body": {}}),
+    "a class of modules": ("torch.nn:Identity", {}),
+    "a module beside it": ("evil_here:build", {}),
+    "a backbone": ("faster_rcnn", {"backbone": "evil_here:build"}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_strangers_network_runs_no_code(name: str, workdir: Path) -> None:
+    Path("evil_here.py").write_text("open('harm', 'w')")
+    builder, arguments = HOSTILE[name]
+    stored_by(builder, **arguments)
+    named = arguments.get("backbone", builder)
+    with pytest.raises(StorageError, match=rf"^evil/network\.json .*--trust {named}$"):
         load_network("evil")
     assert not Path("harm").exists()
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"purelib": str(workdir / "site")})
-    Path("site").mkdir()
-    Path("site/installed_here.py").write_text("def harm(path): open(path, 'w')")
-    monkeypatch.syspath_prepend("site")  # an environment inside the current folder
-    data["settings"] = {"builder": "installed_here:harm", "arguments": {"path": "harm"}}
-    Path("evil/network.json").write_text(json.dumps(data))
-    with pytest.raises(StorageError, match="it is not called"):
+    assert "evil_here" not in sys.modules
+
+
+@pytest.mark.parametrize("argument", ["pretrained", "weights", "checkpoint_path", "pretrained_cfg"])
+def test_a_strangers_network_fetches_nothing(argument: str, workdir: Path) -> None:
+    stored_by("timm/test_vit", **{argument: "elsewhere"})
+    with pytest.raises(StorageError, match=f"network.json is damaged .argument '{argument}'"):
         load_network("evil")
-    assert not Path("harm").exists()
-    for harmless in ("torch.nn:Identity", "torchvision.models:resnet18"):
-        data["settings"] = {"builder": harmless, "arguments": {}}
-        Path("evil/network.json").write_text(json.dumps(data))
-        with pytest.raises(
-            StorageError, match="the weights"
-        ):  # it is built; these weights are another's
-            load_network("evil")
+
+
+def test_a_network_that_a_person_knows_is_built(own: str, workdir: Path) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(NetworkError, match=f"is not imported. If you know it, add --trust {own}:"):
+        create_network(f"{own}:build")
+    trust(f"{own}:build")
+    assert isinstance(create_network(f"{own}:build"), nn.Sequential)
+    settings = NetworkSettings(builder=f"{own}_gone:build")
+    save_network("mine", layers, NetworkCard(settings=settings, input_shape=(3, 1, 1)))
+    code = "from metaprune_pl.networks import load_network\n" + (
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))\n"
+        "load_network('mine', builder=build)\nload_network('mine')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # where nobody has named it before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"width": 100_000}, {"depth": 6_000_002}, {"num_classes": 2**40}, {"width": 2**70}],
+)
+def test_a_small_file_does_not_make_a_huge_network(
+    arguments: dict[str, int], workdir: Path
+) -> None:
+    stored_by("cifar_resnet", **{"depth": 8, "width": 4, **arguments})
+    with pytest.raises((StorageError, NetworkError), match=r"far larger than its weights|network"):
+        load_network("evil")
 
 
 def test_a_stored_network_takes_no_arguments(workdir: Path) -> None:

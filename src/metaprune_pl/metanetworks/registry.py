@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from metaprune_pl.errors import StorageError, did_you_mean
 from metaprune_pl.metanetworks.base import Metanetwork
+from metaprune_pl.networks.trust import is_trusted
 
 BUILT_IN = (
     "metaprune_pl.metanetworks.pna.PNAMetanetwork",
@@ -28,14 +29,13 @@ def metanetwork_class(name: str) -> type[Metanetwork]:
     Raises:
         StorageError: No class of that name is known.
     """
-    if name in BUILT_IN:
+    if name in BUILT_IN or is_trusted(name):
         importlib.import_module(name.rpartition(".")[0])
     known = {name_of(kind): kind for kind in _subclasses(Metanetwork)}  # type: ignore[type-abstract]
     if name not in known:
-        module = name.rpartition(".")[0]
         raise StorageError(
             f"no metanetwork is known as '{name}'.{did_you_mean(name, [*BUILT_IN, *known])} "
-            f"A class of your own is known once {module or 'its module'} is imported"
+            f"A class of your own is known with --trust {name}"
         )
     return known[name]
 

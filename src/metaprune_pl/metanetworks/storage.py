@@ -1,16 +1,19 @@
 """A metanetwork on disk: a folder of `weights.safetensors` and `metanetwork.json`. Nothing is unpickled."""
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from metaprune_pl.errors import StorageError
+from metaprune_pl.errors import MetapruneError, StorageError
 from metaprune_pl.files import whole_folder, write_json
 from metaprune_pl.metanetworks.base import Metanetwork, Rewriter
 from metaprune_pl.metanetworks.registry import metanetwork_class, name_of
+from metaprune_pl.networks.bounds import Bounded
+from metaprune_pl.networks.states import check_finite
+from metaprune_pl.networks.storage import stored_shapes
+from metaprune_pl.records import as_record, read_record
 
 Head = TypeVar("Head", bound=Metanetwork)
 
@@ -28,6 +31,7 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
         "arguments": metanetwork.arguments,
         "record": record,
     }
+    check_finite(metanetwork, f"the metanetwork for '{folder}'")
     with whole_folder(Path(folder)) as new:
         tensors = {
             name: value.detach().cpu().contiguous()
@@ -81,26 +85,34 @@ def load_metanetwork(folder: str | Path, head: type[Metanetwork] = Rewriter) -> 
         StorageError: There is none of that head, or its files are damaged.
     """
     folder = find_metanetwork(folder)
+    path, weights = folder / "metanetwork.json", folder / "weights.safetensors"
+    card = read_record(dict[str, Any], path)
+    name = as_record(str, card.get("class"), path)
+    arguments = as_record(dict[str, Any], card.get("arguments"), path)
+    shapes = stored_shapes(weights)
+    bounds = Bounded(
+        str(path), largest=2 * weights.stat().st_size + 2**20, operations=100 * len(shapes) + 1000
+    )
     try:
-        card = json.loads((folder / "metanetwork.json").read_text())
-        kind = metanetwork_class(str(card["class"]))
+        kind = metanetwork_class(name)
         if not issubclass(kind, head):
             raise ValueError(f"it is a {kind.__name__}, which is no {head.__name__}")
-        metanetwork = kind(**card["arguments"])
-        weights = load_file(folder / "weights.safetensors")
-        shapes = {name: value.shape for name, value in metanetwork.state_dict().items()}
-        if {name: value.shape for name, value in weights.items()} != shapes:
+        with bounds:
+            metanetwork = kind(**arguments)
+        own = {name: list(value.shape) for name, value in metanetwork.state_dict().items()}
+        if shapes != own:
             raise ValueError("its weights do not fit its arguments")
-        if not all(bool(value.isfinite().all()) for value in weights.values()):
-            raise ValueError("its weights are not finite: its training ran away")
-        metanetwork.load_state_dict(weights)
+        metanetwork.load_state_dict(load_file(weights))
     except (
-        StorageError,
+        MetapruneError,
         LookupError,
         ValueError,
         TypeError,
+        RuntimeError,
         OSError,
         SafetensorError,
     ) as error:
-        raise StorageError(f"cannot read the metanetwork in '{folder}': {error}.") from error
+        reason = str(error).rstrip(".")
+        raise StorageError(f"cannot read the metanetwork in '{folder}': {reason}.") from error
+    check_finite(metanetwork, str(weights))
     return metanetwork

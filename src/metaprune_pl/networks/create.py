@@ -11,6 +11,7 @@ from torch import nn
 from metaprune_pl.errors import NetworkError
 from metaprune_pl.networks.checks import plain_module
 from metaprune_pl.networks.names import find_builder
+from metaprune_pl.networks.trust import named_code, trust
 
 DOWNLOADS = ("pretrained", "weights")
 """Arguments that ask a library for trained weights."""
@@ -30,6 +31,10 @@ class NetworkSettings:
 
     builder: str = "cifar_resnet"
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in named_code(self.builder, self.arguments):
+            trust(name)  # settings are a person's word; `read_card` looks at a file's before
 
     def for_data(self, num_classes: int, in_channels: int) -> "NetworkSettings":
         """Return these settings with the data's sizes filled in where the builder knows them and none are given."""

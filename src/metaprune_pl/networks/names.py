@@ -5,21 +5,20 @@ Ours, torchvision's, timm's, or one of the user's own.
 
 import difflib
 import importlib
-import inspect
 import os
 import sys
-import sysconfig
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from torch import nn
 
-from metaprune_pl.errors import NetworkError, StorageError, did_you_mean
+from metaprune_pl.errors import NetworkError, did_you_mean
 from metaprune_pl.networks.cifar_resnet import CifarResNet
 from metaprune_pl.networks.cifar_vgg import CifarVGG
 from metaprune_pl.networks.detector import faster_rcnn
+from metaprune_pl.networks.trust import given_builder, is_trusted
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
@@ -77,11 +76,15 @@ def _function_in(name: str) -> str:
 
 
 def find_own(name: str) -> Callable[..., nn.Module]:
-    """Import `package.module:function`, looking in the current folder first.
+    """Import `package.module:function` that a person has named, looking in the current folder first.
 
     Raises:
-        NetworkError: There is no such module, or it has no such function.
+        NetworkError: Nobody has named it, there is no such module, or it has no such function.
     """
+    if not is_trusted(name):
+        raise NetworkError(f"'{name}' is not imported. If you know it, add --trust {name}")
+    if (given := given_builder(name)) is not None:
+        return given
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -102,38 +105,6 @@ def find_own(name: str) -> Callable[..., nn.Module]:
             f"module '{module_name}' has no function '{attribute}' that builds a network.{hint}"
         )
     return function  # type: ignore[no-any-return]
-
-
-def check_harmless(name: str) -> None:
-    """Refuse to call just any function because a stored network names it.
-
-    It must be a class of modules, be annotated to return one, or be the user's own: below the
-    current folder, and not of an installed package.
-
-    Raises:
-        StorageError: It is none of these.
-    """
-    if ":" not in name:
-        return
-    function = find_own(name)
-    source = getattr(sys.modules.get(getattr(function, "__module__", None) or ""), "__file__", None)
-    if source is not None and Path(source).resolve().is_relative_to(Path.cwd().resolve()):
-        installed = {Path(path).resolve() for path in sysconfig.get_paths().values()} - {
-            Path.cwd().resolve()
-        }
-        if not any(Path(source).resolve().is_relative_to(path) for path in installed):
-            return
-    try:
-        result = function if inspect.isclass(function) else get_type_hints(function).get("return")
-    except (NameError, TypeError):
-        result = None
-    if not (inspect.isclass(result) and issubclass(result, nn.Module)):
-        raise StorageError(
-            f"the stored network names '{name}' as its builder, which is neither below the "
-            "current folder nor "
-            "annotated to return a torch.nn.Module; it is not called. If it is yours, write: def "
-            f"{name.partition(':')[2]}(...) -> torch.nn.Module."
-        )
 
 
 def _torchvision(name: str, **kwargs: Any) -> nn.Module:

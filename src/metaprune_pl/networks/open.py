@@ -40,6 +40,8 @@ class NetworkSource:
             raise ConfigError(
                 f"'{self.network}' is a stored network: it takes no arguments and no state."
             )
+        if not self.stored:
+            NetworkSettings(builder=self.network, arguments=dict(self.arguments))
 
     @property
     def stored(self) -> bool:

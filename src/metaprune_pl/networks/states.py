@@ -125,6 +125,25 @@ def not_finite(network: nn.Module) -> set[str]:
     }
 
 
+def check_finite(network: nn.Module, where: str) -> None:
+    """Refuse a network whose training has diverged; a buffer may hold infinity (a mask, say).
+
+    Args:
+        network: What is looked at.
+        where: What it is called in the error.
+
+    Raises:
+        StorageError: A tensor holds NaN, or a parameter infinity.
+    """
+    parameters = dict(network.named_parameters())
+    for name in sorted(not_finite(network)):
+        if name in parameters or bool(network.state_dict()[name].isnan().any()):
+            raise StorageError(
+                f"{where} holds NaN or infinity ('{name}'): its training diverged. Train again with "
+                "a lower learning rate."
+            )
+
+
 def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off leading parts that all names share and no name of the network has."""
     names = list(state)

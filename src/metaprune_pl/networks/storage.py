@@ -4,19 +4,22 @@
 loads without its history.
 """
 
-import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
-from metaprune_pl.files import whole_folder, write_json
-from metaprune_pl.networks.create import NetworkSettings, create_network
-from metaprune_pl.networks.names import check_harmless
+from metaprune_pl.files import check_file, read_json, whole_folder, write_json
+from metaprune_pl.networks.bounds import Bounded, memory
+from metaprune_pl.networks.create import DOWNLOADS, NetworkSettings, create_network
+from metaprune_pl.networks.states import check_finite
+from metaprune_pl.networks.trust import named_code, refuse_unknown, trust
 from metaprune_pl.networks.widths import (
     all_tensors,
     layer_widths,
@@ -24,8 +27,15 @@ from metaprune_pl.networks.widths import (
     set_tensors,
     size_attributes,
 )
+from metaprune_pl.records import as_record
 
 FORMAT = 1
+FETCHED = {*DOWNLOADS, "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+"""Arguments that have a builder read other files: a stored network has none."""
+LARGEST_IMAGE = 2**28
+"""Numbers of one image at most."""
+LARGER = 64
+"""How many times larger than its weights an unpruned network may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,10 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
 
     Returns:
         The card as stored, with the widths of the layers.
+
+    Raises:
+        StorageError: The network holds NaN or infinity, or the folder cannot be written, or holds
+            something else than a stored network.
     """
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     card = replace(
@@ -66,6 +80,7 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
         frozen=frozen,
         attributes=size_attributes(network),
     )
+    check_finite(network, f"the network for '{folder}'")
     with whole_folder(Path(folder)) as new:
         tensors = {
             name: value.detach().cpu().contiguous().clone()
@@ -76,59 +91,121 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
     return card
 
 
-def read_card(folder: str | Path) -> NetworkCard:
+def read_card(
+    folder: str | Path, *, builder: Callable[..., nn.Module] | None = None
+) -> NetworkCard:
     """Read `network.json` of a stored network.
 
+    Args:
+        folder: Where it is.
+        builder: What builds it, where that is the person's own: what the file names is then not
+            imported.
+
     Raises:
-        StorageError: The folder holds no network, or one of a newer program.
+        StorageError: The folder holds no network, or one of a newer program, or names code as its
+            builder that nobody has named in this process.
     """
     path = Path(folder) / "network.json"
-    try:
-        data = json.loads(path.read_text())
-        if data.pop("format") > FORMAT:
-            raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
-        settings = NetworkSettings(**data.pop("settings"))
-        channels, height, width = data.pop("input_shape")
-        return NetworkCard(settings=settings, input_shape=(channels, height, width), **data)
-    except (FileNotFoundError, NotADirectoryError):
-        results = sorted(
-            Path(folder).glob("*/network/network.json"), reverse=True
-        )  # speed_up_2 before finetuned
-        inside = [*results, *sorted(Path(folder).glob("*/network.json"))]
-        hint = (
-            f"Did you mean '{inside[0].parent}'?"
-            if inside
-            else "`metaprune fit` and `metaprune prune` make networks."
-        )
-        if [*Path(folder).glob("metanetwork.json"), *Path(folder).glob("*/metanetwork.json")]:
-            hint = "It is a metanetwork's: name that as metanetwork."
+    if not path.exists():
         raise StorageError(
-            f"no stored network in '{folder}': it has no network.json. {hint}"
-        ) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(f"{path} is damaged ({error}). Make the network again.") from error
+            f"no stored network in '{folder}': it has no network.json. {_hint(Path(folder))}"
+        )
+    data = read_json(path)
+    version = data.pop("format", None) if isinstance(data, dict) else None
+    if type(version) is not int:
+        raise StorageError(f"{path} is damaged (it has no format). Make the network again.")
+    if version > FORMAT:
+        raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
+    _check_settings(data.get("settings"), path, builder)
+    card = as_record(NetworkCard, data, path)
+    if min(card.input_shape) < 1 or math.prod(card.input_shape) > LARGEST_IMAGE:
+        raise StorageError(f"{path} is damaged (input_shape is {card.input_shape}).")
+    if unknown := sorted({*card.frozen, *card.masked} - card.layers.keys()):
+        raise StorageError(f"{path} is damaged (there is no weight '{unknown[0]}').")
+    return card
 
 
-def load_network(folder: str | Path) -> nn.Module:
+def _check_settings(settings: Any, path: Path, builder: Callable[..., nn.Module] | None) -> None:
+    """Look at what a file would have built before anything of it is imported."""
+    name, arguments = (
+        settings.get(key) if isinstance(settings, dict) else None
+        for key in ("builder", "arguments")
+    )
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise StorageError(f"{path} is damaged (settings is {settings}). Make the network again.")
+    if builder is not None and ":" in name:
+        trust(name, builder)
+    for code in named_code(name, arguments):
+        refuse_unknown(code, str(path))
+    if fetched := sorted(FETCHED & arguments.keys()):
+        raise StorageError(f"{path} is damaged (argument '{fetched[0]}'). Make the network again.")
+
+
+def _hint(folder: Path) -> str:
+    results = sorted(folder.glob("*/network/network.json"), reverse=True)
+    inside = [*results, *sorted(folder.glob("*/network.json"))]  # speed_up_2 before finetuned
+    if [*folder.glob("metanetwork.json"), *folder.glob("*/metanetwork.json")]:
+        return "It is a metanetwork's: name that as metanetwork."
+    if inside:
+        return f"Did you mean '{inside[0].parent}'?"
+    return "`metaprune fit` and `metaprune prune` make networks."
+
+
+def load_network(
+    folder: str | Path, *, builder: Callable[..., nn.Module] | None = None
+) -> nn.Module:
     """Load a stored network, dense or pruned, in evaluation mode on the CPU.
 
+    Args:
+        folder: Where it is.
+        builder: See `read_card`.
+
     Raises:
-        StorageError: The folder holds no network, its files do not fit each other, or its builder
-            is not to be called.
+        StorageError: The folder holds no network, its files do not fit each other or are far larger
+            or smaller than they say, its weights are not finite, or its builder is not to be called.
         NetworkError: The network cannot be built.
     """
-    card = read_card(folder)
-    check_harmless(card.settings.builder)
-    network = create_network(card.settings.builder, **card.settings.arguments)
+    card = read_card(folder, builder=builder)
     path = Path(folder) / "weights.safetensors"
-    try:
-        tensors = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise StorageError(f"cannot read {path}: {error}. Make the network again.") from error
-    if {name: list(value.shape) for name, value in tensors.items()} != card.layers:
+    shapes = stored_shapes(path)
+    if shapes != card.layers:
         raise StorageError(f"{path} does not hold the widths that network.json beside it names.")
+    bounds = Bounded(
+        str(path.with_name("network.json")),
+        largest=min(memory(), LARGER * path.stat().st_size + 2**30),
+        operations=10_000 + 100 * len(shapes),
+    )
+    with bounds:
+        network = create_network(card.settings.builder, **card.settings.arguments)
+    tensors = load_file(path)
+    _check_types(network, tensors, path)
     set_tensors(network, tensors)
     set_attributes(network, card.attributes)
+    check_finite(network, str(path))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in card.frozen)
     return network.eval()
+
+
+def stored_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of a safetensors file's tensors, without reading these.
+
+    Raises:
+        StorageError: The file is missing, damaged, or larger than this machine's memory.
+    """
+    check_file(path, memory())
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"cannot read {path}: {error}. Make the network again.") from error
+
+
+def _check_types(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, own in all_tensors(network).items():
+        stored = tensors.get(name)
+        if stored is not None and stored.is_floating_point() != own.is_floating_point():
+            raise StorageError(
+                f"cannot read {path}: '{name}' is {stored.dtype} there, and {own.dtype} in the "
+                "network. Make the network again."
+            )

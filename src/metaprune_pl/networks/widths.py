@@ -134,7 +134,7 @@ def set_attributes(
     """Set what `size_attributes` returned of a network of the same kind.
 
     Raises:
-        StorageError: The network has no such module.
+        StorageError: The network has no such module, or the module no such attribute.
     """
     modules = dict(network.named_modules())
     for path, numbers in attributes.items():
@@ -143,6 +143,9 @@ def set_attributes(
                 f"network.json names the module '{path}', which the network does not have."
             )
         for name, value in numbers.items():
+            old = vars(modules[path]).get(name)
+            if not is_sizes(old) or isinstance(old, int) != isinstance(value, int):
+                raise StorageError(f"network.json sets '{name}' of '{path}', which is no size.")
             kind = tuple if isinstance(getattr(modules[path], name, None), tuple) else type(value)
             setattr(modules[path], name, kind(value))  # type: ignore[arg-type]
 
