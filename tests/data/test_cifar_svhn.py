@@ -5,12 +5,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from fake_data import fake_cifar, fake_svhn, pixels
-from metaprune_pl.data import CIFAR10, CIFAR100, SVHN, Augmentation, Batch
+from metaprune_pl.data import CIFAR10, CIFAR100, SVHN, Augmentation, Batch, Normalization
 from metaprune_pl.data.cifar_svhn import PublicImages
 from metaprune_pl.errors import ConfigError, DataError
 
@@ -174,3 +176,31 @@ def test_enlarged_images_are_cut_at_random_in_training_and_from_the_middle_other
     found = data.transform(batch, train=True)
     assert torch.equal(found[0], large[0, :, 0:56, 8:64])
     assert torch.equal(found[1], large[1, :, 4:60, 0:56])
+
+
+def test_grey_is_what_pillow_makes_of_the_colours(data: PublicImages) -> None:
+    shades = type(data)(root=str(data.root), batch_size=8, validation_share=0.2, grayscale=True)
+    assert shades.input_shape == (1, 32, 32)
+    for colours, grey in zip(data.splits, shades.splits, strict=True):
+        image = colours.images[0].permute(1, 2, 0).numpy()
+        expected = torch.from_numpy(np.array(Image.fromarray(image).convert("L")))
+        assert torch.equal(grey.images[0, 0], expected)
+        assert torch.equal(colours.labels, grey.labels)
+
+
+def test_a_given_normalization_is_that_of_the_images(data: PublicImages) -> None:
+    given = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    same = type(data)(root=str(data.root), normalization=given, validation_share=0.2)
+    mean, std = same.normalization
+    assert mean.flatten().tolist() == pytest.approx([127.5, 102, 76.5])
+    assert std.flatten().tolist() == pytest.approx([51, 76.5, 102])
+    grey = type(data)(root=str(data.root), normalization=given, grayscale=True)
+    with pytest.raises(ConfigError, match="channels are 1, those of mean and std 3"):
+        _ = grey.normalization
+
+
+def test_a_fraction_of_the_images_is_normalized_like_all(data: PublicImages) -> None:
+    part = type(data)(root=str(data.root), validation_share=0.2, fraction=0.5)
+    assert part.count("train") < data.count("train")
+    for some, every in zip(part.normalization, data.normalization, strict=True):
+        assert torch.equal(some, every)

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and SVHN: 32x32 pixels, three channels, from the files that their authors publish."""
+"""CIFAR-10, CIFAR-100 and SVHN: 32x32 pixels, from the files that their authors publish."""
 
 import pickle
 import urllib.error
@@ -15,7 +15,8 @@ from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive, download_url
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing, cut
-from metaprune_pl.data.files import UNREADABLE, check_shares, fraction_of, share
+from metaprune_pl.data.files import UNREADABLE, check_shares, share
+from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.loader import Batch
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError
@@ -33,6 +34,7 @@ class PublicImages(MemoryImages):
         image_size: Pixels of both sides of the windows that are cut out of enlarged images on the
             device, at random in training and from the middle otherwise; None leaves images as they
             are.
+        grayscale: One channel instead of three.
         validation_share: Share of the training images kept for validation.
         fraction: Share of the remaining training images that is used, class by class.
         batch_size: Most training images that a device takes at once.
@@ -40,6 +42,8 @@ class PublicImages(MemoryImages):
         global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images; None is what the paper does.
         mixing: How training images are mixed.
+        normalization: What the network expects; None takes mean and deviation of the training
+            images, before a fraction of them is drawn.
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
@@ -55,6 +59,7 @@ class PublicImages(MemoryImages):
         root: str = "datasets",
         download: bool = False,
         image_size: int | None = None,
+        grayscale: bool = False,
         validation_share: float = 0.1,
         fraction: float = 1.0,
         batch_size: int = 128,
@@ -62,6 +67,7 @@ class PublicImages(MemoryImages):
         global_batch: int | None = None,
         augmentation: Augmentation | None = None,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
+        normalization: Normalization | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -70,11 +76,14 @@ class PublicImages(MemoryImages):
             global_batch=global_batch,
             augmentation=augmentation or self.augmented,
             mixing=mixing,
+            normalization=normalization,
+            fraction=fraction,
             seed=seed,
         )
-        check_shares(validation_share=validation_share, fraction=fraction)
-        self.root, self.download, self.image_size = Path(root).expanduser(), download, image_size
-        self.validation_share, self.fraction = validation_share, fraction
+        check_shares(validation_share=validation_share)
+        self.root, self.download = Path(root).expanduser(), download
+        self.image_size, self.grayscale = image_size, grayscale
+        self.validation_share = validation_share
 
     @property
     @abstractmethod
@@ -121,10 +130,11 @@ class PublicImages(MemoryImages):
                     "data.init_args.download to true to fetch it, or data.init_args.root to the "
                     "folder that has it."
                 )
-        train, test = self.read(train=True), self.read(train=False)
+        train, test = (self.read(train=train) for train in (True, False))
+        if self.grayscale:
+            train, test = (part._replace(images=grey(part.images)) for part in (train, test))
         validation, rest = share(train.labels, self.validation_share)
-        used = rest[fraction_of(train.labels[rest], self.fraction, self.seed)]
-        return Splits(train.pick(used), train.pick(validation), test)
+        return Splits(train.pick(rest), train.pick(validation), test)
 
     def transform(self, batch: Batch, *, train: bool) -> Tensor:
         """Augment images [B, C, H, W] in training, and enlarge them where asked."""
@@ -136,8 +146,20 @@ class PublicImages(MemoryImages):
         return cut(enlarged, (self.image_size, self.image_size), draws, flip=False)
 
 
+def grey(images: Tensor) -> Tensor:
+    """Turn colours into grey, as Pillow does (ITU-R 601): uint8 [n, 3, H, W] -> [n, 1, H, W]."""
+    weights = (19595, 38470, 7471)  # of 65536
+    total = torch.full_like(images[:, :1], 32768, dtype=torch.int32)
+    for channel, weight in enumerate(weights):
+        total += images[:, channel : channel + 1].int() * weight
+    return (total >> 16).to(torch.uint8)
+
+
 class CIFAR10(PublicImages):
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images in `ROOT/cifar-10-batches-py`."""
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images.
+
+    They are in `ROOT/cifar-10-batches-py`.
+    """
 
     source: ClassVar[Any] = datasets.CIFAR10
 
@@ -166,7 +188,10 @@ class CIFAR10(PublicImages):
 
 
 class CIFAR100(CIFAR10):
-    """CIFAR-100 (Krizhevsky, 2009): 50,000 training and 10,000 test images in `ROOT/cifar-100-python`."""
+    """CIFAR-100 (Krizhevsky, 2009): 50,000 training and 10,000 test images.
+
+    They are in `ROOT/cifar-100-python`.
+    """
 
     classes = 100
     source = datasets.CIFAR100

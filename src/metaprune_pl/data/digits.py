@@ -1,9 +1,8 @@
-"""scikit-learn's digits: 1,797 real handwritten digits of 8x8 pixels, part of the installed package."""
+"""scikit-learn's digits: 1,797 handwritten digits of 8x8 pixels, part of the installed package."""
 
 import torch
 
 from metaprune_pl.data.augmentation import Augmentation
-from metaprune_pl.data.files import check_shares, fraction_of
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import ConfigError
 
@@ -46,13 +45,10 @@ class Digits(MemoryImages):
             eval_batch_size=eval_batch_size,
             global_batch=global_batch,
             augmentation=augmentation,
+            fraction=fraction,
             seed=seed,
         )
-        check_shares(fraction=fraction)
-        self.classes, self.fraction = (
-            [[digit] for digit in range(10)] if classes is None else classes,
-            fraction,
-        )
+        self.classes = [[digit] for digit in range(10)] if classes is None else classes
         digits = [digit for digits in self.classes for digit in digits]
         known = set(digits) <= {*range(10)} and len(set(digits)) == len(digits)
         if len(self.classes) < 2 or not all(self.classes) or not known:
@@ -69,17 +65,13 @@ class Digits(MemoryImages):
         images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
         labels = torch.from_numpy(digits).long()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        parts = [
-            self._relabelled(ImageSet(images[p], labels[p])) for p in order.split([1000, 397, 400])
-        ]
-        parts[0] = parts[0].pick(fraction_of(parts[0].labels, self.fraction, self.seed))
-        return Splits(*parts)
+        parts = order.split([1000, 397, 400])
+        return Splits(*(self._relabelled(ImageSet(images[p], labels[p])) for p in parts))
 
     def _relabelled(self, part: ImageSet) -> ImageSet:
-        """Return the images whose digits are in a class, with its number as label."""
-        new = torch.full((10,), -1)
+        """Return the images whose digits are in a class, with its index as label."""
+        label_of = torch.full((10,), -1)
         for label, digits in enumerate(self.classes):
-            new[digits] = label
-        return ImageSet(part.images, new[part.labels]).pick(
-            (new[part.labels] >= 0).nonzero().flatten()
-        )
+            label_of[digits] = label
+        labels = label_of[part.labels]
+        return ImageSet(part.images, labels).pick((labels >= 0).nonzero().flatten())

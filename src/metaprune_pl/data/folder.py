@@ -19,7 +19,6 @@ from metaprune_pl.data.augmentation import Augmentation, Mixing
 from metaprune_pl.data.files import (
     check_classes,
     check_shares,
-    fraction_of,
     list_images,
     path_of,
     read_image,
@@ -55,7 +54,7 @@ class ImageFolder(MemoryImages):
         augmentation: What is done to training images.
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
-            images. A network that was trained elsewhere wants what it was trained with.
+            images, before a fraction of them is drawn. A network that was trained elsewhere wants what it was trained with.
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
@@ -88,13 +87,13 @@ class ImageFolder(MemoryImages):
             augmentation=augmentation,
             mixing=mixing,
             normalization=normalization,
+            fraction=fraction,
             seed=seed,
         )
-        check_shares(validation_share=validation_share, test_share=test_share, fraction=fraction)
+        check_shares(validation_share=validation_share, test_share=test_share)
         self.folder, self.image_size = Path(folder).expanduser(), image_size
         self.grayscale, self.exif = grayscale, exif
         self.validation_share, self.test_share = validation_share, test_share
-        self.fraction = fraction
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self.cache = Path(cache).expanduser() if cache else Path(home) / "metaprune_pl"
 
@@ -124,8 +123,7 @@ class ImageFolder(MemoryImages):
                     "Set image_size."
                 )
         validation, rest = share(images.labels, self.validation_share, least=2)
-        used = rest[fraction_of(images.labels[rest], self.fraction, self.seed)]
-        return Splits(images.pick(used), images.pick(validation), held)
+        return Splits(images.pick(rest), images.pick(validation), held)
 
     def _read(self, folder: Path) -> ImageSet:
         names, labels = list_images(folder)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing
+from metaprune_pl.data.files import check_shares, fraction_of
 from metaprune_pl.data.images import ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, Order, TensorLoader
 
@@ -22,7 +23,7 @@ class ImageSet(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """The three parts of a data set; validation is a part of the training data, not of the test data."""
+    """The three parts of a data set; validation is taken from the training data, not the test's."""
 
     train: ImageSet
     validation: ImageSet
@@ -39,8 +40,12 @@ class MemoryImages(ImageDataModule):
         augmentation: What is done to training images.
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
-            images.
-        seed: Seed of order and augmentation.
+            images, before a fraction of them is drawn.
+        fraction: Share of the training images that is used, class by class.
+        seed: Seed of order, augmentation and `fraction`.
+
+    Raises:
+        ConfigError: `fraction` is not between 0 and 1, or a batch size is below 1.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class MemoryImages(ImageDataModule):
         augmentation: Augmentation,
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
         normalization: Normalization | None = None,
+        fraction: float,
         seed: int,
     ) -> None:
         super().__init__(
@@ -61,14 +67,15 @@ class MemoryImages(ImageDataModule):
             mixing=mixing,
             seed=seed,
         )
-        self.augmentation = augmentation
+        check_shares(fraction=fraction)
+        self.augmentation, self.fraction = augmentation, fraction
         self._splits: Splits | None = None
         self._given = normalization
         self._normalization: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
     def load(self) -> Splits:
-        """Return the images. Called once in each process.
+        """Return the images, with all that may be trained on. Called once in each process.
 
         Raises:
             DataError: They are missing or cannot be read.
@@ -78,7 +85,13 @@ class MemoryImages(ImageDataModule):
     def splits(self) -> Splits:
         """The images, loaded when first asked for."""
         if self._splits is None:
-            self._splits = self.load()
+            splits = self.load()
+            if self._given is None:
+                self._normalization = _mean_and_deviation(splits.train.images)
+            if self.fraction < 1:
+                used = fraction_of(splits.train.labels, self.fraction, self.seed)
+                splits = splits._replace(train=splits.train.pick(used))
+            self._splits = splits
         return self._splits
 
     @property
@@ -98,15 +111,10 @@ class MemoryImages(ImageDataModule):
 
         As given, or of some thousand.
         """
-        if self._normalization is None and self._given is not None:
-            self._normalization = self._given.for_bytes(self.input_shape[0])
+        channels = self.input_shape[0]
         if self._normalization is None:
-            images = self.splits.train.images
-            images = images[
-                :: max(1, len(images) // 5000)
-            ].float()  # from all over: they may lie class by class
-            mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1)
-            self._normalization = mean[:, None, None], std[:, None, None]
+            assert self._given is not None
+            self._normalization = self._given.for_bytes(channels)
         return self._normalization
 
     def count(self, split: Split) -> int:
@@ -124,3 +132,10 @@ class MemoryImages(ImageDataModule):
     def transform(self, batch: Batch, *, train: bool) -> Tensor:
         """Augment images [B, C, H, W] in training."""
         return self.augmentation(batch.images, batch.draws) if train else batch.images
+
+
+def _mean_and_deviation(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, over some thousand images from all over: they may lie class by class."""
+    some = images[:: max(1, len(images) // 5000)].float()
+    mean, std = some.mean((0, 2, 3)), some.std((0, 2, 3)).clamp(min=1)
+    return mean[:, None, None], std[:, None, None]
