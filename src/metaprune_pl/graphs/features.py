@@ -67,6 +67,7 @@ SCHEMAS = {
     "vgg": Schema(
         slots={f"norm.{name}": value for name, value in _NORM.items()} | {"bias": 0.0}, aliases={}
     ),
+    "bias": Schema(slots={"bias": 0.0}, aliases={}),
     "vit": Schema(slots={"layer_norm.weight": 1.0, "layer_norm.bias": 0.0, **_BIASES}, aliases={}),
     "universal": Schema(slots=_UNIVERSAL, aliases={}),
 }

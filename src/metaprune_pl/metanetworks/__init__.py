@@ -6,6 +6,15 @@ output and input neurons per block, T taps.
 
 from metaprune_pl.metanetworks.base import Metanetwork, Rewriter
 from metaprune_pl.metanetworks.pna import PNAMetanetwork
+from metaprune_pl.metanetworks.scale import ScaleMetanetwork, ScalePredictor
 from metaprune_pl.metanetworks.storage import load_metanetwork, save_metanetwork
 
-__all__ = ["Metanetwork", "PNAMetanetwork", "Rewriter", "load_metanetwork", "save_metanetwork"]
+__all__ = [
+    "Metanetwork",
+    "PNAMetanetwork",
+    "Rewriter",
+    "ScaleMetanetwork",
+    "ScalePredictor",
+    "load_metanetwork",
+    "save_metanetwork",
+]

@@ -14,6 +14,8 @@ from metaprune_pl.networks.trust import is_trusted
 BUILT_IN = (
     "metaprune_pl.metanetworks.pna.PNAMetanetwork",
     "metaprune_pl.metanetworks.pna_pyg.PyGMetanetwork",
+    "metaprune_pl.metanetworks.scale.operator.ScaleMetanetwork",
+    "metaprune_pl.metanetworks.scale.predictor.ScalePredictor",
 )
 """The classes of this package, which are imported when a name asks for them."""
 

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import NetworkError
 
-_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-_WIDTHS = (1, 2, 4, 8, 8)
+BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+WIDTHS = (1, 2, 4, 8, 8)
 
 
 class CifarVGG(nn.Module):
@@ -33,13 +33,13 @@ class CifarVGG(nn.Module):
         self, *, depth: int = 19, width: int = 64, num_classes: int = 100, in_channels: int = 3
     ) -> None:
         super().__init__()
-        if depth not in _BLOCKS:
+        if depth not in BLOCKS:
             raise NetworkError(f"cifar_vgg: there is no depth {depth}. Take 11, 13, 16 or 19.")
         if min(width, num_classes, in_channels) < 1:
             raise NetworkError("cifar_vgg: width, num_classes and in_channels must be at least 1.")
         layers: list[nn.Module] = []
         channels = in_channels
-        for block, (count, factor) in enumerate(zip(_BLOCKS[depth], _WIDTHS, strict=True)):
+        for block, (count, factor) in enumerate(zip(BLOCKS[depth], WIDTHS, strict=True)):
             for _ in range(count):
                 layers += [
                     nn.Conv2d(channels, factor * width, 3, padding=1),

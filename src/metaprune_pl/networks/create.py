@@ -22,9 +22,9 @@ class NetworkSettings:
     """How to build a network.
 
     Attributes:
-        builder: One of ours (`cifar_resnet`, `cifar_vgg`), `torchvision/NAME`, `timm/NAME`, a NAME
-            that only one of these knows, or `package.module:function` of your own, looked up in the
-            current folder first.
+        builder: One of ours (`cifar_resnet`, `cifar_vgg`, `plain_vgg`, `small_cnn`),
+            `torchvision/NAME`, `timm/NAME`, a NAME that only one of these knows, or
+            `package.module:function` of your own, looked up in the current folder first.
         arguments: Keyword arguments of the builder. `num_classes` and `in_channels` are filled in
             from the data where the builder has them.
     """

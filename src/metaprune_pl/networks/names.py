@@ -18,12 +18,16 @@ from metaprune_pl.errors import NetworkError, did_you_mean
 from metaprune_pl.networks.cifar_resnet import CifarResNet
 from metaprune_pl.networks.cifar_vgg import CifarVGG
 from metaprune_pl.networks.detector import faster_rcnn
+from metaprune_pl.networks.plain_vgg import PlainVGG
+from metaprune_pl.networks.small_cnn import SmallCNN
 from metaprune_pl.networks.trust import given_builder, is_trusted
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
     "cifar_vgg": CifarVGG,
     "faster_rcnn": faster_rcnn,
+    "plain_vgg": PlainVGG,
+    "small_cnn": SmallCNN,
 }
 """Our own builders by name. Each takes keyword arguments only, a classifier `num_classes` and
 `in_channels`."""

@@ -1,0 +1,286 @@
+"""Scale-equivariant message passing over a network's edges, piece by piece, with bounded memory.
+
+Nothing inside a message is kept for the backward pass where a connection is cut into pieces: each
+piece is computed again. What stays is one hidden tensor of all edges for each layer but the first.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaprune_pl.errors import ConfigError, TraceError
+from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.metanetworks.scale.again import again
+from metaprune_pl.metanetworks.scale.folding import Folded
+from metaprune_pl.metanetworks.scale.layers import (
+    EdgeUpdate,
+    Message,
+    NodeFunction,
+    Symmetry,
+    inverse,
+)
+from metaprune_pl.metanetworks.scale.wiring import HIDDEN, Piece, Wiring
+
+Direction = Literal["forward", "both"]
+"""Whether messages go along the edges only, or also against them."""
+
+
+class Way(nn.Module):
+    """What a layer has for one direction: messages, and an update of the edges but in the last layer."""
+
+    def __init__(self, hidden: int, symmetry: Symmetry, last: bool) -> None:
+        super().__init__()
+        self.message = Message(hidden, symmetry)
+        self.update = None if last else EdgeUpdate(hidden, hidden, symmetry)
+
+
+class Layer(nn.Module):
+    """One layer of message passing: messages of each direction, summed up, and updates.
+
+    A sum is divided by the root of the number of messages, so that wide layers weigh no more.
+    """
+
+    def __init__(self, hidden: int, symmetry: Symmetry, ways: int, last: bool) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(Way(hidden, symmetry, last) for _ in range(ways))
+        self.update = NodeFunction((1 + ways) * hidden, hidden, hidden, symmetry)
+
+    def at_nodes(self, nodes: Tensor) -> tuple[Tensor, ...]:
+        """What edges take from nodes, for each direction, [N, H] each: senders, sources, targets."""
+        found: list[Tensor] = []
+        for way in self.ways:
+            assert isinstance(way, Way)
+            ends = (nodes, nodes) if way.update is None else way.update.ends(nodes)
+            found += [way.message.sender(nodes), *ends]
+        return tuple(found)
+
+
+class Encoder(nn.Module):
+    """Kernels to hidden features, without bias; each is centred in the smallest square that holds it.
+
+    Args:
+        hidden: H.
+        sizes: Sides of the squares.
+    """
+
+    def __init__(self, hidden: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = sorted(sizes)
+        self.linears = nn.ModuleDict(
+            {str(side): nn.Linear(side * side, hidden, bias=False) for side in self.sizes}
+        )
+
+    def forward(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
+        """Encode: [..., T] -> [..., H]."""
+        side = smallest_square(kernel, self.sizes)
+        weight = self.linears[str(side)].get_parameter("weight")
+        return F.linear(edges, weight[:, window(kernel, side)])
+
+
+def smallest_square(kernel: tuple[int, int], sizes: Sequence[int]) -> int:
+    """Return the side of the smallest square that holds a kernel; sizes are in order."""
+    return next(side for side in sizes if side >= max(kernel))
+
+
+def window(kernel: tuple[int, int], side: int) -> Tensor:
+    """Return the positions of a kernel that is centred in a square, [T]."""
+    above, left = (side - kernel[0]) // 2, (side - kernel[1]) // 2
+    square = torch.arange(side * side).reshape(side, side)
+    return square[above : above + kernel[0], left : left + kernel[1]].flatten()
+
+
+class Trunk(nn.Module):
+    """Encoders, positional encodings and layers (ScaleGMN, equations in section 5).
+
+    Nodes start from their bias, edges from their kernel, edges against their direction from the
+    kernel's inverse. Hidden nodes are multiplied by an encoding of their layer, inputs and outputs
+    get one of their own added.
+
+    Args:
+        layers: Number of layers.
+        hidden: H.
+        symmetry: What the metanetwork respects.
+        direction: Where messages go.
+        kernel_sizes: See `Encoder`.
+        positions: Largest number of a network's hidden neuron groups, inputs and outputs.
+
+    Raises:
+        ConfigError: A size is below 1, or an unknown symmetry or direction.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        hidden: int,
+        symmetry: Symmetry,
+        direction: Direction,
+        kernel_sizes: Sequence[int],
+        positions: Sequence[int],
+    ) -> None:
+        super().__init__()
+        _check(layers, hidden, symmetry, direction, kernel_sizes, positions)
+        ways = 1 if direction == "forward" else 2
+        self.hidden, self.symmetry, self.kernel_sizes = hidden, symmetry, sorted(kernel_sizes)
+        self.node_encoder = nn.Linear(1, hidden, bias=False)
+        self.edge_encoders = nn.ModuleList(Encoder(hidden, kernel_sizes) for _ in range(ways))
+        self.sizes = tuple(positions)
+        self.positions = nn.Embedding(sum(positions), hidden)
+        self.layers = nn.ModuleList(
+            Layer(hidden, symmetry, ways, index == layers - 1) for index in range(layers)
+        )
+
+    def check(self, graph: WeightGraph, wiring: Wiring) -> None:
+        """Refuse a network that has larger kernels or more layers or ends than this was made for.
+
+        Raises:
+            TraceError: It has.
+        """
+        for connection in graph.connections:
+            if max(connection.kernel) > self.kernel_sizes[-1]:
+                height, width = connection.kernel
+                raise TraceError(
+                    f"the metanetwork knows kernels up to {self.kernel_sizes[-1]} wide, and "
+                    f"'{connection.name}' has one of {height}x{width}. Add {max(height, width)} to "
+                    "its kernel_sizes and train it."
+                )
+        for kind, (size, what) in enumerate(
+            zip(self.sizes, ("hidden layers", "inputs", "outputs"), strict=True)
+        ):
+            needed = 1 + max(wiring.positions[wiring.kinds == kind].tolist(), default=-1)
+            if needed > size:
+                raise TraceError(
+                    f"the metanetwork was made for {size} {what}, and the network has {needed}. "
+                    "Set its `positions` and train it."
+                )
+
+    def forward(
+        self, wiring: Wiring, folded: Folded, raw: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Pass messages.
+
+        Args:
+            wiring: The graph.
+            folded: Biases and factors of the nodes.
+            raw: Kernels of each connection, [G, O, I, T].
+
+        Returns:
+            Hidden features of the nodes, [N, H], and of each piece's edges, [G, R, I, H], but for
+            the factors of their targets.
+        """
+        nodes = self._place(self.node_encoder(folded.bias[:, None]), wiring)
+        states: list[tuple[Tensor, ...]] = [() for _ in wiring.pieces]
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            received: list[list[Tensor]] = [[] for _ in layer.ways]
+            at_nodes = layer.at_nodes(nodes)
+            for index, piece in enumerate(wiring.pieces):
+                inputs = folded.at(piece), raw[piece.member][piece.where], *at_nodes
+                found = again(
+                    partial(self._pass, layer),
+                    piece,
+                    [layer, self.edge_encoders],
+                    *inputs,
+                    *states[index],
+                )
+                for own, part in zip(received, found, strict=False):
+                    own.append(part)
+                states[index] = found[len(received) :] or states[index]
+            summed = [_at_ends(wiring, way, parts, nodes) for way, parts in enumerate(received)]
+            nodes = nodes + layer.update.at(torch.cat([nodes, *summed], 1), wiring.symmetric)
+        return nodes, [state[0] for state in states]
+
+    def _encode(self, kernels: Tensor, factor: Tensor, piece: Piece) -> tuple[Tensor, ...]:
+        """Hidden features of a piece's edges in each direction, [G, R, I, H]."""
+        forward, *backward = self.edge_encoders
+        states = [forward(kernels, piece.kernel)]
+        states += [e(inverse(kernels * factor, self.symmetry), piece.kernel) for e in backward]
+        return tuple(states)
+
+    def _place(self, nodes: Tensor, wiring: Wiring) -> Tensor:
+        """Positional encodings: [N, H] -> [N, H]."""
+        offsets = torch.tensor([0, *self.sizes[:2]], device=nodes.device).cumsum(0)
+        encodings = self.positions(offsets[wiring.kinds] + wiring.positions)
+        if self.symmetry == "permutation":
+            return nodes + encodings  # type: ignore[no-any-return]
+        hidden = (wiring.kinds == HIDDEN)[:, None]
+        return torch.where(hidden, nodes * encodings, nodes + encodings)
+
+    def _pass(
+        self, layer: Layer, piece: Piece, factor: Tensor, kernels: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Messages of a piece, summed up at their receivers, and its new edges.
+
+        Args:
+            layer: Of the messages.
+            piece: The edges.
+            factor: Of their targets, [G, R, 1, 1].
+            kernels: [G, R, I, T].
+            rest: Three tensors for each direction, see `Layer.at_nodes`; then the edges of each
+                direction, [G, R, I, H], or none in the first layer.
+
+        Returns:
+            Sums of each direction, [G, R, H] and [G, I, H]; then the edges of each direction where
+            they are not those that came in.
+        """
+        at_nodes, edges = rest[: 3 * len(layer.ways)], rest[3 * len(layer.ways) :]
+        states = edges or self._encode(kernels, factor, piece)
+        sums, new = [], []
+        for index, (way, state) in enumerate(zip(layer.ways, states, strict=True)):
+            assert isinstance(way, Way)
+            own = state if index else state * factor
+            sender, *ends = at_nodes[3 * index : 3 * index + 3]
+            from_nodes = (
+                sender[piece.target][:, :, None] if index else sender[piece.source][:, None]
+            )
+            messages = way.message(from_nodes, own, piece.symmetric[1 - index])
+            sums.append(messages.sum(1 if index else 2))
+            if way.update is not None:
+                new.append(way.update(state, own, join(ends, piece)))
+        return *sums, *(new or (() if edges else states))
+
+
+def join(ends: Sequence[Tensor], piece: Piece) -> Tensor:
+    """Add what nodes have as sources and as targets, [N, H] each, at each edge, [G, R, I, H]."""
+    at_source, at_target = ends
+    return at_source[piece.source][:, None] + at_target[piece.target][:, :, None]
+
+
+def _at_ends(wiring: Wiring, way: int, parts: Sequence[Tensor], nodes: Tensor) -> Tensor:
+    """Sum up the pieces' messages at the nodes, [N, H]."""
+    index = torch.cat(
+        [(piece.source if way else piece.target).flatten() for piece in wiring.pieces]
+    )
+    values = torch.cat([part.flatten(0, 1) for part in parts])
+    summed = torch.zeros_like(nodes).index_add(0, index, values)
+    return summed * wiring.degrees[way, :, None].to(nodes.dtype).rsqrt()
+
+
+def _check(
+    layers: int,
+    hidden: int,
+    symmetry: str,
+    direction: str,
+    kernel_sizes: Sequence[int],
+    positions: Sequence[int],
+) -> None:
+    if layers < 1 or hidden < 2:
+        raise ConfigError("metanetwork: layers must be at least 1 and hidden at least 2.")
+    if not kernel_sizes or min(kernel_sizes) < 1:
+        raise ConfigError(
+            f"kernel_sizes {list(kernel_sizes)}: name the sides of kernels, such as [3]."
+        )
+    if len(positions) != 3 or min(positions) < 1:
+        raise ConfigError(
+            f"positions {list(positions)}: name the largest numbers of hidden layers, inputs and "
+            "outputs, such as [16, 3, 10]."
+        )
+    if symmetry not in ("scale", "sign", "permutation") or direction not in ("forward", "both"):
+        raise ConfigError(
+            "metanetwork: symmetry is 'scale', 'sign' or 'permutation', and direction 'forward' "
+            "or 'both'."
+        )
