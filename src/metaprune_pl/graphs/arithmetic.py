@@ -6,7 +6,7 @@ import torch
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody
+from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, varying
 
 
 def add(call: Call) -> Activation:
@@ -19,9 +19,7 @@ def add(call: Call) -> Activation:
     if (plain := _without_new_edges(call, left, right)) is not None:
         return plain
     if left.labels.shape != right.labels.shape:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' adds tensors of other channels: {call.where}."
-        )
+        raise TraceError(f"{call.name} adds tensors of other channels: {call.where}")
     builder = call.builder
     fresh = [operand for operand in operands if operand.owner is not None]
     if not fresh:
@@ -65,15 +63,7 @@ def multiply(call: Call) -> Activation:
         _follow(call, x)
         return x
     left, right = operands
-    if (plain := _without_new_edges(call, left, right)) is not None:
-        return plain
-    if left.labels.shape != right.labels.shape:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' multiplies tensors of other channels: {call.where}."
-        )
-    x, gate = sorted(operands, key=lambda operand: call.builder.depth(operand.labels))
-    call.builder.connect_identity(call.module, gate.labels.flatten(), x.labels.flatten())
-    return Activation(x.labels)
+    return _without_new_edges(call, left, right) or _joined(call, left, right)
 
 
 def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activation | None:
@@ -93,9 +83,9 @@ def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activ
 
 
 def _operands(call: Call) -> list[Activation]:
-    return [
-        call.activation(i) for i in (0, 1) if isinstance(call.value(call.argument(i)), Activation)
-    ]
+    rank = len(call.shape_of(call.node))
+    found = [call.activation_of(call.argument(index)) for index in (0, 1)]
+    return [_ranked(x, rank) for x in found if x is not None]
 
 
 def pointwise(call: Call) -> Activation:
@@ -103,18 +93,65 @@ def pointwise(call: Call) -> Activation:
     return call.activation()
 
 
-def affine(call: Call) -> Activation:
-    """A product and a sum in one, of one activation and parameters."""
-    found = [node for node in call.node.args if isinstance(call.value(node), Activation)]
-    if len(found) != 1:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' of several activations is not supported: "
-            f"{call.where}."
-        )
-    x = call.value(found[0])
-    assert isinstance(x, Activation)
-    _follow(call, x)
-    return Activation(x.labels)
+def combined(call: Call) -> Activation:
+    """Each element depends on those at its place of all operands (a maximum, a choice)."""
+    operands = [x for node in call.node.all_input_nodes if (x := call.activation_of(node))]
+    result, *others = operands
+    rank = len(call.shape_of(call.node))
+    for other in others:
+        left, right = (_ranked(x, rank) for x in (result, other))
+        result = _without_new_edges(call, left, right) or _joined(call, left, right)
+    _follow(call, result)
+    return result if not others else Activation(result.labels, None, result.partners)
+
+
+def _ranked(x: Activation, rank: int) -> Activation:
+    """Add the dimensions in front that broadcasting adds."""
+    if x.labels.dim() == rank:
+        return x
+    lead = [1] * (rank - x.labels.dim())
+    partners = tuple(part.reshape(*lead, *part.shape) for part in x.partners)
+    return Activation(x.labels.reshape(*lead, *x.labels.shape), x.owner, partners)
+
+
+def _joined(call: Call, left: Activation, right: Activation) -> Activation:
+    """Neurons that go together, since they meet element by element: the deeper lead to the others."""
+    if left.labels.shape != right.labels.shape:
+        raise TraceError(f"{call.name} joins tensors of other channels: {call.where}")
+    builder = call.builder
+    x, gate = sorted((left, right), key=lambda operand: builder.depth(operand.labels))
+    source, target = gate.labels.flatten(), x.labels.flatten()
+    both = (source != NOBODY) & (target != NOBODY)
+    builder.connect_identity(call.module, source[both], target[both])
+    builder.fix(source[target == NOBODY])
+    builder.fix(target[source == NOBODY])
+    return Activation(x.labels.where(x.labels != NOBODY, gate.labels))
+
+
+def softmax(call: Call) -> Activation:
+    """Shares along one dimension; where channels compete, they stay, and branches go together."""
+    x = call.activation()
+    dim = call.argument(1) % x.labels.dim()
+    over = x.labels.shape[dim] > 1
+    if over and not x.partners and len(varying(x.labels)) == 1:
+        call.builder.fix(x.labels)
+    elif over and not x.partners:
+        call.builder.tie(x.labels.movedim(dim, 0).flatten(1))
+    elif any(part.shape[dim] > 1 for part in x.all_labels):
+        for part in x.all_labels:
+            call.builder.mixed.append(part.flatten())
+    return Activation(x.labels, None, x.partners)
+
+
+def glu(call: Call) -> Activation:
+    """One half of the channels is a gate of the other."""
+    x = call.activation()
+    dim = call.argument(1, -1) % x.labels.dim()
+    if x.labels.shape[dim] == 1:
+        return Activation(x.labels, None, x.partners)
+    value, gate = x.labels.chunk(2, dim)
+    call.builder.count(call.module, value)
+    return _joined(call, Activation(value), Activation(gate))
 
 
 def _follow(call: Call, x: Activation) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.labels import shrink, varying
+from metaprune_pl.graphs.masked import MaskedProgram, Mixing
 from metaprune_pl.graphs.weight_graph import (
     Attention,
+    AttentionScale,
     Connection,
     Extent,
     Follower,
@@ -48,6 +51,26 @@ class GraphBuilder:
     equals: list[Tensor] = field(default_factory=list)
     heads: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     attentions: list[Attention] = field(default_factory=list)
+    scales: list[AttentionScale] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+    whole: set[str] = field(default_factory=set)
+    unfollowed: list[str] = field(default_factory=list)
+    mixing: dict[torch.fx.Node, Mixing] = field(default_factory=dict)
+
+    def mark(self) -> dict[str, int]:
+        """Return where things are, for `back_to`."""
+        return {name: len(value) for name, value in vars(self).items() if isinstance(value, list)}
+
+    def back_to(self, mark: dict[str, int]) -> None:
+        """Forget what was added since."""
+        for name, length in mark.items():
+            del getattr(self, name)[length:]
+
+    def new_input(self, size: int) -> Tensor:
+        """Add the channels of an input, [size]."""
+        _, nodes = self.new_group("input", size)
+        self.inputs.append(nodes)
+        return nodes
 
     def new_group(self, name: str, size: int, *, depth: int = 0) -> tuple[str, Tensor]:
         """Add neurons and return the group's unique name and their node numbers, [size]."""
@@ -122,19 +145,16 @@ class GraphBuilder:
         """Note that a forward pass names how many neurons there are in each part."""
         self.extents.append(Extent(module=module, parts=tuple(part.flatten() for part in parts)))
 
-    def tie_counted(self, modules: Mapping[str, object]) -> None:
-        """Tie neurons that the same attribute of a module counts.
-
-        There is one number for all of them.
-        """
-        counted: dict[tuple[str, int], Tensor] = {}
+    def add_names(self, modules: Mapping[str, object]) -> None:
+        """Find the attributes that count neurons, and tie neurons that the same one counts."""
+        self.extents = [extent.named(modules[extent.module]) for extent in self.extents]
+        counted: dict[tuple[str, str], Tensor] = {}
         for extent in self.extents:
-            (nodes, *others), numbers = extent.parts, vars(modules[extent.module]).values()
-            if others or not any(type(value) is int and value == len(nodes) for value in numbers):
-                continue
-            first = counted.setdefault((extent.module, len(nodes)), nodes)
-            pairs = torch.stack([first, nodes])
-            self.ties.append(pairs[:, (pairs >= 0).all(0)])
+            (nodes, *others) = extent.parts
+            for name in () if others else extent.names:
+                first = counted.setdefault((extent.module, name), nodes)
+                pairs = torch.stack([first, nodes])
+                self.ties.append(pairs[:, (pairs >= 0).all(0)])
 
     def fix(self, nodes: Tensor) -> None:
         """Keep neurons: something counts on how many they are."""
@@ -210,14 +230,16 @@ class GraphBuilder:
         own.slots.update({f"shortcut_{slot}": parameter for slot, parameter in other.slots.items()})
         other.absorbed_by = own
 
-    def build(self, output: Tensor, parameters: list[str]) -> WeightGraph:
+    def build(self, output: Tensor, parameters: list[str], program: Any) -> WeightGraph:
         """Return the graph, its nodes numbered without gaps.
 
         Args:
+            program: The exported program.
             output: Provisional node numbers of the network's output, [K].
             parameters: Names of all trainable parameters.
         """
         none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
+        self._fix_whole()
         number = torch.zeros(self.groups[-1].start + self.groups[-1].size, dtype=torch.long)
         groups: list[NeuronGroup] = []
         fused = self._fused()
@@ -257,6 +279,7 @@ class GraphBuilder:
         graph = WeightGraph(
             groups=tuple(groups),
             connections=connections,
+            inputs=number[torch.cat([none, *self.inputs])],
             output=number[output],
             fixed=number[self.fixed],
             ties=number[torch.cat([pairs, *self.ties], 1)],
@@ -270,12 +293,41 @@ class GraphBuilder:
             attentions=tuple(
                 replace(a, parts=tuple(number[p] for p in a.parts)) for a in self.attentions
             ),
+            scales=tuple(replace(a, nodes=number[a.nodes]) for a in self.scales),
             extents=tuple(
                 replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents
             ),
+            unfollowed=tuple(dict.fromkeys(self.unfollowed)),
+            masked=MaskedProgram(program, self._renumbered_mixing(number)),
         )
         inside = set(graph.parameters)
         return replace(graph, outside=tuple(name for name in parameters if name not in inside))
+
+    def _renumbered_mixing(self, number: Tensor) -> dict[torch.fx.Node, Mixing]:
+        def new(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(number[part].where(part >= 0, -1) for part in parts)
+
+        return {
+            node: replace(
+                mixing,
+                inputs={source: new(parts) for source, parts in mixing.inputs.items()},
+                results=tuple(new(parts) for parts in mixing.results),
+            )
+            for node, mixing in self.mixing.items()
+        }
+
+    def _fix_whole(self) -> None:
+        """Keep the neurons of parameters that something needs as they are."""
+        for group in self.groups:
+            if self.whole & set(group.slots.values()):
+                self.fix(torch.arange(group.start, group.start + group.size))
+        for connection in self.connections:
+            if connection.parameter in self.whole:
+                self.fix(connection.target)
+                self.fix(connection.source)
+        for follower in self.followers:
+            if follower.parameter in self.whole:
+                self.fix(follower.nodes)
 
     def _fused(self) -> dict[str, Tensor]:
         """Groups whose neurons are queries, keys and values of the same attention.

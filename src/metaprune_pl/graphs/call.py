@@ -33,10 +33,16 @@ class Call:
     constant: Callable[[Any], Tensor | None]
 
     @property
+    def name(self) -> str:
+        """The operation's name, for errors."""
+        return f"operator 'aten.{self.operator}'"
+
+    @property
     def where(self) -> str:
         """Module path and tensor of the operation, for errors."""
         shape = "x".join(map(str, self.shape_of(self.node)))
-        return f"module '{self.module or 'the network'}', tensor '{self.node.name}'{f' of shape {shape}' if shape else ''}"
+        of_shape = f" of shape {shape}" if shape else ""
+        return f"module '{self.module or 'the network'}', tensor '{self.node.name}'{of_shape}"
 
     @staticmethod
     def shape_of(node: Any) -> torch.Size:
@@ -52,15 +58,19 @@ class Call:
         """Return a raw argument; export leaves out trailing defaults."""
         return self.node.args[index] if len(self.node.args) > index else default
 
-    def activation(self, index: int = 0) -> Activation:
-        """Return an argument that must be an activation; fresh only where nobody else reads it."""
-        node = self.argument(index)
+    def activation_of(self, node: Any) -> Activation | None:
+        """Return what a node stands for where that is an activation; fresh where nobody else reads it."""
         value = self.value(node)
         if not isinstance(value, Activation):
-            raise TraceError(
-                f"operator 'aten.{self.operator}' on a tensor without neurons: {self.where}."
-            )
+            return None
         return replace(value, owner=value.owner if len(node.users) == 1 else None)
+
+    def activation(self, index: int = 0) -> Activation:
+        """Return an argument that must be an activation."""
+        value = self.activation_of(self.argument(index))
+        if value is None:
+            raise TraceError(f"{self.name} on a tensor without neurons: {self.where}")
+        return value
 
     def parameter(self, index: int) -> Parameter | None:
         """Return an argument that must be a parameter or buffer, perhaps computed element by element, or absent."""
@@ -70,9 +80,7 @@ class Call:
             return None
         if isinstance(value, Parameter) and value.in_order:
             return value
-        raise TraceError(
-            f"operator 'aten.{self.operator}' with computed weights is not supported: {self.where}."
-        )
+        raise TraceError(f"{self.name} with computed weights is not supported: {self.where}")
 
     def places(self) -> list[Tensor | None] | None:
         """Return the constant places that an indexing chooses along each dimension, or None where some are computed."""
@@ -90,11 +98,16 @@ class Call:
         """
         nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))
         crossed = any(part.shape[dim] > 1 for part in activation.partners)
-        if nodes is None or crossed or bool((nodes == NOBODY).any()):
+        if nodes is None or crossed or bool((nodes == NOBODY).all()):
             raise TraceError(
-                f"operator 'aten.{self.operator}' reads a tensor whose channels are not in one "
-                f"dimension: {self.where}."
+                f"{self.name} reads a tensor whose channels are not in one dimension: {self.where}"
             )
+        constant = nodes == NOBODY  # coordinates, zeros, a mask beside channels
+        if bool(constant.any()):
+            name = f"{self.module}.constant".lstrip(".")
+            _, beside = self.builder.new_group(name, int(constant.sum()))
+            self.builder.fix(beside)
+            nodes = nodes.masked_scatter(constant, beside)
         return nodes
 
     def share(self, activation: Activation, dim: int, parameters: list[Parameter]) -> None:
@@ -111,11 +124,11 @@ class Call:
             )
 
     def produce(
-        self, outputs: int, inputs: Tensor, weight: Parameter, bias: int
+        self, outputs: int, inputs: Tensor, weight: Parameter, bias: int | None
     ) -> tuple[str, Tensor]:
         """Add the neurons of a layer that reads the given nodes.
 
-        `bias` is the place of that argument.
+        `bias` is the index of that argument, where there is one.
         """
         owner, target = self.builder.new_group(
             weight.name.removesuffix(".weight"), outputs, depth=self.builder.depth(inputs) + 1
@@ -137,7 +150,8 @@ class Call:
         if weight.normalized:
             self.builder.mixed.append(inputs)
             self.builder.several.append(inputs)
-        self._add_bias(bias, owner, target)
+        if bias is not None:
+            self._add_bias(bias, owner, target)
         return owner, target
 
     def _add_bias(self, index: int, owner: str, target: Tensor) -> None:
@@ -165,16 +179,19 @@ class Call:
         They are the same, and so are those that it reads.
         """
         builder = self.builder
-        for number, connection in enumerate(builder.connections):
-            if connection.parameter == weight.name:
-                if connection.source.numel() != len(inputs):
-                    raise TraceError(
-                        f"parameter '{weight.name}' is used for inputs of other widths: "
-                        f"{self.where}."
-                    )
-                builder.tie(torch.stack([connection.source.flatten(), inputs]))
-                builder.connections[number] = replace(
-                    connection, positions=connection.positions + positions
+        for index, connection in enumerate(builder.connections):
+            if connection.parameter != weight.name:
+                continue
+            ends = (connection.source.flatten(), connection.target.flatten())
+            if connection.inputs_first and self.operator == "linear.default":
+                ends = ends[::-1]  # the table of an embedding that also gives the scores of tokens
+            if len(ends[0]) != len(inputs):
+                raise TraceError(
+                    f"parameter '{weight.name}' is used for inputs of other widths: {self.where}"
                 )
-                return connection.target.flatten()
+            builder.tie(torch.stack([ends[0], inputs]))
+            builder.connections[index] = replace(
+                connection, positions=connection.positions + positions
+            )
+            return ends[1]
         return None

@@ -70,6 +70,11 @@ class Statistic:
 
 
 @dataclass(frozen=True, eq=False)
+class Unfollowed:
+    """One or several tensors whose elements are not known: all neurons that they depend on stay."""
+
+
+@dataclass(frozen=True, eq=False)
 class Activation:
     """A tensor met on the walk.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, varying
-from metaprune_pl.graphs.reductions import sum_of_parts
+from metaprune_pl.graphs.reductions import as_map, sum_of_parts
 from metaprune_pl.graphs.weight_graph import Connection, Product
 
 
@@ -23,6 +23,7 @@ def convolution(call: Call) -> Activation:
     x = call.activation()
     if is_nobody(x.labels) or (x.labels.shape[1] == 1 and varying(x.labels)):
         return _mix_places(call, x)
+    x = as_map(call, x)
     if len(varying(x.labels)) > 1 and x.labels.shape[1] > 1:
         return _convolution_of_parts(call, x, weight)
     source = call.neurons(x, 1)
@@ -77,9 +78,7 @@ def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activ
 def _filter(call: Call, x: Activation, weight: Parameter, source: Tensor) -> Activation:
     """A fixed filter, the same for each channel, such as a blur."""
     if not call.argument(6, 1) == len(source) == call.shape_of(call.node)[1]:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' with constant weights is not supported: {call.where}."
-        )
+        raise TraceError(f"{call.name} with constant weights is not supported: {call.where}")
     along = weight.elements.flatten(1)[:, 0]
     call.builder.follow(weight.name, weight.shape, along, source)
     call.builder.count(call.module, source)
@@ -97,35 +96,78 @@ def linear(call: Call) -> Activation:
     assert weight is not None
     shape = call.shape_of(call.node)
     x = call.activation()
+    if is_nobody(x.labels) and x.labels.dim() == 2:  # of a length, say: new neurons
+        _, nodes = call.builder.new_group(
+            f"{call.module}.input".lstrip("."), call.shape_of(call.argument(0))[-1]
+        )
+        call.builder.fix(nodes)
+        x = Activation(nodes[None])
     if x.labels.shape[-1] == 1 and (x.labels.numel() > 1 or is_nobody(x.labels)):
         return _mix_places(call, x)
     features = call.neurons(x, -1)
-    source = torch.unique(features)
-    taps = len(features) // len(source)
-    neuron_major = features[::taps]
-    taps_first = False
-    if not torch.equal(features, neuron_major.repeat_interleave(taps)):
-        neuron_major, taps_first = features[: len(source)], True
-        if not torch.equal(features, neuron_major.repeat(taps)):
-            raise TraceError(f"a linear layer reads channels in no regular order: {call.where}.")
+    source, taps, taps_first = _order(features)
     side = math.isqrt(taps)
     positions = math.prod(shape[:-1])
-    known = call.again(weight, neuron_major, positions)
+    known = call.again(weight, source, positions)
     if known is not None:
         return Activation(known.reshape(*[1] * (len(shape) - 1), -1), None, x.partners)
-    owner, target = call.produce(shape[-1], neuron_major, weight, 2)
+    owner, target = call.produce(shape[-1], source, weight, 2)
     call.builder.connect(
         Connection(
             name=call.module,
             parameter=weight.name,
             target=target[None],
-            source=neuron_major[None],
+            source=source[None],
             kernel=(side, side) if side * side == taps else (1, taps),
             taps_first=taps_first,
             positions=positions,
         )
     )
     return Activation(target.reshape(*[1] * (len(shape) - 1), -1), owner, x.partners)
+
+
+def _order(features: Tensor) -> tuple[Tensor, int, bool]:
+    """Neurons that a linear layer reads, taps of each, and whether taps come first.
+
+    Neurons in no regular order, such as keys that stand for several heads, are read one by one.
+    """
+    neurons = torch.unique(features)
+    taps = len(features) // len(neurons)
+    if len(features) != taps * len(neurons):
+        return features, 1, False
+    if torch.equal(features, features[::taps].repeat_interleave(taps)):
+        return features[::taps], taps, False
+    if torch.equal(features, features[: len(neurons)].repeat(taps)):
+        return features[: len(neurons)], taps, True
+    return features, 1, False
+
+
+def embedding(call: Call) -> Activation:
+    """A table of vectors for ids: a linear layer on ids as vectors of zeros and a one."""
+    weight = call.parameter(0)
+    ids = call.activation(1)
+    if weight is None or not is_nobody(ids.labels):
+        raise TraceError(f"{call.name} of computed ids is not supported: {call.where}")
+    shape = call.shape_of(call.node)
+    laid = [*[1] * (len(shape) - 1), -1]
+    builder = call.builder
+    for connection in builder.connections:
+        if connection.parameter == weight.name:
+            return Activation(connection.target.reshape(laid))
+    name = weight.name.removesuffix(".weight")
+    _, source = builder.new_group(f"{name}.ids", weight.shape[0])
+    builder.inputs.append(source)
+    owner, target = builder.new_group(name, weight.shape[1], depth=1)
+    builder.connect(
+        Connection(
+            name=call.module,
+            parameter=weight.name,
+            target=target[None],
+            source=source[None],
+            inputs_first=True,
+        )
+    )
+    return Activation(target.reshape(laid), owner)
 
 
 def _mix_places(call: Call, x: Activation) -> Activation:
@@ -137,10 +179,7 @@ def _mix_places(call: Call, x: Activation) -> Activation:
     before, after = call.shape_of(call.argument(0)), call.shape_of(call.node)
     changed = {dim for dim in varying(x.labels) if before[dim] != after[dim]}
     if changed:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' changes the number of channels on its way: "
-            f"{call.where}."
-        )
+        raise TraceError(f"{call.name} changes the number of channels on its way: {call.where}")
     if len(nodes):
         weight = call.shape_of(call.argument(1))
         call.builder.products.append(

@@ -14,7 +14,6 @@ from metaprune_pl.graphs.labels import (
     is_nobody,
     moved,
     shrink,
-    varying,
 )
 
 MOVES = frozenset(
@@ -59,7 +58,15 @@ def move(call: Call) -> Any:
         ]
     labels, *partners = (shrink(result) for result in results)
     sizes = [size for size in labels.shape if size > 1]
-    if len(sizes) > 1 and x.labels.numel() == max(x.labels.shape):
+    if (
+        call.operator == "slice.Tensor"
+        and call.argument(4, 1) > 1
+        and not torch.equal(labels, x.labels)
+    ):
+        call.builder.fix(x.labels)  # every second channel is another one where there are fewer
+    if len(sizes) > 1 and x.labels.numel() == max(x.labels.shape) and becomes_map(call.node):
+        _tie_places(call, labels)
+    elif len(sizes) > 1 and x.labels.numel() == max(x.labels.shape):
         grid = labels.reshape(-1, sizes[-1])
         call.builder.tie(grid)  # rows stay as long as each other
         call.builder.count(call.module, grid[0])
@@ -81,6 +88,44 @@ def move(call: Call) -> Any:
     return Activation(labels, owner, tuple(partners))
 
 
+_SEEN_THROUGH = {
+    "relu.default",
+    "leaky_relu.default",
+    "gelu.default",
+    "silu.default",
+    "elu.default",
+    "tanh.default",
+    "sigmoid.default",
+    "clone.default",
+    "contiguous.default",
+    "dropout.default",
+    "mul.Tensor",
+    "add.Tensor",
+}
+
+
+def becomes_map(node: torch.fx.Node) -> bool:
+    """Whether a tensor [B, C, ...] is read as a map: its second dimension are channels."""
+    if str(node.target) == "aten.pixel_shuffle.default":
+        return True
+    for user in node.users:
+        name = str(user.target).removeprefix("aten.").replace("_.", ".")
+        if name.startswith(("conv", "batch_norm", "instance_norm", "group_norm", "upsample")):
+            return user.args[0] is node
+        if "pool" in name:
+            return True
+        if name in _SEEN_THROUGH and becomes_map(user):
+            return True
+    return False
+
+
+def _tie_places(call: Call, labels: Tensor) -> None:
+    """Neurons of all places of a channel go together."""
+    by_channel = labels.movedim(1, -1).reshape(-1, labels.shape[1])
+    call.builder.tie(by_channel.unique(dim=0))
+    call.builder.count(call.module, by_channel[0])
+
+
 def _count_parts(call: Call, whole: Tensor, parts: list[Tensor]) -> None:
     """A split names widths; parts of equal width stay so."""
     rows = []
@@ -99,10 +144,7 @@ def _move_several(call: Call, sources: list[Any]) -> Activation:
     if any(
         isinstance(value := call.value(source), Activation) and value.partners for source in sources
     ):
-        raise TraceError(
-            f"operator 'aten.{call.operator}' of products of channels is not supported: "
-            f"{call.where}."
-        )
+        raise TraceError(f"{call.name} of products of channels is not supported: {call.where}")
     if call.operator == "cat.default":
         full = _joined(call, full)
     return Activation(shrink(rerun(call, full)))
@@ -142,31 +184,6 @@ def like(call: Call) -> Activation:
     return Activation(labels, None, tuple(partners))
 
 
-def indexed(call: Call) -> Activation:
-    """Elements chosen by constant places."""
-    x = call.activation()
-    places = call.places()
-    if places is None:
-        if x.labels.numel() == 1:
-            return Activation(x.labels)
-        raise TraceError(
-            f"operator 'aten.{call.operator}' with computed places is not supported: {call.where}."
-        )
-    if {dim for dim, place in enumerate(places) if place is not None} & varying(x.labels):
-        call.builder.fix(x.labels)  # the places are for this width
-    full = x.labels.expand(call.shape_of(call.argument(0)))
-    return Activation(shrink(torch.ops.aten.index.Tensor(full, places)))
-
-
-def overlapped(call: Call) -> Activation:
-    """Places of patches are summed back into a map (fold): each channel by itself."""
-    x = call.activation()
-    full = x.labels.expand(call.shape_of(call.argument(0))).double()
-    total, times = (rerun(call, part) for part in (full, torch.ones_like(full)))
-    labels = (total / times.clamp(min=1)).round().long()
-    return Activation(shrink(labels.where(times > 0, labels.flatten()[0])))
-
-
 def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
     """Labels of every element of an operand.
 
@@ -179,10 +196,9 @@ def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
     if not isinstance(value, Parameter) or beside is None:
         return torch.full(shape, NOBODY)
     axis = call.argument(1, 0)
-    if beside.labels.shape[axis] > 1:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' joins channels with a parameter: {call.where}."
-        )
+    if beside.labels.shape[axis] > 1:  # channels of its own
+        call.builder.whole.add(value.name)
+        return torch.full(shape, NOBODY)
     labels = beside.labels.expand(shape)
     call.builder.follow(value.name, value.shape, value.elements.expand(shape), labels)
     return labels
@@ -228,27 +244,9 @@ def overwritten(call: Call) -> Activation:
     if not torch.equal(old.labels, new.labels) and not (
         is_nobody(old.labels) and is_nobody(new.labels)
     ):
-        raise TraceError(
-            f"operator 'aten.{call.operator}' writes over other channels: {call.where}."
-        )
+        raise TraceError(f"{call.name} writes over other channels: {call.where}")
     return Activation(old.labels, None, old.partners)
 
 
-def opaque(call: Call) -> list[Activation | None]:
-    """An operation that is not followed, such as a recurrent layer.
-
-    Neurons before and behind it stay as many.
-    """
-    for node in call.node.all_input_nodes:
-        if isinstance(value := call.value(node), Activation):
-            for labels in value.all_labels:
-                call.builder.fix(labels)
-    width = call.node.meta["val"][0].shape[-1]
-    rank = call.node.meta["val"][0].dim()
-    depth = call.builder.depth(call.activation().labels.flatten()) + 1
-    _, target = call.builder.new_group(call.module, width, depth=depth)
-    call.builder.fix(target)
-    return [
-        Activation(target.reshape(*[1] * (rank - 1), -1)),
-        *[None] * (len(call.node.meta["val"]) - 1),
-    ]
+def constant(call: Call) -> None:
+    """A tensor that takes only its shape or type from an activation."""

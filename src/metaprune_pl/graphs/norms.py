@@ -5,6 +5,7 @@ import torch
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import Activation, varying
+from metaprune_pl.graphs.reductions import as_map
 
 
 def batch_norm(call: Call) -> Activation:
@@ -15,32 +16,42 @@ def batch_norm(call: Call) -> Activation:
         for index, slot in enumerate(names, 1)
         if (p := call.parameter(index)) is not None
     }
-    x = call.activation()
+    x = as_map(call, call.activation())
     return _norm(call, x, 1, x.owner, found)
+
+
+def prelu(call: Call) -> Activation:
+    """A slope for all channels, or for each, in the second dimension."""
+    x, slope = call.activation(), call.parameter(1)
+    if slope is not None and slope.elements.numel() > 1:
+        call.share(x, 1, [slope])
+    return x
 
 
 def group_norm(call: Call) -> Activation:
     """Group norm: channels of one norm group together."""
-    x, groups = call.activation(), call.argument(1)
+    x, groups = as_map(call, call.activation()), call.argument(1)
     nodes = call.neurons(x, 1)
     if groups > 1:  # whole norm groups are removed: their nodes go together
         call.builder.tie(nodes.reshape(groups, -1).t())
+        call.builder.count(call.module, nodes.reshape(groups, -1)[:, 0])
     else:
         call.builder.mixed.append(nodes)
+    call.builder.count(call.module, nodes)
     names = (("norm.weight", 2), ("norm.bias", 3))
     found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
     return _norm(call, x, 1, x.owner, found)
 
 
 def layer_norm(call: Call) -> Activation:
-    """Layer norm over the last dimension."""
+    """Layer norm, or one by the root mean square, over the last dimension."""
     x = call.activation()
     if len(call.argument(1)) != 1:
-        raise TraceError(
-            f"operator 'aten.{call.operator}' over several dimensions is not supported: "
-            f"{call.where}."
-        )
+        raise TraceError(f"{call.name} over several dimensions is not supported: {call.where}")
     names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
+    names = names[: 1 if call.operator.startswith("rms") else 2]
+    if x.labels.shape[-1] == 1 and call.shape_of(call.argument(0))[-1] > 1:
+        raise TraceError(f"{call.name} over places is not supported: {call.where}")
     if (
         len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1
     ):  # each head by itself, with the same parameters
@@ -49,6 +60,7 @@ def layer_norm(call: Call) -> Activation:
         return Activation(x.labels, None, x.partners)
     nodes = call.neurons(x, -1)
     call.builder.mixed.append(nodes)
+    call.builder.count(call.module, nodes)
     found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
     home = call.builder.owner_of(
         nodes
@@ -61,6 +73,8 @@ def _norm(
 ) -> Activation:
     """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
     source = call.neurons(x, dim)
+    if not found:
+        return x
     names = set(found.values())
     if (
         names and (known := call.builder.filled_by(names)) is not None

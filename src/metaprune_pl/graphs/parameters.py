@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import Joined, Parameter, Statistic, shrink
 from metaprune_pl.graphs.moves import MOVES, rerun
@@ -38,7 +37,19 @@ _STATISTICS = frozenset(
 )
 
 
-def computed(call: Call) -> Parameter | Joined | Statistic | None:
+_SPLITS = {"chunk.default", "split.Tensor", "split_with_sizes.default", "tensor_split.sections"}
+
+
+def _apart(call: Call, joined: Joined) -> tuple[Parameter | None, ...] | None:
+    """The parts of joined parameters, where they are split as they were joined."""
+    sizes = [len(part) for part in call.node.meta["val"]]
+    whole = all(p is None or p.elements.numel() == n for p, n in joined.parts)
+    if not whole or sizes != [n for _, n in joined.parts]:
+        return None
+    return tuple(part for part, _ in joined.parts)
+
+
+def computed(call: Call) -> Any:
     """Return what an operation makes of parameters.
 
     None is a constant, or more than is followed here.
@@ -47,7 +58,11 @@ def computed(call: Call) -> Parameter | Joined | Statistic | None:
     found = [value for value in operands if isinstance(value, Parameter)]
     first = call.value(call.argument(0))
     if call.operator == "<built-in function getitem>":
+        if isinstance(first, tuple):
+            return first[call.node.args[1]]  # type: ignore[index]
         return first if isinstance(first, Statistic) else None
+    if isinstance(first, Joined) and call.operator in _SPLITS:
+        return _apart(call, first)
     if call.operator == "cat.default":
         return _joined(call)
     if call.operator in _STATISTICS and (
@@ -137,9 +152,7 @@ def _joined(call: Call) -> Joined | None:
     if not any(isinstance(value, Parameter) for value in values):
         return None
     if any(isinstance(value, Joined) for value in values):
-        raise TraceError(
-            f"operator 'aten.{call.operator}' of joined parameters is not supported: {call.where}."
-        )
+        return None
     return Joined(
         tuple(
             (value if isinstance(value, Parameter) else None, call.shape_of(part)[0])

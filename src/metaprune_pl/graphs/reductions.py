@@ -9,9 +9,48 @@ from metaprune_pl.graphs.labels import NOBODY, Activation, varying
 
 def spatial(call: Call) -> Activation:
     """Mixes places of a feature map [B, C, ...], each channel by itself."""
-    x = call.activation()
-    call.neurons(x, 1)
+    x = as_map(call, call.activation())
+    if x.partners or varying(x.labels) - {1}:
+        call.neurons(x, 1)
+    for node in call.node.all_input_nodes[1:]:  # coordinates to sample at
+        if (other := call.activation_of(node)) is not None and other.labels.numel() > 1:
+            if not torch.equal(other.labels, x.labels):
+                call.builder.fix(other.labels)
     return x
+
+
+def pooled_with_indices(call: Call) -> list[Activation]:
+    """Pooling that also tells where the largest value was."""
+    x = spatial(call)
+    return [x, Activation(x.labels)]
+
+
+def as_map(call: Call, x: Activation) -> Activation:
+    """Places of a map that have neurons of their own (of a linear layer, of a pixel shuffle) are a channel each."""
+    shape = call.shape_of(call.argument(0))
+    over = sorted(varying(x.labels) - {0, 1})
+    if not over or x.partners or 0 in varying(x.labels) or x.labels.shape[1] != shape[1]:
+        return x
+    if bool((x.labels == NOBODY).any()):
+        return x
+    return Activation(sum_of_parts(call, x.labels, over))
+
+
+def norm(call: Call) -> Activation:
+    """Length of vectors: over places, of each channel; over channels, of none."""
+    x = call.activation()
+    rank = x.labels.dim()
+    dims = call.argument(2)
+    over = {dim % rank for dim in (dims if dims else range(rank))}
+    keep = bool(call.argument(3, False))
+    laid = []
+    for part in x.all_labels:
+        labels = part
+        if varying(part) & over:
+            call.builder.mixed.append(part[part != NOBODY].flatten())
+            labels = torch.full([1] * rank, NOBODY)
+        laid.append(labels if keep else labels.squeeze(sorted(over)))
+    return Activation(laid[0], None, tuple(laid[1:]))
 
 
 def reduce(call: Call) -> Activation:
@@ -25,7 +64,8 @@ def reduce(call: Call) -> Activation:
     labels, owner = x.labels, x.owner
     over = varying(labels) & reduced
     rest = varying(labels) - reduced
-    if over and rest and max(over) < min(rest) and call.operator.startswith(("sum", "mean")):
+    branches = over and rest and (max(over) < min(rest) or _stacked(call, over))
+    if branches and not bool((labels == NOBODY).any()):
         labels, owner = sum_of_parts(call, labels, sorted(over)), None
     elif over:  # over channels: the result belongs to none of them
         call.builder.mixed.append(labels[labels != NOBODY])
@@ -42,6 +82,14 @@ def reduce(call: Call) -> Activation:
     return Activation(labels, owner, tuple(partners))
 
 
+def _stacked(call: Call, over: set[int]) -> bool:
+    """Whether what is reduced are tensors that were stacked just before."""
+    node = call.argument(0)
+    stacked = str(node.target) == "aten.stack.default"
+    rank = len(call.shape_of(node))
+    return stacked and over == {(node.args[1] if len(node.args) > 1 else 0) % rank}
+
+
 def sum_of_parts(call: Call, labels: Tensor, over: list[int]) -> Tensor:
     """Branches that were stacked are added up: an addition of several activations."""
     kept = [dim for dim in range(labels.dim()) if dim not in over]
@@ -50,7 +98,8 @@ def sum_of_parts(call: Call, labels: Tensor, over: list[int]) -> Tensor:
     _, target = builder.new_group(
         f"{call.module}.sum".lstrip("."), branches.shape[1], depth=builder.depth(labels.flatten())
     )
-    for branch in branches:
+    distinct = {tuple(branch.tolist()): branch for branch in branches}  # of a map, each once
+    for branch in distinct.values():
         builder.connect_identity(call.module, branch, target)
     return target.reshape([1 if dim in over else labels.shape[dim] for dim in range(labels.dim())])
 

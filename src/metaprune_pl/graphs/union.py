@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.weight_graph import WeightGraph
@@ -14,6 +15,8 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
     It is for `read` and `write`: what is there for pruning alone is that of the first.
     """
     groups, connections, start = [], [], 0
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
     aliases: dict[str, str] = {}
     for number, graph in enumerate(graphs):
         for group in graph.groups:
@@ -28,8 +31,17 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
         aliases |= {
             f"{number}.{alias}": f"{number}.{name}" for alias, name in graph.aliases.items()
         }
+        inputs.append(graph.inputs + start)
+        outputs.append(graph.output + start)
         start += graph.num_nodes
-    return replace(graphs[0], groups=tuple(groups), connections=tuple(connections), aliases=aliases)
+    return replace(
+        graphs[0],
+        groups=tuple(groups),
+        connections=tuple(connections),
+        inputs=torch.cat(inputs),
+        output=torch.cat(outputs),
+        aliases=aliases,
+    )
 
 
 def unite_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """The topology of a network: which neurons there are, and which parameters connect them. It holds no values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from metaprune_pl.graphs.masked import MaskedProgram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +136,37 @@ class Extent:
         module: Path of the module.
         parts: The neurons that it counts; several parts are the sizes of a split.
         heads: Whether these stand for attention heads.
+        names: Attributes of the module that are as large.
     """
 
     module: str
     parts: tuple[Tensor, ...]
     heads: bool = False
+    names: tuple[str, ...] = ()
+
+    def named(self, module: object) -> "Extent":
+        """Return it with the attributes of its module that are as large."""
+        sizes = [len(part) for part in self.parts]
+        known = {
+            name: value
+            for name, value in vars(module).items()
+            if not name.startswith("_") and _as_sizes(value) == sizes
+        }
+        fitting = [name for name in known if _counts_heads(name) == self.heads]
+        return replace(self, names=tuple(fitting or known))
+
+
+def _as_sizes(value: object) -> list[int]:
+    if type(value) is int:
+        return [value]
+    if isinstance(value, list | tuple) and all(type(part) is int for part in value):
+        return list(value)
+    return []
+
+
+def _counts_heads(name: str) -> bool:
+    """Whether an attribute of this name is a number of heads, not the width of one."""
+    return "head" in name and not any(word in name for word in ("dim", "size", "width", "channel"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,13 +183,34 @@ class Attention:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionScale:
+    """Attention that divides its scores by the root of the width of a head, whatever that is.
+
+    Attributes:
+        module: Path of its module.
+        nodes: Nodes of the queries, [heads, width].
+        rows: Parameters that give the queries a factor, each with the rows that do.
+        power: 1/2 where these give the keys the same factor.
+        certain: Whether it is known to follow the width; else a trial has to show.
+    """
+
+    module: str
+    nodes: Tensor
+    rows: dict[str, Tensor]
+    power: float = 1.0
+    certain: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WeightGraph:
     """A network's topology.
 
     Attributes:
         groups: Neuron groups in node order; the first is the input.
         connections: Blocks of edges in the order of the network's operations.
-        output: Nodes of the network's output, in the order of the classes, [K].
+        inputs: Nodes of the network's inputs, [I].
+        output: Nodes of the network's outputs, of one after the other, in the order of the classes,
+            [K].
         fixed: Nodes that have to stay, since something is made for as many (zero padding of a
             shortcut, a constant).
         ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split,
@@ -176,13 +225,18 @@ class WeightGraph:
         products: Multiplications of activations with each other.
         extents: Where a forward pass names numbers of neurons.
         attentions: Attention of several heads.
+        scales: Attention whose scale follows its width.
         aliases: Further names of parameters and buffers that a network shares, to the names that
             stand here.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
+        unfollowed: Operations that the trace could not follow, each with the reason; the neurons
+            before and behind them stay.
+        masked: Runs the network with neurons masked.
     """
 
     groups: tuple[NeuronGroup, ...]
     connections: tuple[Connection, ...]
+    inputs: Tensor
     output: Tensor
     fixed: Tensor
     ties: Tensor
@@ -193,8 +247,11 @@ class WeightGraph:
     products: tuple[Product, ...] = ()
     extents: tuple[Extent, ...] = ()
     attentions: tuple[Attention, ...] = ()
+    scales: tuple[AttentionScale, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
+    unfollowed: tuple[str, ...] = ()
+    masked: MaskedProgram | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -205,11 +262,6 @@ class WeightGraph:
     def num_edges(self) -> int:
         """Number of edges; absent ones (an identity's off-diagonal, other conv groups) are not counted."""
         return sum(connection.num_edges for connection in self.connections)
-
-    @property
-    def input(self) -> NeuronGroup:
-        """The image's channels."""
-        return self.groups[0]
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:

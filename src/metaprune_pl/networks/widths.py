@@ -4,23 +4,27 @@ A layer's width stands in the shapes of its tensors, so a table of shapes descri
 completely.
 """
 
+import copy
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
 
 _LAYERS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
+    nn.modules.conv._ConvNd,
     nn.Linear,
     nn.LayerNorm,
+    nn.RMSNorm,
     nn.GroupNorm,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
+    nn.modules.batchnorm._NormBase,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.PReLU,
+    nn.Embedding,
 )
-"""Layers whose width attributes follow from their tensors."""
+"""Layers whose width attributes follow from their tensors, where they have any."""
 
 
 def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -56,6 +60,8 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             module._buffers[leaf] = value
     for module in network.modules():
         _match_attributes(module)
+        if isinstance(module, nn.RNNBase):  # it keeps a list of its weights
+            module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
 def _match_attributes(module: nn.Module) -> None:
@@ -72,14 +78,36 @@ def _match_attributes(module: nn.Module) -> None:
         module.in_channels, module.out_channels = in_channels, per_group * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.RNNBase):
+        module.hidden_size, module.input_size = (
+            module.weight_hh_l0.shape[1],
+            module.weight_ih_l0.shape[1],
+        )
+    elif isinstance(module, nn.RNNCellBase):
+        module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         channels = module.weight.shape[0]  # whole norm groups are removed
         module.num_groups = max(1, channels // (module.num_channels // module.num_groups))
         module.num_channels = channels
-    elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.weight is not None:
-        module.num_features = module.weight.shape[0]
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        value = module.running_mean if module.weight is None else module.weight
+        module.num_features = module.num_features if value is None else value.shape[0]
+
+
+def copy_network(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy, of networks too that keep a weight which they computed (weight norm)."""
+    memo = {} if memo is None else memo
+    for module in network.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(network, memo)
 
 
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -123,7 +151,10 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]
             for name, value in vars(module).items()
             if is_sizes(value) and not name.startswith("_")
         }
-        if numbers and not isinstance(module, (*_LAYERS, nn.Dropout)):
+        told = (
+            isinstance(module, _LAYERS) and next(module.parameters(recurse=False), None) is not None
+        )
+        if numbers and not told and not isinstance(module, nn.Dropout):
             found[path] = numbers
     return found
 

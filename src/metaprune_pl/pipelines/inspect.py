@@ -181,7 +181,7 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
     graph = groups.graph
     image = torch.zeros(len(groups.prunable), dtype=torch.bool)
     classes, counted = image.clone(), image.clone()
-    image[groups.unit[graph.input.start : graph.input.stop]] = True
+    image[groups.unit[graph.inputs]] = True
     classes[groups.unit[graph.output]] = True
     counted[groups.unit[graph.fixed]] = True
 

@@ -81,7 +81,7 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
         torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True
     )
     prunable = torch.ones(count, dtype=torch.bool)
-    for nodes in (torch.arange(graph.input.stop), graph.output, graph.fixed):
+    for nodes in (graph.inputs, graph.output, graph.fixed):
         prunable[unit[nodes]] = False
     entry_unit, entry_member = _entries(graph, unit)
     first = entry_unit.new_zeros(count).scatter_reduce(

@@ -39,7 +39,10 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
         and len(head[torch.cat(extent.parts)].unique()) == 1
     ]
     counts = [
-        Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True) for a in graph.attentions
+        Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True).named(
+            network.get_submodule(a.module)
+        )
+        for a in graph.attentions
     ]
     return replace(
         graph,

@@ -1,16 +1,29 @@
 """A network without some of its neurons, and the check that it is the network with them masked."""
 
-import copy
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import Connection, WeightGraph
-from metaprune_pl.networks.widths import all_tensors, set_tensors
+from metaprune_pl.graphs.masked import Incomparable
+from metaprune_pl.graphs.weight_graph import AttentionScale, NeuronGroup
+from metaprune_pl.networks.examples import Example, call, random_like, single, tensors_of
+from metaprune_pl.networks.widths import all_tensors, copy_network, set_tensors
 
-FORWARD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+FORWARD_ERRORS = (
+    RuntimeError,
+    AssertionError,
+    ValueError,
+    TypeError,
+    IndexError,
+    ZeroDivisionError,
+)
 """What forward passes raise that count on a fixed width."""
+TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Share of the largest output that a pruned network may differ by; of other types, 1e-4."""
 
 
 def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
@@ -22,16 +35,10 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         kept: Which nodes stay, bool [N].
     """
     tensors = {name: value.detach() for name, value in all_tensors(network).items()}
+    for scale in graph.scales:
+        _fold(scale, tensors, kept)
     for group in graph.groups:
-        stays = kept[group.start : group.stop]
-        for name in set(group.slots.values()):
-            rows = [
-                group.rows[slot]
-                for slot in group.slots
-                if group.slots[slot] == name and slot in group.rows
-            ]
-            index = torch.cat([part[stays] for part in rows]).sort().values if rows else stays
-            tensors[name] = tensors[name][index.to(tensors[name].device)]
+        _cut_slots(group, tensors, kept)
     for connection in graph.connections:
         if connection.parameter is not None:
             tensors[connection.parameter] = _cut(connection, tensors[connection.parameter], kept)
@@ -40,35 +47,59 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         value = tensors[follower.parameter]
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
-    pruned = copy.deepcopy(
-        network, {id(value): value for value in all_tensors(network).values()}
-    )  # no tensor twice
+    no_tensor_twice = {id(value): value for value in all_tensors(network).values()}
+    pruned = copy_network(network, no_tensor_twice)  # type: ignore[arg-type]
     set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
-    for extent in graph.extents:
-        old, new = (
-            [len(part) for part in extent.parts],
-            [int(kept[part].sum()) for part in extent.parts],
-        )
-        attributes, module = (
-            vars(network.get_submodule(extent.module)),
-            pruned.get_submodule(extent.module),
-        )
-        if len(old) == 1:
-            names = [
-                name for name, value in attributes.items() if type(value) is int and value == old[0]
-            ]
-            for name in [name for name in names if _counts_heads(name) == extent.heads] or names:
-                setattr(module, name, new[0])
-            continue
-        for name, value in attributes.items():
-            if isinstance(value, list | tuple) and list(value) == old:
-                setattr(module, name, type(value)(new))
+    _set_attributes(network, pruned, graph, kept)
     return pruned
 
 
-def _counts_heads(name: str) -> bool:
-    """Whether an attribute of this name is a number of heads, not the width of one."""
-    return "head" in name and not any(word in name for word in ("dim", "size", "width", "channel"))
+def _factor(scale: AttentionScale, kept: Tensor) -> float:
+    """Width of a head now over that of before."""
+    before = scale.nodes.shape[1]
+    return int(kept[scale.nodes].sum(1).max()) / before
+
+
+def _fold(scale: AttentionScale, tensors: dict[str, Tensor], kept: Tensor) -> None:
+    """Give the queries the factor by which the scale of a narrower head is too large."""
+    factor = _factor(scale, kept) ** (scale.power / 2)
+    if factor in (0.0, 1.0):
+        return
+    for name, rows in scale.rows.items():
+        value = tensors[name].clone()
+        value[rows.to(value.device)] *= factor
+        tensors[name] = value
+
+
+def _cut_slots(group: NeuronGroup, tensors: dict[str, Tensor], kept: Tensor) -> None:
+    stays = kept[group.start : group.stop]
+    for name in set(group.slots.values()):
+        rows = [
+            group.rows[slot]
+            for slot in group.slots
+            if group.slots[slot] == name and slot in group.rows
+        ]
+        index = torch.cat([part[stays] for part in rows]).sort().values if rows else stays
+        tensors[name] = tensors[name][index.to(tensors[name].device)]
+
+
+def _set_attributes(
+    network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor
+) -> None:
+    """Set the attributes of modules that count neurons, and scales that follow the width of a head."""
+    for extent in graph.extents:
+        module = pruned.get_submodule(extent.module)
+        new = [int(kept[part].sum()) for part in extent.parts]
+        for name in extent.names:
+            kind = type(getattr(module, name))
+            setattr(module, name, new[0] if kind is int else kind(new))
+    for scale in graph.scales:
+        if (factor := _factor(scale, kept)) not in (0.0, 1.0):
+            written_out = scale.nodes.shape[1] ** -0.5
+            module = pruned.get_submodule(scale.module)
+            for name, value in vars(network.get_submodule(scale.module)).items():
+                if type(value) is float and math.isclose(value, written_out) and scale.certain:
+                    setattr(module, name, value / factor**0.5)
 
 
 def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
@@ -87,52 +118,111 @@ def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
         block = block[:, targets[0]][:, :, sources[0]]
     groups, outputs, inputs, _ = block.shape
     if parameter.dim() == 2:
+        if connection.inputs_first:
+            return block.reshape(outputs, inputs).t().contiguous()
         return (block.transpose(2, 3) if connection.taps_first else block).reshape(outputs, -1)
     if connection.inputs_first:
         return block.transpose(1, 2).reshape(groups * inputs, outputs, *parameter.shape[2:])
     return block.reshape(groups * outputs, inputs, *parameter.shape[2:])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What was compared of a pruned network and the original with masked neurons.
+
+    Attributes:
+        outputs: Paths of the outputs whose values were compared; '' is a single tensor.
+        difference: Largest difference of an element, as a share of the largest one of its output.
+        reason: Why values were not compared, where they were not.
+    """
+
+    outputs: tuple[str, ...]
+    difference: float
+    reason: str = ""
+
+
 @torch.no_grad()
 def check_masked(
-    network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Tensor
-) -> None:
+    network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Example
+) -> Comparison:
     """Compare a pruned network with the original whose removed channels nobody reads.
+
+    Norms of the original take the kept channels alone.
 
     Args:
         network: The original.
         pruned: The result of `remove`.
         graph: Topology of the original.
         kept: Which nodes stay, bool [N].
-        example: One image as a batch, [1, C, H, W].
+        example: One input as a batch.
 
     Raises:
         PruningError: The pruned network does not run, or differs.
     """
-    masked = copy.deepcopy(network).eval()
-    state = masked.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    images = random_like(single(example), generator)
+    try:
+        after = dict(tensors_of(call(pruned.eval(), images)))
+    except FORWARD_ERRORS as error:
+        raise PruningError(
+            f"the pruned network does not run: {str(error).splitlines()[0]}. Its forward counts on "
+            "a fixed width."
+        ) from error
+    before, reason = _masked_outputs(network, graph, kept, images, tuple(after))
+    difference = 0.0
+    for path, value in before.items():
+        difference = max(difference, _difference(path, value, after[path]))
+    return Comparison(outputs=() if reason else tuple(before), difference=difference, reason=reason)
+
+
+def _masked_outputs(
+    network: nn.Module,
+    graph: WeightGraph,
+    kept: Tensor,
+    images: Example,
+    paths: tuple[str, ...],
+) -> tuple[dict[str, Tensor], str]:
+    """Outputs of the masked network by path, and why they are not to be compared, if so."""
+    assert graph.masked is not None
+    if not bool(kept[graph.several].all()):
+        return {}, "weights are standardised over their inputs"
+    state = {name: value.detach() for name, value in all_tensors(network).items()}
     for connection in graph.connections:
         if connection.parameter is not None:
             parameter = state[connection.parameter]
-            block = (
-                connection.block(parameter)
-                * kept[connection.source].to(parameter)[:, None, :, None]
-            )
-            parameter.copy_(connection.unblock(block, parameter))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *example.shape[1:], generator=generator).to(example)
+            mask = kept[connection.source].to(parameter)[:, None, :, None]
+            block = connection.block(parameter) * mask
+            state[connection.parameter] = connection.unblock(block, parameter)
+    state.update({alias: state[name] for alias, name in graph.aliases.items()})
     try:
-        after = pruned.eval()(images)
-    except FORWARD_ERRORS as error:
-        raise PruningError(
-            f"the pruned network does not run: {error}. Its forward counts on a fixed width."
-        ) from error
-    if not bool(kept[graph.mixed].all()):
-        return  # a layer norm over fewer channels gives other values than over masked ones
-    before = masked(images)
-    if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()) + 1e-6):
+        values = graph.masked(state, kept, images)
+    except Incomparable:
+        return {}, "neurons that are normalised together do not form a block"
+    if len(values) != len(paths):
+        raise PruningError("the pruned network gives other outputs than the original.")
+    return dict(zip(paths, values, strict=True)), ""
+
+
+def _difference(path: str, before: Tensor, after: Tensor) -> float:
+    """Largest difference of an element as a share of the largest one.
+
+    Raises:
+        PruningError: It is too large, or the shapes differ.
+    """
+    where = f"output '{path}' of the pruned network" if path else "the output of the pruned network"
+    if before.shape != after.shape:
+        raise PruningError(f"{where} is {tuple(after.shape)}, not {tuple(before.shape)}.")
+    if not before.is_floating_point():
+        if not torch.equal(before, after):
+            raise PruningError(f"{where} differs from that of the masked one.")
+        return 0.0
+    share = TOLERANCE.get(before.dtype, 1e-4)
+    high = float(before.abs().max()) if before.numel() else 0.0
+    if not torch.allclose(before, after, rtol=10 * share, atol=share * high + 1e-6, equal_nan=True):
         gap = float((before - after).abs().max())
         raise PruningError(
-            f"the pruned network differs from the masked one by {gap:.2g}: it cannot be pruned "
-            "exactly."
+            f"{where} differs from that of the masked one by {gap:.2g} (largest value {high:.2g}): "
+            "it cannot be pruned exactly."
         )
+    gap = (before.double() - after.double()).abs().nan_to_num()
+    return float(gap.max()) / max(high, 1e-12) if before.numel() else 0.0

@@ -1,29 +1,33 @@
 """Pruning groups that a forward pass can follow: what it counts on is found by trial."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.networks.examples import Example
+from metaprune_pl.pruning.attributes import pairs_of, without_pairs
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits, by_heads
-from metaprune_pl.pruning.removal import FORWARD_ERRORS, check_masked, remove
+from metaprune_pl.pruning.removal import check_masked, remove
 
 
 def prunable_groups(
-    network: nn.Module, example: Tensor, attention: AttentionUnits = "width"
+    network: nn.Module, example: Example, attention: AttentionUnits = "width"
 ) -> PruningGroups:
     """Trace a network and find pruning groups that its forward pass can follow.
 
-    Some channels of each group are removed for a trial. Where the result does not run, attention is
-    kept as wide as what it reads; where that is not enough, the groups that make it fail are kept
-    whole.
+    Some channels of each group are removed for a trial, and the result is compared with the masked
+    network. Where it does not run, or differs, other readings of the network are tried: attributes
+    that equal a width by chance stay, attention is kept as wide as what it reads. Where that is not
+    enough, the groups that make it fail are kept whole.
 
     Args:
         network: Left as it is.
-        example: One image as a batch, [1, C, H, W], on the network's device.
+        example: One input as a batch, on the network's device.
         attention: What goes together in attention.
 
     Raises:
@@ -31,21 +35,38 @@ def prunable_groups(
         TraceError: The network cannot be turned into a graph.
     """
     graph = trace(network, example)
-    if attention == "heads" and graph.attentions:
+    heads = attention == "heads" and bool(graph.attentions)
+    trial = _Trial(network=network, example=example)
+    if heads:
         graph = by_heads(graph, network)
-        return _groups_of_heads(network, graph, example)
-    ways = [
-        find_groups(graph, equal_widths=equal)
+    readings = [
+        find_groups(reading, equal_widths=equal)
+        for reading in _scales(graph)
         for equal in (False, True)[: 2 if graph.equals.numel() else 1]
     ]
-    for groups in ways:
-        if _trial(network, example, groups, _every(groups)) is None:
-            return groups
+    reason: Exception | None = None
+    for groups in readings:
+        settled, reason = trial.settle(groups)
+        if settled is not None and (not heads or trial.loses_a_head(settled)):
+            return settled
+    if heads:
+        raise PruningError(
+            f"whole heads cannot be pruned in this network ({reason}). Take attention: width."
+        )
     found = []
-    for groups in ways:
-        stuck = _stuck(network, example, groups, _every(groups))
+    for groups in readings:
+        stuck = trial.stuck(groups, _every(groups))
         found.append(replace(groups, prunable=groups.prunable & ~torch.isin(groups.group, stuck)))
-    return max(found, key=lambda groups: int(groups.members[groups.prunable].sum()))
+    best = max(found, key=lambda groups: int(groups.members[groups.prunable].sum()))
+    return trial.settle(best)[0] or best
+
+
+def _scales(graph: WeightGraph) -> Iterator[WeightGraph]:
+    """The graph with the scales of attention that are certain to follow its width, then with all."""
+    certain = tuple(scale for scale in graph.scales if scale.certain)
+    yield replace(graph, scales=certain)
+    if len(certain) < len(graph.scales):
+        yield graph
 
 
 def _every(groups: PruningGroups) -> Tensor:
@@ -54,67 +75,88 @@ def _every(groups: PruningGroups) -> Tensor:
     return numbers
 
 
-def _groups_of_heads(network: nn.Module, graph: WeightGraph, example: Tensor) -> PruningGroups:
-    """Find the groups where attention goes by whole heads.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Trial:
+    """Removes a little of a network to see what comes of it.
 
-    A network without one head is compared with a masked one.
+    Attributes:
+        network: Left as it is.
+        example: One input as a batch.
     """
-    reason: Exception | None = None
-    for equal_widths in (False, True):
-        groups = find_groups(graph, equal_widths=equal_widths)
-        reason = _trial(network, example, groups, _every(groups))
-        if reason is None:
-            units = groups.prunable.clone()
-            units[
-                groups.unit[torch.cat([attention.parts[0][-1] for attention in graph.attentions])]
-            ] = False
-            kept = groups.nodes(units)
-            if all(bool(kept[attention.parts[0][0]].all()) for attention in graph.attentions):
-                try:
-                    check_masked(network, remove(network, graph, kept), graph, kept, example)
-                except PruningError as error:
-                    reason = error
-                    continue
-            return groups
-    raise PruningError(
-        f"whole heads cannot be pruned in this network ({reason}). Take attention: width."
-    )
 
+    network: nn.Module
+    example: Example
 
-def _stuck(network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor) -> Tensor:
-    """Of groups that failed together, [K], those that the forward pass counts on.
+    def settle(self, groups: PruningGroups) -> tuple[PruningGroups | None, Exception | None]:
+        """Find the attributes to change so that all groups can be pruned together.
 
-    Halving finds few among many.
-    """
-    if len(some) < 2:
-        return some
-    halves = torch.tensor_split(some, 2)
-    stuck = [
-        _stuck(network, example, groups, half)
-        for half in halves
-        if _trial(network, example, groups, half)
-    ]
-    return torch.cat(stuck) if stuck else some  # they fail together only
+        Returns:
+            The groups with these attributes; None, and the error, where there is no way.
+        """
+        some = _every(groups)
+        reason = self.fails(groups, some)
+        pairs = pairs_of(self.network, groups.graph)
+        if reason is not None:
+            alone = [self.fails(_without(groups, {pair}, self.network), some) for pair in pairs]
+            harmful = {p for p, error in zip(pairs, alone, strict=True) if error is None}
+            if not harmful:
+                return None, reason
+            groups = _without(groups, {min(harmful)}, self.network)
+            pairs = pairs_of(self.network, groups.graph)
+        for pair in pairs:
+            fewer = _without(groups, {pair}, self.network)
+            if self.fails(fewer, some) is None:
+                groups = fewer
+        return groups, None
 
-
-def _trial(
-    network: nn.Module, example: Tensor, groups: PruningGroups, some: Tensor
-) -> Exception | None:
-    """Remove one unit of each of some groups, then another share of each.
-
-    Return the error where it cannot follow.
-    """
-    members = [
-        (groups.prunable & (groups.group == number)).nonzero().flatten() for number in some.tolist()
-    ]
-    for varied in (False, True):
+    def loses_a_head(self, groups: PruningGroups) -> bool:
+        """Whether a network without one head of each attention equals the masked one."""
+        last = [attention.parts[0][-1] for attention in groups.graph.attentions]
         units = groups.prunable.clone()
-        for number, member in zip(some.tolist(), members, strict=True):
-            share = 0.25 + 0.5 * (0.618 * number % 1) if varied else 0.0
-            units[member[: min(len(member) - 1, max(1, int(share * len(member))))]] = False
+        units[groups.unit[torch.cat(last)]] = False
+        kept = groups.nodes(units)
+        first = [kept[attention.parts[0][0]] for attention in groups.graph.attentions]
+        return not all(bool(part.all()) for part in first) or self._error(groups, kept) is None
+
+    def stuck(self, groups: PruningGroups, some: Tensor) -> Tensor:
+        """Of groups that failed together, [K], those that the forward pass counts on.
+
+        Halving finds few among many.
+        """
+        if len(some) < 2:
+            return some
+        halves = torch.tensor_split(some, 2)
+        stuck = [self.stuck(groups, half) for half in halves if self.fails(groups, half)]
+        return torch.cat(stuck) if stuck else some  # they fail together only
+
+    def fails(self, groups: PruningGroups, some: Tensor) -> Exception | None:
+        """Remove one unit of each of some groups, then another share of each.
+
+        Return the error where the network cannot follow, or differs from the masked one.
+        """
+        members = [
+            (groups.prunable & (groups.group == index)).nonzero().flatten()
+            for index in some.tolist()
+        ]
+        for varied in (False, True):
+            units = groups.prunable.clone()
+            for index, member in zip(some.tolist(), members, strict=True):
+                share = 0.25 + 0.5 * (0.618 * index % 1) if varied else 0.0
+                units[member[: min(len(member) - 1, max(1, int(share * len(member))))]] = False
+            if (error := self._error(groups, groups.nodes(units))) is not None:
+                return error
+        return None
+
+    def _error(self, groups: PruningGroups, kept: Tensor) -> Exception | None:
+        pruned = remove(self.network, groups.graph, kept)
         try:
-            with torch.no_grad():
-                remove(network, groups.graph, groups.nodes(units)).eval()(example)
-        except FORWARD_ERRORS as error:
+            check_masked(self.network, pruned, groups.graph, kept, self.example)
+        except PruningError as error:
             return error
-    return None
+        return None
+
+
+def _without(
+    groups: PruningGroups, pairs: set[tuple[str, str]], network: nn.Module
+) -> PruningGroups:
+    return replace(groups, graph=without_pairs(network, groups.graph, pairs))

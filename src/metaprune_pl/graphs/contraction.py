@@ -1,0 +1,263 @@
+"""Products of activations with each other and with parameters, written out as matrices or einsum."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, nobody, varying
+from metaprune_pl.graphs.scales import note_possible_scale
+from metaprune_pl.graphs.weight_graph import Connection, Product
+
+
+def may_equal_input(call: Call, queries: Tensor) -> None:
+    """Note where attention is as wide as what it reads.
+
+    Some forward passes count on it, others do not.
+    """
+    for connection in call.builder.connections:
+        if connection.parameter is not None and connection.source.numel() == len(queries):
+            if bool(torch.isin(queries, connection.target).all()):
+                call.builder.equals.append(torch.stack([connection.source.flatten(), queries]))
+
+
+def matmul(call: Call) -> Activation:
+    """Batched product of matrices [..., i, k] and [..., k, j]."""
+    left, right = (len(call.shape_of(call.argument(index))) for index in (0, 1))
+    if min(left, right) < 2:
+        raise TraceError(f"{call.name} of a vector is not supported: {call.where}")
+    letters = "abcdefgh"
+    batch = letters[: max(left, right) - 2]
+    return _contract(
+        call,
+        batch[len(batch) - left + 2 :] + "ik",
+        batch[len(batch) - right + 2 :] + "kj",
+        batch + "ij",
+    )
+
+
+def einsum(call: Call) -> Activation:
+    """A product of two tensors by its equation."""
+    inputs, output = str(call.node.args[0]).replace(" ", "").split("->")
+    if "..." in inputs:
+        raise TraceError(f"{call.name} with an ellipsis is not supported: {call.where}")
+    if "," not in inputs:
+        return _one(call, inputs, output)
+    if inputs.count(",") != 1:
+        raise TraceError(f"{call.name} of more than two tensors is not supported: {call.where}")
+    left, right = inputs.split(",")
+    return _contract(call, left, right, output, operands=call.node.args[1])
+
+
+def _one(call: Call, letters: str, output: str) -> Activation:
+    """A sum over some dimensions and a permutation of the others."""
+    operands: Any = call.node.args[1]
+    x = call.activation_of(operands[0])
+    if x is None or len(set(letters)) < len(letters):
+        raise TraceError(f"{call.name} of a diagonal is not supported: {call.where}")
+    summed = [dim for dim, letter in enumerate(letters) if letter not in output]
+    order = [letters.index(letter) for letter in output]
+    laid = []
+    for labels in x.all_labels:
+        if varying(labels) & set(summed):
+            call.builder.mixed.append(labels[labels != NOBODY])
+            labels = torch.full_like(labels[..., :1].flatten()[:1], NOBODY)
+            laid.append(labels.reshape([1] * len(output)))
+        else:
+            laid.append(labels.permute(*order, *summed).reshape([labels.shape[d] for d in order]))
+    return Activation(laid[0], None, tuple(laid[1:]))
+
+
+def added_product(call: Call) -> Activation:
+    """A product of matrices that something is added to: a layer whose bias that is."""
+    letters = ("ik", "kj", "ij") if call.operator.startswith("addmm") else ("bik", "bkj", "bij")
+    operands = [call.argument(1), call.argument(2)]
+    bias = call.value(call.argument(0))
+    if isinstance(bias, Activation):
+        raise TraceError(f"{call.name} adds an activation: {call.where}")
+    result = _contract(call, *letters, operands=operands)
+    if isinstance(bias, Parameter):
+        owner = None if result.owner is None else call.builder.group(result.owner)
+        if owner is not None and bias.moved is None and bias.shape == (owner.size,):
+            owner.slots["bias"] = bias.name
+        elif math.prod(bias.shape) > 1:
+            shape = call.shape_of(call.node)
+            elements = bias.elements.expand(shape)
+            call.builder.follow(bias.name, bias.shape, elements, result.labels.expand(shape))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    """One labelling of one operand: labels with a letter for each dimension, and which operand it is."""
+
+    labels: Tensor
+    letters: str
+    operand: int
+
+    @property
+    def varies(self) -> set[str]:
+        return {self.letters[dim] for dim in varying(self.labels)}
+
+
+def _contract(
+    call: Call, left: str, right: str, output: str, operands: object = None
+) -> Activation:
+    arguments = (
+        list(operands)
+        if isinstance(operands, list | tuple)
+        else [call.argument(0), call.argument(1)]
+    )
+    size: dict[str, int] = {}
+    factors: list[_Factor] = []
+    for number, (argument, letters) in enumerate(zip(arguments, (left, right), strict=True)):
+        for letter, extent in zip(letters, call.shape_of(argument), strict=True):
+            size[letter] = max(extent, size.get(letter, 1))
+        if isinstance(value := call.value(argument), Activation):
+            factors += [
+                _Factor(labels, letters, number)
+                for labels in value.all_labels
+                if not is_nobody(labels)
+            ]
+    summed = (set(left) | set(right)) - set(output)
+    work = math.prod(size.values())
+    if (layer := _layer(call, arguments, (left, right), output, size)) is not None:
+        return layer
+    for argument, letters in zip(arguments, (left, right), strict=True):
+        value = call.value(argument)
+        if not isinstance(value, Activation):
+            for factor in factors:
+                _meets_constant(call, factor, value, letters, call.shape_of(argument), size)
+    consumed = [factor for factor in factors if factor.varies & summed]
+    kept = [factor for factor in factors if not factor.varies & summed]
+    for factor in consumed:  # scores: what neurons say to each other
+        call.builder.mixed.append(factor.labels.flatten())
+    for one in consumed:
+        for other in consumed:
+            if one.operand < other.operand and one.varies & other.varies & summed:
+                shared = [x for x in dict.fromkeys(left + right) if x in one.varies & other.varies]
+                nodes = torch.stack(
+                    [_aligned(f.labels, f.letters, shared, size) for f in (one, other)]
+                )
+                call.builder.tie(nodes)
+                may_equal_input(call, nodes[0])
+                if not kept:
+                    heads = math.prod(size[letter] for letter in shared if letter not in summed)
+                    call.builder.attend(call.module, heads, *nodes)
+                    argument = arguments[one.operand]
+                    note_possible_scale(call, argument, nodes[0].reshape(heads, -1))
+    if main := (consumed or kept)[:1]:
+        nodes = main[0].labels.flatten()
+        call.builder.products.append(Product(nodes=nodes, positions=work // len(nodes)))
+    if (
+        summed
+        and not consumed
+        and len(kept) == 1
+        and kept[0].labels.numel() > kept[0].labels.shape[-1] > 1
+    ):
+        values = kept[0].labels
+        call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
+    laid = []
+    for factor in kept:
+        order = [factor.letters.index(letter) for letter in output if letter in factor.letters]
+        rest = [index for index in range(len(factor.letters)) if index not in order]
+        sizes = [
+            factor.labels.shape[factor.letters.index(x)] if x in factor.letters else 1
+            for x in output
+        ]
+        laid.append(factor.labels.permute(*order, *rest).reshape(sizes))
+    if not laid:
+        return nobody(len(output))
+    for part in laid[1:]:
+        if part.shape == laid[0].shape:  # channel by channel
+            call.builder.tie(torch.stack([laid[0].flatten(), part.flatten()]))
+    partners = tuple(part for part in laid[1:] if part.shape != laid[0].shape)
+    if partners:
+        call.builder.mixed += [part.flatten() for part in laid]
+    return Activation(laid[0], None, partners)
+
+
+def _layer(
+    call: Call,
+    arguments: list[Any],
+    letters: tuple[str, str],
+    output: str,
+    size: dict[str, int],
+) -> Activation | None:
+    """A product with a parameter that reads channels and gives others is a linear layer."""
+    values = [call.value(argument) for argument in arguments]
+    index = next((i for i, value in enumerate(values) if isinstance(value, Parameter)), None)
+    if index is None or not isinstance(x := values[1 - index], Activation):
+        return None
+    weight, own, read = values[index], letters[index], letters[1 - index]
+    assert isinstance(weight, Parameter)
+    wide = [letter for letter in own if size[letter] > 1]
+    inner = [letter for letter in wide if letter in read and letter not in output]
+    outer = [letter for letter in wide if letter in output and letter not in read]
+    if len(wide) != 2 or len(inner) != 1 or len(outer) != 1 or x.partners or weight.companions:
+        return None
+    if varying(x.labels) != {read.index(inner[0])} or bool((x.labels == NOBODY).any()):
+        return None
+    elements = weight.elements.squeeze()
+    if [letter for letter in own if letter in wide] == [*inner, *outer]:
+        elements = elements.t()
+    order = torch.arange(elements.numel())
+    inputs_first = torch.equal(elements.t().flatten(), order)
+    if not inputs_first and not torch.equal(elements.flatten(), order):
+        return None
+    source = x.labels.flatten()
+    positions = math.prod(size.values()) // elements.numel()
+    shape = [-1 if letter in outer else 1 for letter in output]
+    if (known := call.again(weight, source, positions)) is not None:
+        return Activation(known.reshape(shape))
+    owner, target = call.produce(elements.shape[0], source, weight, None)
+    call.builder.connect(
+        Connection(
+            name=call.module,
+            parameter=weight.name,
+            target=target[None],
+            source=source[None],
+            positions=positions,
+            inputs_first=inputs_first,
+        )
+    )
+    return Activation(target.reshape(shape), owner)
+
+
+def _meets_constant(
+    call: Call,
+    factor: _Factor,
+    value: object,
+    letters: str,
+    shape: torch.Size,
+    size: dict[str, int],
+) -> None:
+    """A parameter or constant is as wide as the neurons that it is multiplied with."""
+    wide = {letter for letter, extent in zip(letters, shape, strict=True) if extent > 1}
+    if not wide & factor.varies:
+        return
+    if not isinstance(value, Parameter):
+        call.builder.fix(factor.labels)
+        return
+    union = list(dict.fromkeys(factor.letters + letters))
+    union = [letter for letter in union if letter in wide | factor.varies]
+    nodes = _aligned(factor.labels, factor.letters, union, size).reshape([size[x] for x in union])
+    index = _aligned(value.elements, letters, union, size).reshape([size[x] for x in union])
+    call.builder.follow(value.name, value.shape, index, nodes)
+
+
+def _aligned(labels: Tensor, letters: str, shared: list[str], size: dict[str, int]) -> Tensor:
+    """Lay out labels by the shared letters and flatten them."""
+    rest = [index for index, letter in enumerate(letters) if letter not in shared]
+    order = [letters.index(letter) for letter in shared if letter in letters]
+    laid = (
+        labels.permute(*order, *rest).flatten(len(order))[..., 0]
+        if rest
+        else labels.permute(*order)
+    )
+    sizes = [laid.shape[order.index(letters.index(x))] if x in letters else 1 for x in shared]
+    return laid.reshape(sizes).expand([size[letter] for letter in shared]).flatten()

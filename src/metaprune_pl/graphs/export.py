@@ -1,0 +1,84 @@
+"""A network as an exported program of ATen operators."""
+
+import contextlib
+import io
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.errors import TraceError
+from metaprune_pl.networks.examples import Example, arguments, shape_text, single, tensors_of
+from metaprune_pl.networks.frozen_norms import thaw_batch_norms
+from metaprune_pl.networks.widths import copy_network
+
+ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError, KeyError)
+"""What an export raises that cannot follow a network."""
+
+
+def export(network: nn.Module, example: Example) -> Any:
+    """Export a network in evaluation mode; its outputs are all tensors of its output, in order.
+
+    Args:
+        network: Left as it is.
+        example: One input as a batch.
+
+    Raises:
+        TraceError: The network cannot be exported.
+    """
+    clean = copy_network(network)
+    thaw_batch_norms(clean)  # their arithmetic would not be known as a norm
+    clean.eval().requires_grad_(True)
+    clean.register_forward_hook(_leaves)
+    positional, by_name = arguments(single(example))
+    try:
+        with (
+            torch.no_grad(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # it prints what it could not follow
+            return torch.export.export(clean, positional, by_name, strict=False)
+    except ERRORS as error:
+        raise TraceError(_explanation(error, example)) from error
+
+
+def _leaves(_: nn.Module, __: Any, output: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor for _, tensor in tensors_of(output))
+
+
+def _explanation(error: Exception, example: Example) -> str:
+    """What went wrong, with the line of the user's code where a value decides on what is computed."""
+    text = str(error).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
+    message = f"the network cannot be exported with an input of {shape_text(example)}: {reason}"
+    if "data-dependent" not in text.lower():
+        return message
+    line = _user_line(error)
+    return (
+        "the network's forward pass decides by the values of its input"
+        f"{f' ({line})' if line else ''}, so that its operations are not the same for every input. "
+        "Write it with torch.where or torch.cond, or give the part that is a plain network."
+    )
+
+
+def _user_line(error: Exception) -> str:
+    """The last line outside PyTorch that an error went through."""
+    found, step = "", error.__traceback__
+    root = str(torch.__path__[0])
+    while step is not None:
+        name = step.tb_frame.f_code.co_filename
+        if not name.startswith(root) and "metaprune_pl" not in name and not name.startswith("<"):
+            found = f"{name}:{step.tb_lineno}"
+        step = step.tb_next
+    return found
+
+
+def aliases_of(network: nn.Module) -> dict[str, str]:
+    """Further names of shared parameters and buffers, to their first name."""
+    tensors = [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
+    first: dict[int, str] = {}
+    for name, value in tensors:
+        first.setdefault(id(value), name)
+    return {name: first[id(value)] for name, value in tensors if first[id(value)] != name}

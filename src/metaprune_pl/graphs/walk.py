@@ -1,0 +1,188 @@
+"""The walk over an exported program: each operation in turn labels its result."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.builder import GraphBuilder
+from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.constants import Constants
+from metaprune_pl.graphs.labels import Activation, Joined, Parameter, Unfollowed
+from metaprune_pl.graphs.masked import Mixing
+from metaprune_pl.graphs.moves import MOVES
+from metaprune_pl.graphs.operators import OPERATORS, READERS
+from metaprune_pl.graphs.parameters import computed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Walk:
+    """What a walk carries along: see `Call`."""
+
+    builder: GraphBuilder
+    values: dict[torch.fx.Node, Any]
+    constants: Constants
+
+
+def walk(program: torch.fx.GraphModule, state: Walk) -> list[Any]:
+    """Label the result of each operation in turn, and return what the program's outputs stand for."""
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            state.values[node] = getattr(program, str(node.target))
+        elif node.op == "call_function":
+            state.values[node] = _label(node, state)
+        elif node.op == "output":
+            outputs = node.args[0] if isinstance(node.args[0], tuple | list) else [node.args[0]]
+            return [
+                state.values.get(part) if isinstance(part, torch.fx.Node) else part
+                for part in outputs
+            ]
+    raise AssertionError("an exported program has an output")
+
+
+def _label(node: torch.fx.Node, state: Walk) -> Any:
+    """Label the result of one operation."""
+    programs = [isinstance(state.values.get(part), torch.fx.GraphModule) for part in node.args]  # type: ignore[arg-type]
+    if isinstance(node.target, torch._ops.HigherOrderOperator) and sum(programs) == 1:
+        return _inside(node, programs.index(True), state)
+    call = _call(node, state)
+    inputs = [call.value(argument) for argument in node.all_input_nodes]
+    if not any(isinstance(value, Activation | Unfollowed | list) for value in inputs):
+        return computed(call)
+    mark = state.builder.mark()
+    try:
+        result = _handled(call, inputs)
+        if len(state.builder.mixed) > mark["mixed"]:
+            state.builder.mixing[node] = _mixing(call, result)
+    except (TraceError, RuntimeError, IndexError, ValueError, TypeError) as error:
+        state.builder.back_to(mark)
+        text = str(error).splitlines()[0].removesuffix(".")
+        reason = text if isinstance(error, TraceError) else f"{call.name}: {text}"
+        result = _unfollowed(call, inputs, reason)
+    _write_through(call, result)
+    return result
+
+
+def _mixing(call: Call, result: Any) -> Mixing:
+    """What is known of an operation that puts neurons together."""
+    inputs = {
+        source: value.all_labels
+        for source in call.node.all_input_nodes
+        if isinstance(value := call.value(source), Activation)
+    }
+    value = call.node.meta["val"]
+    shapes = tuple(part.shape for part in (value if isinstance(value, tuple | list) else [value]))
+    results = result if isinstance(result, list) else [result]
+    return Mixing(
+        inputs=inputs,
+        results=tuple(part.all_labels for part in results),
+        shapes=shapes,
+    )
+
+
+def _inside(node: torch.fx.Node, index: int, state: Walk) -> list[Any]:
+    """Walk through a program that an operation wraps (autocast switched off for a while)."""
+    wrapped: Any = state.values.get(node.args[index])  # type: ignore[arg-type]
+    for placeholder, argument in zip(
+        wrapped.graph.find_nodes(op="placeholder"), node.args[index + 1 :], strict=True
+    ):
+        state.values[placeholder] = (
+            state.values.get(argument) if isinstance(argument, torch.fx.Node) else argument
+        )
+    return walk(wrapped, state)
+
+
+def _call(node: torch.fx.Node, state: Walk) -> Call:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return Call(
+        builder=state.builder,
+        node=node,
+        operator=str(node.target).removeprefix("aten."),
+        module=str(stack[-1][0]) if stack else "",
+        values=state.values,
+        constant=state.constants,
+    )
+
+
+def _handled(call: Call, inputs: list[Any]) -> Any:
+    """Let the operator's handler label the result."""
+    plain = call.operator.replace("_.", ".")  # in place or not is all the same
+    if isinstance(call.value(call.argument(0)), Unfollowed) and plain in READERS:
+        _give_neurons(call, READERS[plain])
+        inputs = [call.value(argument) for argument in call.node.all_input_nodes]
+    if any(isinstance(value, Unfollowed) for value in inputs):
+        return _beside_unfollowed(call, inputs)
+    handler = OPERATORS.get(call.operator) or OPERATORS.get(plain)
+    if handler is None:
+        raise TraceError(f"{call.name} is not supported: {call.where}")
+    return handler(call)
+
+
+def _give_neurons(call: Call, dim: int) -> None:
+    """What a layer reads of a tensor that was not followed are new neurons, all of which stay."""
+    shape = call.shape_of(call.argument(0))
+    _, nodes = call.builder.new_group(f"{call.module}.input".lstrip("."), shape[dim])
+    call.builder.fix(nodes)
+    laid = [1] * len(shape)
+    laid[dim] = -1
+    call.values[call.node.args[0]] = Activation(nodes.reshape(laid))  # type: ignore[index]
+
+
+def _beside_unfollowed(call: Call, inputs: list[Any]) -> Any:
+    """Whatever meets a tensor that was not followed stays, and is still known where it keeps its shape."""
+    _keep(call, inputs)
+    followed = [
+        call.value(node)
+        for node in call.node.all_input_nodes
+        if isinstance(call.value(node), Activation)
+        and call.shape_of(node) == call.shape_of(call.node)
+    ]
+    if len(followed) == 1 and call.operator.replace("_.", ".") in ELEMENTWISE:
+        return Activation(followed[0].labels, None, followed[0].partners)
+    return Unfollowed()
+
+
+ELEMENTWISE = {"add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "where.self"}
+"""Operations whose result belongs to the neurons of an operand of its shape."""
+
+
+def _unfollowed(call: Call, inputs: list[Any], reason: str) -> Unfollowed:
+    """Keep all neurons and parameters that go into an operation."""
+    _keep(call, inputs)
+    call.builder.unfollowed.append(reason)
+    return Unfollowed()
+
+
+def _keep(call: Call, inputs: list[Any]) -> None:
+    for value in inputs:
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Activation):
+                for labels in part.all_labels:
+                    call.builder.fix(labels)
+            elif isinstance(part, Parameter):
+                call.builder.whole |= {part.name, *(p.name for p in part.companions)}
+            elif isinstance(part, Joined):
+                call.builder.whole |= {p.name for p, _ in part.parts if p is not None}
+
+
+def _write_through(call: Call, result: Any) -> None:
+    """What is written into a part of a tensor changes the tensor."""
+    name = call.operator.partition(".")[0]
+    node = call.argument(0)
+    if not name.endswith("_") or not isinstance(node, torch.fx.Node):
+        return
+    old = call.value(node)
+    if isinstance(old, Activation) and isinstance(result, Activation):
+        if torch.equal(old.labels, result.labels):
+            return
+        call.builder.fix(result.labels)
+    while str(node.target).removeprefix("aten.") in MOVES:
+        base = node.args[0]
+        if not isinstance(base, torch.fx.Node):
+            return
+        _keep(call, [call.value(base)])
+        call.values[base] = Unfollowed()
+        node = base
+    if node is call.node.args[0] and name == "copy_":
+        call.values[node] = result
