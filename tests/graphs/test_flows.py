@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import randomize
-from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs import SCHEMAS, WeightGraph, read, trace, write
 from metaprune_pl.pruning import (
     Magnitude,
@@ -237,10 +236,10 @@ def test_parts_of_a_layer_that_go_different_ways_are_pruning_groups_of_their_own
     ]
 
 
-def test_neurons_around_a_recurrent_layer_stay() -> None:
+def test_neurons_of_a_recurrent_layer_are_pruned_with_their_gates() -> None:
     groups = prunable_groups(_network("recurrent"), IMAGE)
     by_name = dict(zip(groups.names, groups.sizes().tolist(), strict=True))
-    assert by_name["block.before"] == by_name["block.lstm"] == 0 < by_name["first"]
+    assert by_name["block.lstm.l0"] == 4 and by_name["block.before"] == 6
 
 
 class _Routed(nn.Module):
@@ -254,8 +253,10 @@ class _Routed(nn.Module):
         return F.conv2d(x, self.weight * x.mean())
 
 
-def test_weights_that_depend_on_the_image_are_an_error_that_names_the_module() -> None:
-    with pytest.raises(
-        TraceError, match=r"'aten.conv2d.default' with computed weights.*module 'block'"
-    ):
-        trace(_Around(_Routed()), IMAGE)
+def test_neurons_around_weights_that_depend_on_the_image_stay_and_the_graph_says_so() -> None:
+    groups = prunable_groups(_Around(_Routed()), IMAGE)
+    (reason,) = groups.graph.unfollowed
+    assert "'aten.conv2d.default' with computed weights" in reason
+    assert "module 'block'" in reason
+    by_name = dict(zip(groups.names, groups.sizes().tolist(), strict=True))
+    assert by_name["first"] == by_name["last.input"] == 0 < by_name["last"]

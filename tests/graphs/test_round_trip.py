@@ -298,9 +298,9 @@ def test_writing_is_differentiable() -> None:
     assert torch.equal(nodes.grad, expected)
 
 
-class _Cumulative(nn.Module):
+class _Renormalized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cumsum(x, 2)
+        return torch.renorm(x, 2, 2, 1.0)
 
 
 class _WithBlock(nn.Module):
@@ -314,13 +314,14 @@ class _WithBlock(nn.Module):
         return self.fc(self.block(self.conv(x)).mean((2, 3)))
 
 
-def test_an_unknown_operator_is_an_error_that_names_operator_module_and_tensor() -> None:
-    with pytest.raises(TraceError) as caught:
-        trace(_WithBlock(_Cumulative()), IMAGE)
-    message = str(caught.value)
-    assert "operator 'aten.cumsum.default' is not supported" in message
+def test_neurons_around_an_unknown_operator_stay_and_the_graph_names_it() -> None:
+    graph = trace(_WithBlock(_Renormalized()), IMAGE)
+    (message,) = graph.unfollowed
+    assert "operator 'aten.renorm.default' is not supported" in message
     assert "module 'block.1'" in message
-    assert "tensor 'cumsum' of shape 1x4x8x8" in message
+    assert "tensor 'renorm' of shape 1x4x8x8" in message
+    assert set(nodes_of(graph, "conv").tolist()) <= set(graph.fixed.tolist())
+    assert graph.outside == ()
 
 
 def test_a_layer_that_is_used_twice_has_one_set_of_neurons() -> None:

@@ -240,41 +240,8 @@ class GraphBuilder:
         """
         none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
         self._fix_whole()
-        number = torch.zeros(self.groups[-1].start + self.groups[-1].size, dtype=torch.long)
-        groups: list[NeuronGroup] = []
         fused = self._fused()
-        for group in self.groups:
-            if group.absorbed_by is None:
-                start = groups[-1].stop if groups else 0
-                rows = fused.get(group.name)
-                if rows is None:
-                    groups.append(
-                        NeuronGroup(
-                            name=group.name, start=start, size=group.size, slots=group.slots
-                        )
-                    )
-                    number[group.start : group.start + group.size] = torch.arange(
-                        start, start + group.size
-                    )
-                    continue
-                number[group.start + rows] = torch.arange(start, start + len(rows))[:, None]
-                bias = group.slots.get("bias")
-                parts = (
-                    {}
-                    if bias is None
-                    else {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
-                )
-                slots = {slot: bias for slot in parts if bias is not None}
-                groups.append(
-                    NeuronGroup(
-                        name=group.name, start=start, size=len(rows), slots=slots, rows=parts
-                    )
-                )
-        for group in self.groups:
-            if (main := group.absorbed_by) is not None:
-                number[group.start : group.start + group.size] = number[
-                    main.start : main.start + main.size
-                ]
+        groups, number = self._final_groups(fused)
         connections = tuple(self._renumbered(c, number, fused) for c in self.connections)
         graph = WeightGraph(
             groups=tuple(groups),
@@ -302,6 +269,33 @@ class GraphBuilder:
         )
         inside = set(graph.parameters)
         return replace(graph, outside=tuple(name for name in parameters if name not in inside))
+
+    def _final_groups(self, fused: dict[str, Tensor]) -> tuple[list[NeuronGroup], Tensor]:
+        """The groups that are left, and the final number of each provisional node."""
+        last = self.groups[-1]
+        number = torch.zeros(last.start + last.size, dtype=torch.long)
+        groups: list[NeuronGroup] = []
+        for group in self.groups:
+            if group.absorbed_by is not None:
+                continue
+            start = groups[-1].stop if groups else 0
+            rows = fused.get(group.name)
+            slots, parts, size = group.slots, {}, group.size
+            if rows is None:
+                number[group.start : group.start + size] = torch.arange(start, start + size)
+            else:
+                size = len(rows)
+                number[group.start + rows] = torch.arange(start, start + size)[:, None]
+                if (bias := group.slots.get("bias")) is not None:
+                    parts = {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
+                    slots = dict.fromkeys(parts, bias)
+            new = NeuronGroup(name=group.name, start=start, size=size, slots=slots, rows=parts)
+            groups.append(new)
+        for group in self.groups:
+            if (main := group.absorbed_by) is not None:
+                whole = number[main.start : main.start + main.size]
+                number[group.start : group.start + group.size] = whole
+        return groups, number
 
     def _renumbered_mixing(self, number: Tensor) -> dict[torch.fx.Node, Mixing]:
         def new(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

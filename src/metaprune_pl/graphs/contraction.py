@@ -112,55 +112,79 @@ def _contract(
         if isinstance(operands, list | tuple)
         else [call.argument(0), call.argument(1)]
     )
-    size: dict[str, int] = {}
-    factors: list[_Factor] = []
-    for number, (argument, letters) in enumerate(zip(arguments, (left, right), strict=True)):
-        for letter, extent in zip(letters, call.shape_of(argument), strict=True):
-            size[letter] = max(extent, size.get(letter, 1))
-        if isinstance(value := call.value(argument), Activation):
-            factors += [
-                _Factor(labels, letters, number)
-                for labels in value.all_labels
-                if not is_nobody(labels)
-            ]
-    summed = (set(left) | set(right)) - set(output)
-    work = math.prod(size.values())
+    size = _extents(call, arguments, (left, right))
     if (layer := _layer(call, arguments, (left, right), output, size)) is not None:
         return layer
+    factors = _factors(call, arguments, (left, right))
     for argument, letters in zip(arguments, (left, right), strict=True):
         value = call.value(argument)
         if not isinstance(value, Activation):
             for factor in factors:
                 _meets_constant(call, factor, value, letters, call.shape_of(argument), size)
+    summed = (set(left) | set(right)) - set(output)
     consumed = [factor for factor in factors if factor.varies & summed]
     kept = [factor for factor in factors if not factor.varies & summed]
     for factor in consumed:  # scores: what neurons say to each other
         call.builder.mixed.append(factor.labels.flatten())
-    for one in consumed:
-        for other in consumed:
-            if one.operand < other.operand and one.varies & other.varies & summed:
-                shared = [x for x in dict.fromkeys(left + right) if x in one.varies & other.varies]
-                nodes = torch.stack(
-                    [_aligned(f.labels, f.letters, shared, size) for f in (one, other)]
-                )
-                call.builder.tie(nodes)
-                may_equal_input(call, nodes[0])
-                if not kept:
-                    heads = math.prod(size[letter] for letter in shared if letter not in summed)
-                    call.builder.attend(call.module, heads, *nodes)
-                    argument = arguments[one.operand]
-                    note_possible_scale(call, argument, nodes[0].reshape(heads, -1))
+    _note_scores(call, arguments, consumed, kept, summed, size)
     if main := (consumed or kept)[:1]:
         nodes = main[0].labels.flatten()
+        work = math.prod(size.values())
         call.builder.products.append(Product(nodes=nodes, positions=work // len(nodes)))
-    if (
-        summed
-        and not consumed
-        and len(kept) == 1
-        and kept[0].labels.numel() > kept[0].labels.shape[-1] > 1
-    ):
+    if summed and not consumed and len(kept) == 1:
         values = kept[0].labels
-        call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
+        if values.numel() > values.shape[-1] > 1:
+            call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
+    return _product(call, kept, output)
+
+
+def _extents(call: Call, arguments: list[Any], letters: tuple[str, str]) -> dict[str, int]:
+    """Length of the dimension of each letter."""
+    size: dict[str, int] = {}
+    for argument, own in zip(arguments, letters, strict=True):
+        for letter, extent in zip(own, call.shape_of(argument), strict=True):
+            size[letter] = max(extent, size.get(letter, 1))
+    return size
+
+
+def _factors(call: Call, arguments: list[Any], letters: tuple[str, str]) -> list[_Factor]:
+    """All labellings of both operands that belong to neurons."""
+    return [
+        _Factor(labels, own, index)
+        for index, (argument, own) in enumerate(zip(arguments, letters, strict=True))
+        if isinstance(value := call.value(argument), Activation)
+        for labels in value.all_labels
+        if not is_nobody(labels)
+    ]
+
+
+def _note_scores(
+    call: Call,
+    arguments: list[Any],
+    consumed: list[_Factor],
+    kept: list[_Factor],
+    summed: set[str],
+    size: dict[str, int],
+) -> None:
+    """Neurons of queries and keys that are multiplied go together."""
+    pairs = [(a, b) for a in consumed for b in consumed if a.operand < b.operand]
+    for one, other in pairs:
+        both = one.varies & other.varies
+        if not both & summed:
+            continue
+        shared = [x for x in dict.fromkeys(one.letters + other.letters) if x in both]
+        rows = [_aligned(f.labels, f.letters, shared, size) for f in (one, other)]
+        call.builder.tie(torch.stack(rows))
+        may_equal_input(call, rows[0])
+        if not kept:
+            heads = math.prod(size[letter] for letter in shared if letter not in summed)
+            call.builder.attend(call.module, heads, *rows)
+            queries = rows[0].reshape(heads, -1)
+            note_possible_scale(call, arguments[one.operand], queries)
+
+
+def _product(call: Call, kept: list[_Factor], output: str) -> Activation:
+    """The result of a product belongs to the neurons that were not summed over."""
     laid = []
     for factor in kept:
         order = [factor.letters.index(letter) for letter in output if letter in factor.letters]

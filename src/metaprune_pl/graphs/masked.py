@@ -87,7 +87,7 @@ class MaskedProgram:
         values: dict[torch.fx.Node, Any] = {}
         for node in self.module.graph.find_nodes(op="placeholder"):
             name = self._names.get(node.name)
-            if name in state:
+            if name is not None and name in state:
                 values[node] = state[name]
             else:
                 values[node] = given.get(node.name, self._constants.get(node.name))
@@ -187,7 +187,7 @@ def _with_kept_only(
 
     function: Any = node.target
     name = str(node.target).removeprefix("aten.")
-    args = list(torch.fx.map_arg(node.args, value))
+    args: list[Any] = [torch.fx.map_arg(argument, value) for argument in node.args]
     if name in _WITH_WEIGHTS:
         dim = 1 if name.startswith("group") else args[0].dim() - 1
         along = indices[node.args[0]].get(dim)  # type: ignore[index]

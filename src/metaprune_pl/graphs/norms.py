@@ -48,8 +48,9 @@ def layer_norm(call: Call) -> Activation:
     x = call.activation()
     if len(call.argument(1)) != 1:
         raise TraceError(f"{call.name} over several dimensions is not supported: {call.where}")
-    names = (("layer_norm.weight", 2), ("layer_norm.bias", 3))
-    names = names[: 1 if call.operator.startswith("rms") else 2]
+    names = [("layer_norm.weight", 2), ("layer_norm.bias", 3)]
+    if call.operator.startswith("rms"):
+        names.pop()
     if x.labels.shape[-1] == 1 and call.shape_of(call.argument(0))[-1] > 1:
         raise TraceError(f"{call.name} over places is not supported: {call.where}")
     if (

@@ -27,6 +27,10 @@ _LAYERS = (
 """Layers whose width attributes follow from their tensors, where they have any."""
 
 
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+"""Rows of a recurrent layer's weights for each hidden neuron."""
+
+
 def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replace parameters and buffers by tensors of any width, and set the layers' width attributes to match.
 
@@ -81,10 +85,10 @@ def _match_attributes(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.RNNBase):
-        module.hidden_size, module.input_size = (
-            module.weight_hh_l0.shape[1],
-            module.weight_ih_l0.shape[1],
-        )
+        first = module._parameters["weight_ih_l0"]
+        assert first is not None
+        module.input_size = first.shape[1]
+        module.hidden_size = first.shape[0] // _GATES[module.mode]
     elif isinstance(module, nn.RNNCellBase):
         module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
     elif isinstance(module, nn.PReLU):

@@ -48,7 +48,7 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
     no_tensor_twice = {id(value): value for value in all_tensors(network).values()}
-    pruned = copy_network(network, no_tensor_twice)  # type: ignore[arg-type]
+    pruned = copy_network(network, no_tensor_twice)
     set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
     _set_attributes(network, pruned, graph, kept)
     return pruned
@@ -219,10 +219,12 @@ def _difference(path: str, before: Tensor, after: Tensor) -> float:
     share = TOLERANCE.get(before.dtype, 1e-4)
     high = float(before.abs().max()) if before.numel() else 0.0
     if not torch.allclose(before, after, rtol=10 * share, atol=share * high + 1e-6, equal_nan=True):
-        gap = float((before - after).abs().max())
         raise PruningError(
-            f"{where} differs from that of the masked one by {gap:.2g} (largest value {high:.2g}): "
-            "it cannot be pruned exactly."
+            f"{where} differs from that of the masked one by {_gap(before, after):.2g} (largest "
+            f"value {high:.2g}): it cannot be pruned exactly."
         )
-    gap = (before.double() - after.double()).abs().nan_to_num()
-    return float(gap.max()) / max(high, 1e-12) if before.numel() else 0.0
+    return _gap(before, after) / max(high, 1e-12) if before.numel() else 0.0
+
+
+def _gap(before: Tensor, after: Tensor) -> float:
+    return float((before.double() - after.double()).abs().nan_to_num().max())
