@@ -113,7 +113,6 @@ def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> N
         network,
         image,
         speed_ups=[2.0],
-        base_macs=macs,
         criterion=Magnitude(normalize="mean"),
         settings=PruningSettings(step=0.05),
     )

@@ -210,7 +210,6 @@ def test_traced_exact_and_pruned(name: str) -> None:
         network,
         IMAGE,
         speed_ups=[1.5],
-        base_macs=macs,
         criterion=Magnitude(normalize="mean"),
         settings=PruningSettings(step=0.02),
     )

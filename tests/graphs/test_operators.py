@@ -201,7 +201,6 @@ def test_a_network_with_zero_padded_shortcuts_prunes_exactly() -> None:
         network,
         IMAGE,
         speed_ups=[1.5, 2.5],
-        base_macs=base,
         criterion=Magnitude(),
         settings=PruningSettings(),
     )

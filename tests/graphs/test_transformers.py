@@ -89,7 +89,6 @@ def test_round_trip_dense_pruned_and_by_way_of_pyg() -> None:
         network,
         IMAGE,
         speed_ups=[2.0],
-        base_macs=count_macs(network, IMAGE),
         criterion=Magnitude(),
         settings=PruningSettings(step=0.02),
     )
@@ -106,7 +105,6 @@ def test_a_pruned_vit_follows_its_new_width_and_comes_back_from_disk(tmp_path: o
         network,
         IMAGE,
         speed_ups=[8.0],
-        base_macs=macs,
         criterion=Magnitude(),
         settings=PruningSettings(step=0.05),
     )
@@ -141,7 +139,6 @@ def test_windowed_attention(name: str) -> None:
         network,
         image,
         speed_ups=[2.0],
-        base_macs=macs,
         criterion=Magnitude(),
         settings=PruningSettings(step=0.05),
     )
@@ -163,7 +160,6 @@ def test_timm(name: str) -> None:
         network,
         image,
         speed_ups=[2.0],
-        base_macs=macs,
         criterion=Magnitude(),
         settings=PruningSettings(step=0.05),
     )

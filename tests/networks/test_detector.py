@@ -78,7 +78,6 @@ def test_a_pruned_backbone_is_stored_and_loaded_with_its_detector(tmp_path: Path
         backbone,
         example,
         speed_ups=[2.5],
-        base_macs=macs,
         criterion=Magnitude(),
         settings=PruningSettings(),
     )

@@ -148,7 +148,6 @@ def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> No
         network,
         image,
         speed_ups=[2.0],
-        base_macs=macs,
         criterion=Magnitude(),
         settings=PruningSettings(),
     )

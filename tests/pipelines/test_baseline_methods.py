@@ -60,10 +60,10 @@ def test_rounds_rewind_the_weights_and_rank_by_the_trained_ones(
         trained,
         image,
         speed_ups=[4 ** (2 / 3)],
-        base_macs=macs[0],
+        original=first,
         criterion=Magnitude(),
         settings=PruningSettings(step=1.0),
-        rewound=load_network(run / "speed_up_4" / "round_1" / "pruned"),
+        weights=load_network(run / "speed_up_4" / "round_1" / "pruned"),
     )
     state = load_network(run / "speed_up_4" / "round_2" / "pruned").state_dict()
     assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())

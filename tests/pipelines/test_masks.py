@@ -18,7 +18,7 @@ from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.compare import CompareSettings
 from metaprune_pl.pipelines.experiment import ExperimentSettings
-from metaprune_pl.pruning import MaskSettings, left_parameters
+from metaprune_pl.pruning import MaskSettings, Pattern, ZeroShare, left_parameters
 from metaprune_pl.reports import Curve, Masked
 from metaprune_pl.reports.masks import masked_rows, whole_sentence
 
@@ -292,7 +292,10 @@ def parsed(capsys: pytest.CaptureFixture[str], command: str, config: str, *flags
 def test_the_configs_are_the_papers_table_3(capsys: pytest.CaptureFixture[str]) -> None:
     prune = parsed(capsys, "prune", "prune_resnet56_cifar10_masks.yaml")
     meta = parsed(capsys, "fit", "meta_resnet56_cifar10_masks.yaml")
-    assert MaskSettings(**prune["masks"]).targets == [0.5, 0.8, 0.85, 0.9, "3:4", "2:4", "1:4"]
+    assert MaskSettings(**prune["masks"]).targets == [
+        *(ZeroShare(share=share) for share in (0.5, 0.8, 0.85, 0.9)),
+        *(Pattern(keep=keep, of=4) for keep in (3, 2, 1)),
+    ]
     assert (prune["criterion"]["p"], prune["criterion"]["normalize"]) == (1, "none")
     assert prune["metanetwork"] == f"{meta['trainer']['default_root_dir']}/metanetworks"
     sparsity = meta["model"]["init_args"]["sparsity"]

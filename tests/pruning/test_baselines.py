@@ -23,11 +23,12 @@ from metaprune_pl.pruning import (
     Random,
     Scales,
     Taylor,
+    ZeroShare,
     find_groups,
     find_masks,
 )
-from metaprune_pl.pruning.structured import plan
-from metaprune_pl.pruning.structured import prune as prune_network
+from metaprune_pl.pruning import plan
+from metaprune_pl.pruning import prune as prune_network
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 tp = torch_pruning.importance
@@ -206,7 +207,6 @@ def test_pruning_by_a_loss_runs_to_the_end(resnet: tuple[nn.Module, PruningGroup
         network,
         IMAGE,
         speed_ups=[2.0],
-        base_macs=macs,
         criterion=criterion,
         settings=PruningSettings(step=0.05),
         images=batches,
@@ -260,7 +260,7 @@ def test_masks_are_those_of_torch_with_scores_computed_another_way(
     }
     prune.global_unstructured(layers, prune.L1Unstructured, importance_scores=scores, amount=0.7)
     graph = trace(network, IMAGE)
-    masks = find_masks(graph, criterion.measure(network, graph, batches), criterion, 0.7)
+    masks = find_masks(graph, criterion.measure(network, graph, batches), criterion, ZeroShare(share=0.7))
     same = total = 0
     for path in paths:
         theirs = model.get_submodule(path).weight_mask.bool()
@@ -274,7 +274,7 @@ def test_random_masks_keep_the_share_in_every_layer() -> None:
     network = random_resnet(14, 16)
     graph = trace(network, IMAGE)
     first, second = (
-        find_masks(graph, network.state_dict(), Random(normalize="none", seed=seed), 0.7).kept
+        find_masks(graph, network.state_dict(), Random(normalize="none", seed=seed), ZeroShare(share=0.7)).kept
         for seed in (0, 1)
     )
     for name, kept in first.items():
@@ -293,4 +293,4 @@ def test_random_masks_keep_the_share_in_every_layer() -> None:
 def test_scales_say_nothing_of_single_weights() -> None:
     network = random_resnet(8, 4)
     with pytest.raises(ConfigError, match="not single weights"):
-        find_masks(trace(network, IMAGE), network.state_dict(), Scales(), 0.5)
+        find_masks(trace(network, IMAGE), network.state_dict(), Scales(), ZeroShare(share=0.5))

@@ -82,7 +82,6 @@ def pruned(network: nn.Module, target: float, attention: AttentionUnits) -> nn.M
         network,
         IMAGES[:1],
         speed_ups=[target],
-        base_macs=count_macs(network, IMAGES[:1]),
         criterion=Magnitude(normalize="mean"),
         settings=settings,
     )

@@ -22,7 +22,6 @@ def pruned(
             network,
             image,
             speed_ups=speed_ups,
-            base_macs=count_macs(network, image),
             criterion=Magnitude(),
             settings=PruningSettings(**settings),  # type: ignore[arg-type]
         )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import Magnitude, apply_masks, find_masks, semi_structured
+from metaprune_pl.pruning import Magnitude, Pattern, apply_masks, find_masks, semi_structured
 from metaprune_pl.pruning.semi_structured import is_two_of_four, layers_to_convert
 
 
@@ -36,7 +36,7 @@ def masked(pattern: str = "2:4") -> nn.Module:
     network = Network().eval()
     criterion = Magnitude(p=1.0, normalize="none")
     found = find_masks(
-        trace(network, torch.zeros(1, 3, 8, 8)), network.state_dict(), criterion, pattern
+        trace(network, torch.zeros(1, 3, 8, 8)), network.state_dict(), criterion, Pattern.from_text(pattern)
     )
     return apply_masks(network, found)
 

@@ -18,7 +18,7 @@ from metaprune_pl.pruning import (
     prune,
 )
 from metaprune_pl.pruning import remove as remove_nodes
-from metaprune_pl.pruning.structured import highest_speed_up
+from metaprune_pl.pruning.plan import highest_speed_up
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -29,7 +29,6 @@ def pruned(network: nn.Module, *speed_ups: float, **settings: Any) -> list[nn.Mo
             network,
             IMAGE,
             speed_ups=speed_ups,
-            base_macs=count_macs(network, IMAGE),
             criterion=Magnitude(),
             settings=PruningSettings(**settings),
         )
@@ -137,7 +136,6 @@ def test_one_dimensional_convolutions_are_cut_like_two_dimensional_ones() -> Non
         network,
         example,
         speed_ups=[1.5],
-        base_macs=base,
         criterion=Magnitude(),
         settings=PruningSettings(),
     )
@@ -196,7 +194,7 @@ def test_pruning_in_two_goes_counts_from_the_unpruned_network() -> None:
         half,
         IMAGE,
         speed_ups=[3.0],
-        base_macs=base,
+        original=network,
         criterion=Magnitude(),
         settings=PruningSettings(),
     )
@@ -232,7 +230,6 @@ def test_a_network_on_the_gpu_is_pruned_as_on_the_cpu() -> None:
         network.cuda(),
         IMAGE.cuda(),
         speed_ups=[2.0],
-        base_macs=count_macs(network, IMAGE.cuda()),
         criterion=Magnitude(),
         settings=PruningSettings(),
     )

@@ -12,6 +12,8 @@ from metaprune_pl.networks import create_network
 from metaprune_pl.pruning import (
     Magnitude,
     MaskSettings,
+    Pattern,
+    ZeroShare,
     Sparsity,
     apply_masks,
     find_groups,
@@ -19,7 +21,8 @@ from metaprune_pl.pruning import (
     left_parameters,
 )
 from metaprune_pl.pruning.groups import input_dimensions
-from metaprune_pl.pruning.unstructured import pattern_mask
+from metaprune_pl.pruning.targets.masks import MaskTarget
+from metaprune_pl.pruning.targets.pattern import pattern_mask
 
 L1 = Magnitude(p=1.0, normalize="none")
 PATTERNS = ["1:4", "2:4", "3:4"]
@@ -42,7 +45,11 @@ def masked(
     network: nn.Module, target: float | str, ranking: str = "global", size: int = 8
 ) -> nn.Module:
     graph = trace(network, torch.zeros(1, 3, size, size))
-    return apply_masks(network, find_masks(graph, network.state_dict(), L1, target, ranking))  # type: ignore[arg-type]
+    if isinstance(target, str):
+        wanted: MaskTarget = Pattern.from_text(target)
+    else:
+        wanted = ZeroShare(share=target, ranking=ranking)  # type: ignore[arg-type]
+    return apply_masks(network, find_masks(graph, network.state_dict(), L1, wanted))
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.95])
@@ -88,7 +95,7 @@ def name_of(network: nn.Module, layer: nn.Module) -> str:
 
 def test_layers_that_the_pattern_does_not_divide_are_named() -> None:
     graph = trace(plain(), torch.zeros(1, 3, 8, 8))
-    found = find_masks(graph, plain().state_dict(), L1, "2:4")
+    found = find_masks(graph, plain().state_dict(), L1, Pattern(keep=2, of=4))
     assert found.dense == (
         "biased.weight",
         "depthwise.weight",
@@ -96,7 +103,7 @@ def test_layers_that_the_pattern_does_not_divide_are_named() -> None:
     )  # 3, 1 and 2 inputs
     assert set(found.kept) == {"hidden.weight", "classifier.weight"}
     with pytest.raises(PruningError, match="7 divides"):
-        find_masks(graph, plain().state_dict(), L1, "2:7")
+        find_masks(graph, plain().state_dict(), L1, Pattern(keep=2, of=7))
 
 
 class _Transposed(nn.Module):

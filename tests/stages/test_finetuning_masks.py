@@ -16,7 +16,7 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
-from metaprune_pl.pruning import Magnitude, Masks, apply_masks, find_masks
+from metaprune_pl.pruning import Magnitude, Masks, Pattern, ZeroShare, apply_masks, find_masks
 
 ARGUMENTS = {"depth": 8, "width": 4, "in_channels": 1, "num_classes": 10}
 
@@ -24,7 +24,9 @@ ARGUMENTS = {"depth": 8, "width": 4, "in_channels": 1, "num_classes": 10}
 def store_masked(target: float | str) -> Masks:
     network = random_resnet(**ARGUMENTS)
     graph = trace(network, torch.zeros(1, 1, 8, 8))
-    masks = find_masks(graph, network.state_dict(), Magnitude(p=1.0, normalize="none"), target)
+    text = isinstance(target, str)
+    wanted = Pattern.from_text(target) if text else ZeroShare(share=target)  # type: ignore[arg-type]
+    masks = find_masks(graph, network.state_dict(), Magnitude(p=1.0, normalize="none"), wanted)
     settings = NetworkSettings(builder="cifar_resnet", arguments=ARGUMENTS)
     card = NetworkCard(settings=settings, input_shape=(1, 8, 8), masked=sorted(masks.kept))
     save_network("masked", apply_masks(network, masks), card)

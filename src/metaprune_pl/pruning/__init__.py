@@ -4,41 +4,56 @@ Letters in shapes: N nodes, U units (channels that are removed together with all
 them).
 """
 
-from metaprune_pl.pruning.cost import count_parameters, measure_latencies
+from metaprune_pl.pruning.cost import Cost, Macs, Parameters, count_parameters, measure_latencies
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.importance import Importance, Lamp, Magnitude, Random, Scales, Taylor
 from metaprune_pl.pruning.macs import count_macs
+from metaprune_pl.pruning.plan import PruningSettings, plan
 from metaprune_pl.pruning.removal import remove
 from metaprune_pl.pruning.semi_structured import SemiStructured, semi_structured
 from metaprune_pl.pruning.sparsity import Sparsity
-from metaprune_pl.pruning.structured import PruningSettings, plan, prune
-from metaprune_pl.pruning.trials import prunable_groups
-from metaprune_pl.pruning.unstructured import (
+from metaprune_pl.pruning.targets import (
     Masks,
     MaskSettings,
+    Pattern,
+    SpeedUp,
+    Target,
+    ZeroShare,
     apply_masks,
     find_masks,
     left_parameters,
+    prune,
 )
+from metaprune_pl.pruning.trials import prunable_groups
+from metaprune_pl.pruning.unpruned import Unpruned, examine
 
 __all__ = [
     "AttentionUnits",
+    "Cost",
     "Importance",
     "Lamp",
+    "Macs",
     "Magnitude",
     "MaskSettings",
     "Masks",
+    "Parameters",
+    "Pattern",
     "PruningGroups",
     "PruningSettings",
     "Random",
     "Scales",
     "SemiStructured",
     "Sparsity",
+    "SpeedUp",
+    "Target",
     "Taylor",
+    "Unpruned",
+    "ZeroShare",
     "apply_masks",
     "count_macs",
     "count_parameters",
+    "examine",
     "find_groups",
     "find_masks",
     "left_parameters",

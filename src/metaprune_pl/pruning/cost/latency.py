@@ -1,4 +1,7 @@
-"""What a network costs besides multiply-accumulates: parameters and measured time."""
+"""Measured time of a forward pass.
+
+Our own loop, as `torch.utils.benchmark` times one network after the other, not all in turn.
+"""
 
 import statistics
 import time
@@ -6,11 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Count trainable and frozen parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.inference_mode()

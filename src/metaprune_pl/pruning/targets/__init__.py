@@ -1,0 +1,25 @@
+"""What networks are pruned to: a class each, which knows its checks and makes the network."""
+
+from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target, reach
+from metaprune_pl.pruning.targets.mask_settings import MaskSettings
+from metaprune_pl.pruning.targets.masks import apply_masks, find_masks, left_parameters
+from metaprune_pl.pruning.targets.pattern import Pattern
+from metaprune_pl.pruning.targets.speed_up import SpeedUp, check_speed_ups, prune, speed_up_targets
+from metaprune_pl.pruning.targets.zero_share import ZeroShare
+
+__all__ = [
+    "MaskSettings",
+    "Masks",
+    "Pattern",
+    "PrunedNetwork",
+    "SpeedUp",
+    "Target",
+    "ZeroShare",
+    "apply_masks",
+    "check_speed_ups",
+    "find_masks",
+    "left_parameters",
+    "prune",
+    "reach",
+    "speed_up_targets",
+]

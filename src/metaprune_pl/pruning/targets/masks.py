@@ -1,0 +1,113 @@
+"""What targets that make zeros have in common: masks.
+
+A mask is the zeros of a stored network, and `NetworkCard.masked` names the weights that have one.
+Every training keeps them: see `Finetuning`.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.pruning.groups import input_dimensions
+from metaprune_pl.pruning.importance import Images, Importance
+from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target
+from metaprune_pl.pruning.unpruned import Unpruned
+
+Ranking = Literal["global", "uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTarget(Target):
+    """A target whose networks have zeros for the weights that matter least (paper, 6.2)."""
+
+    channels: ClassVar[bool] = False
+    verb: ClassVar[str] = "masked"
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that its networks go to."""
+        return f"masked_{self.text.replace(':', '_of_')}"
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """What is asked for, as a config has it."""
+
+    def check(self, network: nn.Module, unpruned: Unpruned) -> None:
+        """Accept any network: zeros can be made everywhere."""
+
+    @abstractmethod
+    def masks(
+        self, scores: Mapping[str, Tensor], dimensions: Mapping[str, tuple[int, int]]
+    ) -> Masks:
+        """Choose the weights that stay.
+
+        Args:
+            scores: Score of each single weight.
+            dimensions: See `input_dimensions`.
+
+        Raises:
+            PruningError: The target fits no layer.
+        """
+
+    @classmethod
+    def reach(
+        cls,
+        targets: Sequence[Self],
+        network: nn.Module,
+        unpruned: Unpruned,
+        criterion: Importance,
+        images: Images | None = None,
+        weights: nn.Module | None = None,
+    ) -> Iterator[PrunedNetwork]:
+        """Set weights to zero: see `Target.reach`."""
+        measured = criterion.measure(network, unpruned.graph, images)
+        for target in targets:
+            masks = find_masks(unpruned.graph, measured, criterion, target)
+            masked = apply_masks(network if weights is None else weights, masks)
+            yield PrunedNetwork(network=masked, masks=masks)
+
+
+@torch.no_grad()
+def find_masks(
+    graph: WeightGraph,
+    measured: Mapping[str, Tensor],
+    criterion: Importance,
+    target: MaskTarget,
+) -> Masks:
+    """Choose the weights that stay.
+
+    Args:
+        graph: Topology.
+        measured: What the criterion measured; a network's own weights for magnitudes.
+        criterion: Which weights matter.
+        target: How many become zero, and where.
+
+    Raises:
+        PruningError: The target fits no layer.
+    """
+    dimensions = input_dimensions(graph)
+    scores = criterion.weight_scores({name: measured[name] for name in dimensions})
+    return target.masks(scores, dimensions)
+
+
+@torch.no_grad()
+def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
+    """Return a copy of a network whose other weights are zero."""
+    result = copy.deepcopy(network)
+    parameters = dict(result.named_parameters())
+    for name, kept in masks.kept.items():
+        parameters[name].masked_fill_(~kept.to(parameters[name].device), 0.0)
+    return result
+
+
+def left_parameters(network: nn.Module) -> float:
+    """Share of all parameters, biases and norms too, that are not zero (paper, table 3)."""
+    parameters = list(network.parameters())
+    return sum(int(p.count_nonzero()) for p in parameters) / sum(p.numel() for p in parameters)

@@ -1,0 +1,99 @@
+"""What is known of a network before anything in it is pruned."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from metaprune_pl.errors import PruningError
+from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.pruning.cost import Cost
+from metaprune_pl.pruning.groups import PruningGroups
+from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.trials import prunable_groups
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unpruned:
+    """What is known of a network before anything in it is pruned; no training changes it.
+
+    Attributes:
+        original: The network before any pruning at all, which speed-ups count from; its weights
+            do not matter.
+        example: One image as a batch, [1, C, H, W].
+        graph: Graph of the network as it is now.
+        groups: Its pruning groups; None where masks alone are wanted.
+        attention: What goes together in attention.
+    """
+
+    original: nn.Module
+    example: Tensor
+    graph: WeightGraph
+    groups: PruningGroups | None
+    attention: AttentionUnits = "width"
+
+    def base(self, cost: Cost) -> float:
+        """Cost of the network before any pruning."""
+        return cost.of_network(self.original, self.example)
+
+    def speed_up(self, cost: Cost, network: nn.Module) -> float:
+        """How much less another state of the network costs than before any pruning."""
+        return self.base(cost) / cost.of_network(network, self.example_for(network))
+
+    def example_for(self, network: nn.Module) -> Tensor:
+        """Return the example on a network's device."""
+        weight = next(network.parameters(), self.example)
+        return self.example.to(weight.device)
+
+    def now(self, network: nn.Module) -> "Unpruned":
+        """Return what is known of the network after it has been pruned to other widths."""
+        example = self.example_for(network)
+        if self.groups is None:
+            return replace(self, graph=trace(network, example))
+        groups = prunable_groups(network, example, self.attention)
+        return replace(self, graph=groups.graph, groups=groups)
+
+
+def examine(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    original: nn.Module | None = None,
+    channels: bool = True,
+    attention: AttentionUnits = "width",
+) -> Unpruned:
+    """Find out what is to be known of a network before it is pruned.
+
+    Args:
+        network: Left as it is.
+        example: One image as a batch, [1, C, H, W], on the network's device.
+        original: The network before any pruning; None is `network` itself.
+        channels: Whether channels will be removed, which needs pruning groups.
+        attention: What goes together in attention.
+
+    Raises:
+        PruningError: The network is frozen, or nothing in it can be pruned.
+        TraceError: The network cannot be turned into a graph.
+    """
+    groups = _groups(network, example, attention) if channels else None
+    return Unpruned(
+        original=network if original is None else original,
+        example=example,
+        graph=trace(network, example) if groups is None else groups.graph,
+        groups=groups,
+        attention=attention,
+    )
+
+
+def _groups(network: nn.Module, example: Tensor, attention: AttentionUnits) -> PruningGroups:
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise PruningError(
+            "the network is frozen: no parameter requires a gradient. Call requires_grad_(True) "
+            "first."
+        )
+    groups = prunable_groups(network, example, attention)
+    if not bool(groups.prunable.any()):
+        raise PruningError(
+            "nothing can be pruned in this network: all its channels are the image's, the "
+            "classes', or tied."
+        )
+    return groups
