@@ -15,9 +15,9 @@ from metaprune_pl.pruning import (
     count_macs,
     count_parameters,
     find_groups,
+    plan,
     prune,
 )
-from metaprune_pl.pruning import plan
 
 SIZES: list[tuple[str, dict[str, Any], int, int, dict[int, int], int]] = [
     ("cifar_resnet", {"depth": 110}, 32, 4061, {9: 191_024, 1: 5_120}, 1_730_714),
@@ -90,9 +90,7 @@ def test_round_trip_and_pruning_are_exact(name: str) -> None:
     macs = count_macs(network, image)
     settings = PruningSettings(step=0.02)
     (kept,) = plan(find_groups(graph), state, Magnitude(), settings, [macs / 2])
-    (smaller,) = prune(
-        network, image, speed_ups=[2.0], criterion=Magnitude(), settings=settings
-    )
+    (smaller,) = prune(network, image, speed_ups=[2.0], criterion=Magnitude(), settings=settings)
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     expected = masked_logits(network, graph, kept, images)
     scale = float(expected.abs().max())

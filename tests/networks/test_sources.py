@@ -27,7 +27,7 @@ from metaprune_pl.networks import (
 )
 from metaprune_pl.networks.checks import plain_module
 from metaprune_pl.networks.trust import trust
-from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, prune
 
 OWN = """
 import torch
@@ -143,7 +143,6 @@ def test_a_function_that_does_not_do(what: str, said: str, own: str) -> None:
 def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> None:
     network, card = NetworkSource(network=f"{own}:build").open(input_shape=(3, 8, 8), num_classes=4)
     image = torch.randn(1, 3, 8, 8)
-    macs = count_macs(network, image)
     (small,) = prune(
         network,
         image,

@@ -19,7 +19,7 @@ from helpers import masked_logits
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pipelines.detection import average_precision
+from metaprune_pl.pipelines.detect import average_precision
 from metaprune_pl.pruning import Magnitude, PruningSettings, plan, prunable_groups
 from metaprune_pl.reports import Detected, read_json
 from metaprune_pl.stages import DetectorTraining
@@ -118,7 +118,7 @@ def test_training_lowers_the_loss_and_all_are_in_the_report(whole: list[Detected
         ("none", 2.5),
         ("metanetwork", 2.5),
     ]
-    assert all(0 <= d.precision <= d.precision_50 <= 1 for d in whole)
+    assert all(0 <= d.average_precision <= d.average_precision_50 <= 1 for d in whole)
     assert Path("whole/report.csv").is_file()
     trained, rewritten = (
         load_network(f"whole/{name}").state_dict()
@@ -156,8 +156,8 @@ def test_the_precision_in_the_report_is_the_stored_detectors(whole: list[Detecte
     data = VOC(root="drawn", workers=0)
     stored = load_network("whole/none/speed_up_2.5/network")
     assert average_precision(stored, data, torch.device("cpu")) == (
-        whole[1].precision,
-        whole[1].precision_50,
+        whole[1].average_precision,
+        whole[1].average_precision_50,
     )
     assert read_card("whole/none/speed_up_2.5/network").record["speed_up"] == whole[1].speed_up
 
@@ -213,9 +213,9 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(
             detect("stopped", line)
     again = detect("stopped", line)
     for one, other in zip(whole, again, strict=True):
-        assert (one.precision, one.precision_pruned, one.macs) == (
-            other.precision,
-            other.precision_pruned,
+        assert (one.average_precision, one.average_precision_pruned, one.macs) == (
+            other.average_precision,
+            other.average_precision_pruned,
             other.macs,
         )
     for path in ("none/speed_up_2.5/network", "metanetwork/speed_up_2.5/network"):
@@ -258,6 +258,6 @@ def test_two_devices_train_one_detector() -> None:
     alone = average_precision(
         load_network("two/none/speed_up_2.5/network"), VOC(root="drawn"), torch.device("cpu")
     )
-    assert (pruned.precision, pruned.precision_50) == pytest.approx(alone)
+    assert (pruned.average_precision, pruned.average_precision_50) == pytest.approx(alone)
     checkpoint = torch.load("two/trained/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 13 // (2 * 2)

@@ -31,10 +31,10 @@ from metaprune_pl.networks import (
 )
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Ready, accuracies_before, accuracy
-from metaprune_pl.pipelines.prune import narrow_layers
-from metaprune_pl.pruning import count_macs, count_parameters
+from metaprune_pl.pipelines.pruning_loop import narrow_layers
+from metaprune_pl.pruning import count_macs, count_parameters, examine
 from metaprune_pl.reports import Curve, Experiment, Pruned
-from metaprune_pl.reports.tables import experiment_tables, pruned_table
+from metaprune_pl.reports.tables import experiment_tables
 
 RUNS = Path("runs/quickstart")
 
@@ -157,8 +157,7 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
         card=card,
         given=tmp_path / "zero",
         network=network,
-        base_macs=1,
-        checked=None,
+        unpruned=examine(network, torch.zeros(1, 1, 8, 8)),
     )
     given, before = accuracies_before(context, Digits(), ready)
     assert given == before < 0.12
@@ -173,7 +172,7 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
 def test_a_narrow_terminal_cuts_nothing_off(runs: Path) -> None:
     results = [Pruned(**row) for row in json.loads((runs / "prune" / "report.json").read_text())]
     console = Console(width=72, record=True, file=io.StringIO())
-    console.print(pruned_table(results), *experiment_tables(Experiment(pruned=results)))
+    console.print(Pruned.table(results), *experiment_tables(Experiment(pruned=results)))
     assert "…" not in console.export_text()
 
 

@@ -26,8 +26,8 @@ from metaprune_pl.pruning import (
     ZeroShare,
     find_groups,
     find_masks,
+    plan,
 )
-from metaprune_pl.pruning import plan
 from metaprune_pl.pruning import prune as prune_network
 
 IMAGE = torch.zeros(1, 3, 16, 16)
@@ -260,7 +260,9 @@ def test_masks_are_those_of_torch_with_scores_computed_another_way(
     }
     prune.global_unstructured(layers, prune.L1Unstructured, importance_scores=scores, amount=0.7)
     graph = trace(network, IMAGE)
-    masks = find_masks(graph, criterion.measure(network, graph, batches), criterion, ZeroShare(share=0.7))
+    masks = find_masks(
+        graph, criterion.measure(network, graph, batches), criterion, ZeroShare(share=0.7)
+    )
     same = total = 0
     for path in paths:
         theirs = model.get_submodule(path).weight_mask.bool()
@@ -274,7 +276,9 @@ def test_random_masks_keep_the_share_in_every_layer() -> None:
     network = random_resnet(14, 16)
     graph = trace(network, IMAGE)
     first, second = (
-        find_masks(graph, network.state_dict(), Random(normalize="none", seed=seed), ZeroShare(share=0.7)).kept
+        find_masks(
+            graph, network.state_dict(), Random(normalize="none", seed=seed), ZeroShare(share=0.7)
+        ).kept
         for seed in (0, 1)
     )
     for name, kept in first.items():

@@ -11,7 +11,7 @@ from torchvision.models import VisionTransformer
 from helpers import PlainNet, random_kept, random_resnet, randomize
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph, trace
-from metaprune_pl.pruning import Magnitude, apply_masks, find_groups, find_masks, remove
+from metaprune_pl.pruning import Magnitude, ZeroShare, apply_masks, find_groups, find_masks, remove
 from metaprune_pl.pruning.layerwise import LayerwiseNetwork
 from metaprune_pl.pruning.repair import LayerRepair, repair
 
@@ -219,7 +219,9 @@ def outputs_kept(graph: WeightGraph, kept: Tensor, name: str) -> Tensor:
 def test_masked_weights_stay_zero_and_the_others_make_up_for_them() -> None:
     network = random_resnet(8, 4)
     graph = trace(network, torch.zeros(1, 3, 16, 16))
-    masks = find_masks(graph, network.state_dict(), Magnitude(p=1.0, normalize="none"), 0.6)
+    masks = find_masks(
+        graph, network.state_dict(), Magnitude(p=1.0, normalize="none"), ZeroShare(share=0.6)
+    )
     masked = apply_masks(network, masks)
     every, data = torch.ones(graph.num_nodes, dtype=torch.bool), images(64, 3, 16, 16).float()
     layers = list(repair(network, masked, graph, every, data, masks=masks.kept))

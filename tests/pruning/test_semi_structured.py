@@ -36,7 +36,10 @@ def masked(pattern: str = "2:4") -> nn.Module:
     network = Network().eval()
     criterion = Magnitude(p=1.0, normalize="none")
     found = find_masks(
-        trace(network, torch.zeros(1, 3, 8, 8)), network.state_dict(), criterion, Pattern.from_text(pattern)
+        trace(network, torch.zeros(1, 3, 8, 8)),
+        network.state_dict(),
+        criterion,
+        Pattern.from_text(pattern),
     )
     return apply_masks(network, found)
 

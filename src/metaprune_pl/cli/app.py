@@ -325,13 +325,10 @@ class App(LightningCLI):
             console.print(tables.selection_table(result), result.reason, sep="\n")
         elif subcommand == "analyze":
             console.print(tables.analysis_table(result))
-        elif subcommand == "detect":
-            console.print(tables.detection_table(result))
         elif subcommand == "data_models":
             console.print(tables.data_model_table([card.record for card in result]))
-        elif subcommand == "prune":
-            masked = self.config["prune"]["masks"] is not None
-            console.print(tables.masked_table(result) if masked else tables.pruned_table(result))
+        elif subcommand in {"prune", "detect"}:
+            console.print(type(result[0]).table(result))
         elif subcommand == "experiment":
             for table in tables.experiment_tables(result):
                 console.print(table)

@@ -8,26 +8,17 @@ from lightning.pytorch import LightningModule
 from metaprune_pl.data import VOC, ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, NetworkSource
-from metaprune_pl.pipelines.analyze import SampleSettings, run_analyze
+from metaprune_pl.pipelines.analyze import analyze
 from metaprune_pl.pipelines.compare import CompareSettings
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.curve import CurveSettings, run_curve
+from metaprune_pl.pipelines.curve import curve
 from metaprune_pl.pipelines.data_models import InitialPruning, run_data_models
-from metaprune_pl.pipelines.detection import DetectionSettings, run_detection
+from metaprune_pl.pipelines.detect import detect
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pipelines.inspect import Inspection, inspect_network
-from metaprune_pl.pipelines.masks import run_masks
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation
-from metaprune_pl.pipelines.prune import run_prune
-from metaprune_pl.pipelines.select import SearchSettings, run_select
-from metaprune_pl.pruning import (
-    AttentionUnits,
-    Importance,
-    Magnitude,
-    MaskSettings,
-    PruningSettings,
-    Sparsity,
-)
+from metaprune_pl.pipelines.prune import prune
+from metaprune_pl.pipelines.select import select
+from metaprune_pl.pruning import AttentionUnits
 from metaprune_pl.reports import Curve, Detected, Masked, Pruned, Selection
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.stages import DataModelTraining
@@ -65,217 +56,52 @@ class MetapruneTrainer(StageTrainer):
             side_by_side=side_by_side,
         )
 
-    def prune(
-        self,
-        datamodule: ImageDataModule,
-        *,
-        network: str,
-        arguments: dict[str, Any] | None = None,
-        state: str | None = None,
-        metanetwork: str | None = None,
-        sparsity: Sparsity | None = None,
-        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
-        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
-        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        speed_ups: tuple[float, ...] = (2.0,),
-        masks: MaskSettings | None = None,
-        rounds: int = 1,
-        latency_batches: tuple[int, ...] = (1, 256),
-    ) -> list[Pruned] | list[Masked]:
+    def prune(self, datamodule: ImageDataModule, **settings: Any) -> list[Pruned] | list[Masked]:
         """Prune a network to speed-ups, or mask its weights.
 
         Metanetwork, finetune, prune, finetune.
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME,
-                timm/NAME, a NAME that only one of these knows, or package.module:function of your
-                own.
-            arguments: Keyword arguments of the builder that is named.
-            state: File of its weights: safetensors, or a state dict of torch.save.
-            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a
-                control.
-            sparsity: Sparsity term of the first finetuning, instead of a metanetwork: sparsity
-                learning, a control.
-            criterion: Which channels matter.
-            pruning: Steps and floors.
-            finetune: Finetuning before pruning.
-            finetune_after: Finetuning after pruning.
-            speed_ups: Targets: multiply-accumulates of the unpruned network over those of the
-                result, increasing.
-            masks: Which weights become zero, in place of channels that are removed; `pruning`,
-                `speed_ups` and `latency_batches` have no effect then.
-            rounds: Rounds in which the network comes to each target, by the same factor; after each
-                but the last it is trained for `finetune_after`, ranked anew, and its weights are
-                rewound to those before the rounds. Patterns are made in one.
-            latency_batches: Numbers of images in a forward pass whose time is measured.
+            settings: See the function.
         """
-        how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
-            metanetwork=metanetwork,
-            sparsity=sparsity,
-            criterion=criterion,
-            pruning=pruning,
-            finetune=finetune,
-        )
-        if masks is not None:
-            return run_masks(
-                Context.of(self),
-                datamodule,
-                how,
-                masks,
-                finetune_after=finetune_after,
-                rounds=rounds,
-            )
-        return run_prune(
-            Context.of(self),
-            datamodule,
-            how,
-            finetune_after=finetune_after,
-            speed_ups=speed_ups,
-            latency_batches=latency_batches,
-            rounds=rounds,
-        )
+        return prune(Context.of(self), datamodule, **settings)
 
-    def curve(
-        self,
-        datamodule: ImageDataModule,
-        *,
-        network: str,
-        arguments: dict[str, Any] | None = None,
-        state: str | None = None,
-        metanetwork: str | None = None,
-        sparsity: Sparsity | None = None,
-        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
-        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
-        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
-        masks: MaskSettings | None = None,
-        beside: tuple[str, ...] = (),
-    ) -> Curve:
+    def curve(self, datamodule: ImageDataModule, **settings: Any) -> Curve:
         """Draw accuracy over speed-up, or over compression by masks.
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME,
-                timm/NAME, a NAME that only one of these knows, or package.module:function of your
-                own.
-            arguments: Keyword arguments of the builder that is named.
-            state: File of its weights: safetensors, or a state dict of torch.save.
-            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a
-                control.
-            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning,
-                a control.
-            criterion: Which channels matter.
-            pruning: Steps and floors.
-            finetune: Finetuning before pruning.
-            grid: Which points.
-            masks: Shares of weights that become zero, in place of the speed-ups of `grid` and of
-                `pruning`, which have no effect then; patterns are no points of a curve.
-            beside: Folders of finished curves to draw in one picture with this one, `beside.png`.
+            settings: See the function.
         """
-        how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
-            metanetwork=metanetwork,
-            sparsity=sparsity,
-            criterion=criterion,
-            pruning=pruning,
-            finetune=finetune,
-        )
-        return run_curve(Context.of(self), datamodule, how, grid, masks, beside)
+        return curve(Context.of(self), datamodule, **settings)
 
-    def select(
-        self,
-        datamodule: ImageDataModule,
-        *,
-        network: str,
-        metanetwork: str,
-        arguments: dict[str, Any] | None = None,
-        state: str | None = None,
-        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
-        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
-        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
-        masks: MaskSettings | None = None,
-        search: SearchSettings = SearchSettings(),  # noqa: B008  (frozen)
-    ) -> Selection:
+    def select(self, datamodule: ImageDataModule, **settings: Any) -> Selection:
         """Choose among the metanetworks of all epochs by their validation curves.
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name (see `metaprune prune --help`), to draw
-                the curves of.
-            metanetwork: Folder of the metanetworks of all epochs.
-            arguments: Keyword arguments of the builder that is named.
-            state: File of its weights: safetensors, or a state dict of torch.save.
-            criterion: Which channels matter.
-            pruning: Steps and floors.
-            finetune: Finetuning before pruning.
-            grid: Which points.
-            masks: Shares of weights that become zero, in place of the points of `grid`: see
-                `metaprune curve --help`.
-            search: Which metanetworks are tried.
+            settings: See the function.
         """
-        how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
-            metanetwork=metanetwork,
-            sparsity=None,
-            criterion=criterion,
-            pruning=pruning,
-            finetune=finetune,
-        )
-        return run_select(Context.of(self), datamodule, how, grid, search, masks)
+        return select(Context.of(self), datamodule, **settings)
 
-    def analyze(
-        self,
-        datamodule: ImageDataModule,
-        *,
-        network: str,
-        arguments: dict[str, Any] | None = None,
-        state: str | None = None,
-        metanetwork: str | None = None,
-        sparsity: Sparsity | None = None,
-        criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
-        pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
-        finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
-        sample: SampleSettings = SampleSettings(),  # noqa: B008  (frozen)
-    ) -> Analysis:
+    def analyze(self, datamodule: ImageDataModule, **settings: Any) -> Analysis:
         """Compare statistics of a network's weights before and after the metanetwork.
 
         Args:
             datamodule: The images.
-            network: Folder of a stored network, or a name (see `metaprune prune --help`).
-            arguments: Keyword arguments of the builder that is named.
-            state: File of its weights: safetensors, or a state dict of torch.save.
-            metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a
-                control.
-            sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning,
-                a control.
-            criterion: Scores of the pruning groups.
-            pruning: What goes together in attention.
-            finetune: Finetuning after the metanetwork; 0 epochs shows what the metanetwork itself
-                does.
-            sample: Images that gradients are of.
+            settings: See the function.
         """
-        how = Preparation(
-            source=NetworkSource(network=network, arguments=arguments or {}, state=state),
-            metanetwork=metanetwork,
-            sparsity=sparsity,
-            criterion=criterion,
-            pruning=pruning,
-            finetune=finetune,
-        )
-        return run_analyze(Context.of(self), datamodule, how, sample)
+        return analyze(Context.of(self), datamodule, **settings)
 
-    def detect(self, datamodule: VOC, *, detection: DetectionSettings) -> list[Detected]:
+    def detect(self, datamodule: VOC, **settings: Any) -> list[Detected]:
         """Train a detector, and prune its backbone with and without a metanetwork.
 
         Args:
-            datamodule: Images with objects.
-            detection: What to run.
+            datamodule: The images.
+            settings: See the function.
         """
-        return run_detection(Context.of(self), datamodule, detection)
+        return detect(Context.of(self), datamodule, **settings)
 
     def inspect(
         self,

@@ -1,7 +1,8 @@
-"""What the metanetwork changes: statistics of a network before and after (paper, 5.4 and H)."""
+"""`analyze`: what the metanetwork changes: statistics of a network before and after (paper, 5.4 and H)."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -10,6 +11,7 @@ from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Preparation, prepare
+from metaprune_pl.pruning import SpeedUp
 from metaprune_pl.pruning.statistics import loss_gradients, network_statistics
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.analysis import Analysis
@@ -33,51 +35,43 @@ class SampleSettings:
             raise ConfigError(f"sample.images is {self.images}; it is at least 1.")
 
 
-def run_analyze(
-    context: Context, data: ImageDataModule, how: Preparation, sample: SampleSettings
+def analyze(
+    context: Context,
+    data: ImageDataModule,
+    *,
+    sample: SampleSettings = SampleSettings(),
+    **preparation: Any,
 ) -> Analysis:
-    """Make a network ready for pruning, and compare its weights with those it had.
-
-    Writes `summary.csv`, `layers.csv`, `histograms.csv`, `layers.png`, `histogram_STATISTIC.png`
-    and TensorBoard events to the run's folder.
+    """Compare statistics of a network's weights before and after the metanetwork.
 
     Args:
         context: Where to run.
         data: The images.
-        how: What to make ready, and how.
         sample: Images that gradients are of.
-
-    Raises:
-        ConfigError: Nothing is to be done with the network, or it was made for other images.
+        preparation: The network, and what is done to it: see `Preparation`; 0 epochs of finetuning
+            show what the metanetwork itself does.
     """
-    steps = {
-        "metanetwork": how.metanetwork is not None,
-        "finetuning" if how.sparsity is None else "sparsity learning": how.finetune.epochs > 0,
-    }
-    change = " and ".join(step for step, done in steps.items() if done)
-    if not change:
-        raise ConfigError(
-            "nothing would change in the network: set metanetwork, or finetune.epochs, or both."
-        )
-    ready = prepare(context, data, how, [1.0])
-    origin, _ = how.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
-    origin = origin.to(context.device)
-    assert ready.checked is not None
-    groups, _ = ready.checked
+    before = Preparation(**preparation)
+    change = _change(before)
+    ready = prepare(context, data, before, [SpeedUp(value=1.0, settings=before.pruning)])
+    groups = ready.unpruned.groups
+    assert groups is not None
+    origin, _ = before.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
     count = data.count("validation")
     every = -(-count // sample.images)
     order = Order(count, batch_size=data.batch_size, train=False, ranks=every)
-    found, accuracies = [], []
-    for name, network in (("origin", origin), (change, ready.network)):
+    statistics, accuracies = [], []
+    for name, network in (("origin", origin.to(context.device)), (change, ready.network)):
         batches = data.evaluation("validation", context.device, order)
         tracked = track(batches, f"Gradients, {name}", total=order.batches, transient=True)
         gradients, accuracy = loss_gradients(network, tracked)
         accuracies.append(accuracy)
-        found.append(network_statistics(groups, network.state_dict(), gradients, how.criterion))
+        state = network.state_dict()
+        statistics.append(network_statistics(groups, state, gradients, before.criterion))
     result = Analysis(
         network=ready.name,
-        origin=found[0],
-        after=found[1],
+        origin=statistics[0],
+        after=statistics[1],
         change=f"after {change}",
         images=len(range(0, count, every)),
         accuracy=accuracies,
@@ -85,6 +79,25 @@ def run_analyze(
     if context.is_global_zero:
         _write(context.folder, result)
     return result
+
+
+def _change(preparation: Preparation) -> str:
+    """Say what is done to the network.
+
+    Raises:
+        ConfigError: Nothing is.
+    """
+    finetuning = "finetuning" if preparation.sparsity is None else "sparsity learning"
+    steps = {
+        "metanetwork": preparation.metanetwork is not None,
+        finetuning: preparation.finetune.epochs > 0,
+    }
+    change = " and ".join(step for step, done in steps.items() if done)
+    if not change:
+        raise ConfigError(
+            "nothing would change in the network: set metanetwork, or finetune.epochs, or both."
+        )
+    return change
 
 
 def _write(folder: Path, analysis: Analysis) -> None:

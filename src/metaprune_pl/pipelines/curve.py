@@ -1,33 +1,37 @@
-"""Accuracy over speed-up, or over compression by masks, without finetuning after it.
+"""`curve`: accuracy over speed-up, or over compression by masks, without finetuning (C.1)."""
 
-Paper, C.1.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.graphs import trace
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.prepare import Preparation, Ready, accuracy, prepare
+from metaprune_pl.pipelines.prepare import (
+    Preparation,
+    Ready,
+    accuracy,
+    prepare,
+    validation_images,
+)
 from metaprune_pl.pruning import (
     MaskSettings,
-    apply_masks,
+    PruningSettings,
+    SpeedUp,
+    Target,
+    ZeroShare,
     count_macs,
     count_parameters,
-    find_masks,
     left_parameters,
-    prune,
 )
+from metaprune_pl.pruning.targets import reach
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
 from metaprune_pl.reports.figures import draw_beside, draw_curves, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
@@ -49,125 +53,125 @@ class CurveSettings:
     split: Split = "validation"
 
     def __post_init__(self) -> None:
-        if self.max_speed_up <= 1 or self.points < 2:
+        if not 1 < self.max_speed_up < float("inf") or self.points < 2:
             raise ConfigError("grid: max_speed_up is above 1 and points at least 2.")
 
+    def last(self, pruning: PruningSettings) -> SpeedUp:
+        """Return the target of the last point."""
+        return SpeedUp(value=self.max_speed_up, settings=pruning)
 
-def run_curve(
+    def targets(self, pruning: PruningSettings, ready: Ready) -> list[SpeedUp]:
+        """Return the targets of all points but the first, which is the network as it is."""
+        now = ready.unpruned.speed_up(pruning.cost, ready.network)
+        values = torch.linspace(now, self.max_speed_up, self.points, dtype=torch.float64)
+        return [SpeedUp(value=value, settings=pruning) for value in values[1:].tolist()]
+
+
+def curve(
     context: Context,
     data: ImageDataModule,
-    how: Preparation,
-    grid: CurveSettings,
+    *,
+    grid: CurveSettings = CurveSettings(),
     masks: MaskSettings | None = None,
-    beside: Sequence[str] = (),
+    beside: tuple[str, ...] = (),
+    **preparation: Any,
 ) -> Curve:
-    """Make a network ready, prune or mask it step by step, and measure its accuracy at each step.
-
-    Writes `curve.json`, `curve.csv`, `curve.png` and TensorBoard events to the run's folder, and
-    `beside.png` with the other curves where there are some.
+    """Draw accuracy over speed-up, or over compression by masks.
 
     Args:
         context: Where to run.
         data: The images.
-        how: What to make ready, and how.
         grid: Which points.
-        masks: Shares of weights that become zero, in place of the points of `grid`: the curve is
-            over compression.
-        beside: Folders of finished curves to draw in one picture with this one.
-
-    Raises:
-        ConfigError: The network is already faster than the last point, there is no share, or a
-            curve beside it is of other images or over something else.
-        StorageError: A folder holds no curve.
+        masks: Shares of weights that become zero, in place of the speed-ups of `grid` and of
+            `pruning`, which have no effect then; patterns are no points of a curve.
+        beside: Folders of finished curves to draw in one picture with this one, `beside.png`.
+        preparation: The network, and what comes before pruning: see `Preparation`.
     """
-    over: Literal["speed_up", "compression"] = "speed_up" if masks is None else "compression"
+    before = Preparation(**preparation)
     others = {folder: Curve.from_json(Path(folder) / "curve.json") for folder in beside}
-    for folder, curve in others.items():
-        if curve.split != grid.split:
-            raise ConfigError(
-                f"beside: '{folder}' is a curve of {curve.split} images, and this one of "
-                f"{grid.split}."
-            )
-        if curve.over != over:
-            raise ConfigError(
-                f"beside: '{folder}' is a curve over {curve.over}, and this one over {over}."
-            )
-    if masks is not None and not masks.sparsities:
-        raise ConfigError(
-            "a curve is over shares of weights that become zero: give masks.sparsities."
-        )
-    ready = prepare(context, data, how, [grid.max_speed_up] if masks is None else None)
-    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
-    networks = (
-        _pruned(context, data, ready, how, grid)
-        if masks is None
-        else _masked(context, data, ready, how, masks)
+    over: Literal["speed_up", "compression"] = "speed_up" if masks is None else "compression"
+    _check(others, grid, over)
+    if masks is not None:
+        targets: Sequence[Target] = _shares(masks)
+        ready = prepare(context, data, before, targets)
+    else:
+        ready = prepare(context, data, before, [grid.last(before.pruning)])
+        targets = grid.targets(before.pruning, ready)
+    pruned = reach(
+        targets, ready.network, ready.unpruned, before.criterion, validation_images(context, data)
     )
-    points: list[CurvePoint] = []
-    for pruned in track([ready.network, *networks], "Evaluating the curve", transient=True):
-        macs, parameters, left = (
-            count_macs(pruned, example),
-            count_parameters(pruned),
-            left_parameters(pruned),
-        )
-        if points and (macs, parameters, left) == (
-            points[-1].macs,
-            points[-1].parameters,
-            points[-1].left,
-        ):
-            continue  # one step of a small network comes to several targets
-        points.append(
-            CurvePoint(
-                speed_up=ready.base_macs / macs,
-                macs=macs,
-                parameters=parameters,
-                left=left,
-                accuracy=accuracy(pruned, data, grid.split, context.device),
-            )
-        )
+    networks = chain([ready.network], (each.network for each in pruned))
     result = Curve(
-        network=ready.name, method=ready.method, split=grid.split, points=points, over=over
+        network=ready.name,
+        method=ready.method,
+        split=grid.split,
+        points=_points(context, data, ready, networks, grid.split),
+        over=over,
     )
     if context.is_global_zero:
-        write_csv(context.folder / "curve.csv", [asdict(point) for point in points])
-        save_figure(draw_curves([result]), context.folder / "curve.png")
-        if others:
-            save_figure(
-                draw_beside({**others, str(context.folder): result}), context.folder / "beside.png"
-            )
-        log_curves(context.folder, [result])
-        write_json(context.folder / "curve.json", asdict(result))
+        _write(context.folder, result, others)
     return result
 
 
-def _pruned(
-    context: Context, data: ImageDataModule, ready: Ready, how: Preparation, grid: CurveSettings
-) -> Iterator[nn.Module]:
-    """Give the network without more and more channels."""
-    example = torch.zeros(1, *ready.card.input_shape, device=context.device)
-    now = ready.base_macs / count_macs(ready.network, example)
-    return prune(
-        ready.network,
-        example,
-        base_macs=ready.base_macs,
-        criterion=how.criterion,
-        settings=how.pruning,
-        speed_ups=torch.linspace(now, grid.max_speed_up, grid.points, dtype=torch.float64).tolist()[
-            1:
-        ],
-        images=partial(data.evaluation, "validation", context.device),
-        checked=ready.checked,
-    )
+def _check(others: Mapping[str, Curve], grid: CurveSettings, over: str) -> None:
+    """Refuse curves that do not belong in one picture with this one."""
+    for folder, other in others.items():
+        if other.split != grid.split:
+            raise ConfigError(
+                f"beside: '{folder}' is a curve of {other.split} images, and this one of "
+                f"{grid.split}."
+            )
+        if other.over != over:
+            raise ConfigError(
+                f"beside: '{folder}' is a curve over {other.over}, and this one over {over}."
+            )
 
 
-def _masked(
-    context: Context, data: ImageDataModule, ready: Ready, how: Preparation, masks: MaskSettings
-) -> Iterator[nn.Module]:
-    """Give the network with more and more zeros."""
-    graph = trace(ready.network, torch.zeros(1, *ready.card.input_shape, device=context.device))
-    images = partial(data.evaluation, "validation", context.device)
-    state = how.criterion.measure(ready.network, graph, images)
-    for share in sorted(masks.sparsities):
-        yield apply_masks(
-            ready.network, find_masks(graph, state, how.criterion, share, masks.ranking)
+def _shares(masks: MaskSettings) -> list[ZeroShare]:
+    if not masks.sparsities:
+        raise ConfigError(
+            "a curve is over shares of weights that become zero: give masks.sparsities."
         )
+    return sorted(masks.shares, key=lambda target: target.share)
+
+
+def _points(
+    context: Context,
+    data: ImageDataModule,
+    ready: Ready,
+    networks: Iterable[nn.Module],
+    split: Split,
+) -> list[CurvePoint]:
+    """Measure networks, those that are the same once."""
+    points: list[CurvePoint] = []
+    example = ready.unpruned.example_for(ready.network)
+    base_macs = count_macs(ready.unpruned.original, ready.unpruned.example)
+    size = (-1, -1, -1.0)
+    for network in track(networks, "Evaluating the curve", transient=True):
+        before, size = size, _size(network, example)
+        if size == before:
+            continue  # one step of a small network comes to several targets
+        macs, parameters, left = size
+        points.append(
+            CurvePoint(
+                speed_up=base_macs / macs,
+                macs=macs,
+                parameters=parameters,
+                left=left,
+                accuracy=accuracy(network, data, split, context.device),
+            )
+        )
+    return points
+
+
+def _size(network: nn.Module, example: Tensor) -> tuple[int, int, float]:
+    return count_macs(network, example), count_parameters(network), left_parameters(network)
+
+
+def _write(folder: Path, curve: Curve, others: Mapping[str, Curve]) -> None:
+    write_csv(folder / "curve.csv", [asdict(point) for point in curve.points])
+    save_figure(draw_curves([curve]), folder / "curve.png")
+    if others:
+        save_figure(draw_beside({**others, str(folder): curve}), folder / "beside.png")
+    log_curves(folder, [curve])
+    write_json(folder / "curve.json", asdict(curve))

@@ -24,6 +24,7 @@ from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     accuracy,
+    as_built,
     run_finetuning,
     unpruned_macs,
 )
@@ -181,7 +182,7 @@ def _prune_initially(
         network,
         example,
         speed_ups=[initial.speed_up],
-        base_macs=macs,
+        original=as_built(card).to(context.device),
         criterion=initial.criterion,
         settings=initial.pruning,
         images=partial(data.evaluation, "validation", context.device),

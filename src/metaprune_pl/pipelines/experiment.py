@@ -18,10 +18,9 @@ from metaprune_pl.pipelines.baselines import (
     untrained_copy,
 )
 from metaprune_pl.pipelines.cost import cost_of
-from metaprune_pl.pipelines.prune import read_report
 from metaprune_pl.pipelines.select import SearchSettings
 from metaprune_pl.pruning import MaskSettings, Sparsity
-from metaprune_pl.pruning.structured import check_speed_ups
+from metaprune_pl.pruning.targets import check_speed_ups
 from metaprune_pl.reports import (
     Cost,
     Curve,
@@ -34,6 +33,7 @@ from metaprune_pl.reports import (
 )
 from metaprune_pl.reports.figures import draw_cost, draw_curves, save_figure
 from metaprune_pl.reports.masks import draw_masks, masked_rows
+from metaprune_pl.reports.report import read_report
 from metaprune_pl.reports.summary import (
     METHODS,
     cost_sentence,

@@ -19,7 +19,7 @@ from metaprune_pl.pruning import (
     count_parameters,
     prunable_groups,
 )
-from metaprune_pl.pruning.structured import highest_speed_up
+from metaprune_pl.pruning.plan import highest_speed_up
 from metaprune_pl.reports.figures import save_figure
 from metaprune_pl.reports.graph_figure import draw_graph
 

@@ -11,10 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from metaprune_pl.data import DataModelZoo
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import save_metanetwork
-from metaprune_pl.networks import NetworkSource
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.curve import CurveSettings, run_curve
-from metaprune_pl.pipelines.prepare import FinetuneSettings, Preparation
+from metaprune_pl.pipelines.curve import CurveSettings, curve
+from metaprune_pl.pipelines.prepare import FinetuneSettings
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
 from metaprune_pl.reports import write_json
 from metaprune_pl.stages import MetaTraining
@@ -87,7 +86,7 @@ class MetaEvaluation(Callback):
     ) -> list[float]:
         zoo = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(zoo, DataModelZoo)
-        found = []
+        speed_ups = []
         for network in networks:
             name = (
                 Path(network).name if Path(network).name != "network" else Path(network).parent.name
@@ -102,17 +101,15 @@ class MetaEvaluation(Callback):
                 training.metanetwork,
                 {"epoch": trainer.current_epoch + 1},
             )
-            how = Preparation(
-                source=NetworkSource(network=network),
+            drawn = curve(
+                context,
+                copy.copy(zoo.images),
+                grid=self.grid,
+                network=network,
                 metanetwork=str(context.folder / "metanetwork"),
-                sparsity=None,
                 criterion=self.criterion,
                 pruning=self.pruning,
                 finetune=self.finetune,
             )
-            found.append(
-                run_curve(context, copy.copy(zoo.images), how, self.grid).reach_above(
-                    self.threshold
-                )
-            )
-        return found
+            speed_ups.append(drawn.reach_above(self.threshold))
+        return speed_ups

@@ -6,7 +6,9 @@ Metanetwork or a control, then finetuning.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,7 +17,7 @@ from torch import nn
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError, TraceError
-from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import (
@@ -30,12 +32,16 @@ from metaprune_pl.pruning import (
     AttentionUnits,
     Importance,
     Magnitude,
-    PruningGroups,
     PruningSettings,
     Sparsity,
+    SpeedUp,
+    Target,
+    Unpruned,
     count_macs,
+    examine,
 )
-from metaprune_pl.pruning.structured import check_ahead, check_prunable
+from metaprune_pl.pruning.importance import Images
+from metaprune_pl.pruning.targets import check_targets
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 from metaprune_pl.stages.finetuning import check_fits
 
@@ -84,9 +90,7 @@ class Ready:
         card: Its card.
         given: Folder of the network as it was given.
         network: On the context's device, in evaluation mode.
-        base_macs: Multiply-accumulates of the unpruned network for one image.
-        checked: What `check_prunable` found, which no step before pruning changes; None where it
-            was not asked.
+        unpruned: What is known of it.
     """
 
     name: str
@@ -94,8 +98,7 @@ class Ready:
     card: NetworkCard
     given: Path
     network: nn.Module
-    base_macs: int
-    checked: tuple[PruningGroups, int] | None
+    unpruned: Unpruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,24 +106,29 @@ class Preparation:
     """How a network is made ready for pruning, and how it will be pruned.
 
     Attributes:
-        source: The network.
-        metanetwork: Folder of a metanetwork (or of several: the last is taken) that rewrites it
-            first.
-        sparsity: Sparsity term of the finetuning, instead of a metanetwork: DepGraph's sparsity
-            learning.
-        criterion: Which channels matter.
+        network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a
+            NAME that only one of these knows, or package.module:function of your own.
+        arguments: Keyword arguments of the builder that is named.
+        state: File of its weights: safetensors, or a state dict of torch.save.
+        metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
+        sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a
+            control.
+        criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random, or your own.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
     """
 
-    source: NetworkSource
-    metanetwork: str | None
-    sparsity: Sparsity | None
-    criterion: Importance
-    pruning: PruningSettings
-    finetune: FinetuneSettings
+    network: str
+    arguments: dict[str, Any] | None = None
+    state: str | None = None
+    metanetwork: str | None = None
+    sparsity: Sparsity | None = None
+    criterion: Importance = field(default_factory=Magnitude)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
+        _ = self.source  # refuses what does not go together
         if self.metanetwork is not None and self.sparsity is not None:
             raise ConfigError(
                 "give a metanetwork or a sparsity term for the finetuning, not both: they are two "
@@ -132,101 +140,133 @@ class Preparation:
                 "alone."
             )
 
+    @property
+    def source(self) -> NetworkSource:
+        """The network."""
+        return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
+
 
 def prepare(
-    context: Context, data: ImageDataModule, how: Preparation, speed_ups: Sequence[float] | None
+    context: Context,
+    data: ImageDataModule,
+    preparation: Preparation,
+    targets: Sequence[Target],
 ) -> Ready:
     """Make a network ready for pruning; every step leaves a stored network in the run's folder.
 
     Args:
         context: Where to run.
         data: The images.
-        how: What to make ready, and how.
-        speed_ups: Targets of the pruning that follows; checked before any time is spent. None
-            removes no channels.
+        preparation: What to make ready, and how.
+        targets: Targets of the pruning that follows; checked before any time is spent.
 
     Raises:
-        ConfigError: The targets make no sense or are reached already, the network was made for
-            other images, or the metanetwork for other networks.
+        ConfigError: A target is reached already, the network was made for other images, or the
+            metanetwork for other networks.
         DataError: The images are missing or cannot be read.
         PruningError: The network is frozen, or the last target is out of reach.
         NetworkError: The network cannot be built.
         StorageError: There is no such network, state or metanetwork.
     """
-    if how.metanetwork is not None:
-        find_metanetwork(how.metanetwork)
-    network, card = how.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    if preparation.metanetwork is not None:
+        find_metanetwork(preparation.metanetwork)
+    given = preparation.source
+    network, card = given.open(input_shape=data.input_shape, num_classes=data.num_classes)
     check_fits(network, card, data)
-    base_macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape)
-    checked = None
-    if speed_ups is not None:
-        checked = check_prunable(network, example, speed_ups, base_macs, how.pruning)
-        if (now := check_ahead(network, example, speed_ups, base_macs)) > 1 < speed_ups[-1]:
-            rank_zero_info(
-                f"The network is at {now:.2f}x: speed-ups count from the network before any "
-                "pruning."
-            )
+    unpruned = _examine(network, card, targets, preparation.pruning.attention)
     rewritten = None
-    if how.metanetwork is not None:
-        graph = trace(network, example) if checked is None else checked[0].graph
-        rewritten = rewrite(context, copy.deepcopy(network), graph, how.metanetwork)
-    source = given = Path(how.source.network) if how.source.stored else context.folder / "source"
-    if context.is_global_zero and not how.source.stored:
-        card = save_network(source, network, card)
-    context.barrier()
-    method, name = card.record.get("method", "none"), card.record.get("name", source.name)
+    if preparation.metanetwork is not None:
+        copied = copy.deepcopy(network)
+        rewritten = rewrite(context, copied, unpruned.graph, preparation.metanetwork)
+    source = Path(given.network) if given.stored else context.folder / "source"
+    if not given.stored:
+        card = store(context, source, network, card)
+    final, card = _make_ready(context, data, preparation, source, card, rewritten)
+    return Ready(
+        name=card.record["name"],
+        method=card.record["method"],
+        card=card,
+        given=source,
+        network=load_network(final).to(context.device),
+        unpruned=unpruned,
+    )
+
+
+def _examine(
+    network: nn.Module, card: NetworkCard, targets: Sequence[Target], attention: AttentionUnits
+) -> Unpruned:
+    """Find out what is to be known of a network, and refuse targets that cannot be."""
+    unpruned = examine(
+        network,
+        torch.zeros(1, *card.input_shape),
+        original=as_built(card),
+        channels=any(target.channels for target in targets),
+        attention=attention,
+    )
+    check_targets(targets, network, unpruned)
+    asked = [t for t in targets if isinstance(t, SpeedUp) and t.value > 1]
+    if asked and (now := unpruned.speed_up(asked[0].settings.cost, network)) > 1:
+        rank_zero_info(
+            f"The network is at {now:.2f}x: speed-ups count from the network before any pruning."
+        )
+    if card.masked and not all(target.channels for target in targets):
+        rank_zero_info(
+            "The network has masks: shares are of all its weights, those that are zero among them."
+        )
+    return unpruned
+
+
+def _make_ready(
+    context: Context,
+    data: ImageDataModule,
+    preparation: Preparation,
+    source: Path,
+    card: NetworkCard,
+    rewritten: nn.Module | None,
+) -> tuple[Path, NetworkCard]:
+    """Store a network after each step that it needs; return the last folder, and the card."""
+    given, method = source, card.record.get("method", "none")
+    name = card.record.get("name", source.name)
     if rewritten is not None:
         card = replace(card, masked=[])  # new weights are not zero
         method, source = "metanetwork", context.folder / "rewritten"
-        if context.is_global_zero:
-            save_network(source, rewritten, card)
-        context.barrier()
-    elif how.sparsity is not None:
+        store(context, source, rewritten, card)
+    elif preparation.sparsity is not None:
         method = "sparsity_learning"
-    if how.finetune.epochs:
+    if preparation.finetune.epochs:
         source = run_finetuning(
             context,
             data,
             "finetuned",
             source,
-            how.finetune,
-            how.sparsity,
-            how.criterion,
-            how.pruning.attention,
+            preparation.finetune,
+            preparation.sparsity,
+            preparation.criterion,
+            preparation.pruning.attention,
         )
     card = replace(card, record={**card.record, "name": name, "method": method})
-    if context.is_global_zero and source != Path(how.source.network):
-        save_network(source, load_network(source), card)
+    if source != given or not preparation.source.stored:
+        store(context, source, load_network(source), card)
+    return source, card
+
+
+def store(context: Context, folder: Path, network: nn.Module, card: NetworkCard) -> NetworkCard:
+    """Store a network once for all processes of a run, and return its card."""
+    if context.is_global_zero:
+        card = save_network(folder, network, card)
     context.barrier()
-    network = load_network(source).to(context.device)
-    return Ready(
-        name=name,
-        method=method,
-        card=card,
-        given=given,
-        network=network,
-        base_macs=base_macs,
-        checked=checked,
-    )
+    return card
 
 
-def check_rounds(rounds: int, finetuning: FinetuneSettings) -> None:
-    """Refuse rounds of pruning without training between them.
-
-    Raises:
-        ConfigError: There are no rounds, or several and no epochs.
-    """
-    if rounds < 1 or (rounds > 1 and not finetuning.epochs):
-        raise ConfigError(
-            "rounds is at least 1, and each but the last trains for finetune_after.epochs, above "
-            "0 then."
-        )
+def as_built(card: NetworkCard) -> nn.Module:
+    """Build the network that a stored one was before any pruning, with other weights."""
+    network = create_network(card.settings.builder, seed=0, **card.settings.arguments)
+    return network.eval()
 
 
 def unpruned_macs(card: NetworkCard) -> int:
-    """Count multiply-accumulates of the network that a stored one was before any pruning, for one image."""
-    unpruned = create_network(card.settings.builder, seed=0, **card.settings.arguments)
-    return count_macs(unpruned, torch.zeros(1, *card.input_shape))
+    """Count multiply-accumulates of `as_built` for one image."""
+    return count_macs(as_built(card), torch.zeros(1, *card.input_shape))
 
 
 @torch.no_grad()
@@ -280,6 +320,11 @@ def run_finetuning(
         trainer.fit(module, datamodule=data)
     context.barrier()
     return result
+
+
+def validation_images(context: Context, data: ImageDataModule) -> Images:
+    """Return what gives the validation images as normalised batches, for importances."""
+    return partial(data.evaluation, "validation", context.device)
 
 
 def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> tuple[float, float]:

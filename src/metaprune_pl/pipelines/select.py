@@ -1,17 +1,17 @@
-"""Choice of the metanetwork among those of all epochs, by the validation curve (paper, D.1.2)."""
+"""`select`: choice of the metanetwork among those of all epochs, by the validation curve (paper, D.1.2)."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import whole_folder
 from metaprune_pl.metanetworks.storage import stored_metanetworks
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.curve import CurveSettings, run_curve
+from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pipelines.prepare import Preparation, accuracy
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.reports import Curve, Selection, read_json, write_csv, write_json
@@ -45,26 +45,50 @@ class SearchSettings:
             )
 
 
-def run_select(
+def select(
     context: Context,
     data: ImageDataModule,
-    how: Preparation,
-    grid: CurveSettings,
-    search: SearchSettings,
+    *,
+    grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
     masks: MaskSettings | None = None,
+    search: SearchSettings = SearchSettings(),
+    **preparation: Any,
 ) -> Selection:
-    """Draw the validation curves that the search asks for, and take the metanetwork with the largest area under it.
-
-    Writes `metanetwork`, a folder for each curve, `choice.json`, `choice.csv`, `curves.png` and
-    TensorBoard events.
+    """Choose among the metanetworks of all epochs by their validation curves.
 
     Args:
         context: Where to run.
         data: The images.
-        how: Network to draw the curves of, and how; its metanetwork is the folder of all epochs.
         grid: Which points.
-        search: Which epochs.
-        masks: Shares of weights that become zero, in place of the points of `grid`.
+        masks: Shares of weights that become zero, in place of the points of `grid`: see
+            `metaprune curve --help`.
+        search: Which metanetworks are tried.
+        preparation: The network to draw the curves of: see `Preparation`; its metanetwork is the
+            folder of those of all epochs.
+    """
+    before = Preparation(**preparation)
+    epochs = _epochs(before, grid, search)
+    network, _ = before.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    own = accuracy(network, data, "validation", context.device)
+    target = own - search.drop if search.target is None else search.target
+    curves: dict[int, Curve] = {}
+
+    def keeps_accuracy(index: int) -> bool:
+        own_metanetwork = replace(before, metanetwork=str(epochs[index]))
+        curves[index] = _curve(context, data, own_metanetwork, grid, masks)
+        return curves[index].points[0].accuracy >= target
+
+    kept = count_kept(len(epochs), keeps_accuracy, search.how)
+    result = _selection(epochs, curves, kept, own, target)
+    if context.is_global_zero:
+        with whole_folder(context.folder / "metanetwork") as new:
+            shutil.copytree(result.metanetwork, new, dirs_exist_ok=True)
+        _write(context.folder, result)
+    return result
+
+
+def _epochs(preparation: Preparation, grid: CurveSettings, search: SearchSettings) -> list[Path]:
+    """Return the metanetworks to choose from.
 
     Raises:
         ConfigError: The curves would be of test images, or there is no folder of metanetworks, or
@@ -75,40 +99,33 @@ def run_select(
         raise ConfigError(
             f"a metanetwork is chosen by validation images: set grid.split, which is {grid.split}."
         )
-    if how.metanetwork is None:
+    if preparation.metanetwork is None:
         raise ConfigError("set metanetwork to the folder of the metanetworks to choose from.")
-    epochs = stored_metanetworks(how.metanetwork)
+    epochs = stored_metanetworks(preparation.metanetwork)
     if search.epochs is not None:
         epochs = [path for path in epochs if _epoch(path) in search.epochs]
     if not epochs:
         raise ConfigError(
-            f"search.epochs: '{how.metanetwork}' holds no metanetwork of these epochs."
+            f"search.epochs: '{preparation.metanetwork}' holds no metanetwork of these epochs."
         )
-    network, _ = how.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
-    own = accuracy(network, data, "validation", context.device)
-    target = own - search.drop if search.target is None else search.target
-    curves: dict[int, Curve] = {}
+    return epochs
 
-    def keeps_accuracy(number: int) -> bool:
-        curves[number] = _curve(context, data, how, epochs[number], grid, masks)
-        return curves[number].points[0].accuracy >= target
 
-    kept = count_kept(len(epochs), keeps_accuracy, search.how)
-    best = max(sorted(curves), key=lambda number: curves[number].area)
-    result = Selection(
+def _selection(
+    epochs: Sequence[Path], curves: Mapping[int, Curve], kept: int, own: float, target: float
+) -> Selection:
+    """Take the metanetwork with the largest area under its curve."""
+    drawn = sorted(curves)
+    best = max(drawn, key=lambda index: curves[index].area)
+    return Selection(
         metanetwork=str(epochs[best]),
-        curves={epochs[number].name: curves[number] for number in sorted(curves)},
+        curves={epochs[index].name: curves[index] for index in drawn},
         candidates=len(epochs),
         accuracy=own,
         target=target,
         last_kept=epochs[kept - 1].name if kept else None,
         milestone=_epoch(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
     )
-    if context.is_global_zero:
-        with whole_folder(context.folder / "metanetwork") as new:
-            shutil.copytree(epochs[best], new, dirs_exist_ok=True)
-        _write(context.folder, result)
-    return result
 
 
 def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", "all"]) -> int:
@@ -122,7 +139,7 @@ def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", 
         how: `binary` search, or asking for `all`.
     """
     if how == "all":
-        answers = [keeps(number) for number in range(count)]
+        answers = [keeps(index) for index in range(count)]
         return answers.index(False) if False in answers else count
     low, high = 0, count
     while low < high:
@@ -138,27 +155,21 @@ def _epoch(metanetwork: Path) -> int:
 def _curve(
     context: Context,
     data: ImageDataModule,
-    how: Preparation,
-    metanetwork: Path,
+    preparation: Preparation,
     grid: CurveSettings,
     masks: MaskSettings | None,
 ) -> Curve:
     """Draw a curve, or read it where it was drawn before."""
-    folder = context.folder / "curves" / metanetwork.name
+    folder = context.folder / "curves" / Path(str(preparation.metanetwork)).name
     if context.broadcast((folder / "curve.json").is_file()):
         return Curve.from_json(folder / "curve.json")
-    return run_curve(
-        replace(context, folder=folder),
-        data,
-        replace(how, metanetwork=str(metanetwork)),
-        grid,
-        masks,
-    )
+    inside = replace(context, folder=folder)
+    return curve(inside, data, grid=grid, masks=masks, **vars(preparation))
 
 
 def _write(folder: Path, selection: Selection) -> None:
     curves: Sequence[Curve] = [
-        replace(curve, network=name) for name, curve in selection.curves.items()
+        replace(drawn, network=name) for name, drawn in selection.curves.items()
     ]
     write_csv(folder / "choice.csv", selection.rows())
     save_figure(draw_epochs(selection), folder / "curves.png")

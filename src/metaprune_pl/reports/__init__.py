@@ -2,8 +2,12 @@
 
 from metaprune_pl.files import read_json, write_json
 from metaprune_pl.reports.curves import Curve, CurvePoint, Selection
+from metaprune_pl.reports.detected import Detected
 from metaprune_pl.reports.files import write_csv
-from metaprune_pl.reports.results import Cost, Detected, Experiment, Masked, Pruned, StageCost
+from metaprune_pl.reports.masked import Masked
+from metaprune_pl.reports.pruned import Pruned
+from metaprune_pl.reports.result import Result
+from metaprune_pl.reports.results import Cost, Experiment, StageCost
 
 __all__ = [
     "Cost",
@@ -13,6 +17,7 @@ __all__ = [
     "Experiment",
     "Masked",
     "Pruned",
+    "Result",
     "Selection",
     "StageCost",
     "read_json",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from metaprune_pl.reports.figures import colors_of, legend_below
-from metaprune_pl.reports.results import Masked
+from metaprune_pl.reports.masked import Masked
 from metaprune_pl.reports.summary import mean_and_spread, methods_of
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
                 row[f"accuracy_{step}"], row[f"accuracy_{step}_std"] = mean_and_spread(values)
             rows.append(row)
     return rows
-
-
-def target_name(target: str) -> str:
-    """Say what is masked: a share of zeros, or a pattern."""
-    return target if ":" in target else f"{100 * float(target):g} % zeros"
 
 
 def whole_sentence(results: Sequence[Masked]) -> str:

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metaprune_pl.reports.results import Experiment, Pruned, StageCost
+from metaprune_pl.reports.pruned import Pruned
+from metaprune_pl.reports.results import Experiment, StageCost
 
 METHODS = ("none", "sparsity_learning", "metanetwork")
 FLAT_DROP = 0.02

@@ -1,6 +1,6 @@
 """What networks are pruned to: a class each, which knows its checks and makes the network."""
 
-from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target, reach
+from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target, check_targets, reach
 from metaprune_pl.pruning.targets.mask_settings import MaskSettings
 from metaprune_pl.pruning.targets.masks import apply_masks, find_masks, left_parameters
 from metaprune_pl.pruning.targets.pattern import Pattern
@@ -17,6 +17,7 @@ __all__ = [
     "ZeroShare",
     "apply_masks",
     "check_speed_ups",
+    "check_targets",
     "find_masks",
     "left_parameters",
     "prune",

@@ -109,6 +109,12 @@ class Target(ABC):
         """
 
 
+def check_targets(targets: Sequence[Target], network: nn.Module, unpruned: Unpruned) -> None:
+    """Refuse targets that cannot be, the furthest first: see `Target.check`."""
+    for target in reversed(targets):
+        target.check(network, unpruned)
+
+
 def reach(
     targets: Sequence[Target],
     network: nn.Module,
@@ -119,4 +125,5 @@ def reach(
 ) -> Iterator[PrunedNetwork]:
     """Prune a network to each of several targets: see `Target.reach`."""
     for kind, same in groupby(targets, key=type):
-        yield from kind.reach(list(same), network, unpruned, criterion, images, weights)
+        found: type[Target] = kind
+        yield from found.reach(list(same), network, unpruned, criterion, images, weights)

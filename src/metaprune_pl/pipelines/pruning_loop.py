@@ -1,0 +1,184 @@
+"""The one loop of all that prunes: importance, pruned network, finetune, measure, store."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Generic, Self, TypeVar, cast
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks import NetworkCard, load_network, save_network
+from metaprune_pl.networks.widths import layer_widths
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.prepare import store
+from metaprune_pl.pruning import Importance, Target, Unpruned
+from metaprune_pl.pruning.importance import Images
+from metaprune_pl.pruning.targets import PrunedNetwork, reach
+from metaprune_pl.reports import Result, write_json
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task(ABC, Generic[R]):
+    """What is pruned, and how it is trained and measured.
+
+    Attributes:
+        context: Where to run.
+        card: Card of the network.
+        network: The network, ready for pruning; or the part of it that is pruned.
+        unpruned: What is known of that.
+        criterion: What matters.
+        images: What the criterion measures, where it does.
+        result: Class of the results.
+    """
+
+    result: ClassVar[type[Result]]
+    context: Context
+    card: NetworkCard
+    network: nn.Module
+    unpruned: Unpruned
+    criterion: Importance
+    images: Images | None = None
+
+    def inside(self, folder: str) -> Self:
+        """Return the same task in a folder of the context's."""
+        return replace(self, context=replace(self.context, folder=self.context.folder / folder))
+
+    def whole(self, part: nn.Module) -> nn.Module:
+        """Return the whole network that a pruned part belongs to."""
+        return part
+
+    def part(self, whole: nn.Module) -> nn.Module:
+        """Return the part of a whole network that is pruned."""
+        return whole
+
+    @abstractmethod
+    def finetune(self, source: Path) -> Path:
+        """Train a stored network in the context's folder, and return the folder of the result."""
+
+    @abstractmethod
+    def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> R:
+        """Measure a network.
+
+        Args:
+            target: What was asked for.
+            pruned: The part that was pruned, straight after that.
+            final: The whole network as it is in the end.
+        """
+
+
+def prune_to_targets(task: Task[R], targets: Sequence[Target], rounds: int = 1) -> list[R]:
+    """Prune a network to each target, finetune, measure and store it.
+
+    Writes `TARGET/network` and `TARGET/result.json` for each target to the run's folder. Targets
+    that are there already are not made again.
+
+    Args:
+        task: What is pruned, and how it is trained and measured.
+        targets: What it is pruned to.
+        rounds: Rounds in which each target is reached, with weights rewound after each.
+    """
+    files = [task.context.folder / target.folder / "result.json" for target in targets]
+    there = task.context.broadcast([file.is_file() for file in files])
+    todo = [target for target, done in zip(targets, there, strict=True) if not done]
+    told = False
+    for target, pruned in zip(todo, _pruned(task, todo, rounds), strict=True):
+        told = told or _tell_of_narrow_layers(task.network, pruned.network, target)
+        _finish(task.inside(target.folder), target, pruned)
+    task.context.barrier()
+    results = [task.result.read(file) for file in files]
+    return cast(list[R], results)
+
+
+def _pruned(task: Task[R], targets: Sequence[Target], rounds: int) -> Iterator[PrunedNetwork]:
+    if rounds > 1:
+        return (_in_rounds(task.inside(target.folder), target, rounds) for target in targets)
+    return reach(targets, task.network, task.unpruned, task.criterion, task.images)
+
+
+def _in_rounds(task: Task[R], target: Target, rounds: int) -> PrunedNetwork:
+    """Prune to a target with rewinding (Frankle and Carbin 2019; Renda et al. 2020).
+
+    Each round prunes by as much what the training after the last round led to, and gives what is
+    left the weights again that it had when the network was ready.
+    """
+    trained = weights = task.network
+    unpruned = task.unpruned
+    *between, last = target.in_rounds(task.network, unpruned, rounds)
+    for index, step in enumerate(between, 1):
+        (pruned,) = reach([step], trained, unpruned, task.criterion, task.images, weights)
+        weights = pruned.network
+        final = _trained(task.inside(f"round_{index}"), target, pruned)
+        trained = task.part(final)
+        unpruned = unpruned.now(trained)
+    (pruned,) = reach([last], trained, unpruned, task.criterion, task.images, weights)
+    return pruned
+
+
+def _finish(task: Task[R], target: Target, pruned: PrunedNetwork) -> None:
+    """Finetune, measure and store a pruned network; the result says that all is there."""
+    final = _trained(task, target, pruned)
+    result = task.measure(target, pruned, final)
+    if task.context.is_global_zero:
+        card = _card(task, pruned)
+        record = {**card.record, **result.record}
+        save_network(task.context.folder / "network", final, replace(card, record=record))
+        write_json(task.context.folder / "result.json", asdict(result))
+
+
+def _trained(task: Task[R], target: Target, pruned: PrunedNetwork) -> nn.Module:
+    """Store a pruned network, train it, and return the whole of it."""
+    source = task.context.folder / target.verb
+    store(task.context, source, task.whole(pruned.network), _card(task, pruned))
+    final = load_network(task.finetune(source)).to(task.context.device)
+    if pruned.masks is not None:
+        for name, kept in pruned.masks.kept.items():
+            weight = final.get_parameter(name)
+            assert not weight[~kept.to(weight.device)].any(), name
+    return final
+
+
+def _card(task: Task[R], pruned: PrunedNetwork) -> NetworkCard:
+    if pruned.masks is None:
+        return task.card
+    return replace(task.card, masked=sorted(pruned.masks.kept))
+
+
+def check_rounds(rounds: int, epochs: int) -> None:
+    """Refuse rounds of pruning without training between them.
+
+    Raises:
+        ConfigError: There are no rounds, or several and no epochs.
+    """
+    if rounds < 1 or (rounds > 1 and not epochs):
+        raise ConfigError(
+            "rounds is at least 1, and each but the last trains for finetune_after.epochs, above "
+            "0 then."
+        )
+
+
+def narrow_layers(before: nn.Module, after: nn.Module) -> str:
+    """Name the layers, three at most, of whose output channels less than a tenth is left."""
+    widths = layer_widths(after)
+    shares = {
+        name.removesuffix(".weight"): (widths[name][0], shape[0])
+        for name, shape in layer_widths(before).items()
+        if len(shape) > 1 and 10 * widths[name][0] < shape[0]
+    }
+    narrowest = sorted(shares, key=lambda name: shares[name][0] / shares[name][1])[:3]
+    named = (f"'{name}' ({shares[name][0]} of {shares[name][1]} channels)" for name in narrowest)
+    return ", ".join(named)
+
+
+def _tell_of_narrow_layers(before: nn.Module, after: nn.Module, target: Target) -> bool:
+    narrow = narrow_layers(before, after)
+    if narrow:
+        rank_zero_info(
+            f"At {target.label} hardly anything is left of {narrow}. If that costs too much "
+            "accuracy: --pruning.max_ratio 0.75 leaves every layer a quarter of its channels."
+        )
+    return bool(narrow)

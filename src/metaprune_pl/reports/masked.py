@@ -1,0 +1,108 @@
+"""Networks with masks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from rich.table import Table
+
+from metaprune_pl.reports.result import Result
+from metaprune_pl.reports.text import count, percent, text_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Result):
+    """One network whose weights were masked for one target.
+
+    Attributes:
+        network: Name of the network.
+        method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
+        target: Share of the weights of convolutions and linear layers that become zero, or a
+            pattern `N:M`.
+        left: Share of all parameters that are not zero.
+        parameters: Number of all parameters.
+        dense: Weights that a pattern leaves whole, as M does not divide their input channels.
+        accuracy_given: Test accuracy of the network as it was given.
+        accuracy_before: Test accuracy straight before masking.
+        accuracy_masked: Test accuracy straight after masking.
+        accuracy_finetuned: Test accuracy after masking and finetuning.
+    """
+
+    figure_name: ClassVar[str | None] = "masks.png"
+    network: str
+    method: str
+    target: str
+    left: float
+    parameters: int
+    dense: Sequence[str]
+    accuracy_given: float
+    accuracy_before: float
+    accuracy_masked: float
+    accuracy_finetuned: float
+
+    @property
+    def accuracies(self) -> tuple[float, float, float, float]:
+        """Test accuracies in the order of the pipeline."""
+        return (
+            self.accuracy_given,
+            self.accuracy_before,
+            self.accuracy_masked,
+            self.accuracy_finetuned,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of this result among those of a run."""
+        return f"masked_{self.target.replace(':', '_of_')}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the stored network remembers of it."""
+        return {"left": self.left, "test_accuracy": self.accuracy_finetuned}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What was asked for, for TensorBoard."""
+        return {"method": self.method, "network": self.network, "target": self.target}
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """What came out, for TensorBoard."""
+        return {"left": self.left, "accuracy_finetuned": self.accuracy_finetuned}
+
+    def row(self) -> dict[str, Any]:
+        """Return this result's row of a table on disk."""
+        return {**asdict(self), "dense": " ".join(self.dense)}
+
+    @classmethod
+    def table(cls, results: Sequence[Self]) -> Table:
+        """Return the table of one network's masks for the console."""
+        columns = ["target", "left params %", "left params"]
+        columns += ["as given %", "before %", "masked %", "finetuned %", "left whole"]
+        rows = [
+            (
+                target_name(result.target),
+                f"{100 * result.left:.2f}",
+                count(result.left * result.parameters),
+                *(percent(value) for value in result.accuracies),
+                ", ".join(result.dense),
+            )
+            for result in results
+        ]
+        title = f"{results[0].network}, {results[0].method}: test accuracy"
+        return text_table(title, columns, rows)
+
+    @classmethod
+    def figure(cls, results: Sequence[Self]) -> "Figure":
+        """Draw accuracy over the parameters left."""
+        from metaprune_pl.reports.masks import draw_masks
+
+        return draw_masks(results)
+
+
+def target_name(target: str) -> str:
+    """Say what is masked: a share of zeros, or a pattern."""
+    return target if ":" in target else f"{100 * float(target):g} % zeros"

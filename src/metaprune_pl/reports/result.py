@@ -1,0 +1,73 @@
+"""What every result of a pruned network has in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from rich.table import Table
+
+from metaprune_pl.files import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ABC):
+    """What was measured of one network for one target.
+
+    Attributes:
+        figure_name: File of the picture of several results; None where there is none.
+    """
+
+    figure_name: ClassVar[str | None] = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of this result among those of a run."""
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What the stored network remembers of it."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """What was asked for, for TensorBoard."""
+
+    @property
+    @abstractmethod
+    def values(self) -> Mapping[str, float]:
+        """What came out, for TensorBoard."""
+
+    def row(self) -> dict[str, Any]:
+        """Return this result's row of a table on disk."""
+        return asdict(self)
+
+    @classmethod
+    @abstractmethod
+    def table(cls, results: Sequence[Self]) -> Table:
+        """Return the table of a run's results for the console."""
+
+    @classmethod
+    def figure(cls, results: Sequence[Self]) -> "Figure":
+        """Draw a run's results."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the result of its plain values."""
+        return cls(**data)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read a result that was stored.
+
+        Raises:
+            StorageError: The file is missing or damaged.
+        """
+        return cls.from_dict(read_json(file))
