@@ -296,7 +296,8 @@ def test_the_configs_are_the_papers_table_3(capsys: pytest.CaptureFixture[str]) 
         *(ZeroShare(share=share) for share in (0.5, 0.8, 0.85, 0.9)),
         *(Pattern(keep=keep, of=4) for keep in (3, 2, 1)),
     ]
-    assert (prune["criterion"]["p"], prune["criterion"]["normalize"]) == (1, "none")
+    criterion = prune["criterion"]["init_args"]
+    assert (criterion["p"], criterion["normalize"]) == (1, "none")
     assert prune["metanetwork"] == f"{meta['trainer']['default_root_dir']}/metanetworks"
     sparsity = meta["model"]["init_args"]["sparsity"]
     assert sparsity["form"] == "l1" and sparsity["weight"] == pytest.approx(0.1 / 100)
@@ -324,7 +325,7 @@ def test_the_stages_of_an_experiment_parse(name: str, capsys: pytest.CaptureFixt
             for key, value in chain.changes("metanetwork")[stage].items()
         ]
         found[stage] = parsed(capsys, command, settings[stage], *flags)
-    assert {found[stage]["criterion"]["p"] for stage in ("curve", "prune")} == {1}
+    assert {found[stage]["criterion"]["init_args"]["p"] for stage in ("curve", "prune")} == {1}
     assert (
         found["prune"]["masks"] == settings["masks"]
         and len(found["curve"]["masks"]["sparsities"]) == 14

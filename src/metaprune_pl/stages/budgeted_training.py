@@ -13,8 +13,8 @@ from torch.func import functional_call
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.pruning import PruningGroups, PruningSettings, count_macs, prunable_groups
 from metaprune_pl.pruning.masking import maskable, masked_parameters, straight_through, unit_costs
-from metaprune_pl.pruning.rankings import competition
 from metaprune_pl.pruning.plan import highest_speed_up, plan
+from metaprune_pl.pruning.rankings import competition
 from metaprune_pl.stages.finetuning import Finetuning
 
 
