@@ -92,6 +92,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _sync(place.parent)
 
 
+def cache_folder() -> Path:
+    """Return this program's folder in the user's cache; it need not be there.
+
+    Raises:
+        StorageError: There is no home folder.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not base.is_absolute():
+        raise StorageError("there is no home folder for the cache. Set XDG_CACHE_HOME to a folder.")
+    return base / "metaprune_pl"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all."""
     with whole_file(path) as new:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -308,7 +309,7 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_version_runs(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    for cached in (library.library_path, library.load, library.available):
+    for cached in (library.load, library.available):
         cached.cache_clear()
     monkeypatch.setattr("metaprune_pl.metanetworks.pna.WORTH", 0)
     graph, features, settings = CASES["transformer"]
@@ -318,7 +319,7 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_version_runs(
     metanetwork.engine = "native"
     with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
         metanetwork(graph, features)
-    for cached in (library.library_path, library.load, library.available):
+    for cached in (library.load, library.available):
         cached.cache_clear()
 
 
@@ -326,12 +327,63 @@ def test_small_networks_do_not_start_the_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library.library_path.cache_clear()
     monkeypatch.setattr(subprocess, "run", None)
     graph, features, settings = CASES["transformer"]
     random_metanetwork(**settings)(graph, features)
-    library.library_path.cache_clear()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give an empty cache, in which a compiler that takes no time puts a library."""
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\nfor out; do :; done\necho compiled > $out\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for cached in (library.load, library.available):
+        cached.cache_clear()
+    yield tmp_path / "cache/metaprune_pl/native"
+    for cached in (library.load, library.available):
+        cached.cache_clear()
+
+
+def test_a_damaged_or_exchanged_library_is_not_loaded(own_cache: Path) -> None:
+    path = library.build()
+    assert (path.parent, own_cache.stat().st_mode & 0o777) == (own_cache, 0o700)
+    for other in (b"", b"compi", b"somebody else's"):
+        path.write_bytes(other)
+        assert library.build() == path
+        assert path.read_text() == "compiled\n"
+    assert list(own_cache.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_no_library_is_loaded_from_where_others_may_write(above: bool, own_cache: Path) -> None:
+    library.build()
+    folder = own_cache.parent if above else own_cache
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"others may write '{folder}'.* set XDG_CACHE_HOME"):
+        library.build()
+    with pytest.warns(UserWarning, match="the metanetwork runs in plain PyTorch"):
+        assert not library.available()
+
+
+@pytest.mark.parametrize("cache", ["/proc/none", "/dev/null/cache", "no/home"])
+def test_without_a_cache_the_plain_version_runs(
+    cache: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    with pytest.warns(UserWarning, match="the metanetwork runs in plain PyTorch"):
+        assert not library.available()
+
+
+def test_the_choice_does_not_depend_on_what_was_compiled_before(own_cache: Path) -> None:
+    graph, features, settings = CASES["transformer"]
+    metanetwork = random_metanetwork(**settings)
+    kernels = metanetwork._kernels(graph.num_edges, features.nodes)
+    library.build()
+    assert metanetwork._kernels(graph.num_edges, features.nodes) is kernels
 
 
 def test_native_refuses_types_that_it_does_not_know() -> None:

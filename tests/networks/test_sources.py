@@ -4,8 +4,10 @@ A folder, a name of a library, a function of their own; with a state.
 """
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.checks import plain_module
+from metaprune_pl.networks.states import read_state
 from metaprune_pl.networks.trust import trust
 from metaprune_pl.pruning import Magnitude, PruningSettings, prune
 
@@ -312,6 +315,57 @@ def test_a_file_that_is_no_state(content: object, said: str, workdir: Path) -> N
     with pytest.raises(StorageError, match=said):
         NetworkSource(network="cifar_resnet", state="state.pt").open()
     assert not Path("evil.txt").exists()
+
+
+def looped() -> dict[str, object]:
+    state: dict[str, object] = {}
+    state["state_dict"] = state
+    return state
+
+
+STATES = {
+    "number as a name": ({1: torch.zeros(2)}, "names a tensor 1, which is no text"),
+    "sparse": ({"a": torch.zeros(2, 2).to_sparse()}, r"'a' .* is no plain tensor \(sparse_coo"),
+    "meta": ({"a": torch.zeros(2, 2, device="meta")}, "'a' .* is no plain tensor .*meta"),
+    "quantised": (
+        {"a": torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8)},
+        "'a' .* is no plain tensor .*qint8",
+    ),
+    "in itself": (looped(), "holds no state dict"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_of_odd_things_is_one_line(name: str, workdir: Path) -> None:
+    content, said = STATES[name]
+    torch.save(content, "state.pt")
+    with pytest.raises(StorageError, match=said):
+        read_state("state.pt", resnet())
+
+
+def test_a_state_that_unpacks_to_far_more_than_the_network_is_not_read(workdir: Path) -> None:
+    torch.save(resnet().state_dict(), "state.pt")
+    with zipfile.ZipFile("state.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("state/data/999", bytes(2**27))
+    assert Path("state.pt").stat().st_size < 2**20
+    with pytest.raises(StorageError, match=r"unpacks to .* bytes, far more than the network has"):
+        read_state("state.pt", resnet())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
+def test_a_truncated_state_is_one_line(share: float, workdir: Path) -> None:
+    torch.save(resnet().state_dict(), "state.pt")
+    content = Path("state.pt").read_bytes()
+    Path("state.pt").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(StorageError, match="is damaged, or no file of a network's state"):
+        read_state("state.pt", resnet())
+
+
+def test_a_pipe_is_no_state(workdir: Path) -> None:
+    os.mkfifo("state.pt")
+    with pytest.raises(StorageError, match="it is no ordinary file"):
+        read_state("state.pt", resnet())
 
 
 def convolutions() -> nn.Sequential:

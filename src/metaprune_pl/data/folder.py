@@ -27,7 +27,7 @@ from metaprune_pl.data.files import (
 from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError, StorageError
-from metaprune_pl.files import check_file, whole_file
+from metaprune_pl.files import cache_folder, check_file, whole_file
 
 
 class ImageFolder(MemoryImages):
@@ -94,8 +94,7 @@ class ImageFolder(MemoryImages):
         self.folder, self.image_size = Path(folder).expanduser(), image_size
         self.grayscale, self.exif = grayscale, exif
         self.validation_share, self.test_share = validation_share, test_share
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.cache = Path(cache).expanduser() if cache else Path(home) / "metaprune_pl"
+        self.cache = Path(cache).expanduser() if cache else cache_folder()
 
     def load(self) -> Splits:
         """Return the images, from the cache where it fits the folder as it is now.

@@ -1,6 +1,7 @@
 """The C++ engine's library (folder `cpp`).
 
-Compiled on first use for this machine's processor, and kept in a cache.
+Compiled on first use for this machine's processor, and kept in a folder of the user's cache that
+nobody else can write. Its name holds its digest, so a damaged or exchanged one is not loaded.
 """
 
 import ctypes
@@ -8,6 +9,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
@@ -16,7 +18,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, MetapruneError
+from metaprune_pl.files import cache_folder, whole_file, writing
 
 SOURCE = Path(__file__).parent / "cpp" / "native.cpp"
 FLAGS = (
@@ -31,48 +34,79 @@ FLAGS = (
 
 
 @cache
-def library_path() -> Path:
-    """Where the compiled library of this machine is or will be kept."""
-    cache_folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def _identity() -> str:
+    """Return the digest of what a compiled library follows from."""
     cpu = Path("/proc/cpuinfo")
-    flags = (
-        next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "")
-        if cpu.exists()
-        else ""
-    )
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    flags = next((line for line in lines if line.startswith("flags")), "")
     sources = (path.read_text() for path in sorted(SOURCE.parent.iterdir()))
     identity = "\n".join([*sources, *FLAGS, platform.machine(), flags])
-    return (
-        Path(cache_folder)
-        / "metaprune_pl"
-        / f"native_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    )
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def library_folder() -> Path:
+    """Return the folder of compiled libraries, which nobody but its owner can write.
+
+    Raises:
+        ConfigError: Others may write it, or a folder above it.
+        StorageError: There is none, and it cannot be made.
+    """
+    folder = cache_folder() / "native"
+    with writing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = folder.resolve()
+    for path in (folder, *folder.parents):
+        found = path.stat()
+        mine = found.st_uid in {0, os.getuid()}
+        open_to_all = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not mine or (open_to_all and (path == folder or not found.st_mode & stat.S_ISVTX)):
+            raise ConfigError(
+                f"others may write '{path}', so that no compiled engine is loaded from there; set "
+                "XDG_CACHE_HOME to a folder of your own"
+            )
+    return folder
+
+
+def _compiled(folder: Path) -> Path | None:
+    """Return the library if it is there as it was compiled."""
+    for path in folder.glob(f"native_{_identity()}_*.so"):
+        if path.is_file() and path.stem.rpartition("_")[2] == _digest(path):
+            return path
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def build() -> Path:
     """Compile the library, unless that was done before.
 
     Raises:
-        ConfigError: There is no compiler, or it fails.
+        ConfigError: There is no compiler, it fails, or others may write where the library is kept.
+        StorageError: The library cannot be kept.
     """
-    path = library_path()
-    if path.is_file():
-        return path
+    folder = library_folder()
+    with writing(folder):
+        return _compiled(folder) or _compile(folder)
+
+
+def _compile(folder: Path) -> Path:
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         raise ConfigError("there is no C++ compiler (`c++`, or what CXX names)")
     rank_zero_info("Compiling the metanetwork's C++ engine, once on this machine ...")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        out = Path(folder) / "native.so"
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        out = Path(made) / "native.so"
         command = [compiler, *FLAGS, "-fopenmp", str(SOURCE), "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = next(
-                (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()
-            )
+            errors = (line for line in done.stderr.splitlines() if "error" in line)
+            reason = next(errors, done.stderr.strip())
             raise ConfigError(f"the C++ compiler failed ({reason})")
-        out.replace(path)
+        path = folder / f"native_{_identity()}_{_digest(out)}.so"
+        with whole_file(path) as new:
+            shutil.copyfile(out, new)
     return path
 
 
@@ -81,7 +115,8 @@ def load() -> ctypes.CDLL:
     """Load the library, compiled if it must be.
 
     Raises:
-        ConfigError: There is no compiler, or it fails.
+        ConfigError: There is no compiler, it fails, or others may write where the library is kept.
+        StorageError: The library cannot be kept.
     """
     path = build()
     try:
@@ -95,9 +130,10 @@ def available() -> bool:
     """Whether the library is there or can be compiled; where not, say so once."""
     try:
         load()
-    except ConfigError as error:
+    except MetapruneError as error:
+        reason = str(error).rstrip(".")
         warnings.warn(
-            f"{error}: the metanetwork runs in plain PyTorch, which is slower.", stacklevel=2
+            f"{reason}: the metanetwork runs in plain PyTorch, which is slower.", stacklevel=2
         )
         return False
     return True

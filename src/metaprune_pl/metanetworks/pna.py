@@ -168,10 +168,7 @@ class PNAMetanetwork(Rewriter):
                 )
             library.load()
             return NativeKernels
-        pays = (
-            num_edges * len(self.layers) * self.coding.hidden >= WORTH
-            or library.library_path().is_file()
-        )
+        pays = num_edges * len(self.layers) * self.coding.hidden >= WORTH
         if self.engine == "auto" and runs and pays and library.available():
             return NativeKernels
         return PlainKernels

@@ -71,8 +71,8 @@ class NetworkSource:
         )
         if input_shape is not None and num_classes is not None:
             settings = settings.for_data(num_classes, input_shape[0])
-        state = None if self.state is None else read_state(self.state)
         network = create_network(settings.builder, seed=0, **settings.arguments).cpu().eval()
+        state = None if self.state is None else read_state(self.state, network)
         if state is not None:
             meant = not_finite(network)  # a mask of an attention, say
             load_state(network, state)

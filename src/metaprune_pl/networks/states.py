@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
+from metaprune_pl.files import check_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which programs keep a network's state."""
+_LARGER = 8
+"""How many times larger than the network the file of its state may be (an optimizer's, averages)."""
 DAMAGED = (
     EOFError,
     RuntimeError,
@@ -24,47 +27,85 @@ DAMAGED = (
     ValueError,
     TypeError,
     AssertionError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
     struct.error,
     zipfile.BadZipFile,
 )
 """What `torch.load` raises for a file that is damaged, or that `torch.save` has not written."""
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
+def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file, or from one of `torch.save` without unpickling code.
 
     Wrappers such as `{"state_dict": ...}` are taken off.
 
+    Args:
+        path: File.
+        network: What the state is for: a far larger file is not read.
+
     Raises:
-        StorageError: The file is missing, damaged, or holds no plain state dict.
+        StorageError: The file is missing, damaged, far larger than the network, or holds no plain
+            state dict.
     """
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise StorageError(f"no file '{path}' with a network's state.")
+    size = sum(value.numel() for value in network.state_dict().values())
+    largest = 2**26 + _LARGER * 8 * size
+    check_file(file, largest)
     try:
         if file.suffix == ".safetensors":
             data: Any = dict(sorted(load_file(file).items(), key=lambda item: _natural(item[0])))
         else:
+            _check_unpacked(file, largest)
             data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StorageError(
             f"'{path}' holds more than tensors and plain values; it is not loaded. Store the "
             "network's state_dict()."
         ) from error
-    except (SafetensorError, *DAMAGED) as error:
+    except (SafetensorError, OSError, *DAMAGED) as error:
         raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
-    while isinstance(data, Mapping) and (
-        inner := [data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)]
-    ):
-        data = inner[0]
-    state = (
-        {n: v for n, v in data.items() if isinstance(v, Tensor)}
-        if isinstance(data, Mapping)
-        else {}
-    )
+    state = _unwrapped(data)
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise StorageError(f"'{path}' names a tensor {name!r:.40}, which is no text.")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            kind = str(value.layout).removeprefix("torch.")
+            raise StorageError(
+                f"'{name}' of '{path}' is no plain tensor ({kind}, {value.dtype}, {value.device}). "
+                "Store dense tensors of floating-point numbers."
+            )
     if not state:
         raise StorageError(f"'{path}' holds no state dict: names with tensors.")
     return state
+
+
+def _check_unpacked(file: Path, largest: int) -> None:
+    """Refuse an archive that unpacks to more than is expected, by what its directory says."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > largest:
+        raise StorageError(
+            f"'{file}' unpacks to {unpacked} bytes, far more than the network has. Store the "
+            "network's state_dict()."
+        )
+
+
+def _unwrapped(data: Any) -> dict[Any, Tensor]:
+    """Take off wrappers, of which a file may have a few, and leave the tensors."""
+    for _ in range(8):
+        if not isinstance(data, Mapping):
+            return {}
+        inner = [data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)]
+        if not inner:
+            return {name: value for name, value in data.items() if isinstance(value, Tensor)}
+        data = inner[0]
+    return {}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
