@@ -43,7 +43,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.pruning.importance import Images
 from metaprune_pl.pruning.targets import check_targets
 from metaprune_pl.stages import Finetuning, OptimizerSettings
-from metaprune_pl.stages.finetuning import check_fits
+from metaprune_pl.stages.checks import check_fits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from metaprune_pl.stages.budgeted_training import BudgetedTraining
 from metaprune_pl.stages.data_models import DataModelTraining
 from metaprune_pl.stages.detection import DetectorTraining
+from metaprune_pl.stages.distillation import Distillation
 from metaprune_pl.stages.finetuning import Finetuning
 from metaprune_pl.stages.meta_training import MetaTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
@@ -11,6 +12,7 @@ __all__ = [
     "BudgetedTraining",
     "DataModelTraining",
     "DetectorTraining",
+    "Distillation",
     "Finetuning",
     "MetaTraining",
     "OptimizerSettings",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
@@ -17,7 +18,8 @@ from metaprune_pl.networks import (
     create_network,
     save_network,
 )
-from metaprune_pl.stages.finetuning import check_fits, whole_set
+from metaprune_pl.stages.accuracy import accuracies, top
+from metaprune_pl.stages.checks import check_fits, whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
 from metaprune_pl.stages.stage import Stage
 
@@ -60,7 +62,7 @@ class DataModelTraining(Stage):
             )
         self.settings, self.seeds, self.optimizer = network, seeds, optimizer
         self.label_smoothing, self.start = label_smoothing, start
-        self.networks = nn.ModuleList()
+        self.networks, self.metrics = nn.ModuleList(), nn.ModuleDict()
 
     def setup(self, stage: str) -> None:
         """Build the networks for the data's sizes."""
@@ -74,7 +76,7 @@ class DataModelTraining(Stage):
                 )
                 self.networks.append(network.train())
             self.settings = card.settings
-            check_fits(network, card, data)
+            self._measure(check_fits(network, card, data))
             return
         self.settings = self.settings.for_data(self._data.num_classes, self._data.input_shape[0])
         for seed in self.seeds:
@@ -82,7 +84,14 @@ class DataModelTraining(Stage):
                 create_network(self.settings.builder, seed=seed, **self.settings.arguments)
             )
         card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape)
-        check_fits(self.networks[0], card, self._data, more_classes=True)
+        self._measure(check_fits(self.networks[0], card, self._data, more_classes=True))
+
+    def _measure(self, classes: int) -> None:
+        """Prepare the metrics: of all networks together, and of each."""
+        for part in ("val", "test"):
+            own = {str(seed): top(1, classes) for seed in self.seeds}
+            self.metrics[f"{part}_each"] = nn.ModuleDict(own)
+            self.metrics[part] = accuracies(classes, part)
 
     @property
     def pretrained(self) -> bool:
@@ -142,13 +151,16 @@ class DataModelTraining(Stage):
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
         logits = self(images)
-        accuracy = (logits.argmax(2) == labels).float().mean(1)
         loss = torch.stack([F.cross_entropy(scores, labels) for scores in logits])
-        options = whole_set(self, len(labels))
-        for seed, value in zip(self.seeds, accuracy, strict=True):
-            self.log(f"{part}/accuracy_seed_{seed}", value, **options)
-        self.log(f"{part}/loss", loss.mean(), **options)
-        self.log(f"{part}/accuracy", accuracy.mean(), prog_bar=True, **options)
+        self.log(f"{part}/loss", loss.mean(), **whole_set(self, len(labels)))
+        both, each = self.metrics[part], self.metrics[f"{part}_each"]
+        assert isinstance(both, MetricCollection) and isinstance(each, nn.ModuleDict)
+        for (seed, metric), scores in zip(each.items(), logits, strict=True):
+            assert isinstance(metric, Metric)
+            metric.update(scores, labels)
+            both.update(scores, labels)
+            self.log(f"{part}/accuracy_seed_{seed}", metric, on_step=False, on_epoch=True)
+        self.log_dict(both, on_step=False, on_epoch=True, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""

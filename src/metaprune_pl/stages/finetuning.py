@@ -3,85 +3,25 @@
 With a sparsity term it is DepGraph's sparsity learning.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MetricCollection
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import NetworkCard, NetworkSource
+from metaprune_pl.networks import NetworkSource, load_network, read_card
 from metaprune_pl.pruning import AttentionUnits, Magnitude, PruningGroups, Sparsity, prunable_groups
+from metaprune_pl.stages.accuracy import accuracies, accuracy
+from metaprune_pl.stages.checks import check_fits, whole_set
+from metaprune_pl.stages.distillation import Distillation
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
-
-@torch.no_grad()
-def check_fits(
-    network: nn.Module, card: NetworkCard, data: object, *, more_classes: bool = False
-) -> None:
-    """Refuse data that a network was not made for.
-
-    Args:
-        network: The network.
-        card: Its card.
-        data: The data.
-        more_classes: Whether the network may tell more classes apart than there are.
-
-    Raises:
-        ConfigError: The data are no images, of another shape, or of other classes.
-    """
-    shape = "x".join(map(str, card.input_shape))
-    if not isinstance(data, ImageDataModule):
-        raise ConfigError(
-            f"the network was made for images of {shape}; set data to a data set of such images."
-        )
-    if data.input_shape != card.input_shape:
-        found = "x".join(map(str, data.input_shape))
-        raise ConfigError(
-            f"the network was made for images of {shape} and the data's are {found}; set data to "
-            "a data "
-            "set of such images, or the image_size of a folder's."
-        )
-    training, weight = network.training, next(network.parameters(), torch.zeros(()))
-    image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
-    try:
-        classes = network.eval()(image).shape[1]
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AssertionError,
-        LookupError,
-        AttributeError,
-    ) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
-            "it the size (image_size of the data) that the network was made for?"
-        ) from error
-    network.train(training)
-    if classes < data.num_classes or (classes > data.num_classes and not more_classes):
-        raise ConfigError(
-            f"the network tells {classes} classes apart and the data have {data.num_classes}."
-        )
-
-
-def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
-    """Return options of `log` for a mean over all images of a set, of which a device has seen so many more.
-
-    Lightning averages the devices' numbers of images as whole numbers, and rounds; multiples of the
-    number of devices come out right.
-    """
-    return {
-        "on_epoch": True,
-        "on_step": False,
-        "sync_dist": True,
-        "batch_size": count * module.trainer.world_size,
-    }
+Keep = Literal["last", "best"]
 
 
 class Finetuning(NetworkTraining):
@@ -99,9 +39,14 @@ class Finetuning(NetworkTraining):
         attention: What goes together in attention, for the sparsity term.
         arguments: Keyword arguments of the builder that is named.
         state: File of the weights of a network by name.
+        teacher: Folder of a stored network whose scores this one learns from, such as the unpruned
+            one; None is no distillation.
+        distillation: Share and temperature of what the teacher says.
+        keep: Which weights are stored: those of the `last` step, or those of the epoch with the
+            `best` accuracy on the validation images, the first of equals.
 
     Raises:
-        StorageError: There is no such network.
+        StorageError: There is no such network or teacher.
     """
 
     remedies = "optimizer.lr or sparsity.weight"
@@ -117,6 +62,9 @@ class Finetuning(NetworkTraining):
         attention: AttentionUnits = "width",
         arguments: dict[str, Any] | None = None,
         state: str | None = None,
+        teacher: str | None = None,
+        distillation: Distillation = Distillation(),  # noqa: B008  (frozen)
+        keep: Keep = "last",
     ) -> None:
         super().__init__()
         self.source = NetworkSource(network=network, arguments=arguments or {}, state=state)
@@ -124,7 +72,14 @@ class Finetuning(NetworkTraining):
             self.network, self.card = self.source.open()
         self.optimizer, self.label_smoothing = optimizer, label_smoothing
         self.sparsity, self.criterion, self.attention = sparsity, criterion, attention
+        self.distillation, self.keep = distillation, keep
+        # in a tuple: a teacher is no part of what is trained and stored
+        self.teacher = () if teacher is None else (load_network(teacher).requires_grad_(False),)
+        self.teacher_card = None if teacher is None else read_card(teacher)
         self.groups: PruningGroups | None = None
+        self.metrics = nn.ModuleDict()
+        self.best: dict[str, Any] = {}
+        self.validated_step = -1
         self.zeros: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
@@ -137,7 +92,13 @@ class Finetuning(NetworkTraining):
                 else (None, None)
             )
             self.network, self.card = self.source.open(input_shape=shape, num_classes=classes)
-        check_fits(self.network.train(), self.card, data)
+        classes = check_fits(self.network.train(), self.card, data)
+        if not self.metrics:
+            self.metrics.update({part: accuracies(classes, part) for part in ("val", "test")})
+        for teacher in self.teacher:
+            assert self.teacher_card is not None
+            if check_fits(teacher, self.teacher_card, data) != classes:
+                raise ConfigError("the teacher tells other classes apart than the network.")
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise ConfigError(
                 "the network is frozen: no parameter requires a gradient, so it cannot be trained."
@@ -149,7 +110,9 @@ class Finetuning(NetworkTraining):
             self.groups = prunable_groups(self.network, example, self.attention)
 
     def on_train_start(self) -> None:
-        """Note the masks."""
+        """Note the masks, and bring the teacher to the device."""
+        for teacher in self.teacher:
+            teacher.to(self.device).eval()
         self.zeros = {
             name: self.network.get_parameter(name).detach() == 0 for name in self.card.masked
         }
@@ -159,9 +122,14 @@ class Finetuning(NetworkTraining):
         return self.network(images)  # type: ignore[no-any-return]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch."""
+        """Mean cross-entropy of a batch, and what the teacher says of it."""
         images, labels = batch
-        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for teacher in self.teacher:
+            with torch.no_grad():
+                aim = teacher(images)
+            loss = self.distillation.loss(logits, aim, loss)
         self.watch(loss)
         self.log(
             "train/loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
@@ -187,6 +155,44 @@ class Finetuning(NetworkTraining):
             if gradient is not None:
                 gradient.masked_fill_(zeros, 0.0)
 
+    def on_train_epoch_end(self) -> None:
+        """Keep the weights where they are the best so far."""
+        super().on_train_epoch_end()
+        if self.keep == "best":
+            reached = self._validation_accuracy()
+            if reached > self.best.get("accuracy", -1.0):
+                state = {name: v.detach().clone() for name, v in self.network.state_dict().items()}
+                self.best = {"accuracy": reached, "state": state}
+
+    def _validation_accuracy(self) -> float:
+        """Return the accuracy as the epoch ends, which may be before a validation of Lightning's."""
+        if self.validated_step == self.global_step:
+            return float(self.trainer.callback_metrics["val/accuracy"])
+        data, network = self.trainer.datamodule, self.network  # type: ignore[attr-defined]
+        reached = accuracy(network, data, "validation", self.device)
+        network.train()
+        return reached
+
+    def on_validation_epoch_end(self) -> None:
+        """Note which weights the accuracy is of."""
+        if not self.trainer.sanity_checking:
+            self.validated_step = self.global_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best weights so far."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the best weights so far; older checkpoints have none."""
+        self.best = checkpoint.get("best", {})
+
+    def on_fit_end(self) -> None:
+        """Store the network with the weights that are kept."""
+        if self.best:
+            self.network.load_state_dict(self.best["state"])
+        super().on_fit_end()
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy on the validation images."""
         self._evaluate("val", batch)
@@ -200,5 +206,7 @@ class Finetuning(NetworkTraining):
         logits = self(images)
         options = whole_set(self, len(labels))
         self.log(f"{part}/loss", F.cross_entropy(logits, labels), **options)
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log(f"{part}/accuracy", accuracy, prog_bar=True, **options)
+        metrics = self.metrics[part]
+        assert isinstance(metrics, MetricCollection)
+        metrics.update(logits, labels)
+        self.log_dict(metrics, on_epoch=True, on_step=False, prog_bar=True)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
+from torchmetrics import MetricCollection
 
 from metaprune_pl.data import DataModelZoo, MetaBatch
 from metaprune_pl.data.zoo import MetaLoader
@@ -19,7 +20,8 @@ from metaprune_pl.graphs import unite, unite_states
 from metaprune_pl.metanetworks import Rewriter, save_metanetwork
 from metaprune_pl.pruning import AttentionUnits, Magnitude
 from metaprune_pl.pruning import Sparsity as SparsityTerm
-from metaprune_pl.stages.finetuning import whole_set
+from metaprune_pl.stages.accuracy import accuracies
+from metaprune_pl.stages.checks import whole_set
 from metaprune_pl.stages.objectives import (
     Accuracy,
     BatchNormMode,
@@ -120,6 +122,7 @@ class MetaTraining(Stage):
         self._call: Callable[..., Tensor] = (
             torch.compile(functional_call) if compiled else functional_call
         )
+        self.metrics = nn.ModuleDict()
         self.data_models: list[DataModel] = []
         self._parts: list[Part] = []
         self._validated: dict[str, Tensor] = {}
@@ -129,6 +132,8 @@ class MetaTraining(Stage):
         zoo = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(zoo, DataModelZoo):
             raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
+        if not self.metrics:
+            self.metrics["val"] = accuracies(zoo.images.num_classes, "val")
         if not self.data_models:
             self.data_models = [
                 load_data_model(path, self.batch_norm, torch.device("cpu"), self.attention)
@@ -249,11 +254,11 @@ class MetaTraining(Stage):
             name: value.clone() for name, value in self._validated.items()
         }  # batch norms write into it
         logits = functional_call(model.network, state, (images,), tie_weights=False)
-        options = whole_set(self, len(labels))
-        self.log("val/loss", F.cross_entropy(logits, labels), **options)
-        self.log(
-            "val/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **options
-        )
+        self.log("val/loss", F.cross_entropy(logits, labels), **whole_set(self, len(labels)))
+        metrics = self.metrics["val"]
+        assert isinstance(metrics, MetricCollection)
+        metrics.update(logits, labels)
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         """Forget the rewritten data model."""

@@ -1,0 +1,76 @@
+"""Whether a network and data go together, and how a mean over a whole set is logged."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks import NetworkCard
+
+
+@torch.no_grad()
+def check_fits(
+    network: nn.Module, card: NetworkCard, data: object, *, more_classes: bool = False
+) -> int:
+    """Return how many classes a network tells apart; refuse data that it was not made for.
+
+    Args:
+        network: The network.
+        card: Its card.
+        data: The data.
+        more_classes: Whether the network may tell more classes apart than there are.
+
+    Raises:
+        ConfigError: The data are no images, of another shape, or of other classes.
+    """
+    shape = "x".join(map(str, card.input_shape))
+    if not isinstance(data, ImageDataModule):
+        raise ConfigError(
+            f"the network was made for images of {shape}; set data to a data set of such images."
+        )
+    if data.input_shape != card.input_shape:
+        given = "x".join(map(str, data.input_shape))
+        raise ConfigError(
+            f"the network was made for images of {shape} and the data's are {given}; set data to "
+            "a data set of such images, or the image_size of a folder's."
+        )
+    training, weight = network.training, next(network.parameters(), torch.zeros(()))
+    image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
+    try:
+        classes = network.eval()(image).shape[1]
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AssertionError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
+            "it the size (image_size of the data) that the network was made for?"
+        ) from error
+    network.train(training)
+    if classes < data.num_classes or (classes > data.num_classes and not more_classes):
+        raise ConfigError(
+            f"the network tells {classes} classes apart and the data have {data.num_classes}."
+        )
+    return int(classes)
+
+
+def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
+    """Return options of `log` for a mean over all images of a set, of which a device has seen so many more.
+
+    Lightning averages the devices' numbers of images as whole numbers, and rounds; multiples of the
+    number of devices come out right.
+    """
+    return {
+        "on_epoch": True,
+        "on_step": False,
+        "sync_dist": True,
+        "batch_size": count * module.trainer.world_size,
+    }
