@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageOps
 
 from fake_data import pixels
-from metaprune_pl.data import ImageFolder, StreamedImageFolder
+from metaprune_pl.data import ImageFolder, Mixing, Normalization, StreamedImageFolder
 from metaprune_pl.data import files as data_files
 from metaprune_pl.data.files import list_images, path_of, read_image
-from metaprune_pl.errors import DataError
+from metaprune_pl.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -196,3 +196,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     with caplog.at_level(logging.INFO):
         assert module(folder).count("train") > 0
     assert "Decoded images are not kept" in caplog.text
+
+
+# Settings
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        Mixing(mixup=value)
+    with pytest.raises(ConfigError, match="finite"):
+        Normalization(mean=(0.5,), std=(value,))

@@ -1,5 +1,6 @@
 """Augmentation of whole batches on the device: windows, mirroring, and mixing of images."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +26,14 @@ def cut(images: Tensor, size: tuple[int, int], draws: Tensor, *, flip: bool) -> 
     count, channels, rows, columns = images.shape
     room = rows - size[0], columns - size[1]
     down, right = ((draws[:, axis] * (room[axis] + 1)).long() for axis in (0, 1))
-    number = torch.arange(count, device=images.device)
+    index = torch.arange(count, device=images.device)
     if flip:  # windows of mirrored images, counted from the other side
         mirrored = draws[:, 2] >= 0.5
-        number = number + count * mirrored
+        index = index + count * mirrored
         right = torch.where(mirrored, room[1] - right, right)
         images = torch.cat([images, images.flip(3)])
     channel, row = (torch.arange(n, device=images.device) for n in (channels, size[0]))
-    first = (number * channels)[:, None] + channel  # number of each map, [B, C]
+    first = (index * channels)[:, None] + channel  # index of each map, [B, C]
     starts = ((first * rows + down[:, None])[:, :, None] + row) * columns + right[
         :, None, None
     ]  # of each row, [B, C, h]
@@ -79,8 +80,8 @@ class Mixing:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0:
-            raise ConfigError("mixing: mixup and cutmix are at least 0.")
+        if not all(0 <= alpha < math.inf for alpha in (self.mixup, self.cutmix)):
+            raise ConfigError("mixing: mixup and cutmix are at least 0, and finite.")
 
     def __call__(
         self, images: Tensor, labels: Tensor, draws: Tensor, num_classes: int

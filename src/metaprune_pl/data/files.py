@@ -160,8 +160,8 @@ def _images_below(folder: Path, name: str, entered: set[tuple[int, int]]) -> Ite
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    entry = os.stat(path)
+    return entry.st_dev, entry.st_ino
 
 
 def path_of(folder: Path, name: bytes) -> Path:

@@ -153,16 +153,16 @@ class ImageFolder(MemoryImages):
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self._decode_one, files)
             title = os.fsencode(files[0].parents[1]).decode(errors="replace")
-            found = list(track(decoded, f"Decoding {escape(title)}", len(files)))
-        for path, image in zip(files, found, strict=True):
-            if image.shape != found[0].shape:
+            images = list(track(decoded, f"Decoding {escape(title)}", len(files)))
+        for path, image in zip(files, images, strict=True):
+            if image.shape != images[0].shape:
                 sizes = " and ".join(
-                    "x".join(map(str, shape[:2])) for shape in (found[0].shape, image.shape)
+                    "x".join(map(str, shape[:2])) for shape in (images[0].shape, image.shape)
                 )
                 raise DataError(
                     f"images differ in size: {files[0]} and {path} ({sizes}). Set image_size."
                 )
-        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def _decode_one(self, path: Path) -> np.ndarray:
         image = read_image(path, "L" if self.grayscale else "RGB", exif=self.exif)

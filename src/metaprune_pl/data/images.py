@@ -1,5 +1,6 @@
 """Image data modules: what all of them share. Batches of uint8 images are finished on the device."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ class Normalization:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.mean) == len(self.std) or min(self.std) <= 0:
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not finite or not 0 < len(self.mean) == len(self.std) or min(self.std) <= 0:
             raise ConfigError(
-                "normalization: mean and std have a number for each channel, std above 0."
+                "normalization: mean and std have a finite number for each channel, std above 0."
             )
 
     def for_bytes(self, channels: int) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,9 @@ class ImageSet(NamedTuple):
     images: Tensor
     labels: Tensor
 
-    def pick(self, numbers: Tensor) -> "ImageSet":
-        """Return the images of these numbers."""
-        return ImageSet(self.images[numbers], self.labels[numbers])
+    def pick(self, indices: Tensor) -> "ImageSet":
+        """Return the images of these indices."""
+        return ImageSet(self.images[indices], self.labels[indices])
 
 
 class Splits(NamedTuple):

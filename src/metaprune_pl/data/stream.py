@@ -47,9 +47,9 @@ class FileSet(NamedTuple):
     names: np.ndarray
     labels: Tensor
 
-    def pick(self, numbers: Tensor) -> "FileSet":
-        """Return the images of these numbers."""
-        return FileSet(self.folder, self.names[numbers.numpy()], self.labels[numbers])
+    def pick(self, indices: Tensor) -> "FileSet":
+        """Return the images of these indices."""
+        return FileSet(self.folder, self.names[indices.numpy()], self.labels[indices])
 
 
 class Reader(Dataset[Any], ABC):
@@ -173,7 +173,7 @@ class StreamedImageFolder(ImageDataModule):
         ConfigError: A share is not between 0 and 1.
     """
 
-    how: ClassVar[str] = (
+    way_out: ClassVar[str] = (
         "Set data.init_args.folder to a folder with 'train' and 'val' of class folders."
     )
 
@@ -224,7 +224,7 @@ class StreamedImageFolder(ImageDataModule):
                 if not needed.is_dir():
                     raise DataError(
                         f"no {type(self).__name__} in '{self.folder}': there is no '{needed}'. "
-                        f"{self.how}"
+                        f"{self.way_out}"
                     )
             check_classes(self.folder / "train", test)
             train = FileSet(self.folder / "train", *list_images(self.folder / "train"))
@@ -282,7 +282,7 @@ class StreamedImageFolder(ImageDataModule):
 class ImageNet(StreamedImageFolder):
     """ImageNet's 1,000 classes (ILSVRC 2012); the published validation images are the test set."""
 
-    how = (
+    way_out = (
         "Ask for ILSVRC 2012 at image-net.org, unpack it so that train/CLASS/*.JPEG and "
         "val/CLASS/*.JPEG are there, "
         "and set data.init_args.folder."

@@ -138,12 +138,12 @@ class VOC(SteppedDataModule):
                 "there."
             )
         try:
-            found = VOCDetection(self.root, "2007", part, download=missing)
+            listed_images = VOCDetection(self.root, "2007", part, download=missing)
         except (OSError, RuntimeError, URLError) as error:
             raise DataError(
                 f"cannot fetch VOC 2007 to '{self.root}': {error}. Unpack its files there."
             ) from error
-        return list(zip(found.images, found.targets, strict=True))
+        return list(zip(listed_images.images, listed_images.targets, strict=True))
 
     def prepare_data(self) -> None:
         """Find or fetch the images on one process, before the others look for them."""
@@ -203,11 +203,11 @@ class _SceneReader(Reader):
         super().__init__(order)
         self.files = files
 
-    def read(self, numbers: Tensor, draws: Tensor) -> Scenes:
-        mirrored = (draws[:, 0] < 0.5).tolist() if self.order.train else [False] * len(numbers)
+    def read(self, indices: Tensor, draws: Tensor) -> Scenes:
+        mirrored = (draws[:, 0] < 0.5).tolist() if self.order.train else [False] * len(indices)
         scenes = [
             self._scene(self.files[i], mirror)
-            for i, mirror in zip(numbers.tolist(), mirrored, strict=True)
+            for i, mirror in zip(indices.tolist(), mirrored, strict=True)
         ]
         return Scenes([image for image, _ in scenes], [target for _, target in scenes])
 

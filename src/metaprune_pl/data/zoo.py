@@ -93,14 +93,14 @@ class DataModelZoo(LightningDataModule):
         Raises:
             DataError: There are none.
         """
-        found = sorted(path.parent for path in self.data_models.glob("*/network.json"))
-        if len(found) <= self.held_out:
+        folders = sorted(path.parent for path in self.data_models.glob("*/network.json"))
+        if len(folders) <= self.held_out:
             raise DataError(
-                f"'{self.data_models}' has {len(found)} data models and {self.held_out} are held "
+                f"'{self.data_models}' has {len(folders)} data models and {self.held_out} are held "
                 "out: none is left to "
                 "train on. Make more with `metaprune data_models --config data_quickstart.yaml`."
             )
-        return found[: len(found) - self.held_out]
+        return folders[: len(folders) - self.held_out]
 
     def prepare_data(self) -> None:
         """Prepare the images."""
