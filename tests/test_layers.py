@@ -6,7 +6,7 @@ from pathlib import Path
 import metaprune_pl
 
 LAYERS = [
-    {"__main__"},
+    {"__main__", "notebook"},
     {"cli"},
     {"pipelines"},
     {"stages"},

@@ -3,6 +3,34 @@
 The line that everything else feeds or reads::
 
     network -> graph -> metanetwork -> graph -> network -> criterion -> pruned network -> report
+
+What a notebook starts with is here: `trace`, `rewrite`, `prune`, `load_network`, `save_network` and
+`load_metanetwork`. Each is imported when it is first asked for, so that `--help` stays fast.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaprune_pl.metanetworks import load_metanetwork
+    from metaprune_pl.networks import load_network, save_network
+    from metaprune_pl.notebook import prune, rewrite, trace
+
 __version__ = "0.1.0"
+__all__ = ["load_metanetwork", "load_network", "prune", "rewrite", "save_network", "trace"]
+
+_MODULES = {
+    "load_metanetwork": "metanetworks",
+    "load_network": "networks",
+    "prune": "notebook",
+    "rewrite": "notebook",
+    "save_network": "networks",
+    "trace": "notebook",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

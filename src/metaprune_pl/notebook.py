@@ -1,0 +1,98 @@
+"""What a notebook or script starts with, in a line each, with defaults for all that can be guessed."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from metaprune_pl import graphs, pruning
+from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.metanetworks.base import Rewriter
+from metaprune_pl.networks.open import usual_input
+from metaprune_pl.pruning import Importance, PruningSettings
+from metaprune_pl.pruning.importance import Images
+
+
+def trace(network: nn.Module, example: Tensor | None = None) -> graphs.WeightGraph:
+    """Turn a network into a graph.
+
+    Args:
+        network: Left as it is.
+        example: One image as a batch, [1, C, H, W]; None guesses the shape.
+
+    Raises:
+        TraceError: The network cannot be turned into a graph.
+    """
+    copied = copy.deepcopy(network).eval()
+    return graphs.trace(copied, _example(copied, example))
+
+
+def rewrite(
+    network: nn.Module, metanetwork: Rewriter | str | Path, example: Tensor | None = None
+) -> nn.Module:
+    """Return a copy of a network, in evaluation mode, with the weights that a metanetwork gives it.
+
+    Args:
+        network: Left as it is.
+        metanetwork: The metanetwork, or the folder of a stored one.
+        example: One image as a batch, [1, C, H, W]; None guesses the shape.
+
+    Raises:
+        StorageError: There is no such metanetwork.
+        TraceError: It does not go with the network.
+    """
+    copied = copy.deepcopy(network).eval()
+    loaded = metanetwork
+    if not isinstance(loaded, Rewriter):
+        loaded = load_metanetwork(str(loaded))
+    with torch.no_grad():
+        graph = graphs.trace(copied, _example(copied, example))
+        copied.load_state_dict(loaded.rewrite(graph, copied.state_dict()))
+    return copied
+
+
+def prune(
+    network: nn.Module,
+    speed_up: float = 2.0,
+    *,
+    example: Tensor | None = None,
+    criterion: Importance | None = None,
+    settings: PruningSettings | None = None,
+    images: Images | None = None,
+) -> nn.Module:
+    """Return a copy of a network, in evaluation mode, without its least important channels.
+
+    It costs `speed_up` times less, and is to be trained further.
+
+    Args:
+        network: Left as it is.
+        speed_up: Multiply-accumulates of the network over those of the result.
+        example: One image as a batch, [1, C, H, W]; None guesses the shape.
+        criterion: Which channels matter; None is the paper's group norm, `Magnitude`.
+        settings: The cost, steps and floors; None leaves each layer at least a tenth of its
+            channels.
+        images: What a criterion measures, where it does.
+
+    Raises:
+        ConfigError: The speed-up makes no sense.
+        PruningError: It is out of reach, or nothing in the network can be pruned.
+        TraceError: The network cannot be turned into a graph.
+    """
+    copied = copy.deepcopy(network).eval()
+    (pruned,) = pruning.prune(
+        copied,
+        _example(copied, example),
+        speed_ups=[speed_up],
+        criterion=criterion,
+        settings=PruningSettings(max_ratio=0.9) if settings is None else settings,
+        images=images,
+    )
+    return pruned
+
+
+def _example(network: nn.Module, given: Tensor | None) -> Tensor:
+    if given is not None:
+        return given
+    weight = next(network.parameters(), torch.zeros(()))
+    return torch.zeros(1, *usual_input(network), device=weight.device)

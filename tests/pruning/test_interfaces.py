@@ -1,0 +1,80 @@
+"""Importances and costs are a class each: another one needs no other change."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from toys import Neurons
+
+from conftest import tiny
+from helpers import PlainNet, random_kept, random_resnet, randomize
+from metaprune_pl.__main__ import main
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import trace
+from metaprune_pl.networks import load_network
+from metaprune_pl.pruning import (
+    Lamp,
+    Magnitude,
+    Parameters,
+    PruningSettings,
+    Scales,
+    Taylor,
+    count_parameters,
+    find_groups,
+    prune,
+    remove,
+)
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+@pytest.mark.slow
+def test_an_importance_and_a_cost_of_ones_own_prune_by_the_command_line(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(line)
+    flags = ["--criterion=toys.LastFirst", "--criterion.sign=-1", "--pruning.cost=toys.Neurons"]
+    none = ["--finetune.epochs=0", "--finetune_after.epochs=0", "--metanetwork=null"]
+    folder = f"--trainer.default_root_dir={tmp_path}/own"
+    main(tiny("prune prune", *flags, *none, "--speed_ups=[1.5]", "--latency_batches=[]", folder))
+    (result,) = json.loads((tmp_path / "own" / "report.json").read_text())
+    given = load_network(line / "runs/quickstart/data_models/networks/seed_0002")
+    pruned = load_network(tmp_path / "own" / "speed_up_1.5" / "network")
+    count = Neurons()
+    example = torch.zeros(1, 1, 8, 8)
+    reached = count.of_network(given, example) / count.of_network(pruned, example)
+    assert reached == result["speed_up"] >= 1.5
+    before, after = (n.get_submodule("layer1.0.conv1").weight for n in (given, pruned))
+    kept = after.shape[0]
+    assert kept < before.shape[0]
+    assert torch.equal(after[:, :, 1, 1].flatten()[-1], before[-1, -1, 1, 1])  # the last ones stay
+
+
+@pytest.mark.parametrize("build", [lambda: random_resnet(8, 8), lambda: randomize(PlainNet())])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_parameters_of_kept_nodes_are_those_of_the_network_without_the_others(
+    build: "type[nn.Module]", seed: int
+) -> None:
+    network = build()
+    graph = trace(network, IMAGE)
+    count = Parameters().of_kept(network, graph, IMAGE)
+    kept = random_kept(find_groups(graph), seed)
+    assert count(kept) == count_parameters(remove(network, graph, kept))
+    assert count(torch.ones_like(kept)) == count_parameters(network)
+
+
+def test_a_network_with_half_the_parameters() -> None:
+    network = random_resnet(8, 8)
+    settings = PruningSettings(cost=Parameters())
+    (half,) = prune(network, IMAGE, speed_ups=[2.0], settings=settings)
+    assert 2 <= count_parameters(network) / count_parameters(half) < 2.1
+
+
+@pytest.mark.parametrize("kind", [Lamp, Magnitude, Scales, Taylor])
+@pytest.mark.parametrize("p", [0.0, -1.0, math.nan, math.inf])
+def test_exponents_that_make_no_norm_are_refused(kind: type[Magnitude], p: float) -> None:
+    with pytest.raises(ConfigError, match="exponent"):
+        kind(p=p)

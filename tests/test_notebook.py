@@ -1,0 +1,51 @@
+"""What `import metaprune_pl` offers, on networks as they come from elsewhere."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import metaprune_pl
+from helpers import random_resnet
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
+from metaprune_pl.pruning import count_macs
+
+
+def test_a_torchvision_network_is_pruned_to_2x_in_three_lines() -> None:
+    network = torchvision.models.resnet18()
+    pruned = metaprune_pl.prune(network, speed_up=2)
+    images = torch.randn(2, 3, 224, 224)
+    assert pruned(images).shape == (2, 1000) and network.training and not pruned.training
+    assert 2 <= count_macs(network, images[:1]) / count_macs(pruned, images[:1]) < 2.1
+    layers = zip(network.modules(), pruned.modules(), strict=True)
+    widths = [(a.out_channels, b.out_channels) for a, b in layers if isinstance(a, nn.Conv2d)]
+    assert all(10 * left >= width for width, left in widths)  # no layer collapses
+
+
+def test_a_speed_up_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        metaprune_pl.prune(random_resnet(8, 4), speed_up=0.5, example=torch.zeros(1, 3, 8, 8))
+
+
+def test_an_untrained_metanetwork_leaves_a_network_as_it_is(tmp_path: Path) -> None:
+    network = random_resnet(8, 4)
+    metanetwork = PNAMetanetwork(schema="resnet", hidden=8, layers=1)
+    save_metanetwork(tmp_path / "metanetwork", metanetwork, {})
+    example = torch.zeros(1, 3, 8, 8)
+    for given in (metanetwork, tmp_path / "metanetwork"):
+        rewritten = metaprune_pl.rewrite(network, given, example)
+        assert rewritten is not network
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(rewritten.state_dict()[name], value)
+    assert metaprune_pl.trace(network, example).num_nodes > 3
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, metaprune_pl; print('torch' in sys.modules, hasattr(metaprune_pl, 'magic'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
