@@ -191,7 +191,7 @@ def test_a_prediction_is_the_same_for_every_scale_and_order(
 
 @pytest.mark.parametrize(("symmetry", "direction"), VARIANTS)
 def test_permuted_channels_are_rewritten_the_same_way(symmetry: Any, direction: Any) -> None:
-    network, graph, *_ = networks("scale")[0]
+    network, graph, *_ = networks(symmetry.replace("permutation", "scale"))[0]
     operator = random_parameters(ScaleMetanetwork(symmetry=symmetry, direction=direction, **SIZES))
     features = read(graph, network.state_dict(), operator.schema)
     order = random_order(graph)
@@ -230,7 +230,7 @@ def test_canonical_features_and_inverses_of_nothing_are_nothing() -> None:
 def test_an_untrained_operator_changes_no_weight_and_no_logit(
     symmetry: Any, direction: Any
 ) -> None:
-    for network, graph, image, schema in networks("scale"):
+    for network, graph, image, schema in networks(symmetry.replace("permutation", "scale")):
         state = network.state_dict()
         operator = ScaleMetanetwork(
             symmetry=symmetry, direction=direction, schema=schema, positions=(20, 3, 10), **SIZES
@@ -338,7 +338,7 @@ def edge_by_edge(operator: ScaleMetanetwork, graph: WeightGraph, features: Featu
 def test_pieces_of_dense_blocks_equal_messages_edge_by_edge(
     symmetry: Any, direction: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, graph, *_ = networks("scale")[0]
+    network, graph, *_ = networks(symmetry.replace("permutation", "scale"))[0]
     operator = random_parameters(ScaleMetanetwork(symmetry=symmetry, direction=direction, **SIZES))
     features = read(graph, network.state_dict(), operator.schema)
     leaves = [features.nodes.clone(), *(edges.clone() for edges in features.edges)]
@@ -449,6 +449,35 @@ def test_both_heads_are_stored_and_loaded(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         ScaleMetanetwork(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("network", "symmetry", "layer"),
+    [
+        ("small_cnn", "sign", "'features.0' is followed by relu in 'features.1'"),
+        ("tanh", "scale", "'features.0' is followed by tanh in 'features.1'"),
+        ("gelu", "scale", "'0' is followed by gelu in '1'"),
+        ("gelu", "sign", "'0' is followed by gelu in '1'"),
+    ],
+)
+def test_networks_without_the_symmetry_are_refused_with_the_layer(
+    network: str, symmetry: Any, layer: str
+) -> None:
+    gelu = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(10))
+    net = {
+        "small_cnn": small_cnn(),
+        "tanh": small_cnn("tanh"),
+        "gelu": gelu.double(),
+    }[network]
+    net(GRAY)
+    graph, state = trace(net, GRAY), net.state_dict()
+    for head in (ScaleMetanetwork, ScalePredictor):
+        metanetwork = head(symmetry=symmetry, kernel_sizes=(3, 30), **SIZES).double()
+        with pytest.raises(TraceError, match=f"{layer}.*Take symmetry 'permutation'"):
+            metanetwork(graph, read(graph, state, metanetwork.schema))
+    plain = ScaleMetanetwork(symmetry="permutation", kernel_sizes=(3, 30), **SIZES).double()
+    new = plain.rewrite(graph, state)
+    assert all(torch.equal(new[name], value) for name, value in state.items())
 
 
 def test_networks_that_do_not_fit_are_refused_with_the_way_out() -> None:

@@ -14,6 +14,7 @@ from metaprune_pl.graphs.weight_graph import (
     AttentionScale,
     Connection,
     Extent,
+    Followed,
     Follower,
     NeuronGroup,
     Product,
@@ -55,6 +56,7 @@ class GraphBuilder:
     inputs: list[Tensor] = field(default_factory=list)
     whole: set[str] = field(default_factory=set)
     unfollowed: list[str] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
     mixing: dict[torch.fx.Node, Mixing] = field(default_factory=dict)
 
     def mark(self) -> dict[str, int]:
@@ -265,6 +267,7 @@ class GraphBuilder:
                 replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents
             ),
             unfollowed=tuple(dict.fromkeys(self.unfollowed)),
+            followed=tuple(replace(f, nodes=number[f.nodes]) for f in self.followed),
             masked=MaskedProgram(program, self._renumbered_mixing(number)),
         )
         inside = set(graph.parameters)

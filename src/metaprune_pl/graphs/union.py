@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metaprune_pl.graphs.weight_graph import WeightGraph
+from metaprune_pl.graphs.weight_graph import Followed, WeightGraph
 
 
 def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
@@ -17,6 +17,7 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
     groups, connections, start = [], [], 0
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
+    followed: list[Followed] = []
     aliases: dict[str, str] = {}
     for number, graph in enumerate(graphs):
         for group in graph.groups:
@@ -31,6 +32,7 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
         aliases |= {
             f"{number}.{alias}": f"{number}.{name}" for alias, name in graph.aliases.items()
         }
+        followed += [replace(part, nodes=part.nodes + start) for part in graph.followed]
         inputs.append(graph.inputs + start)
         outputs.append(graph.output + start)
         start += graph.num_nodes
@@ -40,6 +42,7 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
         connections=tuple(connections),
         inputs=torch.cat(inputs),
         output=torch.cat(outputs),
+        followed=tuple(followed),
         aliases=aliases,
     )
 

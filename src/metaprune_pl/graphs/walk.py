@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.activations import observe
 from metaprune_pl.graphs.builder import GraphBuilder
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.constants import Constants
@@ -116,6 +117,7 @@ def _handled(call: Call, inputs: list[Any]) -> Any:
     handler = OPERATORS.get(call.operator) or OPERATORS.get(plain)
     if handler is None:
         raise TraceError(f"{call.name} is not supported: {call.where}")
+    observe(call)
     return handler(call)
 
 

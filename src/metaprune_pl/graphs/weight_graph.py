@@ -202,6 +202,23 @@ class AttentionScale:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Followed:
+    """Neurons that an operation reads which does not pass on every factor.
+
+    Attributes:
+        nodes: The neurons.
+        operator: Name of the operation, such as `relu`.
+        module: Path of the module that it runs in.
+        keeps: Factors that it passes on: `scale` (positive numbers), `sign` (-1), or none.
+    """
+
+    nodes: Tensor
+    operator: str
+    module: str
+    keeps: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WeightGraph:
     """A network's topology.
 
@@ -231,6 +248,7 @@ class WeightGraph:
         outside: Parameters that are in no slot and no connection; they are kept as they are.
         unfollowed: Operations that the trace could not follow, each with the reason; the neurons
             before and behind them stay.
+        followed: Which operations follow the neurons, but for linear ones.
         masked: Runs the network with neurons masked.
     """
 
@@ -251,6 +269,7 @@ class WeightGraph:
     aliases: dict[str, str] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
     unfollowed: tuple[str, ...] = ()
+    followed: tuple[Followed, ...] = ()
     masked: MaskedProgram | None = None
 
     @property

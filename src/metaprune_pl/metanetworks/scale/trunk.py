@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.graphs.symmetry import refusal
 from metaprune_pl.metanetworks.scale.again import again
 from metaprune_pl.metanetworks.scale.folding import Folded
 from metaprune_pl.metanetworks.scale.layers import (
@@ -135,11 +136,17 @@ class Trunk(nn.Module):
         )
 
     def check(self, graph: WeightGraph, wiring: Wiring) -> None:
-        """Refuse a network that has larger kernels or more layers or ends than this was made for.
+        """Refuse a network without the symmetry, or larger than this was made for.
 
         Raises:
-            TraceError: It has.
+            TraceError: It has larger kernels, more layers or ends, or not the symmetry.
         """
+        reason = None if self.symmetry == "permutation" else refusal(graph, self.symmetry)
+        if reason is not None:
+            raise TraceError(
+                f"a metanetwork with symmetry '{self.symmetry}' cannot read this network: {reason}. "
+                "Take symmetry 'permutation'."
+            )
         for connection in graph.connections:
             if max(connection.kernel) > self.kernel_sizes[-1]:
                 height, width = connection.kernel

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs import Connection, WeightGraph
+from metaprune_pl.graphs.symmetry import following_norms
 from metaprune_pl.metanetworks.blocks import Block
 
 PIECES = {"cpu": 2**18}
@@ -82,20 +83,15 @@ def wire(graph: WeightGraph, *, width: int, symmetric: bool, device: torch.devic
         positions=_positions(graph, kinds).to(device),
         symmetric=with_symmetry.to(device),
         degrees=_degrees(graph).to(device),
-        normed=_normed(graph).to(device),
+        normed=following_norms(graph)[1].to(device),
         pieces=tuple(_pieces(graph, width, with_symmetry, device)),
     )
 
 
 def _kinds(graph: WeightGraph) -> Tensor:
-    """Kind of each node: what leads nowhere is an output, in a united graph as well, [N]."""
-    kinds = torch.full((graph.num_nodes,), OUTPUT)
-    for connection in graph.connections:
-        kinds[connection.source.flatten()] = HIDDEN
+    kinds = torch.full((graph.num_nodes,), HIDDEN)
+    kinds[graph.inputs] = INPUT
     kinds[graph.output] = OUTPUT
-    for group in graph.groups:
-        if group.name == "input":
-            kinds[group.start : group.stop] = INPUT
     return kinds
 
 
@@ -122,23 +118,10 @@ def _degrees(graph: WeightGraph) -> Tensor:
     return degrees.clamp(min=1)
 
 
-def _normed(graph: WeightGraph) -> Tensor:
-    """Whether each node has a norm and a shortcut's norm, bool [2, N]."""
-    return torch.cat(
-        [
-            torch.tensor([[f"{norm}.var" in g.slots] for norm in ("norm", "shortcut_norm")]).expand(
-                2, g.size
-            )
-            for g in graph.groups
-        ],
-        dim=1,
-    )
-
-
 def _pieces(
     graph: WeightGraph, width: int, symmetric: Tensor, device: torch.device
 ) -> Iterator[Piece]:
-    own = _own_connections(graph)
+    following, _ = following_norms(graph)
     for member, connection in enumerate(graph.connections):
         if not connection.num_edges:
             continue
@@ -154,29 +137,10 @@ def _pieces(
                 source=source[where[0]],
                 kernel=connection.kernel,
                 symmetric=_symmetric(connection, symmetric),
-                norm=own[member],
+                norm=following[member],
             )
 
 
 def _symmetric(connection: Connection, symmetric: Tensor) -> tuple[bool, bool]:
     source, target = symmetric[connection.source], symmetric[connection.target]
     return bool(source.all()), bool(target.all())
-
-
-def _own_connections(graph: WeightGraph) -> list[int]:
-    """For each connection, which norm of its target follows it: see `Piece`.
-
-    A group is named after the layer that produces it; a norm of its own neurons follows what leads
-    to them; another layer that leads there is a shortcut's.
-    """
-    group_of = torch.cat([torch.full((g.size,), i) for i, g in enumerate(graph.groups)])
-    norms = []
-    for connection in graph.connections:
-        name = graph.groups[int(group_of[connection.target.flatten()[0]])].name
-        if connection.parameter is None:
-            norms.append(int(connection.name == name))
-        else:
-            layer = connection.parameter.removesuffix(".weight")
-            own = name in (layer, layer.partition(".")[2])  # a united graph puts a number before it
-            norms.append(1 if own else 2)
-    return norms
