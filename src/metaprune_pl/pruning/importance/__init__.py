@@ -8,6 +8,7 @@ from metaprune_pl.pruning.importance.magnitude import Magnitude
 from metaprune_pl.pruning.importance.random import Random
 from metaprune_pl.pruning.importance.scales import Scales
 from metaprune_pl.pruning.importance.taylor import Taylor
+from metaprune_pl.pruning.importance.unit_taylor import UnitTaylor
 
 __all__ = [
     "Elimination",
@@ -20,4 +21,5 @@ __all__ = [
     "Random",
     "Scales",
     "Taylor",
+    "UnitTaylor",
 ]
