@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from metaprune_pl.pruning.cost import Cost, Macs
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.importance import Importance
+from metaprune_pl.pruning.rankings import Ranking, competition
 from metaprune_pl.pruning.rounding import rank_within, rounding
 
 
@@ -27,8 +27,8 @@ class PruningSettings:
             The speed-up is reached all the same.
         attention: What goes in attention: `width`, the same channels of all heads, or whole
             `heads`.
-        ranking: Whether channels of all groups compete (`global`), or each group loses the same
-            share of its own (`uniform`).
+        ranking: Whether channels of all groups compete (`global`), those of each group for the same
+            share of it (`uniform`), or those of groups of the same kind (`isomorphic`).
         cost: What a speed-up is of: Macs (multiply-accumulates) or Parameters.
     """
 
@@ -37,7 +37,7 @@ class PruningSettings:
     max_ratio: float = 1.0
     round_to: int = 1
     attention: AttentionUnits = "width"
-    ranking: Literal["global", "uniform"] = "global"
+    ranking: Ranking = "global"
     cost: Cost = field(default_factory=Macs)
 
     def __post_init__(self) -> None:
@@ -230,12 +230,17 @@ def _ranking(
     candidates = (units & scores.isfinite()).nonzero().flatten()
     scores = scores / criterion.normalizer(groups, scores, units | ~groups.prunable)
     order = candidates[torch.argsort(scores[candidates], stable=True)]
-    if settings.ranking == "global":
-        return order
-    group, sizes = groups.group[order], groups.sizes()
-    gone = (sizes - groups.sizes(units))[group]
-    turn = gone + rank_within(group, len(sizes)) + 1
-    return order[torch.argsort(turn.double() / sizes[group], stable=True)]
+    return _by_turns(groups, order, settings.ranking)
+
+
+def _by_turns(groups: PruningGroups, order: Tensor, ranking: Ranking) -> Tensor:
+    """Let each competition lose the same share of its units at any point of an order."""
+    sets = competition(groups, ranking)
+    sizes = torch.bincount(sets[groups.prunable], minlength=int(sets.max()) + 1)
+    own = sets[order]
+    gone = (sizes - torch.bincount(own, minlength=len(sizes)))[own]
+    turn = gone + rank_within(own, len(sizes)) + 1
+    return order[torch.argsort(turn.double() / sizes[own], stable=True)]
 
 
 def _removable(groups: PruningGroups, order: Tensor, floor: Tensor) -> Tensor:
