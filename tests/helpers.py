@@ -23,7 +23,8 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                between(module.weight, 0.5, 1.5)
+                if module.weight is not None:
+                    between(module.weight, 0.5, 1.5)
                 between(module.running_var, 0.5, 1.5)
                 between(module.running_mean, -0.5, 0.5)
             if (

@@ -58,6 +58,8 @@ def _checked(kind: Any, data: Any, key: str) -> Any:
         return data
     if origin in (list, Sequence) and type(data) is list:
         return [_checked(inner[0], value, f"{key}[{i}]") for i, value in enumerate(data)]
+    if origin is tuple and inner[-1] is Ellipsis and type(data) is list and data:
+        return tuple(_checked(inner[0], value, f"{key}[{i}]") for i, value in enumerate(data))
     if origin is tuple and type(data) is list and len(data) == len(inner):
         return tuple(_checked(part, value, key) for part, value in zip(inner, data, strict=True))
     if origin in (dict, Mapping) and type(data) is dict:

@@ -50,7 +50,7 @@ def _label(node: torch.fx.Node, state: Walk) -> Any:
     call = _call(node, state)
     inputs = [call.value(argument) for argument in node.all_input_nodes]
     if not any(isinstance(value, Activation | Unfollowed | list) for value in inputs):
-        return computed(call)
+        return _computed(call, inputs)
     mark = state.builder.mark()
     try:
         result = _handled(call, inputs)
@@ -62,6 +62,14 @@ def _label(node: torch.fx.Node, state: Walk) -> Any:
         reason = text if isinstance(error, TraceError) else f"{call.name}: {text}"
         result = _unfollowed(call, inputs, reason)
     _write_through(call, result)
+    return result
+
+
+def _computed(call: Call, inputs: list[Any]) -> Any:
+    """Follow parameters; where that goes too far, they stay whole."""
+    result = computed(call)
+    if result is None:
+        _keep(call, inputs)
     return result
 
 

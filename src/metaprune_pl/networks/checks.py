@@ -54,7 +54,8 @@ def _check_layer(path: str, module: nn.Module) -> None:
     computed = [
         key
         for key, value in vars(module).items()
-        if isinstance(value, Tensor) and not value.is_leaf
+        if isinstance(value, Tensor)
+        and (not value.is_leaf or {f"{key}_orig", f"{key}_v"} & module._parameters.keys())
     ]
     if is_parametrized(module):
         computed += list(module.parametrizations)  # type: ignore[arg-type]

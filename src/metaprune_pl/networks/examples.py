@@ -37,6 +37,12 @@ def convert(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def to_device(example: Example, device: torch.device) -> Example:
+    """Return an example on a device."""
+    converted: Example = convert(example, lambda tensor: tensor.to(device))
+    return converted
+
+
 def single(example: Example) -> Example:
     """Return the first of a batch."""
     converted: Example = convert(example, lambda tensor: tensor[:1])

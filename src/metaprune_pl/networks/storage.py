@@ -44,7 +44,7 @@ class NetworkCard:
 
     Attributes:
         settings: How to build it, unpruned.
-        input_shape: Shape (C, H, W) of one image.
+        input_shape: Shape of one input, (C, H, W) of an image.
         record: Facts worth keeping: seed, accuracies, speed-up.
         layers: Shape of every parameter and buffer as stored; filled in by `save_network`.
         frozen: Parameters that require no gradient; filled in by `save_network`.
@@ -54,11 +54,11 @@ class NetworkCard:
     """
 
     settings: NetworkSettings
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     record: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, list[int]] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
-    attributes: dict[str, dict[str, int | list[int]]] = field(default_factory=dict)
+    attributes: dict[str, dict[str, int | float | list[int]]] = field(default_factory=dict)
     masked: list[str] = field(default_factory=list)
 
 

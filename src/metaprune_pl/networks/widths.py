@@ -143,8 +143,16 @@ def is_sizes(value: object) -> bool:
     )
 
 
-def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]:
-    """Return the whole numbers that modules keep as attributes, which pruning may have set.
+Sizes = int | float | list[int]
+"""What pruning may have set in a module: a width, several, or the scale of an attention."""
+
+
+def _is_scale(name: str, value: object) -> bool:
+    return type(value) is float and "scal" in name
+
+
+def size_attributes(network: nn.Module) -> dict[str, dict[str, Sizes]]:
+    """Return the numbers that modules keep as attributes, which pruning may have set.
 
     Path to name to value.
     """
@@ -153,7 +161,7 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]
         numbers = {
             name: list(value) if isinstance(value, list | tuple) else value
             for name, value in vars(module).items()
-            if is_sizes(value) and not name.startswith("_")
+            if (is_sizes(value) or _is_scale(name, value)) and not name.startswith("_")
         }
         told = (
             isinstance(module, _LAYERS) and next(module.parameters(recurse=False), None) is not None
@@ -163,9 +171,7 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, int | list[int]]]
     return found
 
 
-def set_attributes(
-    network: nn.Module, attributes: Mapping[str, Mapping[str, int | list[int]]]
-) -> None:
+def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, Sizes]]) -> None:
     """Set what `size_attributes` returned of a network of the same kind.
 
     Raises:
@@ -179,7 +185,8 @@ def set_attributes(
             )
         for name, value in numbers.items():
             old = vars(modules[path]).get(name)
-            if not is_sizes(old) or isinstance(old, int) != isinstance(value, int):
+            known = is_sizes(old) or _is_scale(name, old)
+            if not known or isinstance(old, list | tuple) != isinstance(value, list):
                 raise StorageError(f"network.json sets '{name}' of '{path}', which is no size.")
             kind = tuple if isinstance(getattr(modules[path], name, None), tuple) else type(value)
             setattr(modules[path], name, kind(value))  # type: ignore[arg-type]

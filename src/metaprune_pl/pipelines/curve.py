@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks.examples import Example
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     Preparation,
@@ -164,7 +165,7 @@ def _points(
     return points
 
 
-def _size(network: nn.Module, example: Tensor) -> tuple[int, int, float]:
+def _size(network: nn.Module, example: Example) -> tuple[int, int, float]:
     return count_macs(network, example), count_parameters(network), left_parameters(network)
 
 

@@ -237,7 +237,7 @@ def measured(
     """Measure a detector on the test images, and its time beside another's."""
     example = unpruned.example_for(detector)
     macs = count_macs(detector.get_submodule("backbone"), example)
-    average, average_50 = average_precision(detector, data, example.device)
+    average, average_50 = average_precision(detector, data, next(detector.parameters()).device)
     own, others = measure_latencies([detector, other], example, 1)
     return Detected(
         method=method,

@@ -68,7 +68,7 @@ class Inspection:
     """
 
     network: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     neurons: int
     neuron_groups: int
     connections: int

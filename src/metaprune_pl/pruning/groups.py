@@ -9,6 +9,7 @@ inputs and outputs; depthwise convolution is the case of one channel per group.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from metaprune_pl.errors import ConfigError, did_you_mean
 from metaprune_pl.graphs import WeightGraph
 
 
@@ -123,6 +125,34 @@ def _names(graph: WeightGraph, owners: list[int]) -> tuple[str, ...]:
         seen[owner] = seen.get(owner, 0) + 1
         names.append(graph.groups[owner].name + (f":{seen[owner]}" if seen[owner] > 1 else ""))
     return tuple(names)
+
+
+def groups_of_layers(groups: PruningGroups, pattern: str) -> Tensor:
+    """Return the numbers of the groups that channels of some layers are in, [K].
+
+    Args:
+        groups: Pruning groups.
+        pattern: Name of a layer, or of what it is in, with `*` for any text.
+
+    Raises:
+        ConfigError: No layer has such a name.
+    """
+    named: dict[str, list[Tensor]] = {}
+    for layer in groups.graph.groups:
+        named.setdefault(layer.name, []).append(torch.arange(layer.start, layer.stop))
+    for connection in groups.graph.connections:
+        if connection.parameter is not None:
+            named.setdefault(connection.name, []).append(connection.target.flatten())
+    chosen = [
+        nodes
+        for name, parts in named.items()
+        if fnmatch(name, pattern) or name.startswith(f"{pattern}.")
+        for nodes in parts
+    ]
+    if not chosen:
+        raise ConfigError(f"the network has no layer '{pattern}'.{did_you_mean(pattern, named)}")
+    numbers: Tensor = groups.group[groups.unit[torch.cat(chosen)]].unique()
+    return numbers
 
 
 def magnitudes(

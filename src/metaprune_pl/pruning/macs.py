@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Size, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from metaprune_pl.networks.examples import Example, call
 
 aten = torch.ops.aten
 
@@ -87,12 +89,12 @@ def _written_out() -> Iterator[None]:
 
 
 @torch.no_grad()
-def count_macs(network: nn.Module, example: Tensor) -> int:
-    """Count multiply-accumulates for one image over all operators, functional ones included.
+def count_macs(network: nn.Module, example: Example) -> int:
+    """Count multiply-accumulates for one input over all operators, functional ones included.
 
     Args:
         network: Any network; counted in evaluation mode and left as it was.
-        example: One image as a batch, [1, C, H, W].
+        example: One input as a batch, such as an image [1, C, H, W].
     """
     training = network.training
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -100,7 +102,7 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
         parameter.requires_grad_(False)
     try:
         with _written_out(), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
-            network.eval()(example)
+            call(network.eval(), example)
     finally:
         network.train(training)
         for parameter in trained:

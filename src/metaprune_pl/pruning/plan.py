@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.pruning.cost import Cost, Macs
-from metaprune_pl.pruning.groups import PruningGroups
+from metaprune_pl.pruning.groups import PruningGroups, groups_of_layers
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.importance import Importance
 from metaprune_pl.pruning.rankings import Ranking, competition
@@ -23,6 +23,9 @@ class PruningSettings:
         step: Share of all channels removed between two rankings; 1 ranks once, which is fastest.
         min_channels: No group is pruned below this many channels.
         max_ratio: No group loses more than this share of its channels.
+        max_ratios: The same for layers by name, such as `{layer4: 0.5, head.*: 0}`; a name stands
+            for all layers below it.
+        keep: Names of layers that lose nothing, such as `[layer4, head.*]`.
         round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them.
             The speed-up is reached all the same.
         attention: What goes in attention: `width`, the same channels of all heads, or whole
@@ -35,13 +38,16 @@ class PruningSettings:
     step: float = 0.005
     min_channels: int = 1
     max_ratio: float = 1.0
+    max_ratios: dict[str, float] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
     round_to: int = 1
     attention: AttentionUnits = "width"
     ranking: Ranking = "global"
     cost: Cost = field(default_factory=Macs)
 
     def __post_init__(self) -> None:
-        shares = 0 < self.step <= 1 and 0 <= self.max_ratio <= 1
+        ratios = all(0 <= ratio <= 1 for ratio in (self.max_ratio, *self.max_ratios.values()))
+        shares = 0 < self.step <= 1 and ratios
         if not shares or min(self.min_channels, self.round_to) < 1:
             raise ConfigError(
                 "pruning: 0 < step <= 1, 0 <= max_ratio <= 1, min_channels and round_to >= 1 are "
@@ -52,7 +58,10 @@ class PruningSettings:
     def floors(self) -> str:
         """What keeps channels, for errors."""
         rounding = f", round_to={self.round_to}" if self.round_to > 1 else ""
-        return f"min_channels={self.min_channels} and max_ratio={self.max_ratio:g}{rounding}"
+        kept = f", keep={list(self.keep)}" if self.keep else ""
+        layers = f", max_ratios={self.max_ratios}" if self.max_ratios else ""
+        ratio = f"max_ratio={self.max_ratio:g}{layers}{kept}"
+        return f"min_channels={self.min_channels} and {ratio}{rounding}"
 
 
 @torch.no_grad()
@@ -211,7 +220,11 @@ def highest_speed_up(
 def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
     """Channels that must stay in each group, [groups]."""
     sizes = groups.sizes()
-    by_ratio = sizes - torch.floor(sizes.double() * settings.max_ratio + 1e-9).long()
+    ratios = torch.full(sizes.shape, settings.max_ratio, dtype=torch.double)
+    for pattern, ratio in (*settings.max_ratios.items(), *((name, 0.0) for name in settings.keep)):
+        chosen = groups_of_layers(groups, pattern)
+        ratios[chosen] = ratios[chosen].clamp(max=ratio)
+    by_ratio = sizes - torch.floor(sizes.double() * ratios + 1e-9).long()
     floor = torch.full_like(sizes, settings.min_channels)
     standardized = groups.group[groups.unit[groups.graph.several]]
     floor[standardized] = floor[standardized].clamp(min=2)

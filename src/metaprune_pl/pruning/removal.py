@@ -98,7 +98,8 @@ def _set_attributes(
             written_out = scale.nodes.shape[1] ** -0.5
             module = pruned.get_submodule(scale.module)
             for name, value in vars(network.get_submodule(scale.module)).items():
-                if type(value) is float and math.isclose(value, written_out) and scale.certain:
+                same = type(value) is float and math.isclose(value, written_out)
+                if same and "scal" in name and scale.certain:
                     setattr(module, name, value / factor**0.5)
 
 
@@ -173,6 +174,22 @@ def check_masked(
     for path, value in before.items():
         difference = max(difference, _difference(path, value, after[path]))
     return Comparison(outputs=() if reason else tuple(before), difference=difference, reason=reason)
+
+
+@torch.no_grad()
+def check_repeatable(network: nn.Module, example: Example) -> None:
+    """Refuse a network that gives other outputs each time, as nothing can be compared with it.
+
+    Raises:
+        PruningError: It does.
+    """
+    network = copy_network(network).eval()
+    first, second = (dict(tensors_of(call(network, example))) for _ in range(2))
+    if any(not torch.equal(value, second[path]) for path, value in first.items()):
+        raise PruningError(
+            "the network's outputs are random in evaluation mode. Dropout that is always on: give "
+            "it training=self.training."
+        )
 
 
 def _masked_outputs(

@@ -12,7 +12,7 @@ from metaprune_pl.networks.examples import Example
 from metaprune_pl.pruning.attributes import pairs_of, without_pairs
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits, by_heads
-from metaprune_pl.pruning.removal import check_masked, remove
+from metaprune_pl.pruning.removal import check_masked, check_repeatable, remove
 
 
 def prunable_groups(
@@ -49,6 +49,7 @@ def prunable_groups(
         settled, reason = trial.settle(groups)
         if settled is not None and (not heads or trial.loses_a_head(settled)):
             return settled
+    check_repeatable(network, example)
     if heads:
         raise PruningError(
             f"whole heads cannot be pruned in this network ({reason}). Take attention: width."

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.networks.examples import Example, to_device
 from metaprune_pl.pruning.cost import Cost
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.heads import AttentionUnits
@@ -19,14 +20,14 @@ class Unpruned:
     Attributes:
         original: The network before any pruning at all, which speed-ups count from; its weights
             do not matter.
-        example: One image as a batch, [1, C, H, W].
+        example: One input as a batch, such as an image [1, C, H, W].
         graph: Graph of the network as it is now.
         groups: Its pruning groups; None where masks alone are wanted.
         attention: What goes together in attention.
     """
 
     original: nn.Module
-    example: Tensor
+    example: Example
     graph: WeightGraph
     groups: PruningGroups | None
     attention: AttentionUnits = "width"
@@ -39,10 +40,10 @@ class Unpruned:
         """How much less another state of the network costs than before any pruning."""
         return self.base(cost) / cost.of_network(network, self.example_for(network))
 
-    def example_for(self, network: nn.Module) -> Tensor:
+    def example_for(self, network: nn.Module) -> Example:
         """Return the example on a network's device."""
-        weight = next(network.parameters(), self.example)
-        return self.example.to(weight.device)
+        weight = next(network.parameters(), None)
+        return self.example if weight is None else to_device(self.example, weight.device)
 
     def now(self, network: nn.Module) -> "Unpruned":
         """Return what is known of the network after it has been pruned to other widths."""
@@ -55,7 +56,7 @@ class Unpruned:
 
 def examine(
     network: nn.Module,
-    example: Tensor,
+    example: Example,
     *,
     original: nn.Module | None = None,
     channels: bool = True,
@@ -65,7 +66,7 @@ def examine(
 
     Args:
         network: Left as it is.
-        example: One image as a batch, [1, C, H, W], on the network's device.
+        example: One input as a batch, such as an image [1, C, H, W], on the network's device.
         original: The network before any pruning; None is `network` itself.
         channels: Whether channels will be removed, which needs pruning groups.
         attention: What goes together in attention.
@@ -84,7 +85,7 @@ def examine(
     )
 
 
-def _groups(network: nn.Module, example: Tensor, attention: AttentionUnits) -> PruningGroups:
+def _groups(network: nn.Module, example: Example, attention: AttentionUnits) -> PruningGroups:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise PruningError(
             "the network is frozen: no parameter requires a gradient. Call requires_grad_(True) "
@@ -94,6 +95,12 @@ def _groups(network: nn.Module, example: Tensor, attention: AttentionUnits) -> P
     if not bool(groups.prunable.any()):
         raise PruningError(
             "nothing can be pruned in this network: all its channels are the image's, the "
-            "classes', or tied."
+            f"classes', or tied{_unfollowed(groups)}."
         )
     return groups
+
+
+def _unfollowed(groups: PruningGroups) -> str:
+    """What the trace could not follow, for errors."""
+    found = groups.graph.unfollowed
+    return f", or beside operations that are not followed ({found[0]})" if found else ""

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.networks.examples import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +22,17 @@ class Cost(ABC):
     unit: ClassVar[str]
 
     @abstractmethod
-    def of_network(self, network: nn.Module, example: Tensor) -> float:
+    def of_network(self, network: nn.Module, example: Example) -> float:
         """Return the cost of a network.
 
         Args:
             network: In evaluation mode; left as it is.
-            example: One image as a batch, [1, C, H, W], on the network's device.
+            example: One input as a batch, such as an image [1, C, H, W], on the network's device.
         """
 
     @abstractmethod
     def of_kept(
-        self, network: nn.Module, graph: WeightGraph, example: Tensor
+        self, network: nn.Module, graph: WeightGraph, example: Example
     ) -> Callable[[Tensor], float]:
         """Return a function that gives the cost of a network of which some nodes are kept.
 
@@ -40,7 +41,7 @@ class Cost(ABC):
         Args:
             network: As it is now.
             graph: Its graph.
-            example: One image as a batch, [1, C, H, W], on the network's device.
+            example: One input as a batch, such as an image [1, C, H, W], on the network's device.
 
         Returns:
             Function from which nodes are kept (bool [N]) to the cost.

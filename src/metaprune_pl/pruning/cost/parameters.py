@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.networks.examples import Example
 from metaprune_pl.pruning.cost.base import Cost
 
 
@@ -17,12 +18,12 @@ class Parameters(Cost):
 
     unit: ClassVar[str] = "parameters"
 
-    def of_network(self, network: nn.Module, example: Tensor) -> int:
+    def of_network(self, network: nn.Module, example: Example) -> int:
         """Count them: see `count_parameters`."""
         return count_parameters(network)
 
     def of_kept(
-        self, network: nn.Module, graph: WeightGraph, example: Tensor
+        self, network: nn.Module, graph: WeightGraph, example: Example
     ) -> Callable[[Tensor], float]:
         """Count the graph's, and add those that no pruning reaches: see `Cost.of_kept`."""
         shapes = {name: value.shape for name, value in network.named_parameters()}

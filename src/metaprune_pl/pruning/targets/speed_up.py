@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
+from metaprune_pl.networks.examples import Example
 from metaprune_pl.pruning.importance import Images, Importance, Magnitude
 from metaprune_pl.pruning.plan import PruningSettings, fewest_nodes, plan
 from metaprune_pl.pruning.removal import check_masked, remove
@@ -91,7 +92,7 @@ class SpeedUp(Target):
                 yield PrunedNetwork(network=_without(source, unpruned, kept, example))
 
 
-def _without(source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Tensor) -> nn.Module:
+def _without(source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Example) -> nn.Module:
     pruned = remove(source, unpruned.graph, kept)
     check_masked(source, pruned, unpruned.graph, kept, example)
     return pruned
@@ -126,7 +127,7 @@ def check_speed_ups(speed_ups: Sequence[float]) -> None:
 
 def prune(
     network: nn.Module,
-    example: Tensor,
+    example: Example,
     *,
     speed_ups: Sequence[float],
     criterion: Importance | None = None,
@@ -141,7 +142,7 @@ def prune(
 
     Args:
         network: Left as it is; any device.
-        example: One image as a batch, [1, C, H, W], on the network's device.
+        example: One input as a batch, such as an image [1, C, H, W], on the network's device.
         speed_ups: Speed-ups, increasing.
         criterion: Which channels matter; None is the paper's group norm, `Magnitude`.
         settings: The cost, steps and floors.
