@@ -10,6 +10,7 @@ from metaprune_pl.data.folder import ImageFolder
 from metaprune_pl.data.images import ImageDataModule, Normalization
 from metaprune_pl.data.loader import Batch, ImageLoader, TensorLoader
 from metaprune_pl.data.memory import ImageSet, Splits
+from metaprune_pl.data.network_zoo import NetworkZoo
 from metaprune_pl.data.stream import ImageNet, StreamedImageFolder
 from metaprune_pl.data.voc import VOC
 from metaprune_pl.data.zoo import DataModelZoo, MetaBatch
@@ -30,6 +31,7 @@ __all__ = [
     "ImageSet",
     "MetaBatch",
     "Mixing",
+    "NetworkZoo",
     "Normalization",
     "Splits",
     "StreamedImageFolder",

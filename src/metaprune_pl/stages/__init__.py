@@ -1,5 +1,6 @@
 """The trainings, one thin LightningModule each: data models, metanetwork, finetuning, detectors."""
 
+from metaprune_pl.stages.accuracy_prediction import AccuracyPrediction
 from metaprune_pl.stages.budgeted_training import BudgetedTraining
 from metaprune_pl.stages.data_models import DataModelTraining
 from metaprune_pl.stages.detection import DetectorTraining
@@ -9,6 +10,7 @@ from metaprune_pl.stages.meta_training import MetaTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 __all__ = [
+    "AccuracyPrediction",
     "BudgetedTraining",
     "DataModelTraining",
     "DetectorTraining",

@@ -1,0 +1,114 @@
+"""Train a predictor of accuracy from weights on a zoo of networks."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import KendallRankCorrCoef
+
+from metaprune_pl.data.network_zoo import NetworkZoo, ZooBatch
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.metanetworks import ScalePredictor, save_metanetwork
+from metaprune_pl.stages.checks import whole_set
+from metaprune_pl.stages.optimizers import OptimizerSettings
+from metaprune_pl.stages.stage import Stage
+
+
+class AccuracyPrediction(Stage):
+    """Fits the sigmoid of a predictor to accuracies by the mean squared error.
+
+    The weights of the epoch with the best Kendall's tau on the validation networks are kept, and
+    stored as `predictor` in the run's folder.
+
+    Args:
+        predictor: What is trained.
+        optimizer: Optimiser and learning rate.
+        clip: Largest norm of the gradient; 0 is none.
+    """
+
+    def __init__(
+        self, *, predictor: ScalePredictor, optimizer: OptimizerSettings, clip: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.predictor, self.optimizer, self.clip = predictor, optimizer, clip
+        self.tau = KendallRankCorrCoef()
+        self.best: dict[str, Any] = {}
+
+    @property
+    def _zoo(self) -> NetworkZoo:
+        zoo = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(zoo, NetworkZoo):
+            raise ConfigError("AccuracyPrediction needs networks: set data to NetworkZoo.")
+        return zoo
+
+    def setup(self, stage: str) -> None:
+        """Refuse data of another kind."""
+        assert self._zoo
+
+    def forward(self, batch: ZooBatch) -> Tensor:
+        """Return predicted accuracies, [B]."""
+        graph = self._zoo.architectures[batch.architecture].graph
+        predict = torch.vmap(lambda state: self.predictor.predict(graph, state))
+        result: Tensor = predict(batch.state).sigmoid()
+        return result
+
+    def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor:
+        """Mean squared error."""
+        loss = F.mse_loss(self(batch), batch.accuracy)
+        self.watch(loss)
+        options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.accuracy)}
+        self.log("train/loss", loss.detach(), prog_bar=True, **options)  # type: ignore[arg-type]
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook."""
+        if self.clip:
+            self.clip_gradients(optimizer, self.clip, "norm")
+
+    def validation_step(self, batch: ZooBatch, batch_idx: int) -> None:
+        """Take in networks to validate on."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: ZooBatch, batch_idx: int) -> None:
+        """Take in networks to test on."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, part: str, batch: ZooBatch) -> None:
+        predicted = self(batch)
+        self.tau.update(predicted, batch.accuracy)
+        loss = F.mse_loss(predicted, batch.accuracy)
+        self.log(f"{part}/loss", loss, **whole_set(self, len(predicted)))
+        self.log(f"{part}/tau", self.tau, on_step=False, on_epoch=True, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the weights where they are the best so far."""
+        super().on_train_epoch_end()
+        tau = float(self.trainer.callback_metrics.get("val/tau", torch.tensor(0.0)))
+        if not self.best or tau > self.best["tau"]:
+            state = copy.deepcopy(self.predictor.state_dict())
+            self.best = {"tau": tau, "epoch": self.current_epoch + 1, "state": state}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best weights so far."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the best weights so far."""
+        self.best = checkpoint["best"]
+
+    def on_train_end(self) -> None:
+        """Return to the best weights and store them."""
+        self.predictor.load_state_dict(self.best["state"])
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            record = {"epoch": self.best["epoch"], "validation_tau": self.best["tau"]}
+            save_metanetwork(
+                Path(self.trainer.default_root_dir) / "predictor", self.predictor, record
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Lightning's hook."""
+        return self.configure(self.predictor.parameters())
