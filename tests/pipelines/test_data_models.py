@@ -26,8 +26,8 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
-from metaprune_pl.pipelines.prepare import accuracy
 from metaprune_pl.pruning import count_macs
+from metaprune_pl.stages.accuracy import accuracy
 
 CPU, EXAMPLE = torch.device("cpu"), torch.zeros(1, 1, 8, 8)
 MAKE = [

@@ -30,11 +30,12 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.prepare import Ready, accuracies_before, accuracy
+from metaprune_pl.pipelines.prepare import Ready, accuracies_before
 from metaprune_pl.pipelines.pruning_loop import narrow_layers
 from metaprune_pl.pruning import count_macs, count_parameters, examine
 from metaprune_pl.reports import Curve, Experiment, Pruned
 from metaprune_pl.reports.tables import experiment_tables
+from metaprune_pl.stages.accuracy import accuracy
 
 RUNS = Path("runs/quickstart")
 

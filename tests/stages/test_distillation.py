@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import QUIET
+from conftest import QUIET, tiny
 from helpers import random_resnet
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
@@ -166,3 +166,25 @@ def test_the_first_five_count_where_there_are_more_than_ten_classes() -> None:
     metrics.update(scores, torch.tensor([11, 7, 6, 0]))
     found = {name: float(value) for name, value in metrics.compute().items()}
     assert found == {"val/accuracy": 0.25, "val/accuracy_top_5": 0.5}
+
+
+def test_prune_finetunes_by_steps_and_learns_from_the_unpruned_network(
+    line: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = line / "runs/quickstart/data_models/networks/seed_0004"
+    made: list[dict[str, Any]] = []
+    build = Finetuning.__init__
+
+    def noting(self: Finetuning, **settings: Any) -> None:
+        made.append(settings)
+        build(self, **settings)
+
+    monkeypatch.setattr(Finetuning, "__init__", noting)
+    after = "{steps: 25, keep: best, distillation: {weight: 0.7}, optimizer: {interval: step}}"
+    flags = ["--finetune.epochs=0", f"--finetune_after={after}", "--metanetwork=null"]
+    main([*tiny("prune prune"), f"--network={network}", *flags, "--trainer.default_root_dir=run"])
+    assert [settings["teacher"] for settings in made] == [str(network)] * 2
+    assert {settings["distillation"] for settings in made} == {Distillation(weight=0.7)}
+    checkpoints = sorted(Path("run").rglob("last.ckpt"))
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in checkpoints]
+    assert steps == [25, 25]

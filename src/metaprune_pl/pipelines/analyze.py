@@ -90,7 +90,7 @@ def _change(preparation: Preparation) -> str:
     finetuning = "finetuning" if preparation.sparsity is None else "sparsity learning"
     steps = {
         "metanetwork": preparation.metanetwork is not None,
-        finetuning: preparation.finetune.epochs > 0,
+        finetuning: preparation.finetune.length > 0,
     }
     change = " and ".join(step for step, done in steps.items() if done)
     if not change:

@@ -18,7 +18,6 @@ from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     Preparation,
     Ready,
-    accuracy,
     prepare,
     validation_images,
 )
@@ -36,6 +35,7 @@ from metaprune_pl.pruning.targets import reach
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
 from metaprune_pl.reports.figures import draw_beside, draw_curves, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.stages.accuracy import accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

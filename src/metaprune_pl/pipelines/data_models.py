@@ -23,7 +23,6 @@ from metaprune_pl.networks import NetworkCard, load_network, read_card, save_net
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
-    accuracy,
     as_built,
     run_finetuning,
     unpruned_macs,
@@ -32,6 +31,7 @@ from metaprune_pl.pipelines.run_folder import CLAIMS, RunFolder
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.stages import DataModelTraining
+from metaprune_pl.stages.accuracy import accuracy
 
 _POLL_SECONDS = 1.0
 
@@ -191,10 +191,18 @@ def _prune_initially(
         save_network(context.folder / "pruned", pruned, card)
     context.barrier()
     result = context.folder / "pruned"
-    if initial.finetune.epochs:
+    if initial.finetune.length:
         attention = initial.pruning.attention
         result = run_finetuning(
-            context, data, "finetuned", result, initial.finetune, None, initial.criterion, attention
+            context,
+            data,
+            "finetuned",
+            result,
+            initial.finetune,
+            None,
+            initial.criterion,
+            attention,
+            teacher=source,
         )
     record = {
         "speed_up": macs / count_macs(pruned, example),

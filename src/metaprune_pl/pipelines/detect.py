@@ -115,12 +115,12 @@ def train_detector(
 
     Return the result's folder.
     """
-    if not settings.epochs:
+    if not settings.length:
         return source
     folder = context.folder / name
     if context.broadcast(not (folder / "network" / "network.json").is_file()):
         module = DetectorTraining(network=str(source), optimizer=settings.optimizer)
-        context.make_trainer(folder, settings.epochs).fit(module, datamodule=data)
+        settings.make_trainer(context, folder).fit(module, datamodule=data)
     context.barrier()
     return folder / "network"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
-from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import load_metanetwork
@@ -42,8 +42,10 @@ from metaprune_pl.pruning import (
 )
 from metaprune_pl.pruning.importance import Images
 from metaprune_pl.pruning.targets import check_targets
-from metaprune_pl.stages import Finetuning, OptimizerSettings
+from metaprune_pl.stages import Distillation, Finetuning, OptimizerSettings
+from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits
+from metaprune_pl.stages.finetuning import Keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +53,30 @@ class TrainingSettings:
     """How long a network is trained, and how.
 
     Attributes:
-        epochs: How long; 0 leaves the step out.
+        epochs: Length in passes over the images; 0 leaves the step out.
+        steps: Length in optimiser steps, in place of epochs.
         optimizer: Optimiser and learning rate.
     """
 
     epochs: int = 10
+    steps: int | None = None
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=0.01))
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ConfigError(f"epochs is {self.epochs}; it is at least 0.")
+        if self.epochs < 0 or (self.steps is not None and self.steps < 0):
+            raise ConfigError(f"epochs {self.epochs} and steps {self.steps} are at least 0.")
+
+    @property
+    def length(self) -> int:
+        """Largest number of epochs: a step is the shortest."""
+        return self.epochs if self.steps is None else self.steps
+
+    def make_trainer(self, context: Context, folder: Path) -> Trainer:
+        """Return a Trainer for so many epochs or steps."""
+        trainer = context.make_trainer(folder, self.length)
+        if self.steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self.steps
+        return trainer
 
 
 CHANCE = 1.2
@@ -72,12 +88,19 @@ class FinetuneSettings(TrainingSettings):
     """An ordinary training of a classifier that was trained before.
 
     Attributes:
-        epochs: How long; 0 leaves the step out.
+        epochs: Length in passes over the images; 0 leaves the step out.
+        steps: Length in optimiser steps, in place of epochs.
         optimizer: Optimiser and learning rate.
         label_smoothing: Share of the label spread over the other classes.
+        distillation: What the network learns from the scores of the one that was given; None is
+            nothing.
+        keep: Which weights are kept: those of the `last` step, or those of the epoch with the
+            `best` accuracy on the validation images.
     """
 
     label_smoothing: float = 0.0
+    distillation: Distillation | None = None
+    keep: Keep = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +256,7 @@ def _make_ready(
         store(context, source, rewritten, card)
     elif preparation.sparsity is not None:
         method = "sparsity_learning"
-    if preparation.finetune.epochs:
+    if preparation.finetune.length:
         source = run_finetuning(
             context,
             data,
@@ -243,6 +266,7 @@ def _make_ready(
             preparation.sparsity,
             preparation.criterion,
             preparation.pruning.attention,
+            teacher=given,
         )
     card = replace(card, record={**card.record, "name": name, "method": method})
     if source != given or not preparation.source.stored:
@@ -301,10 +325,12 @@ def run_finetuning(
     sparsity: Sparsity | None,
     criterion: Importance,
     attention: AttentionUnits = "width",
+    *,
+    teacher: Path,
 ) -> Path:
     """Finetune a stored network in a folder of its own, unless that was done before.
 
-    Return the result's folder.
+    Return the result's folder. It learns from `teacher` where the settings say so.
     """
     result = context.folder / name / "network"
     if context.broadcast(not (result / "network.json").is_file()):
@@ -315,8 +341,11 @@ def run_finetuning(
             sparsity=sparsity,
             criterion=criterion if isinstance(criterion, Magnitude) else Magnitude(),
             attention=attention,
+            teacher=None if settings.distillation is None else str(teacher),
+            distillation=settings.distillation or Distillation(),
+            keep=settings.keep,
         )
-        trainer = context.make_trainer(context.folder / name, settings.epochs)
+        trainer = settings.make_trainer(context, context.folder / name)
         trainer.fit(module, datamodule=data)
     context.barrier()
     return result
@@ -337,16 +366,3 @@ def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> 
             "its weights (--state), and the images the normalization that it was trained with?"
         )
     return given, accuracy(ready.network, data, "test", context.device)
-
-
-@torch.inference_mode()
-def accuracy(
-    network: nn.Module, data: ImageDataModule, split: Split, device: torch.device
-) -> float:
-    """Share of the images of a part of the data that a network classifies correctly."""
-    network = network.to(device).eval()
-    correct = total = 0
-    for images, labels in data.evaluation(split, device):
-        correct += int((network(images).argmax(1) == labels).sum())
-        total += len(labels)
-    return correct / total

@@ -16,7 +16,6 @@ from metaprune_pl.pipelines.prepare import (
     Preparation,
     Ready,
     accuracies_before,
-    accuracy,
     as_built,
     prepare,
     run_finetuning,
@@ -36,6 +35,7 @@ from metaprune_pl.pruning.targets import PrunedNetwork, speed_up_targets
 from metaprune_pl.pruning.targets.masks import MaskTarget
 from metaprune_pl.reports import Masked, Pruned, Result
 from metaprune_pl.reports.report import write_report
+from metaprune_pl.stages.accuracy import accuracy
 
 R = TypeVar("R", Pruned, Masked)
 C = TypeVar("C", bound="Classification[Any]")
@@ -70,7 +70,7 @@ def prune(
         preparation: The network, and what comes before pruning: see `Preparation`.
     """
     before = Preparation(**preparation)
-    check_rounds(rounds, finetune_after.epochs)
+    check_rounds(rounds, finetune_after.length)
     if masks is not None:
         masking = _task(Masking, context, data, before, masks.targets, finetune_after)
         masked = prune_to_targets(masking, masks.targets, rounds)
@@ -102,10 +102,13 @@ class Classification(Task[R]):
 
     def finetune(self, source: Path) -> Path:
         """Finetune a stored network: see `Task.finetune`."""
-        if not self.settings.epochs:
+        if not self.settings.length:
             return source
         context, data, criterion = self.context, self.data, self.criterion
-        return run_finetuning(context, data, "finetuned", source, self.settings, None, criterion)
+        given, settings = self.ready.given, self.settings
+        return run_finetuning(
+            context, data, "finetuned", source, settings, None, criterion, teacher=given
+        )
 
     def accuracy(self, network: nn.Module) -> float:
         """Return the test accuracy of a network."""

@@ -12,11 +12,12 @@ from metaprune_pl.files import whole_folder
 from metaprune_pl.metanetworks.storage import stored_metanetworks
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, curve
-from metaprune_pl.pipelines.prepare import Preparation, accuracy
+from metaprune_pl.pipelines.prepare import Preparation
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.reports import Curve, Selection, read_json, write_csv, write_json
 from metaprune_pl.reports.figures import draw_epochs, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.stages.accuracy import accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class Stage(LightningModule):
         """Return the length of the training in the schedule's unit, epochs or optimiser steps."""
         trainer, unit = self.trainer, self.optimizer.interval
         epochs = trainer.max_epochs or 0
-        if unit == "epoch" and epochs > 0:
+        if unit == "epoch" and epochs > 0 and trainer.max_steps < 0:
             return epochs
         trainer.fit_loop.setup_data()
         steps = math.ceil(trainer.num_training_batches / self.batches_per_step)
