@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("metanetwork", "meta_step", "scaling", "graphs", "sparsity", "input_pipeline")
+NAMES = ("metanetwork", "scale", "meta_step", "scaling", "graphs", "sparsity", "input_pipeline")
 
 
 def main() -> None:

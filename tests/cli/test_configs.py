@@ -18,6 +18,7 @@ COMMANDS = {
     "analyze": "analyze",
     "detection": "detect",
     "prune": "prune",
+    "predictor": "fit",
     "transfer": "compare",
     "initial": "compare",
 }

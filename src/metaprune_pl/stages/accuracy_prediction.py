@@ -45,8 +45,14 @@ class AccuracyPrediction(Stage):
         return zoo
 
     def setup(self, stage: str) -> None:
-        """Refuse data of another kind."""
+        """Refuse data of another kind, and several devices.
+
+        Raises:
+            ConfigError: It is, or there are.
+        """
         assert self._zoo
+        if self.trainer.world_size > 1:
+            raise ConfigError("AccuracyPrediction runs on one device: set trainer.devices to 1.")
 
     def forward(self, batch: ZooBatch) -> Tensor:
         """Return predicted accuracies, [B]."""
