@@ -6,9 +6,17 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Characters of a message, which may quote a file, at most."""
+
 
 class MetapruneError(Exception):
     """Base of all errors that a person can mend."""
+
+    def __str__(self) -> str:
+        """Return the message, however long what it quotes is."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 class ConfigError(MetapruneError):

@@ -84,11 +84,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             _sync(path)
         _check_replaceable(folder, {path.name for path in new.iterdir()})
         if not os.path.lexists(place):
-            new.rename(place)
+            os.replace(new, place)
         elif not _exchange(new, place):
             (box / "old").mkdir()
             place.rename(box / "old" / place.name)
-            new.rename(place)
+            os.replace(new, place)
         _sync(place.parent)
 
 

@@ -54,6 +54,10 @@ ARTIFACTS = {"network", "state", "metanetwork", "data_models"}
 """Settings that name folders of stored networks or a file of weights, which belong to the key."""
 LOCK = ".lock"
 """File that whoever is at a run holds locked."""
+DEEPEST = 50
+"""Levels of a kept config that are read at most."""
+LARGEST_CONFIG = 2**20
+"""Bytes of a kept config that are read at most."""
 CLAIMS = "claims"
 """Folder of the files that those who share a run hold locked."""
 TRACES = (
@@ -104,6 +108,30 @@ def _flat(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{place}{key}.")
         else:
             yield f"{place}{key}", value
+
+
+def _kept_settings(file: Path) -> dict[str, Any] | None:
+    """Return the settings that a run has kept, if they are still there and whole."""
+    try:
+        check_file(file, LARGEST_CONFIG)
+        text = file.read_text()
+        if not _is_plain(text):
+            return None
+        kept = yaml.safe_load(text)
+    except (StorageError, yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return kept if isinstance(kept, dict) else None
+
+
+def _is_plain(text: str) -> bool:
+    """Whether YAML nests a little only and has no aliases, which stand for any amount of settings."""
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
 
 
 def _is_held(path: Path) -> bool:
@@ -220,14 +248,12 @@ class RunFolder:
 
     def _difference(self, config: str | None) -> str:
         """Say in brackets what makes the run that is here another one than one with this config, if that is known."""
-        known, file = self._read(), self.path / "config.yaml"
-        if known is None or config is None or not file.is_file():
+        known, kept = self._read(), _kept_settings(self.path / "config.yaml")
+        if known is None or config is None or kept is None:
             return ""
         if known.command != self.command:
             return f" (of `{known.command}`)"
-        old, new = (
-            dict(self._counting(yaml.safe_load(text))) for text in (file.read_text(), config)
-        )
+        old, new = (dict(self._counting(each)) for each in (kept, yaml.safe_load(config)))
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if old == new:
             return " (its settings are the same; a network or file that it names has changed)"
