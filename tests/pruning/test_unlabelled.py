@@ -78,6 +78,9 @@ def test_a_unit_that_several_layers_read_has_the_sum_over_them() -> None:
     found = scores[units_of(groups, "layer1.0.conv2")]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
     assert bool(scores[groups.prunable].isfinite().all())
+    normalized = Energy(images=40).importance(groups, {"energy": scores[groups.unit]})
+    assert float(normalized[units_of(groups, "layer1.0.conv2")].mean()) == pytest.approx(4**0.5)
+    assert float(normalized[units_of(groups, "layer1.0.conv1")].mean()) == pytest.approx(1)
 
 
 def random_reader(units: int, taps: int, outputs: int) -> tuple[Reader, Tensor]:
@@ -178,3 +181,5 @@ def test_no_images_are_refused(plain: tuple[nn.Module, PruningGroups]) -> None:
         Energy().measure(network, groups.graph)
     with pytest.raises(ConfigError, match="at least 4"):
         Energy(images=3)
+    with pytest.raises(ConfigError, match="power"):
+        Elimination(readers=float("nan"))

@@ -29,6 +29,7 @@ class Elimination(Energy):
     Attributes:
         normalize: What scores are divided by within their group: 1 (`none`), their `mean` or `max`.
         images: Number of unlabelled images that are measured.
+        readers: Power of the number of layers that read a unit: see `Energy`.
     """
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """How much of what a unit says is heard: from unlabelled images."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,20 +20,26 @@ class Energy(Normalized):
     """Share of the variance of what reads a unit that comes from it.
 
     For each layer that reads a unit: its mean square activation times the squared weights that read
-    it, over the variance of each output, averaged over the outputs; summed over these layers. A
-    network that was rewritten or pruned is measured again.
+    it, over the variance of each output, averaged over the outputs; summed over these layers.
 
     Attributes:
         normalize: What scores are divided by within their group: 1 (`none`), their `mean` or `max`.
         images: Number of unlabelled images that are measured.
+        readers: Power of the number of layers that read a unit, by which its score is multiplied
+            after the division: a residual stream counts for more than what is inside a block. The
+            loss grows with that number, and so does what removal saves: 1 heeds the first alone, 0
+            leaves scores as they are.
     """
 
     normalize: Literal["none", "mean", "max"] = "mean"
     images: int = 512
+    readers: float = 0.5
 
     def __post_init__(self) -> None:
         if self.images < 4:
             raise ConfigError(f"criterion.images is {self.images}; at least 4 are needed.")
+        if not 0 <= self.readers < math.inf:
+            raise ConfigError(f"criterion.readers is {self.readers}; it is a power of at least 0.")
 
     @torch.no_grad()
     def measure(
@@ -93,6 +100,16 @@ class Energy(Normalized):
         total = zeros.index_add(0, groups.unit, energy.masked_fill(unread, 0.0))
         heard = zeros.index_add(0, groups.unit, (~unread).to(energy))
         return total.masked_fill(heard == 0, torch.inf)
+
+    def normalizer(
+        self, groups: PruningGroups, scores: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
+        """Return the group's number over a power of how many layers read a unit, [U]."""
+        divisor = super().normalizer(groups, scores, kept)
+        counts = torch.zeros_like(divisor)
+        for connection in readers(groups.graph).values():
+            counts[groups.unit[connection.source[0]].unique()] += 1
+        return divisor / counts.clamp(min=1).pow(self.readers)
 
 
 def readers(graph: WeightGraph) -> dict[str, Connection]:
