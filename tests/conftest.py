@@ -44,6 +44,12 @@ def tiny(stage: str, *flags: str) -> list[str]:
     return [command, "--config", f"{name}_quickstart.yaml", *TINY[stage], *QUIET, *flags]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let fuzzers try other and more inputs than in every run."""
+    parser.addoption("--seed", type=int, default=0, help="first seed of random networks")
+    parser.addoption("--networks", type=int, default=8, help="number of random networks")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run folders in two processes; a few files take less time than a second process to start."""
     folders = any(Path(arg).is_dir() for arg in config.args)
