@@ -16,8 +16,8 @@ from metaprune_pl.networks.names import find_builder
 from metaprune_pl.networks.states import load_state, not_finite, read_state
 from metaprune_pl.networks.storage import NetworkCard, load_network, read_card
 
-Shape = tuple[int, int, int]
-"""Shape (C, H, W) of one image."""
+Shape = tuple[int, ...]
+"""Shape of one input: (C, H, W) of an image, (C, L) of a series."""
 
 
 @dataclass(frozen=True, kw_only=True)

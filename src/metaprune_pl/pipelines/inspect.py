@@ -19,6 +19,7 @@ from metaprune_pl.pruning import (
     count_parameters,
     prunable_groups,
 )
+from metaprune_pl.pruning.attributes import attributes_set
 from metaprune_pl.pruning.plan import highest_speed_up
 from metaprune_pl.reports.figures import save_figure
 from metaprune_pl.reports.graph_figure import draw_graph
@@ -65,6 +66,8 @@ class Inspection:
         groups: What can be pruned.
         stays: Layers with channels that cannot be pruned: how many, and why.
         highest_speed_up: Multiply-accumulates now over those with one unit left in each group.
+        unfollowed: Operations that the trace does not follow; the channels around them stay.
+        attributes: Attributes of modules that pruning sets, since they count channels.
     """
 
     network: str
@@ -81,12 +84,14 @@ class Inspection:
     groups: tuple[GroupFacts, ...]
     stays: dict[str, str]
     highest_speed_up: float
+    unfollowed: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
 
 def inspect_network(
     source: NetworkSource,
     *,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     attention: AttentionUnits = "width",
     figure: str | None = None,
 ) -> Inspection:
@@ -151,6 +156,8 @@ def inspect_network(
         highest_speed_up=highest_speed_up(
             groups, network.state_dict(), Magnitude(), PruningSettings(), fixed
         ),
+        unfollowed=graph.unfollowed,
+        attributes=attributes_set(graph),
     )
 
 
@@ -191,7 +198,10 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
         if bool(classes[units].any()):
             return "the network's output, or tied to it"
         if bool(counted[units].any()):
-            return "something is made for as many (zero padding, one gate for all, fixed places, a recurrent layer)"
+            return (
+                "something is made for as many (zero padding, one gate for all, fixed places, an "
+                "operation that is not followed)"
+            )
         return "the forward pass does not run with fewer, as a trial has shown"
 
     found = {}

@@ -241,6 +241,8 @@ def inspection_tables(found: Any) -> list[RenderableType]:
             "highest speed-up",
             f"{found.highest_speed_up:.1f}x, with one unit left in each pruning group",
         ),
+        *[("attributes set", ", ".join(found.attributes[:12]))] * bool(found.attributes),
+        *(("not followed", reason) for reason in found.unfollowed[:12]),
     ):
         whole.add_row(*row)
     tables: list[RenderableType] = [whole]
