@@ -260,4 +260,4 @@ def test_two_devices_train_one_detector() -> None:
     )
     assert (pruned.average_precision, pruned.average_precision_50) == pytest.approx(alone)
     checkpoint = torch.load("two/trained/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 13 // (2 * 2)
+    assert checkpoint["global_step"] == 13 // 2  # batches are of all devices together
