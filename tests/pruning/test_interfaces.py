@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_pruning
 from torch import nn
 from toys import Neurons
 
@@ -22,6 +23,7 @@ from metaprune_pl.pruning import (
     PruningSettings,
     Scales,
     Taylor,
+    count_macs,
     count_parameters,
     find_groups,
     prune,
@@ -78,3 +80,39 @@ def test_a_network_with_half_the_parameters() -> None:
 def test_exponents_that_make_no_norm_are_refused(kind: type[Magnitude], p: float) -> None:
     with pytest.raises(ConfigError, match="exponent"):
         kind(p=p)
+
+
+def test_depgraph_prunes_by_torch_prunings_own_pruner() -> None:
+    network = random_resnet(8, 8)
+    settings = PruningSettings(pruner="depgraph", step=0.05)
+    half, third = prune(network, IMAGE, speed_ups=[2.0, 3.0], settings=settings)
+    macs = [count_macs(each, IMAGE) for each in (network, half, third)]
+    assert 2 <= macs[0] / macs[1] < 3 <= macs[0] / macs[2]
+    pruner = torch_pruning.pruner.GroupNormPruner(
+        network,
+        IMAGE,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=1.0,
+        iterative_steps=20,
+        ignored_layers=[network.get_submodule("fc")],
+    )
+    while count_macs(network, IMAGE) > macs[0] / 2:
+        pruner.step()
+    for name, value in network.state_dict().items():
+        assert torch.equal(half.state_dict()[name], value)
+
+
+@pytest.mark.slow
+def test_depgraph_is_a_control_that_one_runs(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(line)
+    folder = f"--trainer.default_root_dir={tmp_path}/depgraph"
+    none = ["--finetune.epochs=0", "--metanetwork=null", "--latency_batches=[]"]
+    main(tiny("prune prune", "--pruning.pruner=depgraph", *none, folder))
+    results = json.loads((tmp_path / "depgraph" / "report.json").read_text())
+    for result in results:
+        stored = load_network(tmp_path / "depgraph" / f"speed_up_{result['target']:g}" / "network")
+        assert result["speed_up"] >= result["target"]
+        assert count_macs(stored, torch.zeros(1, 1, 8, 8)) == result["macs"]

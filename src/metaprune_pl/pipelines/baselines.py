@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -17,12 +17,14 @@ class Baseline:
 
     Attributes:
         criterion: Which channels matter.
+        pruner: Who prunes: see `PruningSettings`.
         rounds: Rounds of pruning and training, with weights rewound after each.
         untrained: Whether it prunes the network as it was before any training, and then trains it
             as the data models were. There is no curve of a network that is not trained.
     """
 
     criterion: Importance
+    pruner: Literal["own", "depgraph"] = "own"
     rounds: int = 1
     untrained: bool = False
 
@@ -38,7 +40,12 @@ class Baseline:
             "init_args": asdict(self.criterion),
         }
         ranking = "masks.ranking" if masks else "pruning.ranking"
-        shared = {"criterion": criterion, ranking: "uniform" if uniform else "global"}
+        shared: dict[str, Any] = {
+            "criterion": criterion,
+            ranking: "uniform" if uniform else "global",
+        }
+        if self.pruner != "own":
+            shared["pruning.pruner"] = self.pruner
         return {"curve": shared, "prune": {**shared, "rounds": self.rounds}}
 
 
@@ -50,6 +57,7 @@ BASELINES: Mapping[str, Baseline] = {
     "taylor": Baseline(criterion=Taylor(p=1.0, normalize="mean")),
     "lamp": Baseline(criterion=Lamp()),
     "iterative_magnitude": Baseline(criterion=Magnitude(p=1.0, normalize="mean"), rounds=3),
+    "depgraph": Baseline(criterion=Magnitude(), pruner="depgraph"),
     "snip": Baseline(criterion=Taylor(p=1.0, normalize="none"), untrained=True),
 }
 """Name of a method to what it does. With `_uniform` behind it, each group loses the same share of

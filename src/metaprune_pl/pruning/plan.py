@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class PruningSettings:
         ranking: Whether channels of all groups compete (`global`), those of each group for the same
             share of it (`uniform`), or those of groups of the same kind (`isomorphic`).
         cost: What a speed-up is of: Macs (multiply-accumulates) or Parameters.
+        pruner: Who prunes: we (`own`), or torch-pruning's pruner with its own importance
+            (`depgraph`), a control.
     """
 
     step: float = 0.005
@@ -44,6 +47,7 @@ class PruningSettings:
     attention: AttentionUnits = "width"
     ranking: Ranking = "global"
     cost: Cost = field(default_factory=Macs)
+    pruner: Literal["own", "depgraph"] = "own"
 
     def __post_init__(self) -> None:
         ratios = all(0 <= ratio <= 1 for ratio in (self.max_ratio, *self.max_ratios.values()))

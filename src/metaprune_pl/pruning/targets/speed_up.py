@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.networks.examples import Example
+from metaprune_pl.pruning.depgraph import prune_by_depgraph
 from metaprune_pl.pruning.importance import Images, Importance, Magnitude
 from metaprune_pl.pruning.plan import PruningSettings, fewest_nodes, plan
 from metaprune_pl.pruning.removal import check_masked, remove
@@ -87,6 +88,12 @@ class SpeedUp(Target):
         for settings, same in groupby(targets, key=lambda target: target.settings):
             base = unpruned.base(settings.cost)
             budgets = [base / target.value for target in same]
+            if settings.pruner == "depgraph":
+                if weights is not None:
+                    raise ConfigError("pruning.pruner: depgraph prunes at once; set rounds to 1.")
+                results = prune_by_depgraph(network, unpruned, settings, budgets)
+                yield from (PrunedNetwork(network=result) for result in results)
+                continue
             cost = settings.cost.of_kept(network, groups.graph, example)
             for kept in plan(groups, measured, criterion, settings, budgets, cost):
                 yield PrunedNetwork(network=_without(source, unpruned, kept, example))
