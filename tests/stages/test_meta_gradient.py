@@ -17,7 +17,9 @@ from metaprune_pl.stages import MetaTraining, OptimizerSettings
 from metaprune_pl.stages.objectives import (
     Accuracy,
     BatchNormMode,
+    Budgeted,
     DataModel,
+    MeanLoss,
     Rewritten,
     load_data_model,
 )
@@ -118,15 +120,16 @@ def our_gradient(
     net: PNAMetanetwork,
     model: DataModel,
     batches: list[tuple[Tensor, Tensor]],
-    sparsity: Sparsity,
+    sparsity: Sparsity | None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    stage = _Bare(metanetwork=net, sparsity=sparsity, **options)
+    options |= {} if sparsity is None else {"sparsity": sparsity}
+    stage = _Bare(metanetwork=net, **options)
     stage.data_models = [model]
     for number, (images, labels) in enumerate(batches):
         last = number == len(batches) - 1
         stage.training_step(
-            MetaBatch(images, labels, torch.rand(4, 3), models=(0,), part=0, last=last), number
+            MetaBatch(images, labels, torch.zeros(4, 3), models=(0,), part=0, last=last), number
         )
     assert stage.backward_passes == 1
     return gradients(net)
@@ -147,6 +150,27 @@ def test_one_backward_pass_gives_the_gradient_of_one_for_each_micro_batch(
     assert all(
         torch.equal(before[name], value) for name, value in model.state.items()
     )  # running statistics, too
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_the_budgeted_objective_too(tmp_path: Path, batch_norm: BatchNormMode) -> None:
+    model, objective = data_model(tmp_path / "network", batch_norm), Budgeted(max_speed_up=3.0)
+    net = metanetwork()
+    net.zero_grad()
+    new = net.rewrite(model.graph, model.state)
+    leaves = {name: new[name] for name, _ in model.network.named_parameters()}
+    torch.manual_seed(3)
+    term = objective.start(Rewritten(model, leaves))
+    assert isinstance(term, MeanLoss)
+    for batch in micro_batches():
+        (term.loss(*batch) / 3).backward(retain_graph=True)
+    expected = gradients(net)
+    net = metanetwork()
+    torch.manual_seed(3)
+    found = our_gradient(net, model, micro_batches(), None, objectives=[objective])
+    for name, gradient in expected.items():
+        assert float(gradient.norm()) > 0, name
+        assert relative_error(found[name], gradient) < 1e-9, name
 
 
 @pytest.mark.parametrize("batch_norm", ["eval", "train"])

@@ -17,6 +17,7 @@ from metaprune_pl.pruning import Sparsity as SparsityTerm
 from metaprune_pl.stages import MetaTraining, OptimizerSettings
 from metaprune_pl.stages.objectives import (
     Accuracy,
+    Budgeted,
     MeanLoss,
     Objective,
     Rewritten,
@@ -127,6 +128,21 @@ def test_an_objective_of_ones_own_is_one_class(
     assert not torch.equal(plain, toy)
     assert {"train/distance", "train/gradient_nearness"} <= logged("toy")
     assert "train/distance" not in logged("plain")
+
+
+def test_the_budgeted_objective_trains_and_draws_the_same_again(args: list[str]) -> None:
+    budgeted = "--model.init_args.objectives=[{class_path: Budgeted, init_args: {max_speed_up: 3}}]"
+    plain = "--model.init_args.sparsity={weight: 0.1, alpha: 4.0, form: decay}"
+    whole = trained(args, "whole", budgeted, plain)
+    assert torch.equal(trained(args, "again", budgeted, plain), whole)
+    assert {"train/budgeted_loss", "train/gradient_budgeted"} <= logged("whole")
+
+
+@pytest.mark.parametrize("name", ["max_speed_up", "temperature"])
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_settings_of_budgets_that_make_no_sense_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Budgeted(**{name: value})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What every metanetwork is: a module that reads a network's graph, and what most of them return."""
+"""What every metanetwork is: a module that reads a network's graph."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""The work on the blocks in PyTorch, piece by piece. The size of a piece changes nothing but rounding."""
+"""The work on the blocks in PyTorch, piece by piece.
+
+The size of a piece changes nothing but rounding.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -94,6 +94,7 @@ class BudgetedTraining(Finetuning):
         half = len(images) // 2
         logits = torch.cat([self(images[:half]), self.narrow(images[half:], self.drawn())])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.watch(loss)
         self.log(
             "train/loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
         )

@@ -122,7 +122,7 @@ class DataModelTraining(Stage):
         return torch.stack([network(images) for network in self.networks])
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Sum of the networks' losses: their parameters are disjoint, so each gets its own gradient."""
+        """Sum of the networks' losses, of which each has parameters of its own."""
         images, labels = batch
         losses = [
             F.cross_entropy(network(images), labels, label_smoothing=self.label_smoothing)

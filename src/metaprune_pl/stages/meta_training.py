@@ -1,4 +1,4 @@
-"""Train the metanetwork: accuracy of the rewritten network plus sparsity of its pruning groups (paper, 4.2)."""
+"""Train the metanetwork for objectives of the networks that it rewrites (paper, section 4.2)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -163,7 +163,7 @@ class MetaTraining(Stage):
             self._parts = []
 
     def rewrite(self, models: Sequence[DataModel]) -> list[dict[str, Tensor]]:
-        """Return the states of networks with the trainable parameters that the metanetwork gives them."""
+        """Return the states of networks with the parameters that the metanetwork gives them."""
         with torch.autocast(
             self.device.type, enabled=False
         ):  # in mixed precision, too: its changes are small
@@ -176,7 +176,7 @@ class MetaTraining(Stage):
 
     @torch.no_grad()
     def new_weights(self, models: Sequence[DataModel]) -> list[dict[str, Tensor]]:
-        """Return the trainable parameters as the metanetwork rewrites them, cut off from it as leaves."""
+        """Return the trainable parameters that the metanetwork gives networks, as leaves."""
         return [
             {
                 name: value.detach().clone().requires_grad_()
@@ -247,7 +247,7 @@ class MetaTraining(Stage):
         self._validated = {**model.state, **self.new_weights([model])[0]}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy of the rewritten data model on the validation images, without finetuning."""
+        """Log loss and accuracy of the rewritten data model on the validation images."""
         images, labels = batch
         model = self.data_models[0]
         state = {

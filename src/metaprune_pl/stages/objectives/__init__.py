@@ -2,6 +2,7 @@
 
 from metaprune_pl.stages.objectives.accuracy import Accuracy
 from metaprune_pl.stages.objectives.base import MeanLoss, Objective, OfWeights, Term
+from metaprune_pl.stages.objectives.budgeted import Budgeted
 from metaprune_pl.stages.objectives.rewritten import (
     BatchNormMode,
     DataModel,
@@ -13,6 +14,7 @@ from metaprune_pl.stages.objectives.sparsity import Sparsity
 __all__ = [
     "Accuracy",
     "BatchNormMode",
+    "Budgeted",
     "DataModel",
     "MeanLoss",
     "Objective",
