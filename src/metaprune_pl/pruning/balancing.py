@@ -6,7 +6,7 @@ it should. Balanced, the weights that lead to a channel and those that leave it 
 absolute values, which is the smallest sum that rescaling reaches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,14 +94,18 @@ class _Sums:
         bound = torch.zeros(graph.num_nodes).index_add(0, common, (~hidden_nodes(graph)).float())
         return cls(graph, nodes, tuple(edges), following, common, bound[common] == 0)
 
-    def at(self, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of what grows and of what shrinks with each node's factor, [N] each, at these factors."""
+    def at(self, factors: Tensor, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Sums of what grows and of what shrinks with each node's factor, [N] each.
+
+        Args:
+            factors: Where.
+            members: Indices of the connections to count.
+        """
         grows, shrinks = self.nodes * factors, torch.zeros_like(self.nodes)
-        for connection, edges, norm in zip(
-            self.graph.connections, self.edges, self.following, strict=True
-        ):
+        for index in members:
+            connection, norm = self.graph.connections[index], self.following[index]
             target, source = connection.target, connection.source
-            now = edges * edge_factors(factors, target, source, norm)[..., 0]
+            now = self.edges[index] * edge_factors(factors, target, source, norm)[..., 0]
             if norm == 0:
                 grows.index_add_(0, target.flatten(), now.sum(2).flatten())
             shrinks.index_add_(0, source.flatten(), now.sum(1).flatten())
@@ -121,11 +125,11 @@ def _factors(sums: _Sums) -> Tensor:
     """Find the factors of the nodes, [N]: layer by layer q = sqrt(out / in), as long as it pays."""
     best = torch.ones(len(sums.nodes), dtype=torch.float64)
     least = sums.total(best)
-    layers = _layers(sums)
+    layers = [(layer, _touched(sums, layer)) for layer in _layers(sums)]
     for _ in range(SWEEPS):
         factors = best.clone()
-        for layer in layers:
-            factors = factors * _balanced(sums, factors, layer)
+        for layer, members in layers:
+            factors = factors * _balanced(sums, factors, layer, members)
         total = sums.total(factors)
         if not total < least:
             break
@@ -135,11 +139,11 @@ def _factors(sums: _Sums) -> Tensor:
     return best
 
 
-def _balanced(sums: _Sums, factors: Tensor, layer: Tensor) -> Tensor:
+def _balanced(sums: _Sums, factors: Tensor, layer: Tensor, members: Sequence[int]) -> Tensor:
     """What to multiply the factors of a layer by, given those of all others, [N]."""
     grows, shrinks = (
         torch.zeros_like(part).index_add(0, sums.common, part)[sums.common]
-        for part in sums.at(factors)
+        for part in sums.at(factors, members)
     )
     live = layer & (grows > 0) & (shrinks > 0)
     ratio = (shrinks / grows.where(live, torch.ones_like(grows))).sqrt()
@@ -157,3 +161,12 @@ def _layers(sums: _Sums) -> list[Tensor]:
             layers.append(layer)
             done = done | layer
     return layers
+
+
+def _touched(sums: _Sums, layer: Tensor) -> list[int]:
+    """Indices of the connections that lead to a layer or leave it."""
+    return [
+        index
+        for index, connection in enumerate(sums.graph.connections)
+        if layer[connection.target].any() or layer[connection.source].any()
+    ]
