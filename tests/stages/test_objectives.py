@@ -93,6 +93,7 @@ def test_the_settings_of_the_paper_are_a_list_of_two() -> None:
     ("settings", "said"),
     [
         ({"objectives": []}, "at least one"),
+        ({"clip": float("nan")}, "clip is nan"),
         ({"objectives": [Accuracy(), Accuracy()]}, "each kind once"),
         ({"objectives": [Accuracy()], "sparsity": SparsityTerm(weight=0.3)}, "give them there"),
         ({"objectives": [Accuracy()], "criterion": Magnitude(p=1.0)}, "give them there"),

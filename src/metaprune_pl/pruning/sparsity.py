@@ -3,6 +3,7 @@
 Its gradient for a network's own weights or for generated ones.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -36,8 +37,8 @@ class Sparsity:
     form: Literal["decay", "norm", "l1"] = "decay"
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.alpha < 0:
-            raise ConfigError("sparsity.weight and sparsity.alpha are at least 0.")
+        if not (0 <= self.weight < math.inf and 0 <= self.alpha < math.inf):
+            raise ConfigError("sparsity.weight and sparsity.alpha are finite and at least 0.")
 
     def shrinkage(self, groups: PruningGroups, scores: Tensor) -> Tensor:
         """Equation (27): gamma of each unit, between 1 and 2^alpha.

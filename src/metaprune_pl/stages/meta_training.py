@@ -93,7 +93,8 @@ class MetaTraining(Stage):
             takes minutes, the others less. Architectures are compiled one by one.
 
     Raises:
-        ConfigError: There are objectives as well as settings of the paper's, or two of a kind.
+        ConfigError: There are objectives as well as settings of the paper's, two of a kind, or a
+            clip that is not finite.
     """
 
     remedies = "optimizer.lr or the objectives' weights"
@@ -114,6 +115,8 @@ class MetaTraining(Stage):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        if not 0 <= clip < math.inf:
+            raise ConfigError(f"model.clip is {clip}: it must be finite and at least 0.")
         self.metanetwork = metanetwork
         self.optimizer = optimizer
         self.objectives = _objectives(objectives, sparsity, criterion)
