@@ -16,7 +16,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,18 +158,23 @@ def _finite(text: str) -> float:
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes have left below a folder, and bring back what they replaced."""
     for box in [path for path in folder.rglob(f"{UNFINISHED}*") if path.is_dir()]:
-        handle = os.open(box, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for old in (box / "old").glob("*"):
-                if not (box.parent / old.name).exists():
-                    old.rename(box.parent / old.name)
-            shutil.rmtree(box, ignore_errors=True)
-        except OSError as error:  # somebody writes there, or nobody can know
-            if error.errno not in _NO_LOCKS | {errno.EWOULDBLOCK}:
-                raise
-        finally:
-            os.close(handle)
+        with suppress(FileNotFoundError):  # it lay in another one, or its writer has finished
+            _remove_left(box)
+
+
+def _remove_left(box: Path) -> None:
+    handle = os.open(box, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for old in (box / "old").glob("*"):
+            if not (box.parent / old.name).exists():
+                old.rename(box.parent / old.name)
+        shutil.rmtree(box, ignore_errors=True)
+    except OSError as error:  # somebody writes there, or nobody can know
+        if error.errno not in _NO_LOCKS | {errno.EWOULDBLOCK}:
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from metaprune_pl.files import (
     remove_unfinished,
     write_json,
     write_text,
+    writing,
 )
 from metaprune_pl.pipelines.cost import (
     RunFacts,
@@ -183,9 +184,13 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether this run is here and came to its end."""
+        """Whether this run is here and came to its end; what a kill right then left is removed."""
         known = self._read()
-        return known is not None and known.key == self.key and known.finished
+        if known is None or known.key != self.key or not known.finished:
+            return False
+        with writing(self.path):
+            remove_unfinished(self.path)
+        return True
 
     @contextmanager
     def running(self, config: str | None = None, *, keep: bool = False) -> Iterator[Path | None]:
