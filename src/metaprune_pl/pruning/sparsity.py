@@ -60,7 +60,9 @@ class Sparsity:
         state: Mapping[str, Tensor],
         into: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradient of the term for each parameter, times `weight`, and the value of equation (26), or the l1 norm.
+        """Gradient of the term for each parameter, times `weight`, and the term's value.
+
+        The value is that of equation (26), or the l1 norm.
 
         Args:
             criterion: Scores that the shrinkage follows.
@@ -68,19 +70,9 @@ class Sparsity:
             state: Trainable parameters by name.
             into: Gradients to add it to in place; None starts from zero.
         """
-        found = {} if into is None else into
+        gradients = {} if into is None else into
         if self.form == "l1":
-            weights = {
-                name: state[name].detach()
-                for name in input_dimensions(groups.graph)
-                if name in state
-            }
-            for name, weight in weights.items():
-                own = weight.sign()
-                found[name] = (
-                    found[name].add_(own, alpha=self.weight) if name in found else self.weight * own
-                )
-            return found, torch.stack([weight.abs().sum() for weight in weights.values()]).sum()
+            return gradients, self._l1(groups, state, gradients)
         names = [name for name in groups.graph.parameters if name in state]
         exact = self.form == "norm"
         with torch.set_grad_enabled(exact):
@@ -89,20 +81,31 @@ class Sparsity:
             gamma = self.shrinkage(groups, scores) * groups.prunable.to(scores.device)
             value = (gamma * scores / criterion.normalizer(groups, scores)).sum()
         if exact:
-            for name, own in zip(
-                names,
-                torch.autograd.grad(value, list(leaves.values()), allow_unused=True),
-                strict=True,
-            ):
+            parts = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            for name, own in zip(names, parts, strict=True):
                 if own is not None:
-                    found[name] = (
-                        found[name].add_(own, alpha=self.weight)
-                        if name in found
-                        else self.weight * own
-                    )
+                    self._add(gradients, name, own)
         else:
-            _decay(groups, state, self.weight * gamma, found)
-        return found, value.detach()
+            _decay(groups, state, self.weight * gamma, gradients)
+        return gradients, value.detach()
+
+    def _l1(
+        self, groups: PruningGroups, state: Mapping[str, Tensor], into: dict[str, Tensor]
+    ) -> Tensor:
+        """Add the gradient of the l1 norm, and return that."""
+        norms = []
+        for name in input_dimensions(groups.graph):
+            if name in state:
+                weight = state[name].detach()
+                self._add(into, name, weight.sign())
+                norms.append(weight.abs().sum())
+        return torch.stack(norms).sum()
+
+    def _add(self, into: dict[str, Tensor], name: str, own: Tensor) -> None:
+        if name in into:
+            into[name].add_(own, alpha=self.weight)
+        else:
+            into[name] = self.weight * own
 
 
 @torch.no_grad()

@@ -107,34 +107,41 @@ def network_statistics(
         gradients: Those of `loss_gradients`.
         criterion: Scores of the pruning groups.
     """
-    weights, slopes = weight_matrices(groups.graph, state), weight_matrices(groups.graph, gradients)
-    scales = [
-        name
-        for g in groups.graph.groups
-        for slot, name in g.slots.items()
-        if slot.endswith("norm.weight")
-    ]
-    importance = criterion.importance(groups, state).detach().double().cpu()
-    members = {
-        name: groups.prunable & (groups.group == number) for number, name in enumerate(groups.names)
-    }
-    found: Statistics = {
+    weights = weight_matrices(groups.graph, state)
+    slopes = weight_matrices(groups.graph, gradients)
+    statistics: Statistics = {
         "l1": {name: weight.norm(p=1, dim=1) for name, weight in weights.items()},
         "l2": {name: weight.norm(dim=1) for name, weight in weights.items()},
-        "taylor": {
-            name: (weight * slopes[name]).abs().flatten() for name, weight in weights.items()
-        },
+        "taylor": {name: (w * slopes[name]).abs().flatten() for name, w in weights.items()},
         "correlation": {name: correlation(weight) for name, weight in weights.items()},
         "effective_rank": {name: effective_rank(weight) for name, weight in weights.items()},
-        "norm_scale": {
-            name.removesuffix(".weight"): state[name].detach().double().abs() for name in scales
-        },
-        "group_score": {
-            name: importance[units] for name, units in members.items() if bool(units.any())
-        },
+        "norm_scale": _norm_scales(groups.graph, state),
+        "group_score": _group_scores(groups, state, criterion),
     }
     return {
         name: {layer: value.cpu() for layer, value in layers.items()}
-        for name, layers in found.items()
+        for name, layers in statistics.items()
         if layers
     }
+
+
+def _norm_scales(graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = (
+        name
+        for group in graph.groups
+        for slot, name in group.slots.items()
+        if slot.endswith("norm.weight")
+    )
+    return {name.removesuffix(".weight"): state[name].detach().double().abs() for name in names}
+
+
+def _group_scores(
+    groups: PruningGroups, state: Mapping[str, Tensor], criterion: Importance
+) -> dict[str, Tensor]:
+    importance = criterion.importance(groups, state).detach().double().cpu()
+    scores = {}
+    for index, name in enumerate(groups.names):
+        units = groups.prunable & (groups.group == index)
+        if bool(units.any()):
+            scores[name] = importance[units]
+    return scores

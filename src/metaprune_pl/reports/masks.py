@@ -3,8 +3,9 @@
 Rows, and a picture over the parameters that are left (paper, table 3).
 """
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metaprune_pl.reports.figures import colors_of, legend_below
@@ -46,7 +47,7 @@ def whole_sentence(results: Sequence[Masked]) -> str:
 
 
 def draw_masks(results: Sequence[Masked]) -> "Figure":
-    """Draw accuracy over the parameters left, before and after finetuning, a colour for each method.
+    """Draw accuracy over the parameters left before and after finetuning, a colour for a method.
 
     Means and standard deviations over networks; lines join shares, and squares are patterns.
     """
@@ -56,68 +57,63 @@ def draw_masks(results: Sequence[Masked]) -> "Figure":
     rows, colors = masked_rows(results), colors_of(methods_of(results))
     left = sorted({row["target"]: row["left"] for row in rows}.values(), reverse=True)
     part = (left[0] / left[-1]) ** 0.01  # of the picture's width
-    shares = any(":" not in row["target"] for row in rows)
     for axes, (step, title) in zip(figure.subplots(1, 2), STEPS.items(), strict=True):
         axes.grid(alpha=0.3)
-        for number, (method, color) in enumerate(colors.items()):
-            aside = part ** (
-                0.5 * number - 0.25 * (len(colors) - 1)
-            )  # so that bars do not hide each other
-            for pattern, style in ((False, "o-"), (True, "s")):
-                own = sorted(
-                    (
-                        row
-                        for row in rows
-                        if row["method"] == method and (":" in row["target"]) == pattern
-                    ),
-                    key=lambda row: row["left"],
-                )
-                spread = [100 * (row[f"accuracy_{step}_std"] or 0) for row in own]
-                axes.errorbar(
-                    [row["left"] / aside for row in own],
-                    [100 * row[f"accuracy_{step}"] for row in own],
-                    spread,
-                    fmt=style,
-                    color=color,
-                    mfc="white" if pattern else color,
-                    capsize=2,
-                    linewidth=1.6,
-                    elinewidth=0.8,
-                    label=None if pattern == shares else method.replace("_", " "),
-                )
+        for index, (method, color) in enumerate(colors.items()):
+            aside = part ** (0.5 * index - 0.25 * (len(colors) - 1))  # no bar hides another
+            _draw_method(axes, rows, step, method, color, aside)
+        _name_patterns(axes, rows, step)
         axes.margins(y=0.1)
         axes.set_xscale("log")
         axes.set_xlim(1.12 * left[0], 0.9 * left[-1])
-        apart = [
-            x for number, x in enumerate(left) if number == 0 or x < left[number - 1] / part**8
-        ]
+        pairs = zip([math.inf, *left], left, strict=False)
+        apart = [x for before, x in pairs if x < before / part**8]
         axes.set_xticks(apart, [f"{100 * x:.3g}" for x in apart])
         axes.set_xticks([], minor=True)
-        for target in dict.fromkeys(row["target"] for row in rows if ":" in row["target"]):
-            highest = max(
-                (row for row in rows if row["target"] == target),
-                key=lambda row: row[f"accuracy_{step}"],
-            )
-            axes.annotate(
-                target,
-                (highest["left"], 100 * highest[f"accuracy_{step}"]),
-                (0, 8),
-                textcoords="offset points",
-                fontsize=8,
-                ha="center",
-            )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("parameters left (%)")
         axes.set_ylabel("test accuracy (%)")
     legend_below(figure)
-    networks = dict.fromkeys(masked.network for masked in results)
-    figure.suptitle(
-        (
-            f"mean ± standard deviation over {len(networks)} networks"
-            if len(networks) > 1
-            else next(iter(networks))
-        )
-        + "; lines: shares of zeros, squares: patterns N:M",
-        fontsize=10,
-    )
+    networks = list(dict.fromkeys(masked.network for masked in results))
+    of = networks[0]
+    if len(networks) > 1:
+        of = f"mean ± standard deviation over {len(networks)} networks"
+    figure.suptitle(f"{of}; lines: shares of zeros, squares: patterns N:M", fontsize=10)
     return figure
+
+
+def _draw_method(
+    axes: Any, rows: Sequence[Mapping[str, Any]], step: str, method: str, color: str, aside: float
+) -> None:
+    """Draw one method's shares as a line and its patterns as squares, moved aside by a factor."""
+    shares = any(":" not in row["target"] for row in rows)
+    mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["left"])
+    for pattern, style in ((False, "o-"), (True, "s")):
+        own = [row for row in mine if (":" in row["target"]) == pattern]
+        axes.errorbar(
+            [row["left"] / aside for row in own],
+            [100 * row[f"accuracy_{step}"] for row in own],
+            [100 * (row[f"accuracy_{step}_std"] or 0) for row in own],
+            fmt=style,
+            color=color,
+            mfc="white" if pattern else color,
+            capsize=2,
+            linewidth=1.6,
+            elinewidth=0.8,
+            label=None if pattern == shares else method.replace("_", " "),
+        )
+
+
+def _name_patterns(axes: Any, rows: Sequence[Mapping[str, Any]], step: str) -> None:
+    """Write each pattern above the highest of its squares."""
+    for target in dict.fromkeys(row["target"] for row in rows if ":" in row["target"]):
+        same = (row for row in rows if row["target"] == target)
+        highest = max(same, key=lambda row: row[f"accuracy_{step}"])
+        axes.annotate(
+            target,
+            (highest["left"], 100 * highest[f"accuracy_{step}"]),
+            (0, 8),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
+        )

@@ -83,14 +83,24 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
 
     Results first, then what was measured in time on this machine.
     """
-    networks = len(
-        {
-            run.network
-            for runs in (experiment.curves, experiment.pruned, experiment.masked)
-            for run in runs
-        }
-    )
-    pruned = [
+    results = (*experiment.pruned, *experiment.masked)
+    named = {curve.network for curve in experiment.curves} | {one.network for one in results}
+    networks = len(named)
+    spread = "test accuracy of one held-out network"
+    if networks > 1:
+        spread = f"test accuracy, mean ± standard deviation over {networks} held-out networks"
+    tables = [
+        _pruned_table(experiment, spread),
+        _masked_table(experiment, spread),
+        _curves_table(experiment),
+        _latency_table(experiment),
+        _cost_table(experiment.costs),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _pruned_table(experiment: Experiment, spread: str) -> Table:
+    rows = [
         (
             f"{row['target']:g}x",
             row["method"],
@@ -102,7 +112,12 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         )
         for row in pruned_rows(experiment)
     ]
-    masked = [
+    columns = ["target", "method", "reached", "MACs", "parameters", "pruned %", "finetuned %"]
+    return text_table(f"Pruned networks: {spread}", columns, rows)
+
+
+def _masked_table(experiment: Experiment, spread: str) -> Table:
+    rows = [
         (
             target_name(row["target"]),
             row["method"],
@@ -112,7 +127,12 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         )
         for row in masked_rows(experiment.masked)
     ]
-    curves = [
+    columns = ["target", "method", "left params %", "masked %", "finetuned %"]
+    return text_table(f"Masked networks: {spread}", columns, rows)
+
+
+def _curves_table(experiment: Experiment) -> Table:
+    rows = [
         (
             row["method"],
             percent(row["accuracy_unpruned"], row["accuracy_unpruned_std"]),
@@ -121,30 +141,9 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
         )
         for row in curve_rows(experiment)
     ]
-    spread = "test accuracy of one held-out network"
-    if networks > 1:
-        spread = f"test accuracy, mean ± standard deviation over {networks} held-out networks"
-    tables = [
-        text_table(
-            f"Pruned networks: {spread}",
-            ["target", "method", "reached", "MACs", "parameters", "pruned %", "finetuned %"],
-            pruned,
-        ),
-        text_table(
-            f"Masked networks: {spread}",
-            ["target", "method", "left params %", "masked %", "finetuned %"],
-            masked,
-        ),
-        text_table(
-            f"Curves: accuracy over {OVER[experiment.curves[0].over][0] if curves else ''}, "
-            "before finetuning",
-            ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"],
-            curves,
-        ),
-        _latency_table(experiment),
-        _cost_table(experiment.costs),
-    ]
-    return [table for table in tables if table.rows]
+    over = OVER[experiment.curves[0].over][0] if rows else ""
+    columns = ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"]
+    return text_table(f"Curves: accuracy over {over}, before finetuning", columns, rows)
 
 
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:
