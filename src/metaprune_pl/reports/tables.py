@@ -83,8 +83,9 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
 
     Results first, then what was measured in time on this machine.
     """
-    results = (*experiment.pruned, *experiment.masked)
-    named = {curve.network for curve in experiment.curves} | {one.network for one in results}
+    named = {result.network for result in experiment.pruned}
+    named |= {result.network for result in experiment.masked}
+    named |= {curve.network for curve in experiment.curves}
     networks = len(named)
     spread = "test accuracy of one held-out network"
     if networks > 1:
