@@ -103,12 +103,14 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
 
 
 def _readers(graph: WeightGraph, unit: Tensor, count: int) -> Tensor:
-    """Mark each unit by what reads it, [U].
+    """Mark each unit by what reads it and by the layers that it has neurons of, [U].
 
-    Parts of a layer that go different ways are pruning groups of their own.
+    Parts of a layer that go different ways are pruning groups of their own, so that no layer can
+    lose all of its neurons.
     """
     reads = [connection.source.flatten() for connection in graph.connections]
     reads += [product.nodes for product in graph.products]
+    reads += [torch.arange(layer.start, layer.stop) for layer in graph.groups]
     generator = torch.Generator().manual_seed(0)
     keys = torch.randint(2**40, (len(reads),), generator=generator)
     marks = torch.zeros(count, dtype=torch.long)

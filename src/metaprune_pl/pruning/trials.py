@@ -1,18 +1,26 @@
 """Pruning groups that a forward pass can follow: what it counts on is found by trial."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, trace
-from metaprune_pl.networks.examples import Example
+from metaprune_pl.networks.examples import Example, convert
+from metaprune_pl.networks.widths import copy_network
 from metaprune_pl.pruning.attributes import pairs_of, without_pairs
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits, by_heads
-from metaprune_pl.pruning.removal import check_masked, check_repeatable, remove
+from metaprune_pl.pruning.removal import (
+    FORWARD_ERRORS,
+    check_repeatable,
+    compare,
+    drawn,
+    masked_outputs,
+    remove,
+)
 
 
 def prunable_groups(
@@ -36,7 +44,7 @@ def prunable_groups(
     """
     graph = trace(network, example)
     heads = attention == "heads" and bool(graph.attentions)
-    trial = _Trial(network=network, example=example)
+    trial = _trial(network, example, graph)
     if heads:
         graph = by_heads(graph, network)
     readings = [
@@ -76,17 +84,31 @@ def _every(groups: PruningGroups) -> Tensor:
     return numbers
 
 
+def _trial(network: nn.Module, example: Example, graph: WeightGraph) -> "_Trial":
+    """Take a network to trial, in double precision where it runs so: what differs a little differs."""
+    precise = copy_network(network).double()
+    images = convert(drawn(example), lambda x: x.double() if x.is_floating_point() else x)
+    everything = torch.ones(graph.num_nodes, dtype=torch.bool)
+    try:
+        compare(precise, images, masked_outputs(precise, graph, everything, images))
+    except (PruningError, *FORWARD_ERRORS):
+        return _Trial(network=network, images=drawn(example))
+    return _Trial(network=precise, images=images)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Trial:
     """Removes a little of a network to see what comes of it.
 
     Attributes:
         network: Left as it is.
-        example: One input as a batch.
+        images: One input as a batch.
+        masked: Outputs of masked networks, by which nodes are kept.
     """
 
     network: nn.Module
-    example: Example
+    images: Example
+    masked: dict[bytes, list[Tensor] | str] = field(default_factory=dict)
 
     def settle(self, groups: PruningGroups) -> tuple[PruningGroups | None, Exception | None]:
         """Find the attributes to change so that all groups can be pruned together.
@@ -149,9 +171,11 @@ class _Trial:
         return None
 
     def _error(self, groups: PruningGroups, kept: Tensor) -> Exception | None:
-        pruned = remove(self.network, groups.graph, kept)
+        key = kept.numpy().tobytes()
+        if key not in self.masked:
+            self.masked[key] = masked_outputs(self.network, groups.graph, kept, self.images)
         try:
-            check_masked(self.network, pruned, groups.graph, kept, self.example)
+            compare(remove(self.network, groups.graph, kept), self.images, self.masked[key])
         except PruningError as error:
             return error
         return None
