@@ -21,7 +21,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.widths import own_state
-from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
+from metaprune_pl.pruning import Magnitude, PruningSettings, SpeedUp, count_macs, examine
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": False}
@@ -54,7 +54,11 @@ class Row:
         coverage: Share of the parameters that lie in the graph.
         metanetwork: An untrained metanetwork leaves the logits as they are.
         speed_up: MACs before over MACs after pruning to 2x.
-        compared: The pruned network was compared with the masked one, and is equal.
+        compared: What of the pruned network was compared with the masked one: the outputs by
+            path, or why none was.
+        difference: Largest difference, as a share of the largest output.
+        whole: Share of the members of all units that cannot be pruned.
+        unfollowed: Operations that the trace did not follow.
         trains: The pruned network runs forward and backward in training mode.
         loads: The stored pruned network gives the same logits.
         seconds: Time for it all.
@@ -68,7 +72,10 @@ class Row:
     coverage: float = 0.0
     metanetwork: bool = False
     speed_up: float = 0.0
-    compared: bool = False
+    compared: str = ""
+    difference: float = 0.0
+    whole: float = 0.0
+    unfollowed: int = 0
     trains: bool = False
     loads: bool = False
     seconds: float = 0.0
@@ -108,16 +115,8 @@ def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> N
     row.exact = round_trip_is_exact(graph, network.state_dict())
     if metanetwork:
         row.metanetwork = _identity(network, graph, images)
-    macs = count_macs(network, image)
-    (small,) = prune(
-        network,
-        image,
-        speed_ups=[2.0],
-        criterion=Magnitude(normalize="mean"),
-        settings=PruningSettings(step=0.05),
-    )
-    row.speed_up = macs / count_macs(small, image)
-    row.compared = _comparable(graph)
+    row.unfollowed = len(graph.unfollowed)
+    small = _pruned(row, network, image)
     small.train()(images).sum().backward()
     row.trains = True
     again = trace(small.eval(), image)
@@ -151,6 +150,17 @@ def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
     )
 
 
-def _comparable(graph: WeightGraph) -> bool:
-    """Whether no neuron is normalised together with others, so that removing is the same as masking."""
-    return not graph.mixed.numel()
+def _pruned(row: Row, network: nn.Module, image: Tensor) -> nn.Module:
+    """Prune to 2x, and note what was compared."""
+    settings, criterion = PruningSettings(step=0.05), Magnitude(normalize="mean")
+    unpruned = examine(network, image)
+    assert unpruned.groups is not None
+    members = unpruned.groups.members
+    row.whole = 1 - int(members[unpruned.groups.prunable].sum()) / int(members.sum())
+    target = SpeedUp(value=2.0, settings=settings)
+    (result,) = SpeedUp.reach([target], network, unpruned, criterion)
+    row.speed_up = count_macs(network, image) / count_macs(result.network, image)
+    assert result.comparison is not None
+    row.compared = result.comparison.reason or "outputs" + " ".join(result.comparison.outputs)
+    row.difference = result.comparison.difference
+    return result.network

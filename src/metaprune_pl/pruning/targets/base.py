@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from metaprune_pl.pruning.importance import Images, Importance
+from metaprune_pl.pruning.removal import Comparison
 from metaprune_pl.pruning.unpruned import Unpruned
 
 
@@ -32,10 +33,12 @@ class PrunedNetwork:
     Attributes:
         network: A copy, which has not been trained since.
         masks: Which of its weights are zero for good; None where channels were removed.
+        comparison: What was compared with the masked original; None where there are masks.
     """
 
     network: nn.Module
     masks: Masks | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,13 +96,15 @@ class SpeedUp(Target):
                 continue
             cost = settings.cost.of_kept(network, groups.graph, example)
             for kept in plan(groups, measured, criterion, settings, budgets, cost):
-                yield PrunedNetwork(network=_without(source, unpruned, kept, example))
+                yield _without(source, unpruned, kept, example)
 
 
-def _without(source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Example) -> nn.Module:
+def _without(
+    source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Example
+) -> PrunedNetwork:
     pruned = remove(source, unpruned.graph, kept)
-    check_masked(source, pruned, unpruned.graph, kept, example)
-    return pruned
+    comparison = check_masked(source, pruned, unpruned.graph, kept, example)
+    return PrunedNetwork(network=pruned, comparison=comparison)
 
 
 def speed_up_targets(
