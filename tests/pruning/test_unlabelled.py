@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from helpers import PlainNet, random_resnet, randomize
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import PruningGroups, find_groups
+from metaprune_pl.pruning import Macs, PruningGroups, PruningSettings, find_groups, prune
 from metaprune_pl.pruning.importance import Elimination, Energy
 from metaprune_pl.pruning.importance.elimination import Reader, eliminate
 
@@ -183,3 +183,14 @@ def test_no_images_are_refused(plain: tuple[nn.Module, PruningGroups]) -> None:
         Energy(images=3)
     with pytest.raises(ConfigError, match="power"):
         Elimination(readers=float("nan"))
+
+
+@pytest.mark.parametrize("importance", [Energy(images=40), Elimination(images=40)])
+def test_a_network_is_pruned_by_them(importance: Energy) -> None:
+    network = random_resnet(8, 4)
+    example = torch.zeros(1, 3, 8, 8)
+    settings = PruningSettings(step=1.0, ranking="isomorphic")
+    (pruned,) = prune(
+        network, example, speed_ups=[2.0], criterion=importance, settings=settings, images=batches
+    )
+    assert Macs().of_network(pruned, example) <= Macs().of_network(network, example) / 2

@@ -4,13 +4,26 @@ Letters in shapes: N nodes, U units (channels that are removed together with all
 them).
 """
 
+from metaprune_pl.pruning.choice import ChoiceSettings, candidate_plans, choose
 from metaprune_pl.pruning.cost import Cost, Macs, Parameters, count_parameters, measure_latencies
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
-from metaprune_pl.pruning.importance import Importance, Lamp, Magnitude, Random, Scales, Taylor
+from metaprune_pl.pruning.importance import (
+    Elimination,
+    Energy,
+    Importance,
+    Lamp,
+    Magnitude,
+    Random,
+    Scales,
+    Taylor,
+    UnitTaylor,
+)
 from metaprune_pl.pruning.macs import count_macs
 from metaprune_pl.pruning.plan import PruningSettings, plan
+from metaprune_pl.pruning.recalibration import recalibrate
 from metaprune_pl.pruning.removal import remove
+from metaprune_pl.pruning.repair import repair
 from metaprune_pl.pruning.semi_structured import SemiStructured, semi_structured
 from metaprune_pl.pruning.sparsity import Sparsity
 from metaprune_pl.pruning.targets import (
@@ -30,7 +43,10 @@ from metaprune_pl.pruning.unpruned import Unpruned, examine
 
 __all__ = [
     "AttentionUnits",
+    "ChoiceSettings",
     "Cost",
+    "Elimination",
+    "Energy",
     "Importance",
     "Lamp",
     "Macs",
@@ -48,9 +64,12 @@ __all__ = [
     "SpeedUp",
     "Target",
     "Taylor",
+    "UnitTaylor",
     "Unpruned",
     "ZeroShare",
     "apply_masks",
+    "candidate_plans",
+    "choose",
     "count_macs",
     "count_parameters",
     "examine",
@@ -61,6 +80,8 @@ __all__ = [
     "plan",
     "prunable_groups",
     "prune",
+    "recalibrate",
     "remove",
+    "repair",
     "semi_structured",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metaprune_pl.pruning.layerwise import Layer
 
-ENTRIES = 2**23
+ENTRIES = 2**22
 """Numbers of the largest matrix of inputs that is made at a time."""
 
 
