@@ -1,7 +1,7 @@
 """The compatibility report: `python -m tests.compatibility [NAME ...]` takes networks through the whole line.
 
 Each network runs in a process of its own. Rows go to `tests/compatibility/report.csv`, which is
-added to, so that a stopped report goes on where it was; the summary between the marks in the README
+added to, so that a stopped report goes on where it was; the summary between the marks in the README of src
 is written anew.
 """
 
@@ -18,7 +18,7 @@ from compatibility.line import Row, put_row
 from compatibility.networks import whole_report
 
 REPORT = Path(__file__).with_name("report.csv")
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "src" / "metaprune_pl" / "README.md"
 MARKS = ("<!-- compatibility -->", "<!-- end of compatibility -->")
 LIMIT = 900
 """Seconds for one network."""
