@@ -200,7 +200,7 @@ def test_an_attribute_that_equals_a_width_by_chance_stays() -> None:
     groups, pruned = assert_exact(Net(), IMAGE)
     assert isinstance(pruned, Net)
     assert (pruned.channels, pruned.temperature, pruned.epochs) == (8, 16, 16)
-    assert {n for extent in groups.graph.extents for n in extent.names} >= {"channels"}
+    assert {n for extent in groups.graph.constraints.extents for n in extent.names} >= {"channels"}
 
 
 class Attention(nn.Module):

@@ -181,12 +181,12 @@ def test_channels_added_to_zero_padding_are_fixed_and_the_others_are_tied_to_the
     network = randomize(_OptionA())
     graph = trace(network, IMAGE)
     wide = nodes_of(graph, "conv2")  # 10 channels: 2 padded, 6 of the stream, 2 padded
-    assert sorted(graph.fixed.tolist()) == wide[:2] + wide[-2:]
+    assert sorted(graph.constraints.fixed.tolist()) == wide[:2] + wide[-2:]
     identity = next(c for c in graph.connections if c.parameter is None)
     assert identity.source.flatten().tolist() == nodes_of(graph, "stem")
     assert identity.target.flatten().tolist() == wide[2:-2]
     groups = find_groups(graph)
-    assert not groups.prunable[groups.unit[graph.fixed]].any()
+    assert not groups.prunable[groups.unit[graph.constraints.fixed]].any()
     assert torch.equal(
         groups.unit[torch.tensor(wide[2:-2])], groups.unit[torch.tensor(nodes_of(graph, "stem"))]
     )
@@ -220,7 +220,7 @@ def test_zero_padding_of_a_stream_of_one_channel_is_read_as_that_of_wider_ones()
     network = randomize(_OptionA(channels=1, pad=1))
     graph = trace(network, IMAGE)
     wide = nodes_of(graph, "conv2")
-    assert sorted(graph.fixed.tolist()) == [wide[0], wide[2]]
+    assert sorted(graph.constraints.fixed.tolist()) == [wide[0], wide[2]]
     assert_round_trip(network, graph)
 
 

@@ -320,7 +320,7 @@ def test_neurons_around_an_unknown_operator_stay_and_the_graph_names_it() -> Non
     assert "operator 'aten.renorm.default' is not supported" in message
     assert "module 'block.1'" in message
     assert "tensor 'renorm' of shape 1x4x8x8" in message
-    assert set(nodes_of(graph, "conv").tolist()) <= set(graph.fixed.tolist())
+    assert set(nodes_of(graph, "conv").tolist()) <= set(graph.constraints.fixed.tolist())
     assert graph.outside == ()
 
 

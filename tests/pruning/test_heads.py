@@ -92,8 +92,8 @@ def pruned(network: nn.Module, target: float, attention: AttentionUnits) -> nn.M
 def test_attention_is_found_with_its_heads(name: str) -> None:
     graph = trace(build(name), IMAGES[:1])
     heads = [module.num_heads for module in attention_modules(build(name))]
-    assert [len(attention.parts[0]) for attention in graph.attentions] == heads
-    for attention in graph.attentions:
+    assert [len(attention.parts[0]) for attention in graph.constraints.attentions] == heads
+    for attention in graph.constraints.attentions:
         assert len({part.shape for part in attention.parts}) == 1 and len(attention.parts) == 3
 
 
@@ -103,7 +103,7 @@ def test_a_network_without_a_head_computes_what_it_does_with_the_head_set_to_zer
 ) -> None:
     network = build(name)
     groups = prunable_groups(network, IMAGES[:1], "heads")
-    first, last = groups.graph.attentions[0], groups.graph.attentions[-1]
+    first, last = groups.graph.constraints.attentions[0], groups.graph.constraints.attentions[-1]
     kept = without(groups, first.parts[0][1], last.parts[0][0], last.parts[0][3])
     small = remove(network, groups.graph, kept)
     before = [module.num_heads for module in attention_modules(network)]
@@ -127,7 +127,7 @@ def test_a_network_without_a_head_computes_what_it_does_with_the_head_set_to_zer
 def test_where_the_forward_counts_on_it_the_stream_goes_with_the_heads(name: str) -> None:
     network = build(name)
     groups = prunable_groups(network, IMAGES[:1], "heads")
-    first = groups.graph.attentions[0]
+    first = groups.graph.constraints.attentions[0]
     heads, width = first.parts[0].shape
     kept = without(groups, first.parts[0][2])
     small = remove(network, groups.graph, kept)
@@ -175,7 +175,9 @@ def test_a_network_with_fewer_heads_comes_back_from_disk(workdir: Path) -> None:
     arguments = {"img_size": 32, "num_classes": 4, "depth": 2, "embed_dim": 48}
     network = create_network("timm/vit_tiny_patch16_224", seed=0, **arguments).eval()
     groups = prunable_groups(network, IMAGES[:1], "heads")
-    small = remove(network, groups.graph, without(groups, groups.graph.attentions[1].parts[0][0]))
+    small = remove(
+        network, groups.graph, without(groups, groups.graph.constraints.attentions[1].parts[0][0])
+    )
     settings = NetworkSettings(builder="timm/vit_tiny_patch16_224", arguments=arguments)
     save_network("net", small, NetworkCard(settings=settings, input_shape=(3, 32, 32)))
     again = load_network("net")

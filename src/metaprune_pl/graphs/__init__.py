@@ -4,16 +4,22 @@ Letters in shapes: N nodes, F node features, G blocks of a connection, O and I i
 neurons per block, T taps (kernel positions).
 """
 
+from metaprune_pl.graphs.constraints import PruningConstraints
 from metaprune_pl.graphs.features import SCHEMAS, Features, Schema, read, write
 from metaprune_pl.graphs.trace import trace
 from metaprune_pl.graphs.union import unite, unite_states
-from metaprune_pl.graphs.weight_graph import Connection, NeuronGroup, WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    Connection,
+    NeuronGroup,
+    WeightGraph,
+)
 
 __all__ = [
     "SCHEMAS",
     "Connection",
     "Features",
     "NeuronGroup",
+    "PruningConstraints",
     "Schema",
     "WeightGraph",
     "read",

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.constraints import (
+    Product,
+)
 from metaprune_pl.graphs.contraction import may_equal_input
 from metaprune_pl.graphs.labels import Activation
 from metaprune_pl.graphs.scales import note_scale
-from metaprune_pl.graphs.weight_graph import Product
 
 
 def attention(call: Call) -> Activation:

@@ -7,17 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metaprune_pl.graphs.constraints import (
+    Attention,
+    AttentionScale,
+    Extent,
+    Follower,
+    Product,
+    PruningConstraints,
+)
 from metaprune_pl.graphs.labels import shrink, varying
 from metaprune_pl.graphs.masked import MaskedProgram, Mixing
 from metaprune_pl.graphs.weight_graph import (
-    Attention,
-    AttentionScale,
     Connection,
-    Extent,
     Followed,
-    Follower,
     NeuronGroup,
-    Product,
     WeightGraph,
 )
 
@@ -240,7 +243,7 @@ class GraphBuilder:
             output: Provisional node numbers of the network's output, [K].
             parameters: Names of all trainable parameters.
         """
-        none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
+        none = torch.zeros(0, dtype=torch.long)
         self._fix_whole()
         fused = self._fused()
         groups, number = self._final_groups(fused)
@@ -250,6 +253,17 @@ class GraphBuilder:
             connections=connections,
             inputs=number[torch.cat([none, *self.inputs])],
             output=number[output],
+            constraints=self._constraints(number, program),
+            unfollowed=tuple(dict.fromkeys(self.unfollowed)),
+            followed=tuple(replace(f, nodes=number[f.nodes]) for f in self.followed),
+        )
+        inside = set(graph.parameters)
+        return replace(graph, outside=tuple(name for name in parameters if name not in inside))
+
+    def _constraints(self, number: Tensor, program: Any) -> PruningConstraints:
+        """What pruning must respect, by final node numbers."""
+        none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
+        return PruningConstraints(
             fixed=number[self.fixed],
             ties=number[torch.cat([pairs, *self.ties], 1)],
             equals=number[torch.cat([pairs, *self.equals], 1)],
@@ -266,12 +280,8 @@ class GraphBuilder:
             extents=tuple(
                 replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents
             ),
-            unfollowed=tuple(dict.fromkeys(self.unfollowed)),
-            followed=tuple(replace(f, nodes=number[f.nodes]) for f in self.followed),
             masked=MaskedProgram(program, self._renumbered_mixing(number)),
         )
-        inside = set(graph.parameters)
-        return replace(graph, outside=tuple(name for name in parameters if name not in inside))
 
     def _final_groups(self, fused: dict[str, Tensor]) -> tuple[list[NeuronGroup], Tensor]:
         """The groups that are left, and the final number of each provisional node."""

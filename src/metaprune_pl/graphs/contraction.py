@@ -9,9 +9,14 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.constraints import (
+    Product,
+)
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, nobody, varying
 from metaprune_pl.graphs.scales import note_possible_scale
-from metaprune_pl.graphs.weight_graph import Connection, Product
+from metaprune_pl.graphs.weight_graph import (
+    Connection,
+)
 
 
 def may_equal_input(call: Call, queries: Tensor) -> None:

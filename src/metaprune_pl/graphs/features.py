@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.errors import ConfigError, TraceError, did_you_mean
-from metaprune_pl.graphs.weight_graph import NeuronGroup, WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    NeuronGroup,
+    WeightGraph,
+)
 
 _NORM = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
 _BATCH_NORMS = {

@@ -7,9 +7,14 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.constraints import (
+    Product,
+)
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, varying
 from metaprune_pl.graphs.reductions import as_map, sum_of_parts
-from metaprune_pl.graphs.weight_graph import Connection, Product
+from metaprune_pl.graphs.weight_graph import (
+    Connection,
+)
 
 
 def convolution(call: Call) -> Activation:

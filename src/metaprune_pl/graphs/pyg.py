@@ -5,7 +5,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from metaprune_pl.graphs.features import Features
-from metaprune_pl.graphs.weight_graph import WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    WeightGraph,
+)
 
 
 def to_pyg(graph: WeightGraph, features: Features) -> Data:

@@ -8,7 +8,9 @@ from torch import Tensor
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import Activation, Parameter
-from metaprune_pl.graphs.weight_graph import Connection
+from metaprune_pl.graphs.weight_graph import (
+    Connection,
+)
 
 
 def recurrent(call: Call) -> list[Activation]:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.constraints import (
+    AttentionScale,
+)
 from metaprune_pl.graphs.labels import Activation, Joined, Parameter
 from metaprune_pl.graphs.moves import MOVES
-from metaprune_pl.graphs.weight_graph import AttentionScale
 
 Rows = dict[str, Tensor]
 """Name of a parameter to the rows of it that are scaled."""

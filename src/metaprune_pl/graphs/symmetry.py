@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.features import Features, read, schema_of, write
-from metaprune_pl.graphs.weight_graph import WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    WeightGraph,
+)
 
 Factor = Literal["scale", "sign"]
 """A positive number, or -1."""

@@ -18,7 +18,9 @@ from metaprune_pl.graphs.constants import Constants
 from metaprune_pl.graphs.export import aliases_of, export
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, Unfollowed, nobody
 from metaprune_pl.graphs.walk import Walk, walk
-from metaprune_pl.graphs.weight_graph import WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    WeightGraph,
+)
 from metaprune_pl.networks.examples import Example
 
 

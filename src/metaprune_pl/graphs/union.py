@@ -6,7 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metaprune_pl.graphs.weight_graph import Followed, WeightGraph
+from metaprune_pl.graphs.weight_graph import (
+    Followed,
+    WeightGraph,
+)
 
 
 def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:

@@ -1,12 +1,12 @@
 """The topology of a network: which neurons there are, and which parameters connect them. It holds no values."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from metaprune_pl.graphs.masked import MaskedProgram
+from metaprune_pl.graphs.constraints import PruningConstraints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,107 +101,6 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Follower:
-    """A parameter that is not in the graph but as wide as neurons are many, such as a position embedding.
-
-    Attributes:
-        parameter: Name of the parameter.
-        dim: Dimension of it that belongs to neurons.
-        nodes: Node of each index of that dimension; -1 is none.
-    """
-
-    parameter: str
-    dim: int
-    nodes: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Product:
-    """A product of activations, such as attention scores.
-
-    Attributes:
-        nodes: Nodes whose values are multiplied, in the order of one operand.
-        positions: Multiply-accumulates for each of them.
-    """
-
-    nodes: Tensor
-    positions: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extent:
-    """A place where a forward pass names how many neurons there are, perhaps by an attribute of its module.
-
-    Attributes:
-        module: Path of the module.
-        parts: The neurons that it counts; several parts are the sizes of a split.
-        heads: Whether these stand for attention heads.
-        names: Attributes of the module that are as large.
-    """
-
-    module: str
-    parts: tuple[Tensor, ...]
-    heads: bool = False
-    names: tuple[str, ...] = ()
-
-    def named(self, module: object) -> "Extent":
-        """Return it with the attributes of its module that are as large."""
-        sizes = [len(part) for part in self.parts]
-        known = {
-            name: value
-            for name, value in vars(module).items()
-            if not name.startswith("_") and _as_sizes(value) == sizes
-        }
-        fitting = [name for name in known if _counts_heads(name) == self.heads]
-        return replace(self, names=tuple(fitting or known))
-
-
-def _as_sizes(value: object) -> list[int]:
-    if type(value) is int:
-        return [value]
-    if isinstance(value, list | tuple) and all(type(part) is int for part in value):
-        return list(value)
-    return []
-
-
-def _counts_heads(name: str) -> bool:
-    """Whether an attribute of this name is a number of heads, not the width of one."""
-    return "head" in name and not any(word in name for word in ("dim", "size", "width", "channel"))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Attention:
-    """Attention of several heads.
-
-    Attributes:
-        module: Path of its module.
-        parts: Nodes of queries, keys and values, each [heads, width].
-    """
-
-    module: str
-    parts: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AttentionScale:
-    """Attention that divides its scores by the root of the width of a head, whatever that is.
-
-    Attributes:
-        module: Path of its module.
-        nodes: Nodes of the queries, [heads, width].
-        rows: Parameters that give the queries a factor, each with the rows that do.
-        power: 1/2 where these give the keys the same factor.
-        certain: Whether it is known to follow the width; else a trial has to show.
-    """
-
-    module: str
-    nodes: Tensor
-    rows: dict[str, Tensor]
-    power: float = 1.0
-    certain: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Followed:
     """Neurons that an operation reads which does not pass on every factor.
 
@@ -220,7 +119,7 @@ class Followed:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightGraph:
-    """A network's topology.
+    """A network's topology, which a metanetwork reads, beside what pruning must respect.
 
     Attributes:
         groups: Neuron groups in node order; the first is the input.
@@ -228,49 +127,24 @@ class WeightGraph:
         inputs: Nodes of the network's inputs, [I].
         output: Nodes of the network's outputs, of one after the other, in the order of the classes,
             [K].
-        fixed: Nodes that have to stay, since something is made for as many (zero padding of a
-            shortcut, a constant).
-        ties: Pairs of nodes that a forward pass keeps as many of, such as the halves of a split,
-            [2, pairs].
-        equals: Pairs of nodes of attention and of what it reads, where both are as wide: some
-            forward passes count on that, [2, pairs].
-        mixed: Nodes that are normalised together with others of their layer (layer norm), so that
-            removing one changes what the others give.
-        several: Nodes of which more than one of each pruning group has to stay: weights from them
-            are standardised.
-        followers: Parameters outside the graph that are as wide as neurons are many.
-        products: Multiplications of activations with each other.
-        extents: Where a forward pass names numbers of neurons.
-        attentions: Attention of several heads.
-        scales: Attention whose scale follows its width.
         aliases: Further names of parameters and buffers that a network shares, to the names that
             stand here.
         outside: Parameters that are in no slot and no connection; they are kept as they are.
         unfollowed: Operations that the trace could not follow, each with the reason; the neurons
             before and behind them stay.
         followed: Which operations follow the neurons, but for linear ones.
-        masked: Runs the network with neurons masked.
+        constraints: What pruning must respect.
     """
 
     groups: tuple[NeuronGroup, ...]
     connections: tuple[Connection, ...]
     inputs: Tensor
     output: Tensor
-    fixed: Tensor
-    ties: Tensor
-    equals: Tensor
-    mixed: Tensor
-    several: Tensor
-    followers: tuple[Follower, ...] = ()
-    products: tuple[Product, ...] = ()
-    extents: tuple[Extent, ...] = ()
-    attentions: tuple[Attention, ...] = ()
-    scales: tuple[AttentionScale, ...] = ()
+    constraints: PruningConstraints
     aliases: dict[str, str] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
     unfollowed: tuple[str, ...] = ()
     followed: tuple[Followed, ...] = ()
-    masked: MaskedProgram | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -294,7 +168,8 @@ class WeightGraph:
         Args:
             kept: Whether each node stays, bool [N].
         """
-        total = sum(int(kept[product.nodes].sum()) * product.positions for product in self.products)
+        products = self.constraints.products
+        total = sum(int(kept[product.nodes].sum()) * product.positions for product in products)
         for connection in self.connections:
             if connection.positions:
                 outputs, inputs = kept[connection.target].sum(1), kept[connection.source].sum(1)

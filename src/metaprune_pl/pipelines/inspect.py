@@ -190,7 +190,7 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
     classes, counted = image.clone(), image.clone()
     image[groups.unit[graph.inputs]] = True
     classes[groups.unit[graph.output]] = True
-    counted[groups.unit[graph.fixed]] = True
+    counted[groups.unit[graph.constraints.fixed]] = True
 
     def why(units: Tensor) -> str:
         if bool(image[units].any()):

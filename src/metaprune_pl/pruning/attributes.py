@@ -13,7 +13,9 @@ Pair = tuple[str, str]
 def pairs_of(network: nn.Module, graph: WeightGraph) -> list[Pair]:
     """Return the attributes that pruning would set, of modules that are not PyTorch's own."""
     found = {
-        (_kind(network, extent.module), name) for extent in graph.extents for name in extent.names
+        (_kind(network, extent.module), name)
+        for extent in graph.constraints.extents
+        for name in extent.names
     }
     return sorted(pair for pair in found if not pair[0].startswith("torch.nn."))
 
@@ -27,15 +29,17 @@ def without_pairs(network: nn.Module, graph: WeightGraph, pairs: set[Pair]) -> W
                 name for name in extent.names if (_kind(network, extent.module), name) not in pairs
             ),
         )
-        for extent in graph.extents
+        for extent in graph.constraints.extents
     )
-    return replace(graph, extents=extents)
+    return replace(graph, constraints=replace(graph.constraints, extents=extents))
 
 
 def attributes_set(graph: WeightGraph) -> tuple[str, ...]:
     """Return the paths of all attributes that pruning sets."""
     found = {
-        f"{extent.module}.{name}".lstrip(".") for extent in graph.extents for name in extent.names
+        f"{extent.module}.{name}".lstrip(".")
+        for extent in graph.constraints.extents
+        for name in extent.names
     }
     return tuple(sorted(found))
 

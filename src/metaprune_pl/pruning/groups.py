@@ -66,7 +66,11 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
         graph: Topology.
         equal_widths: Keep attention as wide as what it reads, for forward passes that count on it.
     """
-    pairs = [graph.ties, graph.equals] if equal_widths else [graph.ties]
+    pairs = (
+        [graph.constraints.ties, graph.constraints.equals]
+        if equal_widths
+        else [graph.constraints.ties]
+    )
     for connection in graph.connections:
         if connection.parameter is None:
             pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))
@@ -83,7 +87,7 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
         torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True
     )
     prunable = torch.ones(count, dtype=torch.bool)
-    for nodes in (graph.inputs, graph.output, graph.fixed):
+    for nodes in (graph.inputs, graph.output, graph.constraints.fixed):
         prunable[unit[nodes]] = False
     entry_unit, entry_member = _entries(graph, unit)
     first = entry_unit.new_zeros(count).scatter_reduce(
@@ -109,7 +113,7 @@ def _readers(graph: WeightGraph, unit: Tensor, count: int) -> Tensor:
     lose all of its neurons.
     """
     reads = [connection.source.flatten() for connection in graph.connections]
-    reads += [product.nodes for product in graph.products]
+    reads += [product.nodes for product in graph.constraints.products]
     reads += [torch.arange(layer.start, layer.stop) for layer in graph.groups]
     generator = torch.Generator().manual_seed(0)
     keys = torch.randint(2**40, (len(reads),), generator=generator)

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.graphs.weight_graph import Attention, Extent, Follower
+from metaprune_pl.graphs.constraints import (
+    Attention,
+    Extent,
+    Follower,
+)
 
 AttentionUnits = Literal["width", "heads"]
 """What goes together in attention: the same channels of all heads, or all channels of a head."""
@@ -22,19 +26,20 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
             positions, temperatures).
     """
     head, owner = torch.full((2, graph.num_nodes), -1)
-    for number, attention in enumerate(graph.attentions):
+    for number, attention in enumerate(graph.constraints.attentions):
         for part in attention.parts:
             head[part] = torch.arange(len(part))[:, None].expand_as(part)
             owner[part] = number
-    first, second = graph.ties
+    first, second = graph.constraints.ties
     across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
-    whole = [_tied(part) for attention in graph.attentions for part in attention.parts]
+    whole = [_tied(part) for attention in graph.constraints.attentions for part in attention.parts]
     whole += [
-        _tied(torch.stack([p[:, 0] for p in attention.parts], 1)) for attention in graph.attentions
+        _tied(torch.stack([p[:, 0] for p in attention.parts], 1))
+        for attention in graph.constraints.attentions
     ]
     inside = [
         extent
-        for extent in graph.extents
+        for extent in graph.constraints.extents
         if bool((owner[torch.cat(extent.parts)] >= 0).all())
         and len(head[torch.cat(extent.parts)].unique()) == 1
     ]
@@ -42,18 +47,22 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
         Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True).named(
             network.get_submodule(a.module)
         )
-        for a in graph.attentions
+        for a in graph.constraints.attentions
     ]
-    return replace(
-        graph,
-        ties=torch.cat([graph.ties[:, ~across], *whole], 1),
-        mixed=graph.mixed[owner[graph.mixed] < 0],
-        extents=(*(e for e in graph.extents if all(e is not other for other in inside)), *counts),
+    constraints = replace(
+        graph.constraints,
+        ties=torch.cat([graph.constraints.ties[:, ~across], *whole], 1),
+        mixed=graph.constraints.mixed[owner[graph.constraints.mixed] < 0],
+        extents=(
+            *(e for e in graph.constraints.extents if all(e is not other for other in inside)),
+            *counts,
+        ),
         followers=(
-            *graph.followers,
-            *(f for a in graph.attentions for f in _tables(a, graph, network)),
+            *graph.constraints.followers,
+            *(f for a in graph.constraints.attentions for f in _tables(a, graph, network)),
         ),
     )
+    return replace(graph, constraints=constraints)
 
 
 def _tied(rows: Tensor) -> Tensor:
@@ -63,7 +72,7 @@ def _tied(rows: Tensor) -> Tensor:
 
 def _tables(attention: Attention, graph: WeightGraph, network: nn.Module) -> list[Follower]:
     """Parameters of an attention module with one value, row or column for each head."""
-    known = {*graph.parameters, *(follower.parameter for follower in graph.followers)}
+    known = {*graph.parameters, *(follower.parameter for follower in graph.constraints.followers)}
     heads, prefix = attention.parts[0][:, 0], f"{attention.module}." if attention.module else ""
     found = []
     for name, parameter in network.named_parameters():

@@ -41,7 +41,7 @@ def maskable(groups: PruningGroups) -> Tensor:
     those of queries and keys.
     """
     mixed = torch.zeros_like(groups.prunable)
-    mixed[groups.unit[groups.graph.mixed]] = True
+    mixed[groups.unit[groups.graph.constraints.mixed]] = True
     return groups.prunable & ~mixed
 
 
@@ -97,6 +97,6 @@ def unit_costs(groups: PruningGroups) -> Tensor:
             connection.source.flatten(),
             nodes.new_full((connection.source.numel(),), outputs * work),
         )
-    for product in graph.products:
+    for product in graph.constraints.products:
         nodes[product.nodes] += product.positions
     return nodes.new_zeros(len(groups.group)).index_add(0, groups.unit, nodes)

@@ -230,7 +230,7 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
         ratios[chosen] = ratios[chosen].clamp(max=ratio)
     by_ratio = sizes - torch.floor(sizes.double() * ratios + 1e-9).long()
     floor = torch.full_like(sizes, settings.min_channels)
-    standardized = groups.group[groups.unit[groups.graph.several]]
+    standardized = groups.group[groups.unit[groups.graph.constraints.several]]
     floor[standardized] = floor[standardized].clamp(min=2)
     return torch.maximum(floor, by_ratio)
 

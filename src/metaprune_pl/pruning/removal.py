@@ -8,8 +8,13 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import Connection, WeightGraph
+from metaprune_pl.graphs.constraints import (
+    AttentionScale,
+)
 from metaprune_pl.graphs.masked import Incomparable
-from metaprune_pl.graphs.weight_graph import AttentionScale, NeuronGroup
+from metaprune_pl.graphs.weight_graph import (
+    NeuronGroup,
+)
 from metaprune_pl.networks.examples import Example, call, random_like, single, tensors_of
 from metaprune_pl.networks.widths import all_tensors, copy_network, set_tensors
 
@@ -40,14 +45,14 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         kept: Which nodes stay, bool [N].
     """
     tensors = {name: value.detach() for name, value in all_tensors(network).items()}
-    for scale in graph.scales:
+    for scale in graph.constraints.scales:
         _fold(scale, tensors, kept)
     for group in graph.groups:
         _cut_slots(group, tensors, kept)
     for connection in graph.connections:
         if connection.parameter is not None:
             tensors[connection.parameter] = _cut(connection, tensors[connection.parameter], kept)
-    for follower in graph.followers:
+    for follower in graph.constraints.followers:
         stays = ((follower.nodes < 0) | kept[follower.nodes]).nonzero().flatten()
         value = tensors[follower.parameter]
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
@@ -92,13 +97,13 @@ def _set_attributes(
     network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor
 ) -> None:
     """Set the attributes of modules that count neurons, and scales that follow the width of a head."""
-    for extent in graph.extents:
+    for extent in graph.constraints.extents:
         module = pruned.get_submodule(extent.module)
         new = [int(kept[part].sum()) for part in extent.parts]
         for name in extent.names:
             kind = type(getattr(module, name))
             setattr(module, name, new[0] if kind is int else kind(new))
-    for scale in graph.scales:
+    for scale in graph.constraints.scales:
         if (factor := _factor(scale, kept)) not in (0.0, 1.0):
             written_out = scale.nodes.shape[1] ** -0.5
             module = pruned.get_submodule(scale.module)
@@ -218,8 +223,8 @@ def masked_outputs(
     network: nn.Module, graph: WeightGraph, kept: Tensor, images: Example
 ) -> list[Tensor] | str:
     """Return all outputs of the masked network in order, or why they cannot be told."""
-    assert graph.masked is not None
-    if not bool(kept[graph.several].all()):
+    assert graph.constraints.masked is not None
+    if not bool(kept[graph.constraints.several].all()):
         return "weights are standardised over their inputs"
     state = {name: value.detach() for name, value in all_tensors(network).items()}
     for connection in graph.connections:
@@ -230,7 +235,7 @@ def masked_outputs(
             state[connection.parameter] = connection.unblock(block, parameter)
     state.update({alias: state[name] for alias, name in graph.aliases.items()})
     try:
-        return graph.masked(state, kept, images)
+        return graph.constraints.masked(state, kept, images)
     except Incomparable:
         return "neurons that are normalised together do not form a block"
 

@@ -43,14 +43,14 @@ def prunable_groups(
         TraceError: The network cannot be turned into a graph.
     """
     graph = trace(network, example)
-    heads = attention == "heads" and bool(graph.attentions)
+    heads = attention == "heads" and bool(graph.constraints.attentions)
     trial = _trial(network, example, graph)
     if heads:
         graph = by_heads(graph, network)
     readings = [
         find_groups(reading, equal_widths=equal)
         for reading in _scales(graph)
-        for equal in (False, True)[: 2 if graph.equals.numel() else 1]
+        for equal in (False, True)[: 2 if graph.constraints.equals.numel() else 1]
     ]
     reason: Exception | None = None
     for groups in readings:
@@ -72,9 +72,9 @@ def prunable_groups(
 
 def _scales(graph: WeightGraph) -> Iterator[WeightGraph]:
     """The graph with the scales of attention that are certain to follow its width, then with all."""
-    certain = tuple(scale for scale in graph.scales if scale.certain)
-    yield replace(graph, scales=certain)
-    if len(certain) < len(graph.scales):
+    certain = tuple(scale for scale in graph.constraints.scales if scale.certain)
+    yield replace(graph, constraints=replace(graph.constraints, scales=certain))
+    if len(certain) < len(graph.constraints.scales):
         yield graph
 
 
@@ -134,11 +134,11 @@ class _Trial:
 
     def loses_a_head(self, groups: PruningGroups) -> bool:
         """Whether a network without one head of each attention equals the masked one."""
-        last = [attention.parts[0][-1] for attention in groups.graph.attentions]
+        last = [attention.parts[0][-1] for attention in groups.graph.constraints.attentions]
         units = groups.prunable.clone()
         units[groups.unit[torch.cat(last)]] = False
         kept = groups.nodes(units)
-        first = [kept[attention.parts[0][0]] for attention in groups.graph.attentions]
+        first = [kept[attention.parts[0][0]] for attention in groups.graph.constraints.attentions]
         return not all(bool(part.all()) for part in first) or self._error(groups, kept) is None
 
     def stuck(self, groups: PruningGroups, some: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def _in_graph(graph: WeightGraph, shapes: Mapping[str, torch.Size], kept: Tensor
         for name in set(group.slots.values()) & shapes.keys():
             slots = [slot for slot in group.slots if group.slots[slot] == name]
             count += nodes * max(1, sum(slot in group.rows for slot in slots))
-    for follower in graph.followers:
+    for follower in graph.constraints.followers:
         if (shape := shapes.get(follower.parameter)) is not None:
             stays = int(((follower.nodes < 0) | kept[follower.nodes]).sum())
             count += stays * (shape.numel() // shape[follower.dim])
