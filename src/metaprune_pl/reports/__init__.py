@@ -1,4 +1,4 @@
-"""What a run found out: dataclasses that go to JSON and CSV, and pictures and tables made from them."""
+"""Results of a run as dataclasses, written as JSON and CSV, with their figures and tables."""
 
 from metaprune_pl.files import read_json, write_json
 from metaprune_pl.reports.curves import Curve, CurvePoint, Selection

@@ -59,7 +59,10 @@ class Analysis:
         }
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row for each statistic: mean over the layers of the layers' means, and in how many it fell."""
+        """One row for each statistic.
+
+        The mean over the layers of the layers' means, and in how many layers it fell.
+        """
         rows = []
         for name, (origin, after) in self.means().items():
             pairs = list(zip(origin, after, strict=True))

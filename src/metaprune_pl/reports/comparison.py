@@ -34,7 +34,7 @@ class Comparison:
         return methods_of([c for e in self.experiments.values() for c in [*e.curves, *e.pruned]])
 
     def labels(self, measure: str) -> dict[str, str]:
-        """Name of each experiment, with the speed-up that its networks are pruned to where that is measured."""
+        """Name of each experiment, with the speed-up of its pruned networks where it applies."""
         pruned = (
             {}
             if measure == "flat_region"

@@ -35,7 +35,9 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Accuracy over speed-up, or compression where weights are masked, without finetuning after it (paper, C.1).
+    """Accuracy over speed-up, or over compression where weights are masked (paper, C.1).
+
+    Nothing is finetuned after pruning.
 
     Attributes:
         network: Name of the network.
@@ -152,16 +154,19 @@ class Selection:
         if self.last_kept is None:
             return (
                 found
-                + "is too much for all of them: meta-train with a lower learning rate or sparsity weight."
+                + "is too much for all of them: meta-train with a lower learning rate or sparsity "
+                "weight."
             )
         if self.milestone is None:
             return (
                 found
-                + f"is possible up to the last, {self.last_kept}: longer meta-training may bring more."
+                + f"is possible up to the last, {self.last_kept}: longer meta-training may bring "
+                "more."
             )
         return (
             found
-            + f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate there, "
+            + f"is possible up to {self.last_kept}: a new meta-training may lower its learning "
+            "rate there, "
             f"`milestones: [{self.milestone}]`."
         )
 

@@ -24,11 +24,13 @@ class Detected(Result):
         parameters: Number of parameters of the whole detector.
         milliseconds: Measured time of the whole detector for one image.
         milliseconds_unpruned: The same of the detector before pruning, measured right after.
-        average_precision: Mean average precision on the test images over overlaps of 0.5 to 0.95, as COCO
+        average_precision: Mean average precision on the test images over overlaps of 0.5 to
+            0.95, as COCO
             defines it.
         average_precision_50: The same at an overlap of 0.5.
         average_precision_pruned: `average_precision` straight after pruning; None of the origin.
-        average_precision_50_pruned: `average_precision_50` straight after pruning; None of the origin.
+        average_precision_50_pruned: `average_precision_50` straight after pruning; None for the
+            origin.
     """
 
     method: str

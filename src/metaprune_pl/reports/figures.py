@@ -105,7 +105,7 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
 
 
 def legend_below(figure: "Figure") -> None:
-    """Name the lines of the first axes where they hide nothing, in as many columns as there is room for."""
+    """Put a legend where it hides nothing, in as many columns as there is room for."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     columns = max(1, int(13 * figure.get_figwidth() / (max(map(len, labels)) + 7)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
@@ -132,7 +132,10 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
 
 
 def draw_epochs(selection: Selection) -> "Figure":
-    """Draw the curves of metanetworks of several epochs, the chosen one thick, and the accuracy to keep."""
+    """Draw the curves of metanetworks by epoch.
+
+    The chosen one is thick; a dashed line is the accuracy to keep.
+    """
     figure, axes = _sheet()
     colors = _gradual_colors(len(selection.curves))
     chosen, named = Path(selection.metanetwork).name, len(selection.curves) // 25 + 1

@@ -107,7 +107,10 @@ def draw_graph(groups: PruningGroups, title: str) -> "Figure":
 
 
 def lay_out(groups: PruningGroups) -> list[Bar]:
-    """Place every neuron group: depth to the right, groups of one depth above each other, long networks in rows."""
+    """Place every neuron group: depth to the right, groups of one depth above each other.
+
+    Long networks are drawn in several rows.
+    """
     graph = groups.graph
     depth = _depths(groups)
     per_row = _row_length(1 + max(depth))
@@ -149,7 +152,7 @@ def _owners(groups: PruningGroups) -> torch.Tensor:
 
 
 def _edges(groups: PruningGroups) -> list[tuple[int, int, bool]]:
-    """Pairs of neuron groups that a connection joins, source first, and whether it is an identity."""
+    """Pairs of neuron groups that are connected, source first, and whether it is an identity."""
     owner = _owners(groups)
     found: dict[tuple[int, int], bool] = {}
     for connection in groups.graph.connections:
@@ -241,7 +244,10 @@ class _Page:
         )
 
     def draw_edge(self, source: Bar, target: Bar) -> None:
-        """Draw a connection; one into a later row runs along the top to the right and comes in on the left."""
+        """Draw a connection.
+
+        One into a later row runs along the top to the right and comes in on the left.
+        """
         start, end = (source.x, self._top(source)), (target.x, self._top(target))
         distance = target.x - source.x
         if source.row == target.row and distance == 1:

@@ -1,4 +1,7 @@
-"""Pictures of statistics: origin orange, ready for pruning blue, as in the paper's figures 7 and 13 to 15."""
+"""Figures of statistics.
+
+The origin is orange, the network ready for pruning blue (paper, figures 7 and 13 to 15).
+"""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,10 @@ WIDE = 100.0
 
 
 def draw_analysis(analysis: Analysis) -> "dict[str, Figure]":
-    """Draw all pictures: `layers`, and `histogram_STATISTIC` for each that has several values in a layer."""
+    """Draw all figures.
+
+    `layers`, and `histogram_STATISTIC` for each statistic with several values in a layer.
+    """
     drawn = {f"histogram_{name}": draw_histograms(analysis, name) for name in analysis.origin}
     return {"layers": draw_layers(analysis)} | {
         name: figure for name, figure in drawn.items() if figure is not None

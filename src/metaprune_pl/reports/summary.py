@@ -101,7 +101,7 @@ def choice_sentence(experiment: Experiment) -> str:
 
 
 def flat_region_sentence(experiment: Experiment) -> str:
-    """Say of each metanetwork whether it lengthened the flat region over no metanetwork, with the figures."""
+    """Say of each metanetwork whether it lengthened the flat region, with the figures."""
     flat: dict[tuple[str, str], float] = {
         (c.method, c.network): c.flat_region(FLAT_DROP) for c in experiment.curves
     }
@@ -156,7 +156,9 @@ def amortised(costs: Sequence[StageCost]) -> dict[str, tuple[float, float]]:
 
 
 def break_even(costs: Sequence[StageCost]) -> tuple[str, dict[str, int | None]]:
-    """Return what metanetworks are compared with, and after how many networks each costs no more; None is never.
+    """Return the method that metanetworks are compared with, and where each breaks even.
+
+    That is the number of networks after which a metanetwork costs no more; None is never.
 
     Where both train on as many images for each network, seconds differ by what else the machine
     did: never.

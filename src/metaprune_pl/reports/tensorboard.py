@@ -41,7 +41,10 @@ def log_matrix(folder: Path, comparison: Comparison) -> None:
 
 
 def log_analysis(folder: Path, analysis: Analysis, figures: "Mapping[str, Figure]") -> None:
-    """Write the figures, and of both networks a run with each layer's values as histogram and mean; step = layer."""
+    """Write the figures, and a run for each of both networks.
+
+    It has each layer's values as a histogram and their mean; the step is the layer.
+    """
     logger = TensorBoardLogger(folder, name="", version="")
     for name, figure in figures.items():
         logger.experiment.add_figure(name, figure)
