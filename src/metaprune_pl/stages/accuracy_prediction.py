@@ -109,7 +109,8 @@ class AccuracyPrediction(Stage):
     def on_train_end(self) -> None:
         """Return to the best weights and store them."""
         self.predictor.load_state_dict(self.best["state"])
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and not trial_run:
             record = {"epoch": self.best["epoch"], "validation_tau": self.best["tau"]}
             save_metanetwork(
                 Path(self.trainer.default_root_dir) / "predictor", self.predictor, record

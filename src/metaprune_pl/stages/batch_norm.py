@@ -1,4 +1,7 @@
-"""Batch norm over the batches of all devices (`--trainer.sync_batchnorm true`), on the CPU as well."""
+"""Batch norm over the batches of all devices, on the CPU as well.
+
+`--trainer.sync_batchnorm true` asks for it.
+"""
 
 from functools import partial
 

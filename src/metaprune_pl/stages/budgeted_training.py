@@ -107,7 +107,7 @@ class BudgetedTraining(Finetuning):
         return float(self.max_speed_up**share)
 
     def narrow(self, images: Tensor, speed_up: float) -> Tensor:
-        """Return logits of the network without its least important channels, [B, C, H, W] -> [B, K].
+        """Return logits without the least important channels, [B, C, H, W] -> [B, K].
 
         Running statistics stay those of the whole network.
         """

@@ -31,7 +31,10 @@ class SameEpochs(Callback):
 
 
 class CountImages(Callback):
-    """Counts training images, over all devices and resumed sessions, once for each network they went through."""
+    """Counts training images, once for each network that they went through.
+
+    The count is over all devices, and goes on in a resumed session.
+    """
 
     def __init__(self) -> None:
         self.images = 0

@@ -42,7 +42,10 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             StorageError: The file is missing, damaged, or holds more than tensors and plain values.
         """
         try:
-            return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+            checkpoint: dict[str, Any] = torch.load(
+                path, map_location=map_location, weights_only=True
+            )
+            return checkpoint
         except FileNotFoundError as error:
             raise StorageError(f"no checkpoint {path}.") from error
         except pickle.UnpicklingError as error:

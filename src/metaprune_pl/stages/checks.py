@@ -63,7 +63,9 @@ def check_fits(
 
 
 def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
-    """Return options of `log` for a mean over all images of a set, of which a device has seen so many more.
+    """Return options of `log` for a mean over all images of a set.
+
+    A device has seen `count` of them.
 
     Lightning averages the devices' numbers of images as whole numbers, and rounds; multiples of the
     number of devices come out right.

@@ -169,7 +169,9 @@ class DataModelTraining(Stage):
     def on_fit_end(self) -> None:
         """Store the networks, where the run was not stopped early by a person."""
         trainer = self.trainer
-        if not trainer.is_global_zero or trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
+        trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
+        interrupted = trainer.interrupted  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or trial_run or interrupted:
             return
         for seed, network in zip(self.seeds, self.networks, strict=True):
             accuracy = trainer.callback_metrics.get(f"val/accuracy_seed_{seed}")

@@ -165,7 +165,7 @@ class Finetuning(NetworkTraining):
                 self.best = {"accuracy": reached, "state": state}
 
     def _validation_accuracy(self) -> float:
-        """Return the accuracy as the epoch ends, which may be before a validation of Lightning's."""
+        """Return the accuracy as the epoch ends, which may be before Lightning validates."""
         if self.validated_step == self.global_step:
             return float(self.trainer.callback_metrics["val/accuracy"])
         data, network = self.trainer.datamodule, self.network  # type: ignore[attr-defined]

@@ -228,7 +228,8 @@ class MetaTraining(Stage):
         """Step the schedule and store the metanetwork."""
         super().on_train_epoch_end()
         self._step_schedule("epoch")
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and not trial_run:
             epoch = self.current_epoch + 1
             folder = Path(self.trainer.default_root_dir) / "metanetworks" / f"epoch_{epoch:03d}"
             save_metanetwork(folder, self.metanetwork, {"epoch": epoch, "steps": self.global_step})

@@ -10,7 +10,7 @@ from metaprune_pl.stages.stage import Stage
 
 
 class NetworkTraining(Stage):
-    """Trains its attribute `network`, and stores it with `card` as `network` in the run's folder."""
+    """Trains its attribute `network`, and stores it with `card` in the folder of the run."""
 
     network: nn.Module
     card: NetworkCard
@@ -22,5 +22,7 @@ class NetworkTraining(Stage):
     def on_fit_end(self) -> None:
         """Store the network, where the run was not stopped early by a person."""
         trainer = self.trainer
-        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+        trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
+        interrupted = trainer.interrupted  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not trial_run and not interrupted:
             save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)

@@ -41,8 +41,8 @@ class Stage(LightningModule):
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise TrainingError(
                 f"{type(self).__name__} in '{self.trainer.default_root_dir}': loss or weights are "
-                f"not finite in epoch {self.current_epoch + 1}. Lower {self.remedies} (optimizer.lr "
-                f"is {self.optimizer.lr:g}); nothing of this epoch is kept."
+                f"not finite in epoch {self.current_epoch + 1}. Lower {self.remedies} "
+                f"(optimizer.lr is {self.optimizer.lr:g}); nothing of this epoch is kept."
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -107,7 +107,7 @@ class StageTrainer(pl.Trainer):
         return Path(self.broadcast(folder))
 
     def join(self) -> None:
-        """Start the other processes of a run on several devices, or meet those that were started from outside."""
+        """Start the processes of the other devices, or meet those that were started outside."""
         if self.world_size > 1:
             launcher = self.strategy.launcher
             if launcher is not None:
@@ -145,7 +145,8 @@ class StageTrainer(pl.Trainer):
             weights_only: Checkpoints are always loaded without unpickling code.
         """
         last = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
-        if ckpt_path is None and not self.fast_dev_run and last.is_file():  # type: ignore[attr-defined]
+        trial_run = self.fast_dev_run  # type: ignore[attr-defined]
+        if ckpt_path is None and not trial_run and last.is_file():
             ckpt_path = last
         try:
             super().fit(

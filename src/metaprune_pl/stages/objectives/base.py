@@ -15,7 +15,9 @@ Gradient = dict[str, Tensor]
 class Term(ABC):
     """One objective for one rewritten network during one big batch."""
 
-    def add(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027  (not every term needs images)
+    def add(  # noqa: B027  (not every term needs images)
+        self, images: Tensor, labels: Tensor
+    ) -> None:
         """Take in a micro-batch.
 
         Args:
