@@ -35,7 +35,8 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Decode."""
-        return self.last(F.silu(self.first(F.layer_norm(x, x.shape[-1:]))))  # type: ignore[no-any-return]
+        normalised = F.layer_norm(x, x.shape[-1:])
+        return self.last(F.silu(self.first(normalised)))  # type: ignore[no-any-return]
 
 
 class Coding(nn.Module):
@@ -126,7 +127,9 @@ class Coding(nn.Module):
 
     def encode_edges(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         """Equation (13): [..., T] -> [..., H]."""
-        return self.edge_encoders[self._size(kernel)](self._pad(edges, kernel) * self.edge_scale)  # type: ignore[no-any-return]
+        encoder = self.edge_encoders[self._size(kernel)]
+        scaled = self._pad(edges, kernel) * self.edge_scale
+        return encoder(scaled)  # type: ignore[no-any-return]
 
     def decode_edges(self, hidden: Tensor, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         """Equations (21) and (23): [..., H] and the input [..., T] -> [..., T]."""

@@ -77,7 +77,7 @@ class Edges:
         return new
 
     def decode(self) -> list[Tensor]:
-        """New features of each block's members in turn, equations (21) and (23), as the last step."""
+        """New features of the members of each block, equations (21) and (23); the last step."""
         token = self.token
         del (
             self.token

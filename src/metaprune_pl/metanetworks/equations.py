@@ -31,7 +31,7 @@ def encode(raw: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def update_factor(rows: Tensor, columns: Tensor) -> Tensor:
-    """Equation (19): what one layer multiplies the edges with, 1 + p_r q_c + q_r p'_c, [H, G, R, C]."""
+    """Equation (19): what a layer multiplies edges with, 1 + p_r q_c + q_r p'_c, [H, G, R, C]."""
     left, right = rows[..., 1:].flatten(0, 1), columns[:, :, 1:].flatten(0, 1)
     product = torch.baddbmm(left.new_ones(1, 1, 1), left, right)
     return product.view(*rows.shape[:3], columns.shape[3])
@@ -47,7 +47,7 @@ def send(nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def reduce_messages(edges: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations (14) and (15): messages y_rc = a_r e_rc to the columns and b_c e_rc to the rows, reduced.
+    """Equations (14) and (15): messages y_rc = a_r e_rc to columns and b_c e_rc to rows, reduced.
 
     Returns:
         Sum of y, of y^2, maximum of y and of -y and how often each is attained, at the rows [6, H,
@@ -71,7 +71,9 @@ def _reduce(messages: Tensor, dim: int) -> Tensor:
 def collect(
     received: Tensor, counts: Tensor, factors: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Equations (16) to (18): mean, standard deviation, maximum and minimum of each node's messages of one direction.
+    """Equations (16) to (18): statistics of the messages that each node gets in one direction.
+
+    They are the mean, standard deviation, maximum and minimum.
 
     Args:
         received: Sum of the messages y without the receiver's factor z and of y^2, maximum of y and

@@ -65,7 +65,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Factors of a layer from its nodes [N, H], normalised, by one linear layer and SiLU, [N, 4, W].
+        """Factors of a layer from its normalised nodes, by one linear layer and SiLU, [N, 4, W].
 
         Args:
             nodes: [N, H].

@@ -18,7 +18,7 @@ from metaprune_pl.metanetworks.pna import PNALayer, PNAMetanetwork
 
 
 class _Messages(MessagePassing):
-    """Equations (14), (15) and (18): products of both nodes' factors and the edge, aggregated four ways."""
+    """Equations (14), (15) and (18): products of factors and edges, aggregated four ways."""
 
     def __init__(self) -> None:
         super().__init__(aggr=MultiAggregation(["mean", "std", "max", "min"]))
@@ -28,7 +28,9 @@ class _Messages(MessagePassing):
     ) -> Tensor:
         """Return [N, 4 H] from two factors [N, H], [2, E] and [E, H]."""
         size = (sender.shape[0], sender.shape[0])
-        return self.propagate(edge_index, sender=sender, receiver=receiver, edges=edges, size=size)  # type: ignore[no-any-return]
+        return self.propagate(  # type: ignore[no-any-return]
+            edge_index, sender=sender, receiver=receiver, edges=edges, size=size
+        )
 
     def message(self, sender_j: Tensor, receiver_i: Tensor, edges: Tensor) -> Tensor:
         """One message along each edge, [E, H]."""

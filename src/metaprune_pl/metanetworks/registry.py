@@ -33,7 +33,8 @@ def metanetwork_class(name: str) -> type[Metanetwork]:
     """
     if name in BUILT_IN or is_trusted(name):
         importlib.import_module(name.rpartition(".")[0])
-    known = {name_of(kind): kind for kind in _subclasses(Metanetwork)}  # type: ignore[type-abstract]
+    kinds = _subclasses(Metanetwork)  # type: ignore[type-abstract]
+    known = {name_of(kind): kind for kind in kinds}
     if name not in known:
         raise StorageError(
             f"no metanetwork is known as '{name}'.{did_you_mean(name, [*BUILT_IN, *known])} "

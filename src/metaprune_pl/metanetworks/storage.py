@@ -1,4 +1,7 @@
-"""A metanetwork on disk: a folder of `weights.safetensors` and `metanetwork.json`. Nothing is unpickled."""
+"""A metanetwork on disk: a folder of `weights.safetensors` and `metanetwork.json`.
+
+Nothing is unpickled.
+"""
 
 from pathlib import Path
 from typing import Any, TypeVar, overload

@@ -1,7 +1,7 @@
 """Metanetworks that respect scales and signs of channels (ScaleGMN, Kalogeropoulos et al., 2024).
 
-Letters in shapes: N nodes, H hidden width, G blocks of a connection, O (or R, some of them) and I its
-output and input neurons per block, T taps.
+Letters in shapes: N nodes, H hidden width, G blocks of a connection, O (or R, some of them) output
+and I input neurons per block, T taps.
 """
 
 from metaprune_pl.metanetworks.scale.operator import ScaleMetanetwork

@@ -1,9 +1,9 @@
 """Batch norms folded into the layers before them, for reading; changes go back where they belong.
 
-With running mean m, variance v, weight w and bias b, a norm gives `a (k x + c - m) + b` with `a = w /
-sqrt(v + eps)`: weights `a k` and bias `b + a (c - m)`. A change of the folded bias is added to b. A
-change of the folded weights is linear in k, so it is applied to k itself and nothing is divided by
-a, which may be 0.
+With running mean m, variance v, weight w and bias b, a norm gives `a (k x + c - m) + b`, where
+`a = w / sqrt(v + eps)`: weights `a k` and bias `b + a (c - m)`. A change of the folded bias is added
+to b. A change of the folded weights is linear in k, so it is applied to k itself and nothing is
+divided by a, which may be 0.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from metaprune_pl.graphs import Schema
 from metaprune_pl.metanetworks.scale.wiring import Piece
 
 EPS = 1e-5
-"""Of PyTorch's batch norms; a network with another one is read a little wrong, and written right."""
+"""Of batch norms in PyTorch; a network with another is read a little wrong, written right."""
 NORMS = "norm", "shortcut_norm"
 _DEFAULTS = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0, "scale": 1.0}
 
@@ -40,7 +40,7 @@ class Folded:
 
 
 def fold(nodes: Tensor, normed: Tensor, schema: Schema) -> Folded:
-    """Read node features [N, F]; `normed` tells which nodes have a norm and a shortcut's, [2, N]."""
+    """Read node features [N, F]; `normed` tells which have a norm and a shortcut norm, [2, N]."""
     bias, factors = nodes.new_zeros(len(nodes)), [nodes.new_ones(len(nodes))]
     for norm, has, prefix in zip(NORMS, normed, ("", "shortcut_"), strict=True):
         weight, shift, mean, variance = (

@@ -16,7 +16,7 @@ Symmetry = Literal["scale", "sign", "permutation"]
 
 
 def canonical(x: Tensor, symmetry: Symmetry) -> Tensor:
-    """Features that no multiplication changes, [..., H]: their direction, or their absolute values."""
+    """Features that no multiplication changes, [..., H]: direction, or absolute values."""
     if symmetry == "permutation":
         return x
     if symmetry == "sign":
@@ -125,7 +125,9 @@ class NodeFunction(nn.Module):
 
 
 class Message(nn.Module):
-    """Messages along edges: ReScaleEq, a product of two linear maps without bias, then a node function.
+    """Messages along edges (ReScaleEq): a product of two linear maps, then a node function.
+
+    The linear maps have no bias.
 
     The sender scales by q_s and the edge by q_r / q_s, so the message scales as its receiver.
     """
@@ -148,7 +150,9 @@ class Message(nn.Module):
 
 
 class EdgeUpdate(nn.Module):
-    """A linear map of an edge's features times a perceptron of canonical ones: the edge's and both ends'.
+    """A linear map of the features of an edge, times a perceptron of canonical features.
+
+    The canonical features are the edge's and those of both ends.
 
     Shapes: [..., H] -> [..., O].
     """

@@ -116,7 +116,9 @@ class ScaleMetanetwork(Rewriter):
         states: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """New kernels of each connection; those of identities are as they were."""
-        ends = {side: head.ends(nodes) for side, head in self.edge_heads.items()}  # type: ignore[operator]
+        ends = {}
+        for side, head in self.edge_heads.items():
+            ends[side] = head.ends(nodes)  # type: ignore[operator]
         parts: list[list[Tensor]] = [[] for _ in graph.connections]
         for piece, state in zip(wiring.pieces, states, strict=True):
             if graph.connections[piece.member].parameter is None:

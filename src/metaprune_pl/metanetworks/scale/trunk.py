@@ -31,7 +31,7 @@ Direction = Literal["forward", "both"]
 
 
 class Way(nn.Module):
-    """What a layer has for one direction: messages, and an update of the edges but in the last layer."""
+    """One direction of a layer: messages, and an update of the edges but in the last layer."""
 
     def __init__(self, hidden: int, symmetry: Symmetry, last: bool) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Layer(nn.Module):
         self.update = NodeFunction((1 + ways) * hidden, hidden, hidden, symmetry)
 
     def at_nodes(self, nodes: Tensor) -> tuple[Tensor, ...]:
-        """What edges take from nodes, for each direction, [N, H] each: senders, sources, targets."""
+        """What edges take from nodes in each direction: senders, sources, targets, [N, H] each."""
         found: list[Tensor] = []
         for way in self.ways:
             assert isinstance(way, Way)
@@ -61,7 +61,9 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Kernels to hidden features, without bias; each is centred in the smallest square that holds it.
+    """Kernels to hidden features, without bias.
+
+    Each kernel is centred in the smallest square that holds it.
 
     Args:
         hidden: H.
@@ -144,7 +146,8 @@ class Trunk(nn.Module):
         reason = None if self.symmetry == "permutation" else refusal(graph, self.symmetry)
         if reason is not None:
             raise TraceError(
-                f"a metanetwork with symmetry '{self.symmetry}' cannot read this network: {reason}. "
+                f"a metanetwork with symmetry '{self.symmetry}' cannot read this network: "
+                f"{reason}. "
                 "Take symmetry 'permutation'."
             )
         for connection in graph.connections:

@@ -1,4 +1,4 @@
-"""What a scale-equivariant metanetwork knows of a graph: ends, positions, and edges piece by piece."""
+"""What a scale-equivariant metanetwork knows of a graph: ends, positions, edges by piece."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
