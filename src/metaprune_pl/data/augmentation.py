@@ -86,7 +86,7 @@ class Mixing:
     def __call__(
         self, images: Tensor, labels: Tensor, draws: Tensor, num_classes: int
     ) -> tuple[Tensor, Tensor]:
-        """Mix a batch: images [B, C, H, W] and labels [B] -> images and shares of the classes [B, K].
+        """Mix a batch of images [B, C, H, W] and labels [B] -> images and class shares [B, K].
 
         Without mixing the labels stay [B].
         """

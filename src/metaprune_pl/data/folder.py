@@ -54,7 +54,8 @@ class ImageFolder(MemoryImages):
         augmentation: What is done to training images.
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
-            images, before a fraction of them is drawn. A network that was trained elsewhere wants what it was trained with.
+            images, before a fraction of them is drawn. A network that was trained elsewhere needs
+            the normalisation that it was trained with.
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:

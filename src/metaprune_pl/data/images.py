@@ -1,4 +1,4 @@
-"""Image data modules: what all of them share. Batches of uint8 images are finished on the device."""
+"""What all image data modules share: uint8 batches that are finished on the device."""
 
 import math
 from abc import ABC, abstractmethod
@@ -111,7 +111,7 @@ class ImageDataModule(SteppedDataModule, ABC):
 
     @abstractmethod
     def transform(self, batch: Batch, *, train: bool) -> Tensor:
-        """Return a batch's images as the network sees them, augmented in training, not yet normalised."""
+        """Return a batch's images, augmented in training and not yet normalised."""
 
     def prepare_data(self) -> None:
         """Find, download or decode the images on one process, before the others look for them."""
@@ -179,6 +179,9 @@ class ImageDataModule(SteppedDataModule, ABC):
     def evaluation(
         self, split: Split, device: torch.device, order: Order | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give a part of the data, or those of its images that an order names, as normalised batches on a device."""
+        """Give a part of the data as normalised batches on a device.
+
+        An order picks some of its images.
+        """
         for batch in self.eval_loader(split) if order is None else self.loader(split, order):
             yield self.finish(Batch(*(value.to(device) for value in batch)), train=False)

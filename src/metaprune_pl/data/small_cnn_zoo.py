@@ -1,7 +1,9 @@
-"""The public zoo of small CNNs (Unterthiner et al., 2020): weights.npy, metrics.csv.gz and layout.csv.
+"""The public zoo of small CNNs (Unterthiner et al., 2020).
 
-A row of `weights.npy` holds a network's weights, in the order of TensorFlow, as `layout.csv` says; the
-same row of `metrics.csv.gz` its settings and accuracy. Nothing is unpickled.
+Its files are weights.npy, metrics.csv.gz and layout.csv.
+
+A row of `weights.npy` holds the weights of a network in the order of TensorFlow, as `layout.csv`
+says; the same row of `metrics.csv.gz` holds its settings and accuracy. Nothing is unpickled.
 """
 
 import ast

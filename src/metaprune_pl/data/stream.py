@@ -148,7 +148,9 @@ class StreamLoader(ImageLoader):
 
 
 class StreamedImageFolder(ImageDataModule):
-    """Images in one folder per class, `FOLDER/train/CLASS/*.jpg` and `FOLDER/val/CLASS/*.jpg`, of any size and number.
+    """Any number of images of any size, in one folder per class.
+
+    They are `FOLDER/train/CLASS/*.jpg` and `FOLDER/val/CLASS/*.jpg`.
 
     The test set is `test`, or `val` where there is none; the validation set is a share of `train`,
     drawn class by class, always the same way. Training images are windows of random size and place,

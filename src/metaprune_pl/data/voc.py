@@ -225,7 +225,9 @@ class _SceneReader(Reader):
 
 
 def read_objects(path: Path) -> dict[str, Tensor]:
-    """Read the objects on an image: see `Scenes.targets`. Pixels of the file count from 1, both ends included.
+    """Read the objects on an image: see `Scenes.targets`.
+
+    Pixels of the file count from 1, both ends included.
 
     Raises:
         DataError: The file is missing or damaged, or has an object that is none of the 20.
