@@ -11,7 +11,9 @@ from metaprune_pl.errors import NetworkError
 
 
 def plain_module(network: Any, name: str) -> nn.Module:
-    """Take off the wrappers of `torch.compile` and `DataParallel`, and refuse a module without weights of its own.
+    """Take off the wrappers of `torch.compile` and `DataParallel`.
+
+    A module that has no weights of its own is refused.
 
     Args:
         network: What a builder gave.

@@ -18,7 +18,9 @@ Shortcut = Literal["conv", "pad"]
 
 
 class PaddedShortcut(nn.Module):
-    """Takes each second row and column, and has as many channels of zeros before the input's as after them.
+    """Takes each second row and column, and pads as many channels before the input as after it.
+
+    The padding is zeros.
 
     Shapes: [B, in, H, W] -> [B, in + 2 * padding, H / stride, W / stride].
     """

@@ -1,4 +1,4 @@
-"""VGG networks for small images (Simonyan and Zisserman, 2015) with batch norm and one linear layer."""
+"""VGG for small images (Simonyan and Zisserman, 2015), with batch norm and one linear layer."""
 
 from torch import Tensor, nn
 

@@ -37,7 +37,7 @@ class NetworkSettings:
             trust(name)  # settings are a person's word; `read_card` looks at a file's before
 
     def for_data(self, num_classes: int, in_channels: int) -> "NetworkSettings":
-        """Return these settings with the data's sizes filled in where the builder knows them and none are given."""
+        """Return these settings with the sizes of the data, where they are known and not given."""
         name, build = find_builder(self.builder)
         sizes = {"num_classes": num_classes, "in_channels": in_channels}
         if name.startswith("timm/"):

@@ -1,4 +1,4 @@
-"""Inputs and outputs of any structure: several tensors, integer ids, masks, dictionaries, dataclasses."""
+"""Inputs and outputs of any structure: tensors, ids, masks, dictionaries, dataclasses."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass

@@ -1,4 +1,4 @@
-"""Batch norms whose parameters and statistics are all buffers that no training changes, as detectors have them."""
+"""Frozen batch norms, as detectors have them: parameters and statistics are buffers."""
 
 from collections.abc import Callable
 from typing import Any

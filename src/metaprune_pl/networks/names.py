@@ -80,7 +80,7 @@ def _function_in(name: str) -> str:
 
 
 def find_own(name: str) -> Callable[..., nn.Module]:
-    """Import `package.module:function` that a person has named, looking in the current folder first.
+    """Import `package.module:function`, looking in the current folder first.
 
     Raises:
         NetworkError: Nobody has named it, there is no such module, or it has no such function.

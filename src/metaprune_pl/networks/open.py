@@ -89,7 +89,7 @@ class NetworkSource:
 
 
 def usual_input(network: nn.Module) -> Shape:
-    """Return the shape of the images that a network is made for, as far as it tells, or else 3x224x224."""
+    """Return the shape of images that a network is made for, 3x224x224 if it does not tell."""
     config = getattr(network, "default_cfg", None)  # timm's
     shape = (
         config.get("input_size")

@@ -7,7 +7,7 @@ from metaprune_pl.networks.cifar_vgg import BLOCKS, WIDTHS
 
 
 class PlainVGG(nn.Module):
-    """VGG for 32x32 images as it was published: no norms, the resolution is halved after every block.
+    """VGG for 32x32 images as it was published: no norms, halved after each block.
 
     Two hidden linear layers with dropout follow. Parameters have the names of a common public
     implementation (github.com/chengyangfu/pytorch-vgg-cifar10).

@@ -19,7 +19,7 @@ from metaprune_pl.files import check_file
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which programs keep a network's state."""
 _LARGER = 8
-"""How many times larger than the network the file of its state may be (an optimizer's, averages)."""
+"""How much larger than the network a file of its state may be (optimizer, averages)."""
 DAMAGED = (
     EOFError,
     RuntimeError,
@@ -37,7 +37,7 @@ DAMAGED = (
 
 
 def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file, or from one of `torch.save` without unpickling code.
+    """Read a state dict from a file of safetensors or `torch.save`, unpickling no code.
 
     Wrappers such as `{"state_dict": ...}` are taken off.
 
@@ -180,8 +180,8 @@ def check_finite(network: nn.Module, where: str) -> None:
     for name in sorted(not_finite(network)):
         if name in parameters or bool(network.state_dict()[name].isnan().any()):
             raise StorageError(
-                f"{where} holds NaN or infinity ('{name}'): its training diverged. Train again with "
-                "a lower learning rate."
+                f"{where} holds NaN or infinity ('{name}'): its training diverged. Train again "
+                "with a lower learning rate."
             )
 
 

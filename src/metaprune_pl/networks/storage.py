@@ -162,7 +162,7 @@ def load_network(
 
     Raises:
         StorageError: The folder holds no network, its files do not fit each other or are far larger
-            or smaller than they say, its weights are not finite, or its builder is not to be called.
+            or smaller than they say, its weights are not finite, or its builder must not be called.
         NetworkError: The network cannot be built.
     """
     card = read_card(folder, builder=builder)

@@ -32,7 +32,7 @@ _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
 def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace parameters and buffers by tensors of any width, and set the layers' width attributes to match.
+    """Replace parameters and buffers by tensors of any width, and set width attributes to match.
 
     Args:
         network: Changed in place.
@@ -123,7 +123,7 @@ def all_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def own_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a network with each tensor of a module that stands in several places once.
+    """Return the state of a network with the tensors of a shared module once.
 
     `functional_call(..., tie_weights=False)` takes it; with the full state it would leave such a
     module changed.
