@@ -1,10 +1,11 @@
-"""Shared fixtures: a quiet picture backend, a folder of its own for each test that runs the program, and the line."""
+"""Shared fixtures: a quiet picture backend, a folder for each test of a command, the line."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401  (its log handler must not take a stream that one test captures)
+# The log handler of Lightning must not take a stream that one test captures.
+import lightning.pytorch  # noqa: F401
 import matplotlib
 import pytest
 import torch
@@ -70,7 +71,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Run data models, meta-training, curve and pruning through the command line once, and give the folder."""
+    """Run data models, meta-training, curve and pruning by commands once; give the folder."""
     from metaprune_pl.__main__ import main
 
     before, folder = Path.cwd(), tmp_path_factory.mktemp("line")

@@ -50,7 +50,7 @@ def fake_svhn(root: Path, per_class: int = 6) -> None:
 def fake_folders(
     root: Path, classes: int = 3, per_class: int = 6, test: str = "val", side: int = 40
 ) -> None:
-    """Write PNG and JPEG images of several sizes, one in grey, into folders as ImageNet has them."""
+    """Write PNG and JPEG images of several sizes, one grey, into folders like those of ImageNet."""
     for part in ("train", test):
         for label in range(classes):
             place = root / part / f"n{label:08d}"

@@ -12,7 +12,7 @@ from metaprune_pl.pruning import PruningGroups
 
 
 def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw what initialisation leaves at 0 or 1 (norms, biases, running statistics), so that no test is trivial."""
+    """Draw what initialisation leaves at 0 or 1, so that no test is trivial."""
     generator = torch.Generator().manual_seed(seed)
 
     def between(value: Tensor, low: float, high: float) -> None:
@@ -36,14 +36,14 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def random_resnet(depth: int = 8, width: int = 4, *, seed: int = 0, **arguments: Any) -> nn.Module:
-    """Return a `cifar_resnet` with random weights, norms and running statistics, in evaluation mode."""
+    """Return a `cifar_resnet` of random weights, norms and statistics, in evaluation mode."""
     return randomize(
         create_network("cifar_resnet", seed=seed, depth=depth, width=width, **arguments), seed
     )
 
 
 class PlainNet(nn.Module):
-    """Biased, grouped and depthwise convolutions, a flattened 12 x 2 x 2 map, and a classifier of 20 -> 7.
+    """Biased, grouped, depthwise convolutions, a 12 x 2 x 2 map and a classifier of 20 -> 7.
 
     Shapes: [B, 3, 8, 8] -> [B, 7].
     """

@@ -41,7 +41,8 @@ def _draw(base: Path, name: str, index: int, generator: torch.Generator) -> None
         left = max(left, 0)
         ImageDraw.Draw(image).rectangle((left, top, left + w - 1, top + h - 1), fill=colour)
         described += (
-            f"<object><name>{kind}</name><difficult>0</difficult><bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
+            f"<object><name>{kind}</name><difficult>0</difficult>"
+            f"<bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
             f"<xmax>{left + w}</xmax><ymax>{top + h}</ymax></bndbox></object>"
         )
     image.save(base / "JPEGImages" / f"{name}.jpg", quality=95)

@@ -1,4 +1,4 @@
-"""Benchmarks: each prints what it measured beside the other way to do it, in one run, on this machine.
+"""Benchmarks: each prints what it measured beside the other way to do it, in one run.
 
 `python -m tests.benchmarks` runs all of them, `python -m tests.benchmarks metanetwork sparsity`
 some. The number of threads is that of OMP_NUM_THREADS. The other ways are the PyG reference, the

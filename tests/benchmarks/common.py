@@ -1,4 +1,4 @@
-"""Measuring: each way in a process of its own, taking turns, so that a noisy machine is as noisy to all of them."""
+"""Measuring: each way in its own process, in turn, so that noise is the same for all."""
 
 import os
 import statistics
@@ -27,7 +27,8 @@ class Measured:
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
-        return f"{self.median:8.3f} s ({min(self.seconds):.3f} to {max(self.seconds):.3f}) {self.memory:7.3f} GB"
+        seconds = f"{self.median:8.3f} s ({min(self.seconds):.3f} to {max(self.seconds):.3f})"
+        return f"{seconds} {self.memory:7.3f} GB"
 
 
 def _status(name: str) -> int:
@@ -102,7 +103,7 @@ class Child:
 def side_by_side(
     module: str, ways: dict[str, Sequence[str]], repetitions: int
 ) -> dict[str, Measured]:
-    """Measure several ways, in turn; the first repetition of each warms up and counts for memory alone."""
+    """Measure several ways, in turn; the first repetition warms up and counts for memory only."""
     children = {name: Child(module, arguments) for name, arguments in ways.items()}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repetitions + 1):
@@ -131,5 +132,7 @@ def report(title: str, measured: dict[str, Measured], against: str) -> None:
     for name, way in measured.items():
         base, ratios = measured[against], ""
         if name != against:
-            ratios = f"  {base.median / way.median:6.1f}x faster, {base.memory / way.memory:6.1f}x less memory"
+            faster = base.median / way.median
+            less = base.memory / way.memory
+            ratios = f"  {faster:6.1f}x faster, {less:6.1f}x less memory"
         print(f"  {name:<10} {way}{ratios}", flush=True)

@@ -1,4 +1,4 @@
-"""Images per second of the input pipeline, beside torchvision's transforms in a DataLoader, on this machine's CPU.
+"""Images per second of the input pipeline, beside torchvision's transforms in a DataLoader.
 
 Run with `python -m tests.benchmarks.input_pipeline`. Both shuffle 50,000 images of 32x32, shift
 them by up to 4 pixels, mirror half, and give normalised float32 batches.

@@ -108,7 +108,8 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         (
             [
                 *COMPARE,
-                "--matrix.experiments={a: {config: quickstart.yaml, chain.images: {class_path: Digitz}}}",
+                "--matrix.experiments="
+                "{a: {config: quickstart.yaml, chain.images: {class_path: Digitz}}}",
             ],
             "data: there is no class 'Digitz'. Did you mean 'Digits'?",
         ),
@@ -249,7 +250,8 @@ def test_misspelt(
         (
             [
                 *COMPARE,
-                "--matrix.overrides={data_models: {data: ImageFolder, data.init_args.folder: nowhere}}",
+                "--matrix.overrides="
+                "{data_models: {data: ImageFolder, data.init_args.folder: nowhere}}",
             ],
             "no folder 'nowhere'",
         ),
@@ -331,7 +333,10 @@ def test_a_metanetwork_in_place_of_a_network(
     assert message.endswith("It is a metanetwork's: name that as metanetwork.")
 
 
-DETECTOR = "{backbone: timm/resnet18, channels: [8, 8, 8, 8], layers: [1, 1, 1, 1], min_size: 64, max_size: 96, head_width: 8}"
+DETECTOR = (
+    "{backbone: timm/resnet18, channels: [8, 8, 8, 8], layers: [1, 1, 1, 1], "
+    "min_size: 64, max_size: 96, head_width: 8}"
+)
 
 
 @pytest.mark.parametrize(

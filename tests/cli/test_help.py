@@ -11,7 +11,10 @@ from metaprune_pl.cli.trainer import MetapruneTrainer
 
 @pytest.mark.parametrize("args", ["['--help']", "[]", "['--version']"])
 def test_help_and_version_do_not_import_torch(args: str) -> None:
-    code = f"import sys; from metaprune_pl.__main__ import main; main({args}); assert 'torch' not in sys.modules"
+    code = (
+        f"import sys; from metaprune_pl.__main__ import main; main({args}); "
+        "assert 'torch' not in sys.modules"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "metaprune" in result.stdout

@@ -52,7 +52,8 @@ CASES = {
     "Sorted": "operator 'aten.sort.default' is not supported: module 'the network', tensor 'sort'.",
     "TwoInputs": "argument: 'y'",
     "quantised": "the network is quantised (layer '1' is a Linear). Prune it before quantisation.",
-    "branching": "the network cannot be exported with an input of 1x8x8: Could not guard on data-dependent expression",
+    "branching": "the network cannot be exported with an input of 1x8x8: Could not guard on "
+    "data-dependent expression",
 }
 
 

@@ -1,4 +1,4 @@
-"""The paper's experiments: their settings are those of its tables, and each runs through the command line."""
+"""The paper's experiments have its settings, and each runs through the command line."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,7 @@ META: dict[str, Any] = {
     "resnet50": ((6, 16, "resnet", 2e-3), (1e-2, [2]), 32 * 8 * 200, 10 / 200),
     "vit_b_16": ((3, 4, "vit", 0.1), (1e-3, []), 32 * 8 * 200, 10 / 200),
 }
-"""Layers, hidden, schema and ratios; rate and milestones; images of a big batch; weight of sparsity."""
+"""Layers, hidden, schema, ratios; rate, milestones; images of a big batch; sparsity weight."""
 
 
 @pytest.mark.parametrize("name", META)

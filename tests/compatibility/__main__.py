@@ -1,4 +1,6 @@
-"""The compatibility report: `python -m tests.compatibility [NAME ...]` takes networks through the whole line.
+"""The compatibility report: `python -m tests.compatibility [NAME ...]`.
+
+It takes networks through the whole line.
 
 Each network runs in a process of its own. Rows go to `tests/compatibility/report.csv`, which is
 added to, so that a stopped report goes on where it was; the summary between the marks in the README of src

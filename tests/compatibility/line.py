@@ -138,7 +138,7 @@ def round_trip_is_exact(graph: WeightGraph, state: dict[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
-    """Whether a fresh metanetwork, which is the identity, reads the network and leaves its logits."""
+    """Whether a fresh metanetwork (the identity) reads the network and keeps its logits."""
     taps = sorted({connection.shape[3] for connection in graph.connections})
     fresh = PNAMetanetwork(layers=1, hidden=2, schema="universal", kernels="per_size", taps=taps)
     before = network(images)

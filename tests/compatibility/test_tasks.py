@@ -1,4 +1,4 @@
-"""Networks of other tasks than classification: segmentation, video, audio, a detector's backbone."""
+"""Networks of other tasks: segmentation, video, audio, the backbone of a detector."""
 
 from typing import Any
 

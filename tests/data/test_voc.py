@@ -23,14 +23,15 @@ def root(workdir: Path) -> Path:
 
 def test_parts_are_disjoint_and_always_the_same(root: Path) -> None:
     data = VOC(root=str(root), validation_share=0.2, workers=0)
-    assert [data.count(part) for part in ("train", "validation", "test")] == [8, 2, 4]  # type: ignore[arg-type]
+    parts = ("train", "validation", "test")
+    assert [data.count(part) for part in parts] == [8, 2, 4]  # type: ignore[arg-type]
     names = [files for part in data.parts.values() for files in part]
     assert len(set(names)) == 14
     assert data.parts == VOC(root=str(root), validation_share=0.2, seed=5).parts
 
 
 def test_boxes_hold_their_colours_mirrored_or_not(root: Path) -> None:
-    """Inside of each box is its object's colour and outside of all is none, also after mirroring."""
+    """Inside each box is the colour of its object and outside none, also after mirroring."""
     data = VOC(root=str(root), batch_size=2, workers=0)
     seen = 0
     for batch in data.train_dataloader():
@@ -79,7 +80,8 @@ def test_workers_read_the_same(root: Path) -> None:
 def test_descriptions(workdir: Path) -> None:
     file = workdir / "a.xml"
     file.write_text(
-        "<annotation><object><name>dog</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax>"
+        "<annotation><object><name>dog</name><difficult>1</difficult>"
+        "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax>"
         "<ymax>4</ymax></bndbox></object></annotation>"
     )
     found = read_objects(file)

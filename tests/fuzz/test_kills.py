@@ -52,7 +52,7 @@ def work(folder: Path) -> None:
 
 
 def killed_at(number: int, folder: Path) -> bool:
-    """Do the work in a process that is killed right before its n-th operation, if it has so many."""
+    """Do the work in a process that is killed before its n-th operation, if it has so many."""
     if not (child := os.fork()):
         done = count()
         for owner, name in OPERATIONS:

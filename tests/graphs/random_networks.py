@@ -1,4 +1,4 @@
-"""Random networks: residuals, concatenations, splits, gates, attention, shared layers, two heads."""
+"""Random networks: residuals, splits, gates, attention, shared layers, two heads."""
 
 import random
 from collections.abc import Callable

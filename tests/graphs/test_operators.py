@@ -63,9 +63,7 @@ class _PreActivation(nn.Module):
         return self.fc(torch.relu(self.bn3(x)).mean((2, 3)))
 
 
-def test_a_norm_on_a_stream_that_others_read_is_a_neuron_group_of_its_own_with_a_diagonal_connection() -> (
-    None
-):
+def test_a_norm_on_a_shared_stream_is_a_neuron_group_with_a_diagonal_connection() -> None:
     network = randomize(_PreActivation())
     graph = trace(network, IMAGE)
     for norm, stream in (("bn1", "stem"), ("bn3", "conv2")):
@@ -92,7 +90,7 @@ def test_a_norm_on_a_stream_that_others_read_is_a_neuron_group_of_its_own_with_a
 
 
 class _Block(nn.Module):
-    """A stem and one residual block, with or without a layer in its shortcut, which may come first in the sum."""
+    """A stem and one residual block, whose shortcut may have a layer and may come first."""
 
     def __init__(self, *, shortcut: bool, first: bool = False) -> None:
         super().__init__()
@@ -156,7 +154,7 @@ def test_a_shortcut_layer_is_absorbed_by_the_main_branch(first: bool) -> None:
 
 
 class _OptionA(nn.Module):
-    """A block whose shortcut drops every second place and pads `pad` channels of zeros on either side."""
+    """A block whose shortcut drops every second row and pads `pad` zero channels either side."""
 
     def __init__(self, channels: int = 6, pad: int = 2) -> None:
         super().__init__()

@@ -20,7 +20,8 @@ class Between(nn.Module):
         self.second = nn.Conv2d(4, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.operation(self.first(x))).mean((2, 3))  # type: ignore[no-any-return]
+        hidden = self.operation(self.first(x))
+        return self.second(hidden).mean((2, 3))  # type: ignore[no-any-return]
 
 
 class Lambda(nn.Module):

@@ -146,7 +146,10 @@ def test_windowed_attention(name: str) -> None:
     assert round_trip(small, image)
 
 
-TIMM = "vit_tiny_patch16_224 mixer_s32_224 convnextv2_atto hrnet_w18_small mobilevit_xxs res2net50_26w_4s pit_ti_224"
+TIMM = (
+    "vit_tiny_patch16_224 mixer_s32_224 convnextv2_atto hrnet_w18_small mobilevit_xxs "
+    "res2net50_26w_4s pit_ti_224"
+)
 
 
 @pytest.mark.slow

@@ -287,7 +287,8 @@ def test_the_graph_may_be_gone_through_twice(engine: str) -> None:
     second = torch.autograd.grad(loss, parameters)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     nodes = metanetwork(graph, features).nodes.sum()  # without the decoder
-    found = torch.autograd.grad(nodes, metanetwork.layers[0].sender[0].weight)[0]  # type: ignore[index,union-attr]
+    weight = metanetwork.layers[0].sender[0].weight  # type: ignore[index,union-attr]
+    found = torch.autograd.grad(nodes, weight)[0]
     assert float(found.norm()) > 0
 
 

@@ -62,7 +62,7 @@ def small_cnn(activation: str = "relu", **arguments: Any) -> nn.Module:
 
 @cache
 def networks(symmetry: str) -> list[tuple[nn.Module, WeightGraph, Tensor, str]]:
-    """Networks that have a symmetry: graph, an image, and the schema that holds their parameters."""
+    """Networks that have a symmetry: graph, an image, and the schema of their parameters."""
     if symmetry == "sign":
         cases = [(small_cnn("tanh"), GRAY, "bias")]
     else:
@@ -75,7 +75,7 @@ def networks(symmetry: str) -> list[tuple[nn.Module, WeightGraph, Tensor, str]]:
 
 
 def random_scales(graph: WeightGraph, symmetry: str, width: int) -> Tensor:
-    """Draw what each hidden channel is multiplied by; channels that are added have the same, [N]."""
+    """Draw the factor of each hidden channel; channels that are added have the same, [N]."""
     wired = wire(graph, width=width, symmetric=True, device=torch.device("cpu"))
     normal = torch.randn(graph.num_nodes, generator=seeded(5), dtype=torch.float64)
     scales = normal.sign() if symmetry == "sign" else normal.exp()
@@ -249,10 +249,12 @@ def test_training_reaches_every_parameter_within_two_steps() -> None:
     for _ in range(2):
         new = operator.rewrite(graph, state)
         optimizer.zero_grad()
-        sum(new[name].square().sum() for name, _ in network.named_parameters()).backward()  # type: ignore[union-attr]
+        loss = sum(new[name].square().sum() for name, _ in network.named_parameters())
+        loss.backward()  # type: ignore[union-attr]
         optimizer.step()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in operator.parameters())
-    still = [name for name, p in operator.named_parameters() if not p.grad.any()]  # type: ignore[union-attr]
+    gradients = {name: parameter.grad for name, parameter in operator.named_parameters()}
+    still = [name for name, grad in gradients.items() if not grad.any()]  # type: ignore[union-attr]
     assert not still
 
 

@@ -1,4 +1,4 @@
-"""Public layouts of CIFAR ResNet checkpoints load into `cifar_resnet`, are pruned to 2x and equal their masked self."""
+"""Public layouts of CIFAR ResNet checkpoints load, are pruned to 2x and equal their masks."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ LAYOUTS = {
 
 
 def checkpoint(layout: str, depth: int = 20) -> nn.Module:
-    """Write `state.th` in a layout, without counters of batches where it is an old one, and return its network."""
+    """Write `state.th` in a layout, without batch counters in an old one; return its network."""
     shortcut, classifier, prefix = LAYOUTS[layout]
     network = randomize(Public(depth, shortcut, classifier), 3)
     state = {

@@ -1,4 +1,4 @@
-"""The networks of the paper's experiments have its sizes, and are traced, written back and pruned exactly."""
+"""The paper's networks have its sizes, and are traced, written back and pruned exactly."""
 
 from typing import Any
 

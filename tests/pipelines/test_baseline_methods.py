@@ -138,7 +138,8 @@ def test_all_baselines_run_from_one_config_to_one_table(
             "--chain.held_out=1",
             "--chain.speed_ups=[2]",
             f"--chain.methods={json.dumps(methods)}",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 1},"
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, "
+            "curve: {finetune.epochs: 1},"
             " prune: {finetune.epochs: 1, finetune_after.epochs: 1}}",
         ]
     )

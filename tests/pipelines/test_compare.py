@@ -1,4 +1,4 @@
-"""Experiments beside each other: the matrix of networks and metanetworks, at toy size through the command line."""
+"""Experiments beside each other: the matrix of networks and metanetworks, at toy size."""
 
 import csv
 import json

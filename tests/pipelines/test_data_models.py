@@ -1,4 +1,4 @@
-"""Data models: from seeds or given weights, pruned a little, each made once however many processes share the work."""
+"""Data models: from seeds or given weights, pruned a little, each made once in all."""
 
 import json
 import os
@@ -224,9 +224,11 @@ def test_weights_that_torchvision_provides(workdir: Path, monkeypatch: pytest.Mo
     main(
         [
             *MAKE,
-            "--model.network={builder: torchvision/resnet18, arguments: {weights: DEFAULT, num_classes: 1000}}",
+            "--model.network={builder: torchvision/resnet18, arguments: {weights: DEFAULT, "
+            "num_classes: 1000}}",
             "--model.seeds=[0]",
-            "--data={class_path: ImageFolder, init_args: {folder: images, batch_size: 4, cache: c}}",
+            "--data={class_path: ImageFolder, init_args: {folder: images, batch_size: 4, "
+            "cache: c}}",
             "--trainer.max_epochs=0",
         ]
     )

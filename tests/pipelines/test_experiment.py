@@ -274,7 +274,8 @@ def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
             "--chain.held_out=1",
             "--chain.speed_ups=[2]",
             "--chain.search.how=binary",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, meta_training: {trainer.max_epochs: 1}, "
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, "
+            "meta_training: {trainer.max_epochs: 1}, "
             "curve: {finetune.epochs: 1}, prune: {finetune_after.epochs: 0}}",
         ]
     )
@@ -392,7 +393,8 @@ def test_a_network_straight_after_the_metanetwork_can_be_pruned(workdir: Path) -
             "--chain.methods=[none, metanetwork]",
             "--chain.held_out=1",
             "--chain.speed_ups=[2]",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, curve: {finetune.epochs: 0}}",
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, "
+            "curve: {finetune.epochs: 0}}",
         ]
     )
     runs = workdir / "runs" / "quickstart" / "networks"

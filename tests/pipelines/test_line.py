@@ -1,4 +1,4 @@
-"""The line by hand: fit, fit, curve, prune on real digits, each through the command line at toy size."""
+"""The line by hand: fit, fit, curve, prune on real digits, by commands at toy size."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The scale-equivariant operator goes the way of the others: meta-training, curve, pruning, masks."""
+"""The scale-equivariant operator in the whole line: meta-training, curve, pruning, masks."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import ScaleMetanetwork, load_metanetwork
 
 OPERATOR = (
-    "--model.init_args.metanetwork={class_path: ScaleMetanetwork, init_args: {layers: 1, hidden: 6, "
+    "--model.init_args.metanetwork={class_path: ScaleMetanetwork, init_args: {layers: 1, "
+    "hidden: 6, "
     "schema: resnet, direction: both, positions: [16, 1, 10]}}"
 )
 

@@ -1,4 +1,4 @@
-"""The choice of a metanetwork: binary search against all curves, what it draws, and that it resumes."""
+"""The choice of a metanetwork: binary search against all curves, figures, and resuming."""
 
 import json
 import math
@@ -116,7 +116,8 @@ def test_all_curves_and_binary_search(
         for name, value in load_metanetwork("all").state_dict().items()
     )
     found = chosen(line, "binary", "--search.drop=0.9")  # every epoch keeps that: on to the last
-    assert list(found["areas"]) == ["epoch_002"] and found["milestone"] is None  # type: ignore[call-overload]
+    assert list(found["areas"]) == ["epoch_002"]  # type: ignore[call-overload]
+    assert found["milestone"] is None
     found = chosen(line, "first", "--search.epochs=[1]")
     assert list(found["areas"]) == ["epoch_001"] and "is the only one to choose from" in str(
         found["reason"]
@@ -128,7 +129,8 @@ def test_all_curves_and_binary_search(
         and not Path("ninth").exists()
     )
     found = chosen(line, "strict", "--search.target=1.0")  # no epoch keeps that: back to the first
-    assert list(found["areas"]) == ["epoch_001", "epoch_002"] and found["last_kept"] is None  # type: ignore[call-overload]
+    assert list(found["areas"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
+    assert found["last_kept"] is None
     for name in ("choice.csv", "curves.png", "curves/epoch_002/curve.json"):
         assert Path("all", name).stat().st_size > 0
     drawn = Path("all/curves/epoch_001/curve.json")

@@ -1,4 +1,4 @@
-"""One metanetwork with the universal schema, meta-trained on ResNets, runs on networks of other kinds."""
+"""One metanetwork of the universal schema, meta-trained on ResNets, runs on other kinds."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -51,7 +51,7 @@ Theirs = list[tuple[str, Any]]
 
 @pytest.fixture(scope="module")
 def resnet56() -> tuple[nn.Module, PruningGroups, Theirs, Theirs]:
-    """Return a network, our groups, torch-pruning's, and torch-pruning's of the first layer of each of ours."""
+    """Return a network, our groups, torch-pruning's, and its groups of each first layer."""
     network = random_resnet(56, 16)
     image = torch.zeros(1, 3, 32, 32)
     groups = find_groups(trace(network, image))

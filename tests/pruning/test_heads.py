@@ -1,4 +1,4 @@
-"""Attention pruned by width (the default) and by whole heads, in the forms that libraries write it."""
+"""Attention pruned by width (the default) and by whole heads, in the forms of libraries."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +117,8 @@ def test_a_network_without_a_head_computes_what_it_does_with_the_head_set_to_zer
         ):
             width = width_of(module)
             for head in heads:
-                module.proj.weight[:, width * head : width * (head + 1)] = 0  # type: ignore[union-attr, index, operator]
+                columns = slice(width * head, width * (head + 1))
+                module.proj.weight[:, columns] = 0  # type: ignore[union-attr, index, operator]
         torch.testing.assert_close(small(IMAGES), masked(IMAGES), rtol=1e-4, atol=1e-5)
         assert float((network(IMAGES) - small(IMAGES)).abs().max()) > 1e-3
     assert count_macs(small, IMAGES[:1]) == groups.graph.macs(kept)

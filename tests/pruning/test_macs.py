@@ -91,7 +91,8 @@ def test_the_count_does_not_depend_on_how_attention_runs(backend: SDPBackend) ->
 NETWORKS = (
     "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
     "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small resnet18 resnet34 "
-    "resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 vgg11_bn vgg16 vit_b_16 wide_resnet50_2"
+    "resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 vgg11_bn vgg16 vit_b_16 "
+    "wide_resnet50_2"
 ).split()
 
 

@@ -1,4 +1,4 @@
-"""Which layers sparse tensor cores take, what is refused, and (on a GPU) that the network stays the same."""
+"""Which layers sparse tensor cores take, what is refused, and (GPU) that results stay."""
 
 from typing import Any
 

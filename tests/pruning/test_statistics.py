@@ -133,7 +133,8 @@ def test_the_network_is_left_as_it_was(network: nn.Module) -> None:
     network.train()
     network.norm.eval()  # type: ignore[union-attr, operator]
     network.last.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
-    network.first.weight.grad = torch.full_like(network.first.weight, 3.0)  # type: ignore[union-attr, arg-type]
+    weight = network.first.weight  # type: ignore[union-attr]
+    weight.grad = torch.full_like(weight, 3.0)  # type: ignore[arg-type]
     before = copy.deepcopy(network)
     gradients, _ = loss_gradients(network, batches(16))
     assert set(gradients) == {name for name, _ in network.named_parameters()}
@@ -162,7 +163,8 @@ def test_grouped_and_depthwise_layers_have_a_row_for_each_channel() -> None:
         "classifier": (7, 20),
     }
     for name, matrix in matrices.items():
-        assert torch.equal(matrix, network.get_submodule(name).weight.detach().double().flatten(1))  # type: ignore[union-attr, operator]
+        weight = network.get_submodule(name).weight  # type: ignore[union-attr]
+        assert torch.equal(matrix, weight.detach().double().flatten(1))  # type: ignore[operator]
 
 
 def test_dead_channels_give_numbers() -> None:

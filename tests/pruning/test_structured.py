@@ -312,7 +312,7 @@ def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> Non
 
 
 class _FixedWidth(nn.Module):
-    """Its forward pass names a width, or adds a parameter of the width that the graph does not hold."""
+    """Its forward pass names a width, or adds a parameter of it that the graph lacks."""
 
     def __init__(self, *, view: bool) -> None:
         super().__init__()

@@ -25,7 +25,11 @@ def store_masked(target: float | str) -> Masks:
     network = random_resnet(**ARGUMENTS)
     graph = trace(network, torch.zeros(1, 1, 8, 8))
     text = isinstance(target, str)
-    wanted = Pattern.from_text(target) if text else ZeroShare(share=target)  # type: ignore[arg-type]
+    wanted = (
+        Pattern.from_text(target)  # type: ignore[arg-type]
+        if text
+        else ZeroShare(share=target)  # type: ignore[arg-type]
+    )
     masks = find_masks(graph, network.state_dict(), Magnitude(p=1.0, normalize="none"), wanted)
     settings = NetworkSettings(builder="cifar_resnet", arguments=ARGUMENTS)
     card = NetworkCard(settings=settings, input_shape=(1, 8, 8), masked=sorted(masks.kept))

@@ -97,7 +97,7 @@ def accuracy_gradient(
 def authors_gradient(
     net: PNAMetanetwork, model: DataModel, batches: list[tuple[Tensor, Tensor]], sparsity: Sparsity
 ) -> dict[str, Tensor]:
-    """One backward pass through the metanetwork for each micro-batch, averaged, and one for the sparsity gradient."""
+    """One backward pass for each micro-batch, averaged, and one for the sparsity gradient."""
     net.zero_grad()
     new = net.rewrite(model.graph, model.state)
     for images, labels in batches:

@@ -16,7 +16,10 @@ from metaprune_pl.metanetworks import PNAMetanetwork, load_metanetwork
 from metaprune_pl.pruning import Sparsity
 from metaprune_pl.stages import MetaTraining, OptimizerSettings
 
-SGD = "--model.init_args.optimizer={name: sgd, lr: 1.0, momentum: 0.0, weight_decay: 0.0, milestones: []}"
+SGD = (
+    "--model.init_args.optimizer="
+    "{name: sgd, lr: 1.0, momentum: 0.0, weight_decay: 0.0, milestones: []}"
+)
 
 
 @pytest.fixture
@@ -64,7 +67,8 @@ def test_milestones_lower_the_learning_rate(args: list[str]) -> None:
     main(
         [
             *args,
-            "--model.init_args.optimizer={lr: 0.004, schedule: multistep, milestones: [2], gamma: 0.25}",
+            "--model.init_args.optimizer="
+            "{lr: 0.004, schedule: multistep, milestones: [2], gamma: 0.25}",
         ]
     )
     checkpoint = torch.load(

@@ -1,4 +1,4 @@
-"""Where a loss or a weight is not finite, every stage stops in one line and stores nothing of it."""
+"""Where a loss or a weight is not finite, every stage stops in one line and stores nothing."""
 
 from pathlib import Path
 

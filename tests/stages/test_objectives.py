@@ -1,4 +1,4 @@
-"""Objectives of meta-training are a list: old settings are its default, and one's own is one class."""
+"""Objectives of meta-training are a list: old settings are its default; a new one a class."""
 
 from dataclasses import dataclass
 from pathlib import Path

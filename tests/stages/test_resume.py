@@ -1,4 +1,4 @@
-"""A stopped training continues to the same weights, bit for bit, from an epoch's end and from its middle."""
+"""A stopped training resumes to the same weights, bit for bit, at and within an epoch."""
 
 from pathlib import Path
 from typing import Any
