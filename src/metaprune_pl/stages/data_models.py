@@ -170,7 +170,7 @@ class DataModelTraining(Stage):
         """Store the networks, where the run was not stopped early by a person."""
         trainer = self.trainer
         trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
-        interrupted = trainer.interrupted  # type: ignore[attr-defined]
+        interrupted = trainer.interrupted
         if not trainer.is_global_zero or trial_run or interrupted:
             return
         for seed, network in zip(self.seeds, self.networks, strict=True):

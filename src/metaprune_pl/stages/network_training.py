@@ -10,7 +10,7 @@ from metaprune_pl.stages.stage import Stage
 
 
 class NetworkTraining(Stage):
-    """Trains its attribute `network`, and stores it with `card` in the folder of the run."""
+    """Trains `self.network` and stores it, with `self.card`, as `network` in the run folder."""
 
     network: nn.Module
     card: NetworkCard
@@ -23,6 +23,6 @@ class NetworkTraining(Stage):
         """Store the network, where the run was not stopped early by a person."""
         trainer = self.trainer
         trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
-        interrupted = trainer.interrupted  # type: ignore[attr-defined]
+        interrupted = trainer.interrupted
         if trainer.is_global_zero and not trial_run and not interrupted:
             save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)

@@ -1,9 +1,9 @@
 """Batch norms folded into the layers before them, for reading; changes go back where they belong.
 
 With running mean m, variance v, weight w and bias b, a norm gives `a (k x + c - m) + b`, where
-`a = w / sqrt(v + eps)`: weights `a k` and bias `b + a (c - m)`. A change of the folded bias is added
-to b. A change of the folded weights is linear in k, so it is applied to k itself and nothing is
-divided by a, which may be 0.
+`a = w / sqrt(v + eps)`: weights `a k` and bias `b + a (c - m)`. A change of the folded bias is
+added to b. A change of the folded weights is linear in k, so it is applied to k itself and nothing
+is divided by a, which may be 0.
 """
 
 from collections.abc import Sequence

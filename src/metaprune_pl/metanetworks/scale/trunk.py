@@ -147,8 +147,7 @@ class Trunk(nn.Module):
         if reason is not None:
             raise TraceError(
                 f"a metanetwork with symmetry '{self.symmetry}' cannot read this network: "
-                f"{reason}. "
-                "Take symmetry 'permutation'."
+                f"{reason}. Take symmetry 'permutation'."
             )
         for connection in graph.connections:
             if max(connection.kernel) > self.kernel_sizes[-1]:
