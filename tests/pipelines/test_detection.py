@@ -32,9 +32,10 @@ seed_everything: 1
 trainer: {accelerator: cpu, gradient_clip_val: 10.0}
 data: {class_path: VOC, init_args: {root: drawn, batch_size: 4, workers: 0, validation_share: 0.2}}
 detection:
-  arguments:             # a deep stem has 3x3 kernels only, which the quickstart's metanetwork reads
+  arguments:           # a deep stem has 3x3 kernels only, which the quickstart's metanetwork reads
     {backbone: timm/resnet18, channels: [8, 16, 24, 32], layers: [1, 1, 1, 1],
-    stem_type: deep, stem_width: 8, min_size: 128, max_size: 192, anchor_sizes: [32, 40, 44, 48, 52], head_width: 32}
+    stem_type: deep, stem_width: 8, min_size: 128, max_size: 192,
+    anchor_sizes: [32, 40, 44, 48, 52], head_width: 32}
   training: {epochs: 4, optimizer: {name: adamw, lr: 0.003, schedule: constant}}
   finetune: {epochs: 1, optimizer: {name: adamw, lr: 0.001, schedule: constant}}
   finetune_after: {epochs: 1, optimizer: {name: adamw, lr: 0.001, schedule: constant}}
