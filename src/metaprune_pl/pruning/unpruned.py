@@ -94,8 +94,9 @@ def _groups(network: nn.Module, example: Example, attention: AttentionUnits) -> 
     groups = prunable_groups(network, example, attention)
     if not bool(groups.prunable.any()):
         raise PruningError(
-            "nothing can be pruned in this network: all its channels are the image's, the "
-            f"classes', or tied{_unfollowed(groups)}."
+            "nothing can be pruned in this network: all its channels are the image's or the "
+            "classes', or tied to them, or without any of them the forward pass does not run or "
+            f"differs from the masked one{_unfollowed(groups)}."
         )
     return groups
 
