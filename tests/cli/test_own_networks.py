@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from test_errors import fails
 
+from metaprune_pl.__main__ import main
+
 OWN = """
 import torch
 from torch import nn
@@ -49,11 +51,9 @@ def module(workdir: Path, request: pytest.FixtureRequest) -> str:
 
 
 CASES = {
-    "Sorted": "operator 'aten.sort.default' is not supported: module 'the network', tensor 'sort'.",
     "TwoInputs": "argument: 'y'",
     "quantised": "the network is quantised (layer '1' is a Linear). Prune it before quantisation.",
-    "branching": "the network cannot be exported with an input of 1x8x8: Could not guard on "
-    "data-dependent expression",
+    "branching": "the network's forward pass decides by the values of its input (",
 }
 
 
@@ -77,6 +77,30 @@ def test_one_message(
     assert CASES[name] in message
 
 
+SORTED = "operator 'aten.sort.default' along the channels is not supported: module 'the network'"
+
+
+def test_inspect_names_an_operation_that_is_not_followed(
+    module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    main(["inspect", f"{module}:Sorted", "--input_shape=1,8,8"])
+    assert SORTED in capsys.readouterr().out
+
+
+def test_prune_names_it_where_nothing_else_can_be_pruned(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [
+        "prune",
+        "--config=prune_quickstart.yaml",
+        f"--network={module}:Sorted",
+        "--metanetwork=null",
+    ]
+    status, message = fails(args, capsys)
+    assert status == 1 and SORTED in message
+
+
 def test_nothing_to_prune(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     args = [
         "prune",
@@ -87,8 +111,8 @@ def test_nothing_to_prune(module: str, capsys: pytest.CaptureFixture[str]) -> No
     status, message = fails(args, capsys)
     assert status == 1
     assert (
-        "nothing can be pruned in this network: all its channels are the image's, the classes', "
-        "or tied" in message
+        "nothing can be pruned in this network: all its channels are the image's or the classes', "
+        "or tied to them" in message
     )
 
 
