@@ -133,7 +133,7 @@ def damaged(folder: Path, name: str, content: bytes) -> Path:
         ("weights.npy", b"\x93NUMPY", "weights.npy is damaged"),
         ("weights.npy", b"", "weights.npy is damaged"),
         ("metrics.csv.gz", b"no gzip", "metrics.csv.gz is damaged"),
-        ("metrics.csv.gz", gzip.compress(b"a,b\n1,2\n"), "needs the columns modeldir"),
+        ("metrics.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0), "needs the columns modeldir"),
         ("layout.csv", b"varname,shape\n", "not that of small_cnn"),
         ("layout.csv", LAYOUT.replace("(4, 3)", "__import__('os')").encode(), "not that of small"),
         ("layout.csv", LAYOUT.replace("351", "350").encode(), "not that of small_cnn"),
