@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ LABELS = {
     "norm_scale": "batch-norm scale |gamma|",
     "group_score": "score in its pruning group",
 }
-"""What each statistic is, for people."""
+"""Statistic to what tables and figures call it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +51,12 @@ class Analysis:
 
     def means(self) -> dict[str, tuple[list[float], list[float]]]:
         """Mean of each statistic in each layer, of both networks."""
-        return {
-            name: (
-                [float(v.mean()) for v in layers.values()],
-                [float(v.mean()) for v in self.after[name].values()],
-            )
-            for name, layers in self.origin.items()
-        }
+        means = {}
+        for name, layers in self.origin.items():
+            origin = [float(values.mean()) for values in layers.values()]
+            after = [float(values.mean()) for values in self.after[name].values()]
+            means[name] = (origin, after)
+        return means
 
     def summary(self) -> list[dict[str, Any]]:
         """One row for each statistic.
@@ -65,30 +65,30 @@ class Analysis:
         """
         rows = []
         for name, (origin, after) in self.means().items():
-            pairs = list(zip(origin, after, strict=True))
-            a, b = sum(origin) / len(pairs), sum(after) / len(pairs)
-            row = {"statistic": name, "layers": len(pairs), "origin": a, "after": b}
-            rows.append(
-                {**row, "ratio": b / a if a else None, "lower_in": sum(y < x for x, y in pairs)}
-            )
+            layers = len(origin)
+            mean = sum(origin) / layers
+            mean_after = sum(after) / layers
+            row: dict[str, Any] = {"statistic": name, "layers": layers}
+            row["origin"] = mean
+            row["after"] = mean_after
+            row["ratio"] = mean_after / mean if mean else None
+            row["lower_in"] = sum(y < x for x, y in zip(origin, after, strict=True))
+            rows.append(row)
         return rows
 
     def layer_rows(self) -> list[dict[str, Any]]:
         """One row for each statistic and layer.
 
-        Count, mean, standard deviation, least, median and most of both.
+        Count, mean, standard deviation, minimum, median and maximum of both networks.
         """
-        return [
-            {
-                "statistic": name,
-                "layer": layer,
-                "count": len(values),
-                **_moments("origin", values),
-                **_moments("after", self.after[name][layer]),
-            }
-            for name, layers in self.origin.items()
-            for layer, values in layers.items()
-        ]
+        rows = []
+        for name, layers in self.origin.items():
+            for layer, values in layers.items():
+                row: dict[str, Any] = {"statistic": name, "layer": layer, "count": len(values)}
+                row |= _moments("origin", values)
+                row |= _moments("after", self.after[name][layer])
+                rows.append(row)
+        return rows
 
     def histogram_rows(self) -> Iterator[dict[str, Any]]:
         """One row for each statistic, layer and bin.
@@ -97,23 +97,23 @@ class Analysis:
         """
         for name, layers in self.origin.items():
             for layer, values in layers.items():
-                if len(values) > 1:
-                    both = (values, self.after[name][layer])
-                    edges, (before, after) = histograms(both)
-                    for low, high, a, b in zip(edges, edges[1:], before, after, strict=False):
-                        row = {"statistic": name, "layer": layer, "from": low, "to": high}
-                        yield {**row, "origin": a, "after": b}
+                if len(values) < 2:
+                    continue
+                edges, counts = histograms([values, self.after[name][layer]])
+                for (low, high), origin, after in zip(pairwise(edges), *counts, strict=True):
+                    row = {"statistic": name, "layer": layer, "from": low, "to": high}
+                    yield {**row, "origin": origin, "after": after}
 
 
-def _moments(who: str, values: Tensor) -> dict[str, float]:
-    found = {
+def _moments(prefix: str, values: Tensor) -> dict[str, float]:
+    moments = {
         "mean": values.mean(),
         "std": values.std(correction=0),
         "min": values.min(),
         "median": values.median(),
         "max": values.max(),
     }
-    return {f"{who}_{key}": float(value) for key, value in found.items()}
+    return {f"{prefix}_{name}": float(value) for name, value in moments.items()}
 
 
 def histograms(both: Sequence[Tensor]) -> tuple[list[float], list[list[int]]]:
@@ -122,13 +122,16 @@ def histograms(both: Sequence[Tensor]) -> tuple[list[float], list[list[int]]]:
     Returns:
         The edges of the bins, and the counts of each set.
     """
-    pooled = torch.cat([values.double() for values in both]).sort().values
-    bins = min(BINS, max(8, round(2 * len(both[0]) ** 0.5)))
-    outliers = OUTLIERS if len(both[0]) > MANY else 0.0
-    high = float(pooled[round((1 - outliers) * (len(pooled) - 1))])
+    size = len(both[0])
+    bins = min(BINS, max(8, round(2 * size**0.5)))
+    outliers = OUTLIERS if size > MANY else 0.0
+    pooled = torch.cat([values.double() for values in both])
+    last = round((1 - outliers) * (len(pooled) - 1))
+    high = float(pooled.sort().values[last])
     edges = torch.linspace(0.0, high if high > 0 else 1.0, bins + 1, dtype=torch.float64)
     counts = []
     for values in both:
-        place = (torch.bucketize(values.double(), edges, right=True) - 1).clamp(0, bins - 1)
-        counts.append(torch.bincount(place, minlength=bins).tolist())
+        bin_index = torch.bucketize(values.double(), edges, right=True) - 1
+        bin_index = bin_index.clamp(0, bins - 1)
+        counts.append(torch.bincount(bin_index, minlength=bins).tolist())
     return edges.tolist(), counts

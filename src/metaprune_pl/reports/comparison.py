@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from metaprune_pl.reports.curves import Curve
+from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.summary import curve_rows, methods_of, pruned_rows
 
@@ -31,19 +33,20 @@ class Comparison:
     @property
     def columns(self) -> list[str]:
         """Methods, in the order in which they come."""
-        return methods_of([c for e in self.experiments.values() for c in [*e.curves, *e.pruned]])
+        results: list[Curve | Pruned] = []
+        for experiment in self.experiments.values():
+            results += experiment.curves
+            results += experiment.pruned
+        return methods_of(results)
 
     def labels(self, measure: str) -> dict[str, str]:
         """Name of each experiment, with the speed-up of its pruned networks where it applies."""
-        pruned = (
-            {}
-            if measure == "flat_region"
-            else {n: e.pruned[0] for n, e in self.experiments.items() if e.pruned}
-        )
-        return {
-            name: f"{name}, {pruned[name].target:g}x" if name in pruned else name
-            for name in self.experiments
-        }
+        labels = {}
+        for name, experiment in self.experiments.items():
+            labels[name] = name
+            if experiment.pruned and measure != "flat_region":
+                labels[name] = f"{name}, {experiment.pruned[0].target:g}x"
+        return labels
 
     def own(self, name: str, column: str) -> bool:
         """Whether a metanetwork has learnt from the networks of this experiment."""
@@ -54,11 +57,11 @@ class Comparison:
 
         {} where nothing is measured.
         """
-        found = {}
+        matrix = {}
         for name, experiment in self.experiments.items():
             rows = curve_rows(experiment) if measure == "flat_region" else pruned_rows(experiment)
-            found[name] = {row["method"]: (row[measure], row[f"{measure}_std"]) for row in rows}
-        return found if any(found.values()) else {}
+            matrix[name] = {row["method"]: (row[measure], row[f"{measure}_std"]) for row in rows}
+        return matrix if any(matrix.values()) else {}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each experiment and measure, a column and its deviation for each method."""
@@ -66,16 +69,14 @@ class Comparison:
         for measure in MEASURES:
             for name, entries in self.matrix(measure).items():
                 experiment = self.experiments[name]
-                row: dict[str, Any] = {
-                    "networks_of": name,
-                    "measure": measure,
-                    "target": experiment.pruned[0].target if experiment.pruned else None,
-                    "networks": len(
-                        {c.network for c in experiment.curves}
-                        | {p.network for p in experiment.pruned}
-                    ),
-                }
+                networks = {curve.network for curve in experiment.curves}
+                networks |= {result.network for result in experiment.pruned}
+                row: dict[str, Any] = {"networks_of": name, "measure": measure}
+                row["target"] = experiment.pruned[0].target if experiment.pruned else None
+                row["networks"] = len(networks)
                 for column in self.columns:
-                    row[column], row[f"{column}_std"] = entries.get(column, (None, None))
+                    mean, spread = entries.get(column, (None, None))
+                    row[column] = mean
+                    row[f"{column}_std"] = spread
                 rows.append(row)
         return rows

@@ -64,10 +64,12 @@ class Curve:
 
         The area under it over its width.
         """
-        (first, accuracy), (last, _) = self.line[0], self.line[-1]
+        first, accuracy = self.line[0]
+        last, _ = self.line[-1]
         if last <= first:
             return accuracy
-        return sum((x - w) * (a + b) / 2 for (w, a), (x, b) in pairwise(self.line)) / (last - first)
+        area = sum((x - w) * (a + b) / 2 for (w, a), (x, b) in pairwise(self.line))
+        return area / (last - first)
 
     def flat_region(self, drop: float) -> float:
         """Where accuracy first falls more than `drop` below the first point's, interpolated."""
@@ -75,8 +77,9 @@ class Curve:
 
     def reach_above(self, floor: float) -> float:
         """Where accuracy first falls below `floor`, interpolated; at least the first point's."""
-        if self.line[0][1] < floor:
-            return self.line[0][0]
+        first, accuracy = self.line[0]
+        if accuracy < floor:
+            return first
         for (w, a), (x, b) in pairwise(self.line):
             if b < floor:
                 return w + (x - w) * (a - floor) / (a - b)
@@ -138,47 +141,42 @@ class Selection:
     def reason(self) -> str:
         """Why this one was taken, and what the curves say of the learning rate."""
         name = Path(self.metanetwork).name
+        area = f"{self.areas[name]:.4f}"
         if self.candidates == 1:
             accuracy = self.curves[name].points[0].accuracy
             return (
                 f"{name} is the only one to choose from: {100 * accuracy:.2f} % of the validation "
-                "images in the flat "
-                f"region, area {self.areas[name]:.4f}."
+                f"images in the flat region, area {area}."
             )
-        found = (
-            f"{name} has the largest area under its validation curve, {self.areas[name]:.4f}, of "
+        return (
+            f"{name} has the largest area under its validation curve, {area}, of "
             f"{len(self.curves)} drawn of {self.candidates}. To keep {100 * self.target:.2f} % in "
-            "the flat region "
-            f"(before the metanetwork: {100 * self.accuracy:.2f} %) "
+            f"the flat region (before the metanetwork: {100 * self.accuracy:.2f} %) {self._advice}"
         )
+
+    @property
+    def _advice(self) -> str:
+        """The end of `reason`: whether the target can be kept, and what to do about it."""
         if self.last_kept is None:
             return (
-                found
-                + "is too much for all of them: meta-train with a lower learning rate or sparsity "
+                "is too much for all of them: meta-train with a lower learning rate or sparsity "
                 "weight."
             )
         if self.milestone is None:
             return (
-                found
-                + f"is possible up to the last, {self.last_kept}: longer meta-training may bring "
+                f"is possible up to the last, {self.last_kept}: longer meta-training may bring "
                 "more."
             )
         return (
-            found
-            + f"is possible up to {self.last_kept}: a new meta-training may lower its learning "
-            "rate there, "
-            f"`milestones: [{self.milestone}]`."
+            f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate "
+            f"there, `milestones: [{self.milestone}]`."
         )
 
     @classmethod
     def from_json(cls, path: Path) -> "Selection":
         """Read a choice that was written with its reason and areas."""
-        data = {
-            key: value for key, value in read_json(path).items() if key not in {"reason", "areas"}
-        }
-        return cls(
-            **{
-                **data,
-                "curves": {name: Curve.from_dict(curve) for name, curve in data["curves"].items()},
-            }
-        )
+        data = read_json(path)
+        for derived in ("reason", "areas"):
+            data.pop(derived, None)
+        curves = {name: Curve.from_dict(curve) for name, curve in data["curves"].items()}
+        return cls(**{**data, "curves": curves})

@@ -1,5 +1,6 @@
-"""Curves as pictures."""
+"""Figures of curves, comparisons and costs."""
 
+import itertools
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-COLORS = {"none": "#7f7f7f", "sparsity_learning": "#1f77b4", "metanetwork": "#d62728"}
+COLORS: dict[str, Any] = {
+    "none": "#7f7f7f",
+    "sparsity_learning": "#1f77b4",
+    "metanetwork": "#d62728",
+}
 
 
 def _sheet() -> "tuple[Figure, Axes]":
-    """An empty picture of the usual size, and its axes."""
+    """An empty figure of the usual size, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
@@ -43,19 +48,19 @@ def colors_of(methods: Sequence[str]) -> dict[str, Any]:
     """Return a colour for each method: always the same for the three of the paper."""
     others = [method for method in methods if method not in COLORS]
     gradual = _gradual_colors(len(others))
-    return {
-        method: COLORS[method] if method in COLORS else gradual(others.index(method))
-        for method in methods
-    }
+    colors = COLORS | {method: gradual(index) for index, method in enumerate(others)}
+    return {method: colors[method] for method in methods}
 
 
 def _points(curve: Curve) -> tuple[list[float], list[float]]:
     """Speed-ups or compressions, and accuracies in percent."""
-    return [x for x, _ in curve.line], [100 * accuracy for _, accuracy in curve.line]
+    xs = [x for x, _ in curve.line]
+    percentages = [100 * accuracy for _, accuracy in curve.line]
+    return xs, percentages
 
 
 def _name_axes(axes: "Axes", curve: Curve) -> None:
-    """Say what a curve is of."""
+    """Label the axes of a curve."""
     name, meaning = OVER[curve.over]
     axes.set_xlabel(f"{name} ({meaning})")
     axes.set_ylabel(f"{curve.split} accuracy without finetuning (%)")
@@ -66,8 +71,11 @@ def _mean(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
     if len(curves) == 1:
         return _points(curves[0])
     lines = [_points(curve) for curve in curves]
-    grid = np.linspace(max(xs[0] for xs, _ in lines), min(xs[-1] for xs, _ in lines), 200)
-    return list(grid), list(np.mean([np.interp(grid, xs, ys) for xs, ys in lines], axis=0))
+    first = max(xs[0] for xs, _ in lines)
+    last = min(xs[-1] for xs, _ in lines)
+    grid = np.linspace(first, last, 200)
+    interpolated = [np.interp(grid, xs, ys) for xs, ys in lines]
+    return list(grid), list(np.mean(interpolated, axis=0))
 
 
 def draw_curves(curves: Sequence[Curve]) -> "Figure":
@@ -79,54 +87,50 @@ def draw_curves(curves: Sequence[Curve]) -> "Figure":
     networks = len({curve.network for curve in curves})
     for method, color in colors_of(methods_of(curves)).items():
         same = [curve for curve in curves if curve.method == method]
-        for curve in same if len(same) > 1 else ():
-            axes.plot(*_points(curve), color=color, alpha=0.35, linewidth=0.9)
-        axes.plot(*_mean(same), color=color, linewidth=2.2, label=method.replace("_", " "))
-        flat = statistics.fmean(curve.flat_region(FLAT_DROP) for curve in same)
-        height = statistics.fmean(curve.points[0].accuracy for curve in same) - FLAT_DROP
-        axes.plot(
-            [flat],
-            [100 * height],
-            "o",
-            color=color,
-            markersize=6,
-            markeredgecolor="white",
-            zorder=3,
-        )
+        _draw_method(axes, same, method, color)
     _name_axes(axes, curves[0])
-    who = (
-        f"{networks} networks (thin) and their mean (thick)" if networks > 1 else curves[0].network
-    )
-    axes.set_title(
-        f"{who}; dots: end of the flat region ({100 * FLAT_DROP:g} points down)", fontsize=10
-    )
+    subject = curves[0].network
+    if networks > 1:
+        subject = f"{networks} networks (thin) and their mean (thick)"
+    dots = f"end of the flat region ({100 * FLAT_DROP:g} points down)"
+    axes.set_title(f"{subject}; dots: {dots}", fontsize=10)
     legend_below(figure)
     return figure
+
+
+def _draw_method(axes: "Axes", curves: Sequence[Curve], method: str, color: Any) -> None:
+    """Draw the curves of one method, their mean, and a dot at the end of its flat region."""
+    if len(curves) > 1:
+        for curve in curves:
+            axes.plot(*_points(curve), color=color, alpha=0.35, linewidth=0.9)
+    axes.plot(*_mean(curves), color=color, linewidth=2.2, label=method.replace("_", " "))
+    flat = statistics.fmean(curve.flat_region(FLAT_DROP) for curve in curves)
+    accuracy = statistics.fmean(curve.points[0].accuracy for curve in curves)
+    dot = {"color": color, "markersize": 6, "markeredgecolor": "white", "zorder": 3}
+    axes.plot([flat], [100 * (accuracy - FLAT_DROP)], "o", **dot)
 
 
 def legend_below(figure: "Figure") -> None:
     """Put a legend where it hides nothing, in as many columns as there is room for."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns = max(1, int(13 * figure.get_figwidth() / (max(map(len, labels)) + 7)))
+    longest = max(map(len, labels))
+    columns = max(1, int(13 * figure.get_figwidth() / (longest + 7)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
-    """Draw curves of several runs by their folders, named from where these part."""
+    """Draw curves of several runs by their folders, relative to the one they share."""
     figure, axes = _sheet()
     colors = _gradual_colors(len(curves))
     start = os.path.commonpath([os.path.abspath(folder) for folder in curves])
-    for number, (folder, curve) in enumerate(curves.items()):
-        first, flat = curve.points[0].accuracy, curve.flat_region(FLAT_DROP)
-        axes.plot(
-            *_points(curve),
-            color=colors(number),
-            linewidth=1.8,
-            label=f"{os.path.relpath(folder, start)}: {100 * first:.1f} %, flat to {flat:.2f}x",
-        )
-    one = next(iter(curves.values()))
-    _name_axes(axes, one)
-    axes.set_title(f"Accuracy over {OVER[one.over][0]}, by folder", fontsize=10)
+    for index, (folder, curve) in enumerate(curves.items()):
+        name = os.path.relpath(folder, start)
+        percentage = 100 * curve.points[0].accuracy
+        label = f"{name}: {percentage:.1f} %, flat to {curve.flat_region(FLAT_DROP):.2f}x"
+        axes.plot(*_points(curve), color=colors(index), linewidth=1.8, label=label)
+    first = next(iter(curves.values()))
+    _name_axes(axes, first)
+    axes.set_title(f"Accuracy over {OVER[first.over][0]}, by folder", fontsize=10)
     legend_below(figure)
     return figure
 
@@ -138,18 +142,19 @@ def draw_epochs(selection: Selection) -> "Figure":
     """
     figure, axes = _sheet()
     colors = _gradual_colors(len(selection.curves))
-    chosen, named = Path(selection.metanetwork).name, len(selection.curves) // 25 + 1
-    for number, (name, curve) in enumerate(selection.curves.items()):
-        label = f"{name}: {curve.area:.4f}" + (", chosen" if name == chosen else "")
-        axes.plot(
-            *_points(curve),
-            color=colors(number),
-            linewidth=3 if name == chosen else 1.3,
-            label=label if name == chosen or number % named == 0 else None,
-        )
-    axes.axhline(
-        100 * selection.target, color="black", linestyle=":", linewidth=1, label="accuracy to keep"
-    )
+    chosen = Path(selection.metanetwork).name
+    label_every = len(selection.curves) // 25 + 1
+    for index, (name, curve) in enumerate(selection.curves.items()):
+        label: str | None = None
+        width = 1.3
+        if index % label_every == 0:
+            label = f"{name}: {curve.area:.4f}"
+        if name == chosen:
+            label = f"{name}: {curve.area:.4f}, chosen"
+            width = 3.0
+        axes.plot(*_points(curve), color=colors(index), linewidth=width, label=label)
+    level = 100 * selection.target
+    axes.axhline(level, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
     _name_axes(axes, selection.curves[chosen])
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
     figure.set_figwidth(8.5)
@@ -167,51 +172,54 @@ def draw_matrix(comparison: Comparison) -> "Figure":
     from matplotlib.figure import Figure
 
     measures = [measure for measure in MEASURES if comparison.matrix(measure)]
-    columns, height = comparison.columns, 1.3 + 0.55 * len(comparison.experiments)
-    figure = Figure(
-        figsize=(3 + 1.15 * len(columns), height * len(measures)), dpi=150, layout="constrained"
-    )
-    for axes, measure in zip(
-        figure.subplots(len(measures), squeeze=False).flat, measures, strict=True
-    ):
+    width = 3 + 1.15 * len(comparison.columns)
+    height = 1.3 + 0.55 * len(comparison.experiments)
+    figure = Figure(figsize=(width, height * len(measures)), dpi=150, layout="constrained")
+    panels = figure.subplots(len(measures), squeeze=False).flat
+    for axes, measure in zip(panels, measures, strict=True):
         _draw_measure(axes, comparison, measure)
-    if any(comparison.own(name, column) for name in comparison.experiments for column in columns):
-        figure.suptitle(
-            "bold: the metanetwork has learnt from networks of the same kind", fontsize=8
-        )
+    cells = itertools.product(comparison.experiments, comparison.columns)
+    if any(comparison.own(name, column) for name, column in cells):
+        note = "bold: the metanetwork has learnt from networks of the same kind"
+        figure.suptitle(note, fontsize=8)
     return figure
 
 
 def _draw_measure(axes: "Axes", comparison: Comparison, measure: str) -> None:
     """Draw the heat map of a measure: mean and deviation of each method on each row's networks."""
-    found, columns, factor = (
-        comparison.matrix(measure),
-        comparison.columns,
-        1 if measure == "flat_region" else 100,
-    )
-    gains = [
-        [
-            factor * (e[c][0] - e["none"][0]) if c in e and "none" in e else float("nan")
-            for c in columns
-        ]
-        for e in found.values()
-    ]
-    limit = max((abs(gain) for row in gains for gain in row if gain == gain), default=0) or 1
+    matrix = comparison.matrix(measure)
+    columns = comparison.columns
+    factor = 1 if measure == "flat_region" else 100
+    gains = [_gains(entries, columns, factor) for entries in matrix.values()]
+    limit = np.nanmax(np.abs([*gains, [0.0] * len(columns)])) or 1
     image = axes.imshow(gains, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
-    for y, (name, entries) in enumerate(found.items()):
+    for y, (name, entries) in enumerate(matrix.items()):
         for x, column in enumerate(columns):
             mean, spread = entries.get(column, (None, None))
             text = "" if mean is None else f"{factor * mean:.2f}"
-            text += f"\n± {factor * spread:.2f}" if spread is not None else ""
+            if spread is not None:
+                text += f"\n± {factor * spread:.2f}"
             weight = "bold" if comparison.own(name, column) else "normal"
             axes.text(x, y, text, ha="center", va="center", size=8, weight=weight)
-    axes.set_yticks(range(len(found)), list(comparison.labels(measure).values()), size=8)
+    axes.set_yticks(range(len(matrix)), list(comparison.labels(measure).values()), size=8)
     axes.set_ylabel("networks of", fontsize=8)
-    axes.set_xticks(
-        range(len(columns)), [c.replace("_", " ").replace(" ", "\n", 1) for c in columns], size=8
-    )
+    names = [column.replace("_", " ").replace(" ", "\n", 1) for column in columns]
+    axes.set_xticks(range(len(columns)), names, size=8)
     axes.set_title(MEASURES[measure], fontsize=9)
     axes.figure.colorbar(image, ax=axes, label="gain over none")
+
+
+def _gains(
+    entries: Mapping[str, tuple[float, float | None]], columns: Sequence[str], factor: float
+) -> list[float]:
+    """Gains over `none` in a row of a matrix; NaN where either is missing."""
+    gains = []
+    for column in columns:
+        gain = float("nan")
+        if column in entries and "none" in entries:
+            gain = factor * (entries[column][0] - entries["none"][0])
+        gains.append(gain)
+    return gains
 
 
 def draw_cost(costs: Sequence[StageCost]) -> "Figure":
@@ -222,26 +230,23 @@ def draw_cost(costs: Sequence[StageCost]) -> "Figure":
     figure, axes = _sheet()
     amounts = amortised(costs)
     _, crossing = break_even(costs)
-    last = max(20, 3 * max((n for n in crossing.values() if n is not None and n <= 200), default=0))
-    numbers = range(1, last + 1)
-    for (method, (once, each)), color in zip(
-        amounts.items(), colors_of(list(amounts)).values(), strict=True
-    ):
+    near = [count for count in crossing.values() if count is not None and count <= 200]
+    counts = range(1, max(20, 3 * max(near, default=0)) + 1)
+    for method, color in colors_of(list(amounts)).items():
+        once, each = amounts[method]
         label = f"{method.replace('_', ' ')}: {once:.0f} s once, {each:.1f} s each"
-        axes.plot(
-            numbers, [once / n + each for n in numbers], color=color, linewidth=1.8, label=label
-        )
+        seconds = [once / count + each for count in counts]
+        axes.plot(counts, seconds, color=color, linewidth=1.8, label=label)
     axes.set_xlabel("number of networks that are pruned")
     axes.set_ylabel("seconds for each network")
     axes.set_ylim(bottom=0)
-    axes.set_title(
-        "Cost; the metanetworks' data models, meta-training and choice are shared", fontsize=10
-    )
+    title = "Cost; the metanetworks' data models, meta-training and choice are shared"
+    axes.set_title(title, fontsize=10)
     axes.legend()
     return figure
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a picture that appears whole or not at all."""
+    """Write a figure that appears whole or not at all."""
     with whole_file(path) as new:
         figure.savefig(new)

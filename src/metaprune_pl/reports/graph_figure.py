@@ -1,26 +1,38 @@
-"""A picture of a network's graph.
+"""A figure of a network's graph.
 
-Layers as bars from the image to the classes, and what joins them.
+Layers are bars from the image to the classes, with their connections.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from metaprune_pl.graphs import NeuronGroup
 from metaprune_pl.pruning import PruningGroups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STAYS, ALONE = "#c9c9c9", "#9db8d2"
-"""Colours of channels that cannot be pruned, and of those that no other layer shares."""
+STAYS = "#c9c9c9"
+"""Colour of channels that cannot be pruned."""
+ALONE = "#9db8d2"
+"""Colour of channels that no other layer shares."""
+INK = "#333333"
 LONGEST_ROW = 44
 """Columns of a row at most."""
-COLUMN, HEAD = 0.42, 0.95
-"""Width of a column and height of title and legend, inches."""
+COLUMN = 0.42
+"""Width of a column, inches."""
+HEAD = 0.95
+"""Height of title and legend, inches."""
+GAP = 0.22
+"""Gap between the bars of one column, inches."""
+HALF_BAR = 0.3
+"""Half the width of a bar, columns."""
 LEGEND = (
     "Bars: a layer's channels. One colour: pruned together; blue-grey: pruned alone; grey: cannot "
     "be pruned.",
@@ -37,7 +49,7 @@ class Bar:
     Attributes:
         name: Its name.
         size: Number of neurons.
-        row: Row of the picture, from above.
+        row: Row of the figure, from above.
         x: Column in the row.
         y: Height of its middle above the row's line.
         height: Its height; its area grows with the number of neurons.
@@ -63,47 +75,97 @@ def draw_graph(groups: PruningGroups, title: str) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    bars, edges = lay_out(groups), _edges(groups)
-    rows, columns = 1 + max(bar.row for bar in bars), 1 + max(bar.x for bar in bars)
-    names = max(len(_short(bar.name)) for bar in bars)
-    tall = [
-        2 * max(abs(bar.y) + bar.height / 2 for bar in bars if bar.row == row)
-        for row in range(rows)
-    ]
-    above = [0.3] * rows
-    for source, target, _ in edges:
-        last = columns if bars[target].row > bars[source].row else bars[target].x
-        above[bars[source].row] = max(above[bars[source].row], _rise(abs(last - bars[source].x)))
-    height = sum(tall) + sum(above) + rows * (0.3 + 0.062 * names)
+    bars = lay_out(groups)
+    edges = _edges(groups)
+    columns = 1 + max(bar.x for bar in bars)
+    rows = _row_heights(bars, edges, columns)
+    height = rows.total
     width = max(7.0, COLUMN * (columns + 0.9))
     figure = Figure(figsize=(width, height + HEAD), dpi=130)
     axes: Axes = figure.add_axes((0.0, 0.0, 1.0, height / (height + HEAD)))
     axes.set_xlim(-0.9, width / COLUMN - 0.9)
     axes.set_ylim(0, height)
     axes.axis("off")
-    middles, top = [], height
-    for row in range(rows):
-        middles.append(top - above[row] - tall[row] / 2)
-        top -= above[row] + tall[row] + 0.3 + 0.062 * names
-    style = {
-        "color": "#333333",
-        "lw": 0.8,
-        "alpha": max(0.2, min(0.9, 12 / len(edges) ** 0.5)),
-        "zorder": 2,
-    }
-    page = _Page(axes=axes, middles=middles, tall=tall, columns=columns, style=style)
-    for source, target, _ in edges:
+    opacity = 12 / len(edges) ** 0.5
+    style = {"color": INK, "lw": 0.8, "alpha": max(0.2, min(0.9, opacity)), "zorder": 2}
+    page = _Page(
+        axes=axes, middles=rows.middles(), tallest=rows.tallest, columns=columns, style=style
+    )
+    for source, target in edges:
         page.draw_edge(bars[source], bars[target])
     for bar in bars:
         page.draw_bar(bar)
     page.draw_names(bars)
-    for line, (text, size) in enumerate(((title, 11), (LEGEND[0], 7), (LEGEND[1], 7))):
-        weight = "bold" if line == 0 else "normal"
-        y = 1 - (0.25 + 0.26 * line - 0.07 * (line > 1)) / (height + HEAD)
-        figure.text(
-            0.2 / width, y, text, fontsize=size, va="center", weight=weight, color="#222222"
-        )
+    _write_head(figure, title)
     return figure
+
+
+def _write_head(figure: "Figure", title: str) -> None:
+    """Write the title and the two lines of the legend."""
+    width, height = figure.get_size_inches()
+    lines = (
+        (title, 11, "bold", 0.25),
+        (LEGEND[0], 7, "normal", 0.51),
+        (LEGEND[1], 7, "normal", 0.7),
+    )
+    for text, size, weight, below_top in lines:
+        figure.text(
+            0.2 / width,
+            1 - below_top / height,
+            text,
+            fontsize=size,
+            weight=weight,
+            va="center",
+            color="#222222",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowHeights:
+    """Heights of the rows, inches.
+
+    Attributes:
+        tallest: The tallest column of bars of each row.
+        arcs: Room for arcs above the bars of each row.
+        names: Room for names below the bars of any row.
+    """
+
+    tallest: list[float]
+    arcs: list[float]
+    names: float
+
+    @property
+    def total(self) -> float:
+        """Height of all rows."""
+        return sum(self.tallest) + sum(self.arcs) + len(self.tallest) * self.names
+
+    def middles(self) -> list[float]:
+        """Height of the middle of each row above the foot of the figure."""
+        middles = []
+        top = self.total
+        for tallest, arcs in zip(self.tallest, self.arcs, strict=True):
+            middles.append(top - arcs - tallest / 2)
+            top -= arcs + tallest + self.names
+        return middles
+
+
+def _row_heights(
+    bars: Sequence[Bar], edges: Sequence[tuple[int, int]], columns: float
+) -> _RowHeights:
+    rows = 1 + max(bar.row for bar in bars)
+    tallest = [0.0] * rows
+    for bar in bars:
+        reach = abs(bar.y) + bar.height / 2
+        tallest[bar.row] = max(tallest[bar.row], 2 * reach)
+    arcs = [0.3] * rows
+    for source, target in edges:
+        start = bars[source]
+        end = bars[target]
+        last = columns if end.row > start.row else end.x
+        rise = _rise(abs(last - start.x))
+        arcs[start.row] = max(arcs[start.row], rise)
+    longest = max(len(_short(bar.name)) for bar in bars)
+    return _RowHeights(tallest=tallest, arcs=arcs, names=0.3 + 0.062 * longest)
 
 
 def lay_out(groups: PruningGroups) -> list[Bar]:
@@ -111,78 +173,74 @@ def lay_out(groups: PruningGroups) -> list[Bar]:
 
     Long networks are drawn in several rows.
     """
-    graph = groups.graph
-    depth = _depths(groups)
-    per_row = _row_length(1 + max(depth))
+    neuron_groups = groups.graph.groups
+    depths = _depths(groups)
+    per_row = _row_length(1 + max(depths))
     colors = _colors(groups)
-    unit = 0.9 / max(group.size for group in graph.groups) ** 0.5
-    heights = [max(0.14, unit * group.size**0.5) for group in graph.groups]
+    unit = 0.9 / max(group.size for group in neuron_groups) ** 0.5
+    heights = [max(0.14, unit * group.size**0.5) for group in neuron_groups]
     bars = []
-    for number, group in enumerate(graph.groups):
-        column = [other for other in range(len(depth)) if depth[other] == depth[number]]
-        total = sum(heights[other] for other in column) + 0.22 * (len(column) - 1)
-        under = sum(heights[other] + 0.22 for other in column if other > number)
-        units = groups.unit[group.start : group.stop]
-        shown = torch.where(groups.prunable[units], groups.group[units], -1)
-        pieces, counts = torch.unique_consecutive(shown, return_counts=True)
+    for index, group in enumerate(neuron_groups):
+        column = [other for other, depth in enumerate(depths) if depth == depths[index]]
+        total = sum(heights[other] for other in column) + GAP * (len(column) - 1)
+        below = sum(heights[other] + GAP for other in column if other > index)
         bars.append(
             Bar(
                 name=group.name,
                 size=group.size,
-                row=depth[number] // per_row,
-                x=depth[number] % per_row,
-                y=under + heights[number] / 2 - total / 2,
-                height=heights[number],
-                colors=tuple(
-                    (count / group.size, colors[piece] if piece >= 0 else STAYS)
-                    for piece, count in zip(pieces.tolist(), counts.tolist(), strict=True)
-                ),
+                row=depths[index] // per_row,
+                x=depths[index] % per_row,
+                y=below + heights[index] / 2 - total / 2,
+                height=heights[index],
+                colors=_pieces(groups, group, colors),
             )
         )
     return bars
 
 
+def _pieces(
+    groups: PruningGroups, group: NeuronGroup, colors: dict[int, str]
+) -> tuple[tuple[float, str], ...]:
+    """Runs of neurons of one colour: share of the bar, and colour."""
+    units = groups.unit[group.start : group.stop]
+    owners = torch.where(groups.prunable[units], groups.group[units], -1)
+    runs, counts = torch.unique_consecutive(owners, return_counts=True)
+    pieces = []
+    for owner, count in zip(runs.tolist(), counts.tolist(), strict=True):
+        color = colors[owner] if owner >= 0 else STAYS
+        pieces.append((count / group.size, color))
+    return tuple(pieces)
+
+
 def _row_length(depth: int) -> int:
-    rows = -(-depth // LONGEST_ROW)
-    return -(-depth // rows)
+    rows = math.ceil(depth / LONGEST_ROW)
+    return math.ceil(depth / rows)
 
 
 def _owners(groups: PruningGroups) -> torch.Tensor:
-    return torch.repeat_interleave(torch.tensor([group.size for group in groups.graph.groups]))
+    """Index of the neuron group of each neuron, [N]."""
+    sizes = [group.size for group in groups.graph.groups]
+    return torch.repeat_interleave(torch.tensor(sizes))
 
 
-def _edges(groups: PruningGroups) -> list[tuple[int, int, bool]]:
-    """Pairs of neuron groups that are connected, source first, and whether it is an identity."""
+def _edges(groups: PruningGroups) -> list[tuple[int, int]]:
+    """Pairs of different neuron groups that are connected, source first."""
     owner = _owners(groups)
-    found: dict[tuple[int, int], bool] = {}
+    pairs: dict[tuple[int, int], None] = {}  # in the order of the connections
     for connection in groups.graph.connections:
+        sources = owner[connection.source].unique().tolist()
         targets = owner[connection.target].unique().tolist()
-        for source in owner[connection.source].unique().tolist():
-            for target in targets:
-                found[source, target] = (
-                    found.get((source, target), True) and connection.parameter is None
-                )
-    return [
-        (source, target, identity)
-        for (source, target), identity in found.items()
-        if source != target
-    ]
+        pairs.update(dict.fromkeys(itertools.product(sources, targets)))
+    return [(source, target) for source, target in pairs if source != target]
 
 
 def _depths(groups: PruningGroups) -> list[int]:
-    """Longest way from the image to each neuron group, against no gate's direction."""
-    sources: dict[int, list[int]] = {}
-    for source, target, _ in _edges(groups):
-        sources.setdefault(target, []).append(source)
-    depth: list[int] = []
-    for number in range(len(groups.graph.groups)):
-        depth.append(
-            1
-            + max(
-                (depth[source] for source in sources.get(number, []) if source < number), default=-1
-            )
-        )
-    return depth
+    """Length of the longest path from the image to each neuron group, gates left out."""
+    depths = [0] * len(groups.graph.groups)
+    for source, target in sorted(_edges(groups), key=lambda edge: edge[1]):
+        if source < target:  # a gate leads back
+            depths[target] = max(depths[target], depths[source] + 1)
+    return depths
 
 
 def _colors(groups: PruningGroups) -> dict[int, str]:
@@ -190,14 +248,12 @@ def _colors(groups: PruningGroups) -> dict[int, str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    pairs = torch.unique(torch.stack([groups.group[groups.unit], _owners(groups)]), dim=1)
-    times = torch.bincount(pairs[0], minlength=len(groups.names)).tolist()
-    palette = [colormaps["tab10"](index) for index in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
-    colors, used = {}, 0
-    for number, count in enumerate(times):
-        colors[number] = to_hex(palette[used % len(palette)]) if count > 1 else ALONE
-        used += count > 1
-    return colors
+    members = torch.stack([groups.group[groups.unit], _owners(groups)])
+    pairs = torch.unique(members, dim=1)
+    counts = torch.bincount(pairs[0], minlength=len(groups.names)).tolist()
+    without_grey = (0, 1, 2, 3, 4, 5, 6, 8, 9)
+    palette = itertools.cycle([to_hex(colormaps["tab10"](index)) for index in without_grey])
+    return {group: next(palette) if count > 1 else ALONE for group, count in enumerate(counts)}
 
 
 def _rise(distance: float) -> float:
@@ -207,34 +263,36 @@ def _rise(distance: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Page:
-    """Where things are drawn: the heights of the rows' middles and of the tallest bars in them."""
+    """Draws on axes whose rows are known.
+
+    Attributes:
+        axes: What is drawn on, a column wide and an inch high for each unit.
+        middles: Height of the middle of each row.
+        tallest: Height of the tallest column of bars of each row.
+        columns: Columns of a row.
+        style: Of lines.
+    """
 
     axes: "Axes"
     middles: Sequence[float]
-    tall: Sequence[float]
+    tallest: Sequence[float]
     columns: float
     style: dict[str, Any]
 
     def draw_bar(self, bar: Bar) -> None:
-        from matplotlib.patches import Rectangle
-
-        bottom = self.middles[bar.row] + bar.y - bar.height / 2
-        frame = Rectangle(
-            (bar.x - 0.3, bottom), 0.6, bar.height, fill=False, ec="#333333", lw=0.5, zorder=4
-        )
+        """Draw a neuron group with its size on it."""
+        middle = self._middle(bar)
+        bottom = middle - bar.height / 2
         for share, color in bar.colors:
-            self.axes.add_patch(
-                Rectangle(
-                    (bar.x - 0.3, bottom), 0.6, share * bar.height, color=color, lw=0, zorder=3
-                )
-            )
-            bottom += share * bar.height
-        self.axes.add_patch(frame)
+            height = share * bar.height
+            self._rectangle(bar, bottom, height, color=color, lw=0, zorder=3)
+            bottom += height
+        bottom = middle - bar.height / 2
+        self._rectangle(bar, bottom, bar.height, fill=False, ec=INK, lw=0.5, zorder=4)
         box = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75}
-        y = self.middles[bar.row] + bar.y
         self.axes.text(
             bar.x,
-            y,
+            middle,
             str(bar.size),
             fontsize=5,
             ha="center",
@@ -248,33 +306,42 @@ class _Page:
 
         One into a later row runs along the top to the right and comes in on the left.
         """
-        start, end = (source.x, self._top(source)), (target.x, self._top(target))
         distance = target.x - source.x
         if source.row == target.row and distance == 1:
-            self._line(
-                (source.x + 0.3, self._middle(source)), (target.x - 0.3, self._middle(target))
-            )
+            self._line(self._right(source), self._left(target))
         elif source.row == target.row:
-            level = self._level(source.row, abs(distance))
-            back = {"ls": ":", "lw": 1.1} if distance <= 0 else {}
-            bulge = (8 * level - start[1] - end[1]) / 6  # its middle is at that level
-            self._curve(start, (start[0], bulge), (end[0], bulge), end, **back)
+            self._draw_arc(source, target)
         elif target.row == source.row + 1 and distance == 1 - self.columns:
-            right, left = self.columns - 0.4, -0.6
-            self._line((source.x + 0.3, self._middle(source)), (right, self.middles[source.row]))
-            self._line((left, self.middles[target.row]), (target.x - 0.3, self._middle(target)))
+            self._line(self._right(source), (self.columns - 0.4, self.middles[source.row]))
+            self._line((-0.6, self.middles[target.row]), self._left(target))
         else:
-            level = self._level(source.row, self.columns - source.x)
-            self._curve(start, (start[0], level), (start[0], level), (start[0] + 1.2, level))
-            self._line((start[0] + 1.2, level), (self.columns - 0.4, level))
-            for row in range(source.row + 1, target.row):
-                self._line(
-                    (-0.6, self._level(row, self.columns)),
-                    (self.columns - 0.4, self._level(row, self.columns)),
-                )
-            level = self._level(target.row, target.x)
-            self._line((-0.6, level), (end[0] - 1.2, level))
-            self._curve((end[0] - 1.2, level), (end[0], level), (end[0], level), end)
+            self._draw_detour(source, target)
+
+    def _draw_arc(self, source: Bar, target: Bar) -> None:
+        """Draw an arc within a row, dotted where it leads back."""
+        start = self._top(source)
+        end = self._top(target)
+        distance = target.x - source.x
+        level = self._level(source.row, abs(distance))
+        bulge = (8 * level - start[1] - end[1]) / 6  # the middle of the arc is at that level
+        back = {"ls": ":", "lw": 1.1} if distance <= 0 else {}
+        self._curve(start, (start[0], bulge), (end[0], bulge), end, **back)
+
+    def _draw_detour(self, source: Bar, target: Bar) -> None:
+        """Draw a connection above the bars: to the right, along rows in between, from the left."""
+        right = self.columns - 0.4
+        left = -0.6
+        x, top = self._top(source)
+        level = self._level(source.row, self.columns - source.x)
+        self._curve((x, top), (x, level), (x, level), (x + 1.2, level))
+        self._line((x + 1.2, level), (right, level))
+        for row in range(source.row + 1, target.row):
+            level = self._level(row, self.columns)
+            self._line((left, level), (right, level))
+        x, top = self._top(target)
+        level = self._level(target.row, target.x)
+        self._line((left, level), (x - 1.2, level))
+        self._curve((x - 1.2, level), (x, level), (x, level), (x, top))
 
     def draw_names(self, bars: Sequence[Bar]) -> None:
         """Write the names below each column."""
@@ -282,8 +349,9 @@ class _Page:
         for bar in bars:
             columns.setdefault((bar.row, bar.x), []).append(_short(bar.name))
         for (row, x), names in columns.items():
-            names = names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"]
-            y = self.middles[row] - self.tall[row] / 2 - 0.08
+            if len(names) > 4:
+                names = [*names[:3], f"and {len(names) - 3} more"]
+            y = self.middles[row] - self.tallest[row] / 2 - 0.08
             self.axes.text(
                 x,
                 y,
@@ -298,11 +366,24 @@ class _Page:
     def _middle(self, bar: Bar) -> float:
         return self.middles[bar.row] + bar.y
 
-    def _top(self, bar: Bar) -> float:
-        return self.middles[bar.row] + bar.y + bar.height / 2
+    def _left(self, bar: Bar) -> Point:
+        return bar.x - HALF_BAR, self._middle(bar)
+
+    def _right(self, bar: Bar) -> Point:
+        return bar.x + HALF_BAR, self._middle(bar)
+
+    def _top(self, bar: Bar) -> Point:
+        return bar.x, self._middle(bar) + bar.height / 2
 
     def _level(self, row: int, distance: float) -> float:
-        return self.middles[row] + self.tall[row] / 2 + 0.85 * _rise(distance)
+        """Height at which an arc over so many columns of a row runs."""
+        return self.middles[row] + self.tallest[row] / 2 + 0.85 * _rise(distance)
+
+    def _rectangle(self, bar: Bar, bottom: float, height: float, **style: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        corner = (bar.x - HALF_BAR, bottom)
+        self.axes.add_patch(Rectangle(corner, 2 * HALF_BAR, height, **style))
 
     def _line(self, start: Point, end: Point) -> None:
         self.axes.plot([start[0], end[0]], [start[1], end[1]], **self.style)
@@ -316,13 +397,14 @@ class _Page:
 
 
 def _short(name: str) -> str:
-    """The end of a path, at most 36 characters.
+    """Return the end of a path, at most 36 characters.
 
-    Whole parts where they tell a number of the layer.
+    Whole parts are left out, unless they hold the only index of the layer.
     """
     rest = name
     while len(rest) > 36 and "." in rest:
         rest = rest.partition(".")[2]
-    if any(letter.isdigit() for letter in name) > any(letter.isdigit() for letter in rest):
+    indexed = any(letter.isdigit() for letter in name)
+    if indexed and not any(letter.isdigit() for letter in rest):
         rest = name
     return rest if len(rest) <= 36 else f"…{rest[-35:]}"

@@ -16,8 +16,9 @@ R = TypeVar("R", bound=Result)
 
 
 def write_report(folder: Path, results: Sequence[Result]) -> None:
-    """Write `report.csv`, the picture where there is one, TensorBoard events and `report.json`."""
-    write_csv(folder / "report.csv", [result.row() for result in results])
+    """Write `report.csv`, the figure where there is one, TensorBoard events and `report.json`."""
+    rows = [result.row() for result in results]
+    write_csv(folder / "report.csv", rows)
     for result in results:
         log_results(folder, result.name, result.settings, result.values)
     kind = type(results[0])
@@ -32,6 +33,7 @@ def read_report(folder: Path, kind: type[R]) -> list[R]:
     Raises:
         StorageError: The folder holds no finished pruning.
     """
-    if not (folder / "report.json").is_file():
+    file = folder / "report.json"
+    if not file.is_file():
         raise StorageError(f"'{folder}' holds no report.json of `metaprune prune`.")
-    return [kind.from_dict(row) for row in read_json(folder / "report.json")]
+    return [kind.from_dict(row) for row in read_json(file)]

@@ -6,6 +6,7 @@ The origin is orange, the network ready for pruning blue (paper, figures 7 and 1
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from metaprune_pl.reports.analysis import LABELS, MANY, OUTLIERS, Analysis, histograms
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ORIGIN, AFTER = "#ff7f0e", "#1f77b4"
+ORIGIN = "#ff7f0e"
+AFTER = "#1f77b4"
 PANELS = 6
-"""Panels of a picture of histograms: all layers together, and some layers evenly spread."""
+"""Panels of a figure of histograms: all layers together, and some layers evenly spread."""
 WIDE = 100.0
 """Layer means that differ by more than this factor are drawn on a logarithmic axis."""
 
@@ -25,10 +27,12 @@ def draw_analysis(analysis: Analysis) -> "dict[str, Figure]":
 
     `layers`, and `histogram_STATISTIC` for each statistic with several values in a layer.
     """
-    drawn = {f"histogram_{name}": draw_histograms(analysis, name) for name in analysis.origin}
-    return {"layers": draw_layers(analysis)} | {
-        name: figure for name, figure in drawn.items() if figure is not None
-    }
+    figures = {"layers": draw_layers(analysis)}
+    for name in analysis.origin:
+        figure = draw_histograms(analysis, name)
+        if figure is not None:
+            figures[f"histogram_{name}"] = figure
+    return figures
 
 
 def draw_layers(analysis: Analysis) -> "Figure":
@@ -39,27 +43,20 @@ def draw_layers(analysis: Analysis) -> "Figure":
     figure = Figure(figsize=(13, 6.2), dpi=150, layout="constrained")
     panels = figure.subplots(2, 4).flatten()
     for axes, (name, (origin, after)) in zip(panels, means.items(), strict=False):
-        mark = "o" if len(origin) <= 25 else ""
+        layers = range(1, len(origin) + 1)
+        marker = "o" if len(origin) <= 25 else ""
         for values, color in ((origin, ORIGIN), (after, AFTER)):
-            axes.plot(
-                range(1, len(values) + 1),
-                values,
-                color=color,
-                linewidth=1.6,
-                marker=mark,
-                markersize=3,
-            )
+            axes.plot(layers, values, color=color, linewidth=1.6, marker=marker, markersize=3)
         _scale(axes, [*origin, *after])
         axes.set_title(LABELS[name], fontsize=10)
         axes.set_xlabel("pruning group" if name == "group_score" else "layer", fontsize=9)
         axes.grid(alpha=0.3)
     for axes in panels[len(means) :]:
         axes.axis("off")
-    handles = [panels[0].lines[0], panels[0].lines[1]]
-    panels[-1].legend(handles, _names(analysis), loc="center", fontsize=10, frameon=False)
-    figure.suptitle(
-        f"{analysis.network}: mean in each layer ({analysis.images} validation images)", fontsize=11
-    )
+    lines = panels[0].lines[:2]
+    panels[-1].legend(lines, _names(analysis), loc="center", fontsize=10, frameon=False)
+    title = f"{analysis.network}: mean in each layer ({analysis.images} validation images)"
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -70,48 +67,60 @@ def draw_histograms(analysis: Analysis, name: str) -> "Figure | None":
     """
     from matplotlib.figure import Figure
 
-    origin, after = analysis.origin[name], analysis.after[name]
-    several = [layer for layer, values in origin.items() if len(values) > 1]
-    if not several:
+    drawn = _histogram_values(analysis, name)
+    if not drawn:
         return None
-    places = (
-        torch.linspace(0, len(several) - 1, min(PANELS - 1, len(several))).round().int().tolist()
-    )
-    every = "all pruning groups" if name == "group_score" else "all layers"
-    drawn = {every: (torch.cat(list(origin.values())), torch.cat(list(after.values())))}
-    drawn |= {several[place]: (origin[several[place]], after[several[place]]) for place in places}
     figure = Figure(figsize=(12, 6), dpi=150, layout="constrained")
     panels = figure.subplots(2, 3).flatten()
     for axes, (layer, both) in zip(panels, drawn.items(), strict=False):
-        edges, counts = histograms(both)
-        for values, color in zip(counts, (ORIGIN, AFTER), strict=True):
-            share = [100 * count / sum(values) for count in values]
-            axes.stairs(share, edges, color=color, fill=True, alpha=0.3)
-            axes.stairs(share, edges, color=color, linewidth=1.4)
+        _draw_histogram(axes, both)
         axes.set_title(f"{layer} ({len(both[0]):,} values)", fontsize=9)
-        axes.set_ylabel("% of the values", fontsize=9)
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
-        axes.grid(alpha=0.3)
     for axes in panels[len(drawn) :]:
         axes.axis("off")
-    figure.legend(
-        panels[0].patches[1::2],
-        _names(analysis),
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-    )
-    last = f"; of over {MANY:,} values the last bin also counts the largest {100 * OUTLIERS:g} %"
-    last = last if len(drawn[every][0]) > MANY else ""
-    figure.suptitle(f"{analysis.network}: {LABELS[name]}{last}", fontsize=11)
+    handles = panels[0].patches[1::2]
+    names = _names(analysis)
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    title = f"{analysis.network}: {LABELS[name]}"
+    if max(len(both[0]) for both in drawn.values()) > MANY:
+        largest = f"the largest {100 * OUTLIERS:g} %"
+        title += f"; of over {MANY:,} values the last bin also counts {largest}"
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
+def _histogram_values(analysis: Analysis, name: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values of both networks by panel; {} where no layer has several."""
+    origin = analysis.origin[name]
+    after = analysis.after[name]
+    several = [layer for layer, values in origin.items() if len(values) > 1]
+    if not several:
+        return {}
+    whole = "all pruning groups" if name == "group_score" else "all layers"
+    values = {whole: (torch.cat(list(origin.values())), torch.cat(list(after.values())))}
+    panels = min(PANELS - 1, len(several))
+    spread = torch.linspace(0, len(several) - 1, panels).round().int()
+    for index in spread.tolist():
+        layer = several[index]
+        values[layer] = (origin[layer], after[layer])
+    return values
+
+
+def _draw_histogram(axes: "Axes", both: tuple[Tensor, Tensor]) -> None:
+    edges, histogram_counts = histograms(both)
+    for counts, color in zip(histogram_counts, (ORIGIN, AFTER), strict=True):
+        total = sum(counts)
+        percentages = [100 * count / total for count in counts]
+        axes.stairs(percentages, edges, color=color, fill=True, alpha=0.3)
+        axes.stairs(percentages, edges, color=color, linewidth=1.4)
+    axes.set_ylabel("% of the values", fontsize=9)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+    axes.grid(alpha=0.3)
+
+
 def _names(analysis: Analysis) -> list[str]:
-    return [
-        f"{name} ({100 * accuracy:.1f} %)"
-        for name, accuracy in zip(("origin", analysis.change), analysis.accuracy, strict=True)
-    ]
+    names = ("origin", analysis.change)
+    pairs = zip(names, analysis.accuracy, strict=True)
+    return [f"{name} ({100 * accuracy:.1f} %)" for name, accuracy in pairs]
 
 
 def _scale(axes: "Axes", values: list[float]) -> None:

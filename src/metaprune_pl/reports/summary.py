@@ -60,11 +60,9 @@ def pruned_rows(experiment: Experiment) -> list[dict[str, Any]]:
     rows = []
     for target in sorted({pruned.target for pruned in experiment.pruned}):
         for method in methods_of(experiment.pruned):
-            rows.append(
-                _pruned_row(
-                    [p for p in experiment.pruned if (p.method, p.target) == (method, target)]
-                )
-            )
+            same = [result for result in experiment.pruned if result.target == target]
+            same = [result for result in same if result.method == method]
+            rows.append(_pruned_row(same))
     return rows
 
 
@@ -77,101 +75,99 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
     for name in ("speed_up", "macs", "parameters"):
         row[name] = statistics.fmean(getattr(pruned, name) for pruned in same)
     for name in ("accuracy_pruned", "accuracy_finetuned"):
-        row[name], row[f"{name}_std"] = mean_and_spread([getattr(pruned, name) for pruned in same])
+        mean, spread = mean_and_spread([getattr(pruned, name) for pruned in same])
+        row[name] = mean
+        row[f"{name}_std"] = spread
     for size in same[0].latency:
-        row[f"milliseconds_batch_{size}"] = statistics.median(
-            pruned.latency[size] for pruned in same
-        )
-        row[f"latency_ratio_batch_{size}"] = statistics.median(
-            pruned.latency_unpruned[size] / pruned.latency[size] for pruned in same
-        )
+        times = [pruned.latency[size] for pruned in same]
+        ratios = [pruned.latency_unpruned[size] / pruned.latency[size] for pruned in same]
+        row[f"milliseconds_batch_{size}"] = statistics.median(times)
+        row[f"latency_ratio_batch_{size}"] = statistics.median(ratios)
     return row
 
 
 def choice_sentence(experiment: Experiment) -> str:
     """Say how each metanetwork was chosen, once for those that share a choice."""
-    reasons = dict.fromkeys(choice.reason for choice in experiment.choices.values())
-    shared = {
-        reason: [m for m, choice in experiment.choices.items() if choice.reason == reason]
-        for reason in reasons
-    }
-    return "\n".join(
-        f"Choice, {', '.join(methods)}: {reason}" for reason, methods in shared.items()
-    )
+    shared: dict[str, list[str]] = {}
+    for method, choice in experiment.choices.items():
+        shared.setdefault(choice.reason, []).append(method)
+    sentences = [f"Choice, {', '.join(methods)}: {why}" for why, methods in shared.items()]
+    return "\n".join(sentences)
 
 
 def flat_region_sentence(experiment: Experiment) -> str:
     """Say of each metanetwork whether it lengthened the flat region, with the figures."""
-    flat: dict[tuple[str, str], float] = {
-        (c.method, c.network): c.flat_region(FLAT_DROP) for c in experiment.curves
-    }
-    start = {(c.method, c.network): c.points[0].accuracy for c in experiment.curves}
     sentences = []
-    for method in (m for m in methods_of(experiment.curves) if m.startswith("metanetwork")):
-        networks = sorted({network for other, network in flat if other == method})
-        gains = [flat[method, n] - flat["none", n] for n in networks if ("none", n) in flat]
-        if not gains:
-            continue
-        lost = statistics.fmean(
-            start["none", n] - start[method, n] for n in networks if ("none", n) in flat
-        )
-        if lost > FLAT_DROP:
-            sentences.append(
-                f"After the {method.replace('_', ' ', 1)}, accuracy is {100 * lost:.1f} points "
-                "below that without a "
-                "metanetwork: the length of its flat region says nothing."
-            )
-            continue
-        mean, longer = statistics.fmean(gains), sum(gain > 0 for gain in gains)
-        verb = (
-            "lengthens"
-            if mean >= CLEAR_GAIN and 2 * longer > len(gains)
-            else "does NOT clearly lengthen"
-        )
-        figures = ", ".join(f"{gain:+.2f}" for gain in gains)
-        sentences.append(
-            f"The {method.replace('_', ' ', 1)} {verb} the flat region over no metanetwork: "
-            f"{mean:+.2f}x on average, "
-            f"longer on {longer} of {len(gains)} held-out networks ({figures})."
-        )
+    for method in methods_of(experiment.curves):
+        if method.startswith("metanetwork"):
+            sentences += _flat_region_sentence(experiment, method)
     return (
         "\n".join(sentences)
         or "There is no pair of curves with and without metanetwork to compare."
     )
 
 
+def _flat_region_sentence(experiment: Experiment, method: str) -> list[str]:
+    """The sentence on one metanetwork; [] where no network has both curves."""
+    without = {curve.network: curve for curve in experiment.curves if curve.method == "none"}
+    own = [curve for curve in experiment.curves if curve.method == method]
+    own = [curve for curve in own if curve.network in without]
+    own.sort(key=lambda curve: curve.network)
+    if not own:
+        return []
+    pairs = [(curve, without[curve.network]) for curve in own]
+    name = method.replace("_", " ", 1)
+    lost = statistics.fmean(b.points[0].accuracy - a.points[0].accuracy for a, b in pairs)
+    if lost > FLAT_DROP:
+        return [
+            f"After the {name}, accuracy is {100 * lost:.1f} points below that without a "
+            "metanetwork: the length of its flat region says nothing."
+        ]
+    gains = [a.flat_region(FLAT_DROP) - b.flat_region(FLAT_DROP) for a, b in pairs]
+    mean = statistics.fmean(gains)
+    longer = sum(gain > 0 for gain in gains)
+    clear = mean >= CLEAR_GAIN and 2 * longer > len(gains)
+    verb = "lengthens" if clear else "does NOT clearly lengthen"
+    figures = ", ".join(f"{gain:+.2f}" for gain in gains)
+    return [
+        f"The {name} {verb} the flat region over no metanetwork: {mean:+.2f}x on average, "
+        f"longer on {longer} of {len(gains)} held-out networks ({figures})."
+    ]
+
+
 def amortised(costs: Sequence[StageCost]) -> dict[str, tuple[float, float]]:
     """Return each method's seconds, those that are spent once and those for each network."""
-    found = {}
-    for method in dict.fromkeys(c.method for c in costs if not c.once):
-        own = any(
-            c.once and c.method == method for c in costs
-        )  # a metanetwork: it needs what all of them share, too
-        once = sum(c.cost.seconds for c in costs if c.once and own and c.method in {method, ""})
-        found[method] = (
-            once,
-            sum(c.cost.seconds for c in costs if not c.once and c.method == method),
-        )
-    return found
+    seconds = {}
+    for method in dict.fromkeys(cost.method for cost in costs if not cost.once):
+        own = [cost for cost in costs if cost.method == method]
+        once = [cost for cost in own if cost.once]
+        if once:  # a metanetwork: it also needs what all metanetworks share
+            once = [cost for cost in costs if cost.once and cost.method in {method, ""}]
+        each = [cost for cost in own if not cost.once]
+        seconds[method] = (_seconds(once), _seconds(each))
+    return seconds
+
+
+def _seconds(costs: Sequence[StageCost]) -> float:
+    return sum(stage.cost.seconds for stage in costs)
 
 
 def break_even(costs: Sequence[StageCost]) -> tuple[str, dict[str, int | None]]:
     """Return the method that metanetworks are compared with, and where each breaks even.
 
-    That is the number of networks after which a metanetwork costs no more; None is never.
-
-    Where both train on as many images for each network, seconds differ by what else the machine
-    did: never.
+    That is the number of networks after which a metanetwork costs no more; None is never. Where it
+    trains on as many images for each network as the other, it never does: the seconds differ by
+    chance.
     """
     amounts = amortised(costs)
     other = "sparsity_learning" if "sparsity_learning" in amounts else "none"
     crossing: dict[str, int | None] = {}
     for method, (once, each) in amounts.items():
         if once and other in amounts:
-            saved = (
-                amounts[other][1] - each if _images(costs, method) < _images(costs, other) else 0
-            )
-            crossing[method] = math.ceil(once / saved) if saved > 0 else None
+            fewer_images = _images(costs, method) < _images(costs, other)
+            saved = amounts[other][1] - each
+            pays = fewer_images and saved > 0
+            crossing[method] = math.ceil(once / saved) if pays else None
     return other, crossing
 
 
@@ -184,19 +180,17 @@ def cost_sentence(costs: Sequence[StageCost]) -> str:
     """Say after how many networks each metanetwork has paid for itself in time."""
     other, crossing = break_even(costs)
 
-    def when(method: str, networks: int | None) -> str:
+    sentences = []
+    for method, networks in crossing.items():
+        subject = f"In time, the {method.replace('_', ' ', 1)} pays for itself against "
+        subject += other.replace("_", " ")
         if networks is not None:
-            return f"after about {networks} network{'s' if networks > 1 else ''}."
-        as_many = _images(costs, method) >= _images(costs, other)
-        reason = (
-            "each of them is trained on as many images with both"
-            if as_many
-            else "it is not faster for each of them"
-        )
-        return f"for no number of networks: {reason}."
-
-    return "\n".join(
-        f"In time, the {method.replace('_', ' ', 1)} pays for itself against "
-        f"{other.replace('_', ' ')} " + when(method, n)
-        for method, n in crossing.items()
-    )
+            plural = "s" if networks > 1 else ""
+            sentences.append(f"{subject} after about {networks} network{plural}.")
+        elif _images(costs, method) >= _images(costs, other):
+            reason = "each of them is trained on as many images with both"
+            sentences.append(f"{subject} for no number of networks: {reason}.")
+        else:
+            reason = "it is not faster for each of them"
+            sentences.append(f"{subject} for no number of networks: {reason}.")
+    return "\n".join(sentences)

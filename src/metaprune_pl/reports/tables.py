@@ -154,35 +154,29 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
     """
     tables: list[RenderableType] = []
     for measure, title in MEASURES.items():
-        form = decimal if measure == "flat_region" else percent
-        rows = [
-            (
-                comparison.labels(measure)[name],
-                *(form(*entries[c]) if c in entries else "" for c in comparison.columns),
-            )
-            for name, entries in comparison.matrix(measure).items()
-        ]
+        write = decimal if measure == "flat_region" else percent
+        labels = comparison.labels(measure)
+        rows = []
+        for name, entries in comparison.matrix(measure).items():
+            cells = [write(*entries[c]) if c in entries else "" for c in comparison.columns]
+            rows.append([labels[name], *cells])
         names = [column.replace("_", " ").replace(" ", "\n", 1) for column in comparison.columns]
         if rows:
-            tables.append(
-                text_table(f"{title[0].upper()}{title[1:]}", ["networks of", *names], rows)
-            )
+            capitalised = f"{title[0].upper()}{title[1:]}"
+            tables.append(text_table(capitalised, ["networks of", *names], rows))
     return tables
 
 
 def _latency_table(experiment: Experiment) -> Table:
     sizes = list(experiment.pruned[0].latency) if experiment.pruned else []
-    rows = [
-        (
-            f"{row['target']:g}x",
-            row["method"],
-            *(
-                f"{row[f'milliseconds_batch_{s}']:.2f} ({row[f'latency_ratio_batch_{s}']:.2f}x)"
-                for s in sizes
-            ),
-        )
-        for row in pruned_rows(experiment)
-    ]
+    rows = []
+    for row in pruned_rows(experiment):
+        cells = [f"{row['target']:g}x", row["method"]]
+        for size in sizes:
+            milliseconds = row[f"milliseconds_batch_{size}"]
+            ratio = row[f"latency_ratio_batch_{size}"]
+            cells.append(f"{milliseconds:.2f} ({ratio:.2f}x)")
+        rows.append(cells)
     columns = ["target", "method", *(f"ms, batch {size}" for size in sizes)]
     return text_table(
         "Measured on this machine: time of a forward pass (speed-up over the unpruned network)",
@@ -210,57 +204,64 @@ def _cost_table(costs: Sequence[StageCost]) -> Table:
 
 
 MOST_ROWS = 40
-"""Rows of a table of what was found in a network, at most."""
+"""Most rows of a table on a network."""
+MOST_NAMES = 12
+"""Most names of a list in a row."""
 
 
-def inspection_tables(found: Any) -> list[RenderableType]:
+def inspection_tables(inspection: Any) -> list[RenderableType]:
     """Return what `metaprune inspect` found.
 
     The network as a whole, what can be pruned, and what cannot.
     """
-    outside = [f"{name} ({count(size)})" for name, size in found.outside.items()]
-    more = f" and {len(outside) - 12} more" if len(outside) > 12 else ""
-    pruned = abs(found.speed_up - 1) > 0.005
-    whole = Table(title=found.network, title_justify="left", show_header=False)
-    for row in (
-        ("image", "x".join(map(str, found.input_shape))),
-        ("multiply-accumulates", count(found.macs)),
-        (
-            "parameters",
-            f"{count(found.parameters)}, {100 * found.covered:.2f} % of them in the graph",
-        ),
-        ("parameters outside", ", ".join(outside[:12]) + more if outside else "none"),
-        ("neurons", f"{found.neurons:,} in {found.neuron_groups} layers"),
-        ("connections", f"{found.connections} with {found.edges:,} edges"),
-        *(
-            [("speed-up so far", f"{found.speed_up:.2f}x; `prune` counts from the network before")]
-            if pruned
-            else []
-        ),
-        (
-            "highest speed-up",
-            f"{found.highest_speed_up:.1f}x, with one unit left in each pruning group",
-        ),
-        *[("attributes set", ", ".join(found.attributes[:12]))] * bool(found.attributes),
-        *(("not followed", reason) for reason in found.unfollowed[:12]),
-    ):
-        whole.add_row(*row)
+    whole = Table(title=inspection.network, title_justify="left", show_header=False)
+    for name, text in _network_facts(inspection):
+        whole.add_row(name, text)
     tables: list[RenderableType] = [whole]
-    if found.groups:
-        rest = f" (the first {MOST_ROWS}; --json has all)" if len(found.groups) > MOST_ROWS else ""
-        table = text_table(
-            f"What can be pruned: {len(found.groups)} groups{rest}",
-            ["group", "channels", "units"],
-            [],
-        )
-        table.add_column("together with", overflow="fold")
-        for g in found.groups[:MOST_ROWS]:
-            others = ", ".join(g.layers[1:4]) + (
-                f" and {len(g.layers) - 4} more" if len(g.layers) > 4 else ""
-            )
-            table.add_row(g.name, str(g.width), str(g.units), others)
-        tables.append(table)
+    if inspection.groups:
+        tables.append(_groups_table(inspection.groups))
     stays = Table("layer", "why", title="What cannot be pruned", title_justify="left")
-    for name, why in list(found.stays.items())[:MOST_ROWS]:
-        stays.add_row(name, why)
+    for name, reason in list(inspection.stays.items())[:MOST_ROWS]:
+        stays.add_row(name, reason)
     return [*tables, stays]
+
+
+def _network_facts(inspection: Any) -> list[tuple[str, str]]:
+    """Rows of the table on the network as a whole."""
+    covered = f"{100 * inspection.covered:.2f} % of them in the graph"
+    outside = [f"{name} ({count(size)})" for name, size in inspection.outside.items()]
+    outside_text = ", ".join(outside[:MOST_NAMES]) or "none"
+    if len(outside) > MOST_NAMES:
+        outside_text += f" and {len(outside) - MOST_NAMES} more"
+    facts = [
+        ("image", "x".join(map(str, inspection.input_shape))),
+        ("multiply-accumulates", count(inspection.macs)),
+        ("parameters", f"{count(inspection.parameters)}, {covered}"),
+        ("parameters outside", outside_text),
+        ("neurons", f"{inspection.neurons:,} in {inspection.neuron_groups} layers"),
+        ("connections", f"{inspection.connections} with {inspection.edges:,} edges"),
+    ]
+    if abs(inspection.speed_up - 1) > 0.005:
+        so_far = f"{inspection.speed_up:.2f}x; `prune` counts from the network before"
+        facts.append(("speed-up so far", so_far))
+    highest = f"{inspection.highest_speed_up:.1f}x, with one unit left in each pruning group"
+    facts.append(("highest speed-up", highest))
+    if inspection.attributes:
+        facts.append(("attributes set", ", ".join(inspection.attributes[:MOST_NAMES])))
+    facts += [("not followed", reason) for reason in inspection.unfollowed[:MOST_NAMES]]
+    return facts
+
+
+def _groups_table(groups: Sequence[Any]) -> Table:
+    """Table of the pruning groups."""
+    title = f"What can be pruned: {len(groups)} groups"
+    if len(groups) > MOST_ROWS:
+        title += f" (the first {MOST_ROWS}; --json has all)"
+    table = text_table(title, ["group", "channels", "units"], [])
+    table.add_column("together with", overflow="fold")
+    for group in groups[:MOST_ROWS]:
+        others = ", ".join(group.layers[1:4])
+        if len(group.layers) > 4:
+            others += f" and {len(group.layers) - 4} more"
+        table.add_row(group.name, str(group.width), str(group.units), others)
+    return table

@@ -25,11 +25,11 @@ def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
     logger.experiment.add_figure(f"accuracy over {OVER[curves[0].over][0]}", draw_curves(curves))
     logger.finalize("success")
     for curve in curves:
-        run = TensorBoardLogger(
-            folder, name="", version=f"tensorboard/{curve.method}-{curve.network}"
-        )
+        version = f"tensorboard/{curve.method}-{curve.network}"
+        run = TensorBoardLogger(folder, name="", version=version)
         for x, accuracy in curve.line:
-            run.log_metrics({f"curve/accuracy_over_{curve.over}_percent": accuracy}, round(100 * x))
+            metrics = {f"curve/accuracy_over_{curve.over}_percent": accuracy}
+            run.log_metrics(metrics, round(100 * x))
         run.finalize("success")
 
 
@@ -63,10 +63,8 @@ def log_results(
     folder: Path, name: str, settings: Mapping[str, Any], results: Mapping[str, float]
 ) -> None:
     """Write settings with their results, for TensorBoard's table of runs."""
-    logger = TensorBoardLogger(
-        folder, name="", version=f"tensorboard/{name}", default_hp_metric=False
-    )
-    logger.log_hyperparams(
-        dict(settings), {f"result/{key}": value for key, value in results.items()}
-    )
+    version = f"tensorboard/{name}"
+    logger = TensorBoardLogger(folder, name="", version=version, default_hp_metric=False)
+    metrics = {f"result/{key}": value for key, value in results.items()}
+    logger.log_hyperparams(dict(settings), metrics)
     logger.finalize("success")

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import JustifyMethod
 from rich.table import Table
+
+UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
 def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return a table for the console whose first column is text."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+        side: JustifyMethod = "right" if index else "left"
+        table.add_column(column, justify=side, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
@@ -17,17 +21,19 @@ def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 def percent(mean: float, spread: float | None = None) -> str:
     """Write a share in per cent, with its spread."""
-    return f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+    return decimal(100 * mean, None if spread is None else 100 * spread)
 
 
 def decimal(mean: float, spread: float | None = None) -> str:
     """Write a number with its spread."""
-    return f"{mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+    if spread is None:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {spread:.2f}"
 
 
 def count(value: float) -> str:
     """Write a large number with a unit."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in UNITS.items():
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value:.0f}"
