@@ -16,7 +16,8 @@ from metaprune_pl.networks import (
 )
 from metaprune_pl.pipelines.inspect import inspect_network
 from metaprune_pl.pruning import count_macs, count_parameters, prunable_groups
-from metaprune_pl.reports.graph_figure import draw_graph, lay_out
+from metaprune_pl.reports.graph_figure import draw_graph
+from metaprune_pl.reports.graph_layout import lay_out
 
 
 def found(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, object]:

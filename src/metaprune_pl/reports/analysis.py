@@ -84,7 +84,11 @@ class Analysis:
         rows = []
         for name, layers in self.origin.items():
             for layer, values in layers.items():
-                row: dict[str, Any] = {"statistic": name, "layer": layer, "count": len(values)}
+                row: dict[str, Any] = {
+                    "statistic": name,
+                    "layer": layer,
+                    "count": len(values),
+                }
                 row |= _moments("origin", values)
                 row |= _moments("after", self.after[name][layer])
                 rows.append(row)
@@ -128,7 +132,12 @@ def histograms(both: Sequence[Tensor]) -> tuple[list[float], list[list[int]]]:
     pooled = torch.cat([values.double() for values in both])
     last = round((1 - outliers) * (len(pooled) - 1))
     high = float(pooled.sort().values[last])
-    edges = torch.linspace(0.0, high if high > 0 else 1.0, bins + 1, dtype=torch.float64)
+    edges = torch.linspace(
+        0.0,
+        high if high > 0 else 1.0,
+        bins + 1,
+        dtype=torch.float64,
+    )
     counts = []
     for values in both:
         bin_index = torch.bucketize(values.double(), edges, right=True) - 1

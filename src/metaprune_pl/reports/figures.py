@@ -102,12 +102,27 @@ def _draw_method(axes: "Axes", curves: Sequence[Curve], method: str, color: Any)
     """Draw the curves of one method, their mean, and a dot at the end of its flat region."""
     if len(curves) > 1:
         for curve in curves:
-            axes.plot(*_points(curve), color=color, alpha=0.35, linewidth=0.9)
-    axes.plot(*_mean(curves), color=color, linewidth=2.2, label=method.replace("_", " "))
+            axes.plot(
+                *_points(curve),
+                color=color,
+                alpha=0.35,
+                linewidth=0.9,
+            )
+    axes.plot(
+        *_mean(curves),
+        color=color,
+        linewidth=2.2,
+        label=method.replace("_", " "),
+    )
     flat = statistics.fmean(curve.flat_region(FLAT_DROP) for curve in curves)
     accuracy = statistics.fmean(curve.points[0].accuracy for curve in curves)
     dot = {"color": color, "markersize": 6, "markeredgecolor": "white", "zorder": 3}
-    axes.plot([flat], [100 * (accuracy - FLAT_DROP)], "o", **dot)
+    axes.plot(
+        [flat],
+        [100 * (accuracy - FLAT_DROP)],
+        "o",
+        **dot,
+    )
 
 
 def legend_below(figure: "Figure") -> None:
@@ -127,7 +142,12 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
         name = os.path.relpath(folder, start)
         percentage = 100 * curve.points[0].accuracy
         label = f"{name}: {percentage:.1f} %, flat to {curve.flat_region(FLAT_DROP):.2f}x"
-        axes.plot(*_points(curve), color=colors(index), linewidth=1.8, label=label)
+        axes.plot(
+            *_points(curve),
+            color=colors(index),
+            linewidth=1.8,
+            label=label,
+        )
     first = next(iter(curves.values()))
     _name_axes(axes, first)
     axes.set_title(f"Accuracy over {OVER[first.over][0]}, by folder", fontsize=10)
@@ -152,9 +172,20 @@ def draw_epochs(selection: Selection) -> "Figure":
         if name == chosen:
             label = f"{name}: {curve.area:.4f}, chosen"
             width = 3.0
-        axes.plot(*_points(curve), color=colors(index), linewidth=width, label=label)
+        axes.plot(
+            *_points(curve),
+            color=colors(index),
+            linewidth=width,
+            label=label,
+        )
     level = 100 * selection.target
-    axes.axhline(level, color="black", linestyle=":", linewidth=1, label="accuracy to keep")
+    axes.axhline(
+        level,
+        color="black",
+        linestyle=":",
+        linewidth=1,
+        label="accuracy to keep",
+    )
     _name_axes(axes, selection.curves[chosen])
     axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
     figure.set_figwidth(8.5)
@@ -174,7 +205,11 @@ def draw_matrix(comparison: Comparison) -> "Figure":
     measures = [measure for measure in MEASURES if comparison.matrix(measure)]
     width = 3 + 1.15 * len(comparison.columns)
     height = 1.3 + 0.55 * len(comparison.experiments)
-    figure = Figure(figsize=(width, height * len(measures)), dpi=150, layout="constrained")
+    figure = Figure(
+        figsize=(width, height * len(measures)),
+        dpi=150,
+        layout="constrained",
+    )
     panels = figure.subplots(len(measures), squeeze=False).flat
     for axes, measure in zip(panels, measures, strict=True):
         _draw_measure(axes, comparison, measure)
@@ -192,7 +227,13 @@ def _draw_measure(axes: "Axes", comparison: Comparison, measure: str) -> None:
     factor = 1 if measure == "flat_region" else 100
     gains = [_gains(entries, columns, factor) for entries in matrix.values()]
     limit = np.nanmax(np.abs([*gains, [0.0] * len(columns)])) or 1
-    image = axes.imshow(gains, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
+    image = axes.imshow(
+        gains,
+        cmap="RdBu",
+        vmin=-1.6 * limit,
+        vmax=1.6 * limit,
+        aspect="auto",
+    )
     for y, (name, entries) in enumerate(matrix.items()):
         for x, column in enumerate(columns):
             mean, spread = entries.get(column, (None, None))
@@ -200,7 +241,15 @@ def _draw_measure(axes: "Axes", comparison: Comparison, measure: str) -> None:
             if spread is not None:
                 text += f"\n± {factor * spread:.2f}"
             weight = "bold" if comparison.own(name, column) else "normal"
-            axes.text(x, y, text, ha="center", va="center", size=8, weight=weight)
+            axes.text(
+                x,
+                y,
+                text,
+                ha="center",
+                va="center",
+                size=8,
+                weight=weight,
+            )
     axes.set_yticks(range(len(matrix)), list(comparison.labels(measure).values()), size=8)
     axes.set_ylabel("networks of", fontsize=8)
     names = [column.replace("_", " ").replace(" ", "\n", 1) for column in columns]

@@ -3,34 +3,22 @@
 Layers are bars from the image to the classes, with their connections.
 """
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from metaprune_pl.graphs import NeuronGroup
 from metaprune_pl.pruning import PruningGroups
+from metaprune_pl.reports.graph_layout import Bar, connected, lay_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STAYS = "#c9c9c9"
-"""Colour of channels that cannot be pruned."""
-ALONE = "#9db8d2"
-"""Colour of channels that no other layer shares."""
 INK = "#333333"
-LONGEST_ROW = 44
-"""Columns of a row at most."""
 COLUMN = 0.42
 """Width of a column, inches."""
 HEAD = 0.95
 """Height of title and legend, inches."""
-GAP = 0.22
-"""Gap between the bars of one column, inches."""
 HALF_BAR = 0.3
 """Half the width of a bar, columns."""
 LEGEND = (
@@ -40,30 +28,6 @@ LEGEND = (
     "channel gates.",
 )
 Point = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """One neuron group as it is drawn.
-
-    Attributes:
-        name: Its name.
-        size: Number of neurons.
-        row: Row of the figure, from above.
-        x: Column in the row.
-        y: Height of its middle above the row's line.
-        height: Its height; its area grows with the number of neurons.
-        colors: From below, pieces of the bar (share of its height) and their colours: one for each
-            pruning group.
-    """
-
-    name: str
-    size: int
-    row: int
-    x: float
-    y: float
-    height: float
-    colors: tuple[tuple[float, str], ...]
 
 
 def draw_graph(groups: PruningGroups, title: str) -> "Figure":
@@ -76,7 +40,7 @@ def draw_graph(groups: PruningGroups, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     bars = lay_out(groups)
-    edges = _edges(groups)
+    edges = connected(groups)
     columns = 1 + max(bar.x for bar in bars)
     rows = _row_heights(bars, edges, columns)
     height = rows.total
@@ -87,7 +51,12 @@ def draw_graph(groups: PruningGroups, title: str) -> "Figure":
     axes.set_ylim(0, height)
     axes.axis("off")
     opacity = 12 / len(edges) ** 0.5
-    style = {"color": INK, "lw": 0.8, "alpha": max(0.2, min(0.9, opacity)), "zorder": 2}
+    style = {
+        "color": INK,
+        "lw": 0.8,
+        "alpha": max(0.2, min(0.9, opacity)),
+        "zorder": 2,
+    }
     page = _Page(
         axes=axes, middles=rows.middles(), tallest=rows.tallest, columns=columns, style=style
     )
@@ -168,94 +137,6 @@ def _row_heights(
     return _RowHeights(tallest=tallest, arcs=arcs, names=0.3 + 0.062 * longest)
 
 
-def lay_out(groups: PruningGroups) -> list[Bar]:
-    """Place every neuron group: depth to the right, groups of one depth above each other.
-
-    Long networks are drawn in several rows.
-    """
-    neuron_groups = groups.graph.groups
-    depths = _depths(groups)
-    per_row = _row_length(1 + max(depths))
-    colors = _colors(groups)
-    unit = 0.9 / max(group.size for group in neuron_groups) ** 0.5
-    heights = [max(0.14, unit * group.size**0.5) for group in neuron_groups]
-    bars = []
-    for index, group in enumerate(neuron_groups):
-        column = [other for other, depth in enumerate(depths) if depth == depths[index]]
-        total = sum(heights[other] for other in column) + GAP * (len(column) - 1)
-        below = sum(heights[other] + GAP for other in column if other > index)
-        bars.append(
-            Bar(
-                name=group.name,
-                size=group.size,
-                row=depths[index] // per_row,
-                x=depths[index] % per_row,
-                y=below + heights[index] / 2 - total / 2,
-                height=heights[index],
-                colors=_pieces(groups, group, colors),
-            )
-        )
-    return bars
-
-
-def _pieces(
-    groups: PruningGroups, group: NeuronGroup, colors: dict[int, str]
-) -> tuple[tuple[float, str], ...]:
-    """Runs of neurons of one colour: share of the bar, and colour."""
-    units = groups.unit[group.start : group.stop]
-    owners = torch.where(groups.prunable[units], groups.group[units], -1)
-    runs, counts = torch.unique_consecutive(owners, return_counts=True)
-    pieces = []
-    for owner, count in zip(runs.tolist(), counts.tolist(), strict=True):
-        color = colors[owner] if owner >= 0 else STAYS
-        pieces.append((count / group.size, color))
-    return tuple(pieces)
-
-
-def _row_length(depth: int) -> int:
-    rows = math.ceil(depth / LONGEST_ROW)
-    return math.ceil(depth / rows)
-
-
-def _owners(groups: PruningGroups) -> torch.Tensor:
-    """Index of the neuron group of each neuron, [N]."""
-    sizes = [group.size for group in groups.graph.groups]
-    return torch.repeat_interleave(torch.tensor(sizes))
-
-
-def _edges(groups: PruningGroups) -> list[tuple[int, int]]:
-    """Pairs of different neuron groups that are connected, source first."""
-    owner = _owners(groups)
-    pairs: dict[tuple[int, int], None] = {}  # in the order of the connections
-    for connection in groups.graph.connections:
-        sources = owner[connection.source].unique().tolist()
-        targets = owner[connection.target].unique().tolist()
-        pairs.update(dict.fromkeys(itertools.product(sources, targets)))
-    return [(source, target) for source, target in pairs if source != target]
-
-
-def _depths(groups: PruningGroups) -> list[int]:
-    """Length of the longest path from the image to each neuron group, gates left out."""
-    depths = [0] * len(groups.graph.groups)
-    for source, target in sorted(_edges(groups), key=lambda edge: edge[1]):
-        if source < target:  # a gate leads back
-            depths[target] = max(depths[target], depths[source] + 1)
-    return depths
-
-
-def _colors(groups: PruningGroups) -> dict[int, str]:
-    """A colour for each pruning group that several neuron groups share."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    members = torch.stack([groups.group[groups.unit], _owners(groups)])
-    pairs = torch.unique(members, dim=1)
-    counts = torch.bincount(pairs[0], minlength=len(groups.names)).tolist()
-    without_grey = (0, 1, 2, 3, 4, 5, 6, 8, 9)
-    palette = itertools.cycle([to_hex(colormaps["tab10"](index)) for index in without_grey])
-    return {group: next(palette) if count > 1 else ALONE for group, count in enumerate(counts)}
-
-
 def _rise(distance: float) -> float:
     """Height of an arc over so many columns."""
     return 0.3 if distance <= 1 else min(1.1, 0.36 + 0.035 * distance)
@@ -285,10 +166,25 @@ class _Page:
         bottom = middle - bar.height / 2
         for share, color in bar.colors:
             height = share * bar.height
-            self._rectangle(bar, bottom, height, color=color, lw=0, zorder=3)
+            self._rectangle(
+                bar,
+                bottom,
+                height,
+                color=color,
+                lw=0,
+                zorder=3,
+            )
             bottom += height
         bottom = middle - bar.height / 2
-        self._rectangle(bar, bottom, bar.height, fill=False, ec=INK, lw=0.5, zorder=4)
+        self._rectangle(
+            bar,
+            bottom,
+            bar.height,
+            fill=False,
+            ec=INK,
+            lw=0.5,
+            zorder=4,
+        )
         box = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75}
         self.axes.text(
             bar.x,
@@ -325,7 +221,13 @@ class _Page:
         level = self._level(source.row, abs(distance))
         bulge = (8 * level - start[1] - end[1]) / 6  # the middle of the arc is at that level
         back = {"ls": ":", "lw": 1.1} if distance <= 0 else {}
-        self._curve(start, (start[0], bulge), (end[0], bulge), end, **back)
+        self._curve(
+            start,
+            (start[0], bulge),
+            (end[0], bulge),
+            end,
+            **back,
+        )
 
     def _draw_detour(self, source: Bar, target: Bar) -> None:
         """Draw a connection above the bars: to the right, along rows in between, from the left."""
@@ -333,7 +235,12 @@ class _Page:
         left = -0.6
         x, top = self._top(source)
         level = self._level(source.row, self.columns - source.x)
-        self._curve((x, top), (x, level), (x, level), (x + 1.2, level))
+        self._curve(
+            (x, top),
+            (x, level),
+            (x, level),
+            (x + 1.2, level),
+        )
         self._line((x + 1.2, level), (right, level))
         for row in range(source.row + 1, target.row):
             level = self._level(row, self.columns)
@@ -341,7 +248,12 @@ class _Page:
         x, top = self._top(target)
         level = self._level(target.row, target.x)
         self._line((left, level), (x - 1.2, level))
-        self._curve((x - 1.2, level), (x, level), (x, level), (x, top))
+        self._curve(
+            (x - 1.2, level),
+            (x, level),
+            (x, level),
+            (x, top),
+        )
 
     def draw_names(self, bars: Sequence[Bar]) -> None:
         """Write the names below each column."""

@@ -25,7 +25,11 @@ def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
         for method in methods_of(results):
             same = [result for result in results if result.target == target]
             same = [result for result in same if result.method == method]
-            row: dict[str, Any] = {"target": target, "method": method, "networks": len(same)}
+            row: dict[str, Any] = {
+                "target": target,
+                "method": method,
+                "networks": len(same),
+            }
             row["left"] = statistics.fmean(result.left for result in same)
             for step in STEPS:
                 mean, spread = mean_and_spread([getattr(r, f"accuracy_{step}") for r in same])

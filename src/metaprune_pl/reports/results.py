@@ -75,4 +75,11 @@ class Experiment:
 
     def add_cost(self, stage: str, method: str, cost: Cost, *, once: bool) -> None:
         """Add what a stage costs."""
-        self.costs.append(StageCost(stage=stage, method=method, once=once, cost=cost))
+        self.costs.append(
+            StageCost(
+                stage=stage,
+                method=method,
+                once=once,
+                cost=cost,
+            )
+        )

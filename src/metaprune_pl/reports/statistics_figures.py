@@ -46,7 +46,14 @@ def draw_layers(analysis: Analysis) -> "Figure":
         layers = range(1, len(origin) + 1)
         marker = "o" if len(origin) <= 25 else ""
         for values, color in ((origin, ORIGIN), (after, AFTER)):
-            axes.plot(layers, values, color=color, linewidth=1.6, marker=marker, markersize=3)
+            axes.plot(
+                layers,
+                values,
+                color=color,
+                linewidth=1.6,
+                marker=marker,
+                markersize=3,
+            )
         _scale(axes, [*origin, *after])
         axes.set_title(LABELS[name], fontsize=10)
         axes.set_xlabel("pruning group" if name == "group_score" else "layer", fontsize=9)
@@ -54,7 +61,13 @@ def draw_layers(analysis: Analysis) -> "Figure":
     for axes in panels[len(means) :]:
         axes.axis("off")
     lines = panels[0].lines[:2]
-    panels[-1].legend(lines, _names(analysis), loc="center", fontsize=10, frameon=False)
+    panels[-1].legend(
+        lines,
+        _names(analysis),
+        loc="center",
+        fontsize=10,
+        frameon=False,
+    )
     title = f"{analysis.network}: mean in each layer ({analysis.images} validation images)"
     figure.suptitle(title, fontsize=11)
     return figure
@@ -113,7 +126,11 @@ def _draw_histogram(axes: "Axes", both: tuple[Tensor, Tensor]) -> None:
         axes.stairs(percentages, edges, color=color, fill=True, alpha=0.3)
         axes.stairs(percentages, edges, color=color, linewidth=1.4)
     axes.set_ylabel("% of the values", fontsize=9)
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+    axes.ticklabel_format(
+        axis="x",
+        style="sci",
+        scilimits=(-2, 3),
+    )
     axes.grid(alpha=0.3)
 
 

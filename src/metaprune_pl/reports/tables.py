@@ -263,5 +263,10 @@ def _groups_table(groups: Sequence[Any]) -> Table:
         others = ", ".join(group.layers[1:4])
         if len(group.layers) > 4:
             others += f" and {len(group.layers) - 4} more"
-        table.add_row(group.name, str(group.width), str(group.units), others)
+        table.add_row(
+            group.name,
+            str(group.width),
+            str(group.units),
+            others,
+        )
     return table
