@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from helpers import random_resnet
@@ -61,7 +62,14 @@ def test_a_name_in_a_file_imports_no_code(
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     metanetwork = PNAMetanetwork(layers=1, hidden=4)
+    save_metanetwork(tmp_path / "stored", metanetwork, {})
+    weights = tmp_path / "stored" / "weights.safetensors"
+    broken = load_file(weights)
+    broken[next(iter(broken))].fill_(torch.nan)
+    save_file(broken, weights)
+    with pytest.raises(StorageError, match=r"not finite|holds NaN or infinity"):
+        load_metanetwork(tmp_path / "stored")
     nn.init.constant_(next(metanetwork.parameters()), torch.nan)
-    save_metanetwork(tmp_path / "nan", metanetwork, {})
-    with pytest.raises(StorageError, match="not finite"):
-        load_metanetwork(tmp_path / "nan")
+    with pytest.raises(StorageError, match="NaN or infinity"):
+        save_metanetwork(tmp_path / "nan", metanetwork, {})
+    assert not (tmp_path / "nan").exists()

@@ -186,7 +186,9 @@ def test_a_damaged_card_is_an_error(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"input_shape": [3, 8]},
+        {"input_shape": []},
+        {"input_shape": [3, 0, 8]},
+        {"input_shape": "3, 8, 8"},
         {"settings": {"name": "cifar_resnet"}},
         {"unknown": 1},
         {"format": "new"},

@@ -118,8 +118,9 @@ def read_card(
         raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
     _check_settings(data.get("settings"), path, builder)
     card = as_record(NetworkCard, data, path)
-    if min(card.input_shape) < 1 or math.prod(card.input_shape) > LARGEST_IMAGE:
-        raise StorageError(f"{path} is damaged (input_shape is {card.input_shape}).")
+    shape = card.input_shape
+    if not shape or min(shape) < 1 or math.prod(shape) > LARGEST_IMAGE:
+        raise StorageError(f"{path} is damaged (input_shape is {shape}).")
     if unknown := sorted({*card.frozen, *card.masked} - card.layers.keys()):
         raise StorageError(f"{path} is damaged (there is no weight '{unknown[0]}').")
     return card
