@@ -134,6 +134,11 @@ class ImageDataModule(SteppedDataModule, ABC):
         )
         return self.loader(split, order)
 
+    def sample(self, split: Split, images: int) -> Order:
+        """Return the order of so many images of a part, evenly spread over it."""
+        size = min(self.eval_batch_size, images)
+        return Order(self.count(split), batch_size=size, train=False, sample=images)
+
     def train_dataloader(self) -> ImageLoader:
         """Lightning's hook."""
         return self.train_loader()

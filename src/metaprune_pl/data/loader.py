@@ -76,6 +76,7 @@ class Order:
         seed: Seed of the order and of the draws.
         rank: Index of this process.
         ranks: Number of processes W.
+        sample: Largest number of images that are served without training, evenly spread over all.
 
     Raises:
         ConfigError: There are fewer images than a step takes.
@@ -91,6 +92,7 @@ class Order:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        sample: int | None = None,
     ) -> None:
         step = step or batch_size * ranks
         if train and count < step:
@@ -100,6 +102,7 @@ class Order:
             )
         self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
         self.rank, self.ranks = rank, ranks
+        self.sampled = count if sample is None else min(count, sample)
         self.used = count // step * step
         """Training images of an epoch."""
         self._order: tuple[int, Tensor, Tensor] | None = None
@@ -109,7 +112,7 @@ class Order:
         """Batches of this rank in an epoch."""
         if self.train:
             return self.used // (self.batch_size * self.ranks)
-        return -(-len(range(self.rank, self.count, self.ranks)) // self.batch_size)
+        return -(-len(range(self.rank, self.sampled, self.ranks)) // self.batch_size)
 
     def chosen(self, epoch: int, first: int) -> tuple[Tensor, Tensor]:
         """Return the indices of a batch's images, [B], and the draws of each, [B, 3].
@@ -134,7 +137,8 @@ class Order:
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             every = torch.randperm(self.count, generator=generator)
-            order = every if self.train else torch.arange(self.rank, self.count, self.ranks)
+            own = torch.arange(self.rank, self.sampled, self.ranks)
+            order = every if self.train else own * self.count // max(1, self.sampled)
             self._order = epoch, order, torch.rand(self.count, 3, generator=generator)
         return self._order[1], self._order[2]
 

@@ -208,7 +208,7 @@ class StreamedImageFolder(ImageDataModule):
         self.validation_share, self.fraction = validation_share, fraction
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, FileSet] = {}
-        self._evaluated: dict[tuple[Split, int, int], StreamLoader] = {}
+        self._evaluated: dict[tuple[Split, int, int, int], StreamLoader] = {}
 
     @property
     def parts(self) -> dict[Split, FileSet]:
@@ -269,7 +269,7 @@ class StreamedImageFolder(ImageDataModule):
         else:
             window = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
         loaders = {} if order.train else self._evaluated
-        key = split, order.rank, order.ranks
+        key = split, order.rank, order.ranks, order.sampled
         if key not in loaders:
             transform = v2.Compose([*window, v2.PILToTensor()])
             reader = _FileReader(self.parts[split], order, transform, exif=self.exif)

@@ -159,9 +159,10 @@ class VOC(SteppedDataModule):
         """Return the number of images of a part."""
         return len(self.parts[split])
 
-    def loader(self, split: Split) -> StreamLoader:
-        """Return batches of a part in order."""
-        order = Order(self.count(split), batch_size=self.eval_batch_size, train=False)
+    def loader(self, split: Split, sample: int | None = None) -> StreamLoader:
+        """Return batches of a part in order, or of so many of its images."""
+        size = self.eval_batch_size
+        order = Order(self.count(split), batch_size=size, train=False, sample=sample)
         return self._loader(split, order)
 
     def _loader(self, split: Split, order: Order) -> StreamLoader:
@@ -183,10 +184,12 @@ class VOC(SteppedDataModule):
         """Bring images to 0 to 1 on the device."""
         return batch._replace(images=[image / 255 for image in batch.images])
 
-    def evaluation(self, split: Split, device: torch.device) -> Iterator[Scenes]:
-        """Give a part of the data on a device, in order."""
+    def evaluation(
+        self, split: Split, device: torch.device, sample: int | None = None
+    ) -> Iterator[Scenes]:
+        """Give a part of the data, or so many of its images, on a device, in order."""
         batch: Any
-        for batch in self.loader(split):
+        for batch in self.loader(split, sample):
             targets = [
                 {name: value.to(device) for name, value in target.items()}
                 for target in batch.targets

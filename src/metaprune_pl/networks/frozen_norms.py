@@ -1,6 +1,7 @@
 """Frozen batch norms, as detectors have them: parameters and statistics are buffers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,21 @@ def thaw_batch_norms(network: nn.Module) -> None:
     _replace(
         network, FrozenBatchNorm2d, lambda norm: nn.BatchNorm2d(len(norm.weight), eps=norm.eps)
     )
+
+
+@contextmanager
+def thawed(network: nn.Module) -> Iterator[None]:
+    """Have the frozen batch norms of a network be ordinary ones for a while, whose values they take."""
+    modules = network.named_modules()
+    frozen = {name: norm for name, norm in modules if isinstance(norm, FrozenBatchNorm2d)}
+    thaw_batch_norms(network)
+    try:
+        yield
+    finally:
+        for name, norm in frozen.items():
+            norm.load_state_dict(network.get_submodule(name).state_dict(), strict=False)
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, norm)
 
 
 def _replace(network: nn.Module, kind: Any, make: Callable[[Any], nn.Module]) -> None:

@@ -15,12 +15,8 @@ from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks.examples import Example
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.prepare import (
-    Preparation,
-    Ready,
-    prepare,
-    validation_images,
-)
+from metaprune_pl.pipelines.prepare import Preparation, Ready, prepare
+from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import (
     MaskSettings,
     PruningSettings,
@@ -31,7 +27,6 @@ from metaprune_pl.pruning import (
     count_parameters,
     left_parameters,
 )
-from metaprune_pl.pruning.targets import reach
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
 from metaprune_pl.reports.figures import draw_beside, draw_curves, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
@@ -98,9 +93,8 @@ def curve(
     else:
         ready = prepare(context, data, before, [grid.last(before.pruning)])
         targets = grid.targets(before.pruning, ready)
-    pruned = reach(
-        targets, ready.network, ready.unpruned, before.criterion, validation_images(context, data)
-    )
+    pruner = classifier_pruner(context, data, before)
+    pruned = pruner.reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
     result = Curve(
         network=ready.name,

@@ -4,20 +4,22 @@ A detector is trained; then, for each method, (metanetwork,) finetune, prune the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import NetworkCard, NetworkSource, load_network, read_card
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import TrainingSettings, as_built, rewrite, store
+from metaprune_pl.pipelines.pruner import Pruner
 from metaprune_pl.pipelines.pruning_loop import Task, prune_to_targets
+from metaprune_pl.pipelines.recovery import Recovery, RepairSettings, Statistics
 from metaprune_pl.pruning import (
     Importance,
     Magnitude,
@@ -53,6 +55,10 @@ class DetectionSettings:
         training: Training of the detector; 0 epochs take a stored one as it is.
         finetune: Finetuning before pruning, with and without metanetwork.
         finetune_after: Finetuning after pruning.
+        statistics: Images that the backbone's batch-norm statistics, frozen ones too, are
+            re-estimated on after the metanetwork and after pruning; `stale` leaves them.
+        repair: Images by which the layers of the pruned backbone learn what they gave before; they
+            are all in memory at once. None is no repair.
     """
 
     network: str = "faster_rcnn"
@@ -64,6 +70,8 @@ class DetectionSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     finetune: TrainingSettings = field(default_factory=TrainingSettings)
     finetune_after: TrainingSettings = field(default_factory=TrainingSettings)
+    statistics: Statistics = "stale"
+    repair: RepairSettings | None = None
 
 
 def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list[Detected]:
@@ -155,6 +163,7 @@ class _Work:
             source, rewritten = context.folder / "rewritten", load_network(trained)
             backbone = rewritten.get_submodule("backbone")
             rewrite(context, backbone, self.unpruned.graph, self.detection.metanetwork)
+            self._recovery(rewritten).rewritten(backbone)
             store(context, source, rewritten, read_card(trained))
         ready = train_detector(context, self.data, "finetuned", source, self.detection.finetune)
         detector = load_network(ready).to(context.device)
@@ -163,12 +172,27 @@ class _Work:
             card=self.card,
             network=detector.get_submodule("backbone"),
             unpruned=self.unpruned,
-            criterion=self.detection.criterion,
+            pruner=Pruner(
+                criterion=self.detection.criterion,
+                images=lambda importance: None,
+                recovery=self._recovery(detector),
+            ),
             detector=detector,
             data=self.data,
             method=method,
             settings=self.detection.finetune_after,
         )
+
+    def _recovery(self, detector: nn.Module) -> Recovery:
+        """Return the recovery of backbones, by training images as the detector resizes them."""
+        settings, transform = self.detection, detector.get_submodule("transform")
+
+        def sample(images: int) -> Iterable[Tensor]:
+            batches = self.data.evaluation("train", self.context.device, images)
+            resized = transform([image for batch in batches for image in batch.images])[0]
+            return resized.tensors.split(self.data.eval_batch_size)  # type: ignore[no-any-return]
+
+        return Recovery(sample=sample, statistics=settings.statistics, repair=settings.repair)
 
     def origin(self, trained: Path) -> Detected:
         """Measure the trained detector, unless that was done before."""

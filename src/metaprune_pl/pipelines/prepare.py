@@ -4,8 +4,8 @@ Metanetwork or a control, then finetuning.
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.recovery import RepairSettings, Statistics, training_recovery
 from metaprune_pl.pruning import (
     AttentionUnits,
+    ChoiceSettings,
     Importance,
     Magnitude,
     PruningSettings,
@@ -40,9 +42,8 @@ from metaprune_pl.pruning import (
     count_macs,
     examine,
 )
-from metaprune_pl.pruning.importance import Images
 from metaprune_pl.pruning.targets import check_targets
-from metaprune_pl.stages import Distillation, Finetuning, OptimizerSettings
+from metaprune_pl.stages import BudgetedTraining, Distillation, Finetuning, OptimizerSettings
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits
 from metaprune_pl.stages.finetuning import Keep
@@ -104,12 +105,32 @@ class FinetuneSettings(TrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetSettings:
+    """Training for every budget: half of each batch goes without the least important channels.
+
+    Attributes:
+        max_speed_up: Speed-ups are drawn from 1 to this, evenly in their logarithm.
+        temperature: How far from the threshold an importance feels the loss, in units of its
+            logarithm.
+        seed: Seed of the speed-ups.
+    """
+
+    max_speed_up: float = 6.0
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 < self.max_speed_up < float("inf") or not 0 < self.temperature < float("inf"):
+            raise ConfigError("budgeted: max_speed_up is above 1, and temperature above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ready:
     """A network that is ready for pruning.
 
     Attributes:
         name: Name of the network that it came from.
-        method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
+        method: How it was made ready: `none`, `sparsity_learning`, `budgeted` or `metanetwork`.
         card: Its card.
         given: Folder of the network as it was given.
         network: On the context's device, in evaluation mode.
@@ -136,9 +157,17 @@ class Preparation:
         metanetwork: Folder of a metanetwork (or of several: the last is taken); none is a control.
         sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a
             control.
+        budgeted: Finetuning for every speed-up at once, instead of a metanetwork: another control,
+            to which a sparsity term may be added.
         criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random, or your own.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
+        statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
+            after pruning; `stale` leaves them as they were, as the paper does.
+        repair: Images by which the layers of the pruned network learn what they gave before, without
+            labels; statistics stay as they are then. None is no repair.
+        choice: Several plans are carried out, with what `statistics` and `repair` say, and that of
+            the highest validation accuracy is taken; None is the plan of `criterion` and `pruning`.
     """
 
     network: str
@@ -146,27 +175,44 @@ class Preparation:
     state: str | None = None
     metanetwork: str | None = None
     sparsity: Sparsity | None = None
+    budgeted: BudgetSettings | None = None
     criterion: Importance = field(default_factory=Magnitude)
     pruning: PruningSettings = field(default_factory=PruningSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    statistics: Statistics = "stale"
+    repair: RepairSettings | None = None
+    choice: ChoiceSettings | None = None
 
     def __post_init__(self) -> None:
         _ = self.source  # refuses what does not go together
-        if self.metanetwork is not None and self.sparsity is not None:
+        trained = {"a sparsity term": self.sparsity, "budgeted training": self.budgeted}
+        for name, settings in trained.items():
+            if settings is not None and self.metanetwork is not None:
+                raise ConfigError(
+                    f"give a metanetwork or {name} for the finetuning, not both: they are two "
+                    "methods."
+                )
+            if settings is not None and not isinstance(self.criterion, Magnitude):
+                raise ConfigError(
+                    f"criterion is {type(self.criterion).__name__}; {name} follows Magnitude alone."
+                )
+        if self.pruning.pruner != "own" and (self.repair is not None or self.choice is not None):
             raise ConfigError(
-                "give a metanetwork or a sparsity term for the finetuning, not both: they are two "
-                "methods."
-            )
-        if self.sparsity is not None and not isinstance(self.criterion, Magnitude):
-            raise ConfigError(
-                f"criterion is {type(self.criterion).__name__}; a sparsity term follows Magnitude "
-                "alone."
+                "pruning.pruner: depgraph goes without repair and choice, which need our own; set "
+                "both to null."
             )
 
     @property
     def source(self) -> NetworkSource:
         """The network."""
         return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
+
+    @property
+    def training(self) -> Callable[..., Finetuning]:
+        """The finetuning before pruning, as a function of its other settings."""
+        if self.budgeted is None:
+            return Finetuning
+        return partial(BudgetedTraining, pruning=self.pruning, **asdict(self.budgeted))
 
 
 def prepare(
@@ -201,6 +247,7 @@ def prepare(
     if preparation.metanetwork is not None:
         copied = copy.deepcopy(network)
         rewritten = rewrite(context, copied, unpruned.graph, preparation.metanetwork)
+        training_recovery(context, data, preparation.statistics).rewritten(rewritten)
     source = Path(given.network) if given.stored else context.folder / "source"
     if not given.stored:
         card = store(context, source, network, card)
@@ -254,6 +301,8 @@ def _make_ready(
         card = replace(card, masked=[])  # new weights are not zero
         method, source = "metanetwork", context.folder / "rewritten"
         store(context, source, rewritten, card)
+    elif preparation.budgeted is not None:
+        method = "budgeted"
     elif preparation.sparsity is not None:
         method = "sparsity_learning"
     if preparation.finetune.length:
@@ -267,6 +316,7 @@ def _make_ready(
             preparation.criterion,
             preparation.pruning.attention,
             teacher=given,
+            training=preparation.training,
         )
     card = replace(card, record={**card.record, "name": name, "method": method})
     if source != given or not preparation.source.stored:
@@ -327,6 +377,7 @@ def run_finetuning(
     attention: AttentionUnits = "width",
     *,
     teacher: Path,
+    training: Callable[..., Finetuning] = Finetuning,
 ) -> Path:
     """Finetune a stored network in a folder of its own, unless that was done before.
 
@@ -334,7 +385,7 @@ def run_finetuning(
     """
     result = context.folder / name / "network"
     if context.broadcast(not (result / "network.json").is_file()):
-        module = Finetuning(
+        module = training(
             network=str(source),
             optimizer=settings.optimizer,
             label_smoothing=settings.label_smoothing,
@@ -349,11 +400,6 @@ def run_finetuning(
         trainer.fit(module, datamodule=data)
     context.barrier()
     return result
-
-
-def validation_images(context: Context, data: ImageDataModule) -> Images:
-    """Return what gives the validation images as normalised batches, for importances."""
-    return partial(data.evaluation, "validation", context.device)
 
 
 def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> tuple[float, float]:

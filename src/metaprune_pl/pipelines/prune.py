@@ -19,8 +19,8 @@ from metaprune_pl.pipelines.prepare import (
     as_built,
     prepare,
     run_finetuning,
-    validation_images,
 )
+from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     MaskSettings,
@@ -104,7 +104,7 @@ class Classification(Task[R]):
         """Finetune a stored network: see `Task.finetune`."""
         if not self.settings.length:
             return source
-        context, data, criterion = self.context, self.data, self.criterion
+        context, data, criterion = self.context, self.data, self.pruner.criterion
         given, settings = self.ready.given, self.settings
         return run_finetuning(
             context, data, "finetuned", source, settings, None, criterion, teacher=given
@@ -113,6 +113,10 @@ class Classification(Task[R]):
     def accuracy(self, network: nn.Module) -> float:
         """Return the test accuracy of a network."""
         return accuracy(network, self.data, "test", self.context.device)
+
+    def accuracy_stale(self, pruned: PrunedNetwork) -> float | None:
+        """Return that of a network as pruning left it, where more was done to it since."""
+        return None if pruned.stale is None else self.accuracy(pruned.stale)
 
 
 class Pruning(Classification[Pruned]):
@@ -133,6 +137,7 @@ class Pruning(Classification[Pruned]):
             parameters=count_parameters(final),
             accuracy_given=given,
             accuracy_before=before,
+            accuracy_stale=self.accuracy_stale(pruned),
             accuracy_pruned=self.accuracy(pruned.network),
             accuracy_finetuned=self.accuracy(final),
         )
@@ -156,6 +161,7 @@ class Masking(Classification[Masked]):
             dense=list(pruned.masks.dense),
             accuracy_given=given,
             accuracy_before=before,
+            accuracy_stale=self.accuracy_stale(pruned),
             accuracy_masked=self.accuracy(pruned.network),
             accuracy_finetuned=self.accuracy(final),
         )
@@ -176,8 +182,7 @@ def _task(
         card=ready.card,
         network=ready.network,
         unpruned=ready.unpruned,
-        criterion=preparation.criterion,
-        images=validation_images(context, data),
+        pruner=classifier_pruner(context, data, preparation),
         data=data,
         ready=ready,
         settings=settings,

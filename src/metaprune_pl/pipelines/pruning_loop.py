@@ -14,9 +14,9 @@ from metaprune_pl.networks import NetworkCard, load_network, save_network
 from metaprune_pl.networks.widths import layer_widths
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import store
-from metaprune_pl.pruning import Importance, Target, Unpruned
-from metaprune_pl.pruning.importance import Images
-from metaprune_pl.pruning.targets import PrunedNetwork, reach
+from metaprune_pl.pipelines.pruner import Pruner
+from metaprune_pl.pruning import Target, Unpruned
+from metaprune_pl.pruning.targets import PrunedNetwork
 from metaprune_pl.reports import Result, write_json
 
 R = TypeVar("R", bound=Result)
@@ -31,8 +31,7 @@ class Task(ABC, Generic[R]):
         card: Card of the network.
         network: The network, ready for pruning; or the part of it that is pruned.
         unpruned: What is known of that.
-        criterion: What matters.
-        images: What the criterion measures, where it does.
+        pruner: How it comes to its targets.
         result: Class of the results.
     """
 
@@ -41,8 +40,7 @@ class Task(ABC, Generic[R]):
     card: NetworkCard
     network: nn.Module
     unpruned: Unpruned
-    criterion: Importance
-    images: Images | None = None
+    pruner: Pruner
 
     def inside(self, folder: str) -> Self:
         """Return the same task in a folder of the context's."""
@@ -97,7 +95,7 @@ def prune_to_targets(task: Task[R], targets: Sequence[Target], rounds: int = 1) 
 def _pruned(task: Task[R], targets: Sequence[Target], rounds: int) -> Iterator[PrunedNetwork]:
     if rounds > 1:
         return (_in_rounds(task.inside(target.folder), target, rounds) for target in targets)
-    return reach(targets, task.network, task.unpruned, task.criterion, task.images)
+    return task.pruner.reach(targets, task.network, task.unpruned)
 
 
 def _in_rounds(task: Task[R], target: Target, rounds: int) -> PrunedNetwork:
@@ -110,12 +108,12 @@ def _in_rounds(task: Task[R], target: Target, rounds: int) -> PrunedNetwork:
     unpruned = task.unpruned
     *between, last = target.in_rounds(task.network, unpruned, rounds)
     for index, step in enumerate(between, 1):
-        (pruned,) = reach([step], trained, unpruned, task.criterion, task.images, weights)
+        (pruned,) = task.pruner.reach([step], trained, unpruned, weights)
         weights = pruned.network
         final = _trained(task.inside(f"round_{index}"), target, pruned)
         trained = task.part(final)
         unpruned = unpruned.now(trained)
-    (pruned,) = reach([last], trained, unpruned, task.criterion, task.images, weights)
+    (pruned,) = task.pruner.reach([last], trained, unpruned, weights)
     return pruned
 
 

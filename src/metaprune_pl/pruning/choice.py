@@ -5,7 +5,8 @@ here a repair may stand in its place, and plans come from several importances to
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,25 +86,32 @@ def choose(
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceSettings:
-    """Which plans are tried.
+    """Which plans are tried, beside the criterion's own, and by what they are judged.
 
     Attributes:
+        criteria: Importances beside the criterion.
         rankings: Each importance is ranked in each of these ways.
         normalizations: What scores are divided by within their group, for importances that are.
-        ceilings: The largest share of its channels that a group may lose.
+        ceilings: The largest share of its channels that a group may lose, where `pruning` leaves
+            none more.
         random: Number of plans with random shares of each group besides.
         seed: Seed of the shares.
+        images: Number of validation images that plans are judged by, at most.
     """
 
+    criteria: list[Importance] = field(default_factory=list)
     rankings: Sequence[Ranking] = ("global", "uniform", "isomorphic")
-    normalizations: Sequence[str] = ("mean", "max")
+    normalizations: Sequence[Literal["none", "mean", "max"]] = ("mean",)
     ceilings: Sequence[float] = (0.75, 0.9)
-    random: int = 8
+    random: int = 2
     seed: int = 0
+    images: int = 1000
 
     def __post_init__(self) -> None:
         if self.random < 0 or not all(0 < ceiling <= 1 for ceiling in self.ceilings):
             raise ConfigError("choice: random is at least 0, and ceilings lie above 0 up to 1.")
+        if self.images < 1:
+            raise ConfigError(f"choice.images is {self.images}; it is at least 1.")
 
 
 def candidate_plans(
@@ -118,8 +126,8 @@ def candidate_plans(
 
     Args:
         groups: Pruning groups.
-        measured: Importances, each with what it measured. The first orders the units of each group
-            in plans with random shares.
+        measured: Importances, each with what it measured. The first gives the first plan, by
+            `pruning` as it is, and orders the units of each group in plans with random shares.
         budget: Cost to come down to.
         cost: Cost of the network for the nodes that are kept.
         pruning: Further floors, rounding and step.
@@ -141,11 +149,14 @@ def _combinations(
     pruning: PruningSettings,
     settings: ChoiceSettings,
 ) -> Iterator[tuple[str, Importance, Mapping[str, Tensor], PruningSettings]]:
+    first, values = measured[0]
+    yield f"{_name(first)}, as set", first, values, pruning
     for importance, values in measured:
         for variant in _normalized(importance, settings.normalizations):
             for ranking in settings.rankings:
                 for ceiling in settings.ceilings:
-                    own = replace(pruning, ranking=ranking, max_ratio=ceiling)
+                    ratio = min(ceiling, pruning.max_ratio)
+                    own = replace(pruning, ranking=ranking, max_ratio=ratio)
                     name = f"{_name(variant)}, {ranking}, at most {ceiling:g} of a group"
                     yield name, variant, values, own
     for index in range(settings.random):
@@ -159,10 +170,12 @@ def _combinations(
         )
 
 
-def _normalized(importance: Importance, normalizations: Sequence[str]) -> list[Importance]:
+def _normalized(
+    importance: Importance, normalizations: Sequence[Literal["none", "mean", "max"]]
+) -> list[Importance]:
     if not isinstance(importance, Normalized):
         return [importance]
-    return [replace(importance, normalize=way) for way in normalizations]  # type: ignore[arg-type]
+    return [replace(importance, normalize=way) for way in normalizations]
 
 
 def _name(importance: Importance) -> str:

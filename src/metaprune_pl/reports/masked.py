@@ -27,8 +27,10 @@ class Masked(Result):
         dense: Weights that a pattern leaves whole, as M does not divide their input channels.
         accuracy_given: Test accuracy of the network as it was given.
         accuracy_before: Test accuracy straight before masking.
-        accuracy_masked: Test accuracy straight after masking.
+        accuracy_masked: Test accuracy straight after masking, and after the re-estimate of statistics
+            or the repair that belong to it.
         accuracy_finetuned: Test accuracy after masking and finetuning.
+        accuracy_stale: Test accuracy straight after masking without these; None where there are none.
     """
 
     figure_name: ClassVar[str | None] = "masks.png"
@@ -42,16 +44,19 @@ class Masked(Result):
     accuracy_before: float
     accuracy_masked: float
     accuracy_finetuned: float
+    accuracy_stale: float | None = None
 
     @property
-    def accuracies(self) -> tuple[float, float, float, float]:
-        """Test accuracies in the order of the pipeline."""
-        return (
-            self.accuracy_given,
-            self.accuracy_before,
-            self.accuracy_masked,
-            self.accuracy_finetuned,
-        )
+    def accuracies(self) -> dict[str, float]:
+        """Test accuracies in the order of the pipeline, by the name of the step."""
+        stale = {} if self.accuracy_stale is None else {"stale": self.accuracy_stale}
+        return {
+            "as given": self.accuracy_given,
+            "before": self.accuracy_before,
+            **stale,
+            "masked": self.accuracy_masked,
+            "finetuned": self.accuracy_finetuned,
+        }
 
     @property
     def name(self) -> str:
@@ -81,13 +86,13 @@ class Masked(Result):
     def table(cls, results: Sequence[Self]) -> Table:
         """Return the table of one network's masks for the console."""
         columns = ["target", "left params %", "left params"]
-        columns += ["as given %", "before %", "masked %", "finetuned %", "left whole"]
+        columns += [*(f"{step} %" for step in results[0].accuracies), "left whole"]
         rows = [
             (
                 target_name(result.target),
                 f"{100 * result.left:.2f}",
                 count(result.left * result.parameters),
-                *(percent(value) for value in result.accuracies),
+                *(percent(value) for value in result.accuracies.values()),
                 ", ".join(result.dense),
             )
             for result in results

@@ -24,8 +24,10 @@ class Pruned(Result):
         parameters: Number of parameters.
         accuracy_given: Test accuracy of the network as it was given.
         accuracy_before: Test accuracy straight before pruning.
-        accuracy_pruned: Test accuracy straight after pruning.
+        accuracy_pruned: Test accuracy straight after pruning, and after the re-estimate of
+            statistics or the repair that belong to it.
         accuracy_finetuned: Test accuracy after pruning and finetuning.
+        accuracy_stale: Test accuracy straight after pruning without these; None where there are none.
         latency: Measured milliseconds of a forward pass, by number of images in it.
         latency_unpruned: The same of the unpruned network in the same run.
     """
@@ -40,18 +42,21 @@ class Pruned(Result):
     accuracy_before: float
     accuracy_pruned: float
     accuracy_finetuned: float
+    accuracy_stale: float | None = None
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_unpruned: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def accuracies(self) -> tuple[float, float, float, float]:
-        """Test accuracies in the order of the pipeline."""
-        return (
-            self.accuracy_given,
-            self.accuracy_before,
-            self.accuracy_pruned,
-            self.accuracy_finetuned,
-        )
+    def accuracies(self) -> dict[str, float]:
+        """Test accuracies in the order of the pipeline, by the name of the step."""
+        stale = {} if self.accuracy_stale is None else {"stale": self.accuracy_stale}
+        return {
+            "as given": self.accuracy_given,
+            "before": self.accuracy_before,
+            **stale,
+            "pruned": self.accuracy_pruned,
+            "finetuned": self.accuracy_finetuned,
+        }
 
     @property
     def name(self) -> str:
@@ -90,7 +95,7 @@ class Pruned(Result):
         """Return the table of one network's targets for the console."""
         sizes = list(results[0].latency)
         columns = ["target", "reached", "MACs", "parameters"]
-        columns += ["as given %", "before %", "pruned %", "finetuned %"]
+        columns += [f"{step} %" for step in results[0].accuracies]
         columns += [f"ms, batch {size}" for size in sizes]
         rows = [
             (
@@ -98,7 +103,7 @@ class Pruned(Result):
                 f"{result.speed_up:.2f}x",
                 count(result.macs),
                 count(result.parameters),
-                *(percent(value) for value in result.accuracies),
+                *(percent(value) for value in result.accuracies.values()),
                 *(result.time(size) for size in sizes),
             )
             for result in results

@@ -7,6 +7,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
+from metaprune_pl.data.loader import Order
 
 FEW = 10
 """Number of classes up to which the first five say nothing."""
@@ -31,12 +32,16 @@ def top(size: int, classes: int) -> MulticlassAccuracy:
 
 @torch.inference_mode()
 def accuracy(
-    network: nn.Module, data: ImageDataModule, split: Split, device: torch.device
+    network: nn.Module,
+    data: ImageDataModule,
+    split: Split,
+    device: torch.device,
+    order: Order | None = None,
 ) -> float:
-    """Share of the images of a part of the data that a network classifies correctly."""
+    """Share of the images of a part of the data, or of an order, that a network classifies correctly."""
     network = network.to(device).eval()
     correct = total = 0
-    for images, labels in data.evaluation(split, device):
+    for images, labels in data.evaluation(split, device, order):
         correct += int((network(images).argmax(1) == labels).sum())
         total += len(labels)
     return correct / total

@@ -123,8 +123,11 @@ class Finetuning(NetworkTraining):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, and what the teacher says of it."""
+        return self.loss(self(batch[0]), batch)
+
+    def loss(self, logits: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the loss of a batch's logits, and log it."""
         images, labels = batch
-        logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         for teacher in self.teacher:
             with torch.no_grad():

@@ -28,6 +28,11 @@ class Importance(ABC):
     the plan asks for it. Scores are compared after a division within each pruning group.
     """
 
+    @property
+    def unlabelled(self) -> int:
+        """Number of training images that are measured without labels; 0 are those of validation."""
+        return 0
+
     def measure(
         self, network: nn.Module, graph: WeightGraph, images: Images | None = None
     ) -> dict[str, Tensor]:

@@ -41,6 +41,11 @@ class Energy(Normalized):
         if not 0 <= self.readers < math.inf:
             raise ConfigError(f"criterion.readers is {self.readers}; it is a power of at least 0.")
 
+    @property
+    def unlabelled(self) -> int:
+        """Number of training images that are measured."""
+        return self.images
+
     @torch.no_grad()
     def measure(
         self, network: nn.Module, graph: WeightGraph, images: Images | None = None

@@ -32,13 +32,17 @@ class PrunedNetwork:
 
     Attributes:
         network: A copy, which has not been trained since.
+        kept: Which nodes of the graph stay, bool [N]; None where another pruner removed channels.
         masks: Which of its weights are zero for good; None where channels were removed.
         comparison: What was compared with the masked original; None where there are masks.
+        stale: The network as pruning left it, where its statistics or weights were mended since.
     """
 
     network: nn.Module
+    kept: Tensor | None = None
     masks: Masks | None = None
     comparison: Comparison | None = None
+    stale: nn.Module | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,8 @@ class MaskTarget(Target):
         for target in targets:
             masks = find_masks(unpruned.graph, measured, criterion, target)
             masked = apply_masks(network if weights is None else weights, masks)
-            yield PrunedNetwork(network=masked, masks=masks)
+            kept = torch.ones(unpruned.graph.num_nodes, dtype=torch.bool)
+            yield PrunedNetwork(network=masked, kept=kept, masks=masks)
 
 
 @torch.no_grad()

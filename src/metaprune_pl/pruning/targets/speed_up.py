@@ -96,15 +96,24 @@ class SpeedUp(Target):
                 continue
             cost = settings.cost.of_kept(network, groups.graph, example)
             for kept in plan(groups, measured, criterion, settings, budgets, cost):
-                yield _without(source, unpruned, kept, example)
+                yield without(source, unpruned, kept, example)
 
 
-def _without(
-    source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Example
-) -> PrunedNetwork:
+def without(source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Example) -> PrunedNetwork:
+    """Remove what is not kept, and check the result.
+
+    Args:
+        source: Left as it is.
+        unpruned: What is known of it.
+        kept: Which nodes stay, bool [N].
+        example: Its input, on its device.
+
+    Raises:
+        PruningError: It cannot be pruned exactly.
+    """
     pruned = remove(source, unpruned.graph, kept)
     comparison = check_masked(source, pruned, unpruned.graph, kept, example)
-    return PrunedNetwork(network=pruned, comparison=comparison)
+    return PrunedNetwork(network=pruned, kept=kept, comparison=comparison)
 
 
 def speed_up_targets(

@@ -1,0 +1,153 @@
+"""How a network comes to its targets: importance, plan, removal, and what follows without training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.prepare import Preparation
+from metaprune_pl.pipelines.recovery import Recovery, training_recovery
+from metaprune_pl.pruning import (
+    ChoiceSettings,
+    Importance,
+    SpeedUp,
+    Target,
+    Unpruned,
+    candidate_plans,
+    choose,
+)
+from metaprune_pl.pruning.choice import Candidate
+from metaprune_pl.pruning.importance import Images
+from metaprune_pl.pruning.targets import PrunedNetwork, reach
+from metaprune_pl.pruning.targets.speed_up import without
+from metaprune_pl.stages.accuracy import accuracy
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """Choice among several plans by what they come to.
+
+    Attributes:
+        settings: Which plans.
+        score: Score of a pruned network, such as its accuracy on validation images.
+        broadcast: Gives all processes of a run the main one's value.
+    """
+
+    settings: ChoiceSettings
+    score: Callable[[nn.Module], float]
+    broadcast: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pruner:
+    """How a network comes to its targets.
+
+    Attributes:
+        criterion: What matters.
+        images: Returns the images that an importance measures; None where it has none.
+        recovery: What is done to the network after that.
+        choice: Choice among several plans; None takes the criterion's.
+    """
+
+    criterion: Importance
+    images: Callable[[Importance], Images | None]
+    recovery: Recovery
+    choice: Measured | None = None
+
+    def reach(
+        self,
+        targets: Sequence[Target],
+        network: nn.Module,
+        unpruned: Unpruned,
+        weights: nn.Module | None = None,
+    ) -> Iterator[PrunedNetwork]:
+        """Prune a network to each of several targets.
+
+        Args:
+            targets: The targets.
+            network: Left as it is.
+            unpruned: What is known of it.
+            weights: Network of the same widths whose weights the results take; None is `network`.
+
+        Raises:
+            ConfigError: Plans are to be chosen for masks.
+            PruningError: A target is out of reach, or the network cannot be pruned exactly.
+        """
+        source = network if weights is None else weights
+        if self.choice is None:
+            images = self.images(self.criterion)
+            reached = reach(targets, network, unpruned, self.criterion, images, weights)
+        else:
+            reached = (self._best(self.choice, t, network, unpruned, source) for t in targets)
+        for pruned in reached:
+            yield self.recovery.pruned(source, unpruned.graph, pruned)
+
+    def _best(
+        self,
+        choice: Measured,
+        target: Target,
+        network: nn.Module,
+        unpruned: Unpruned,
+        source: nn.Module,
+    ) -> PrunedNetwork:
+        """Prune by the plan that comes to the highest score after the recovery."""
+        if not isinstance(target, SpeedUp):
+            raise ConfigError("choice: plans are of channels; leave out choice, or masks.")
+
+        def finish(pruned: nn.Module, kept: Tensor) -> None:
+            self.recovery.mend(source, unpruned.graph, pruned, kept)
+
+        plans = choice.broadcast(self._plans(choice.settings, target, network, unpruned))
+        best = choose(source, unpruned.graph, plans, finish, choice.score)
+        name, score = best.candidate.name, best.scores[best.candidate.name]
+        rank_zero_info(
+            f"{target.label}: of {len(plans)} plans the best is {name} ({100 * score:.1f} % of the "
+            "validation images)."
+        )
+        example = unpruned.example_for(network)
+        return without(source, unpruned, best.candidate.kept, example)
+
+    def _plans(
+        self, settings: ChoiceSettings, target: SpeedUp, network: nn.Module, unpruned: Unpruned
+    ) -> list[Candidate]:
+        groups, pruning = unpruned.groups, target.settings
+        assert groups is not None
+        measured = [
+            (importance, importance.measure(network, groups.graph, self.images(importance)))
+            for importance in (self.criterion, *settings.criteria)
+        ]
+        budget = unpruned.base(pruning.cost) / target.value
+        cost = pruning.cost.of_kept(network, groups.graph, unpruned.example_for(network))
+        return list(candidate_plans(groups, measured, budget, cost, pruning, settings))
+
+
+def classifier_pruner(context: Context, data: ImageDataModule, preparation: Preparation) -> Pruner:
+    """Return how classifiers are pruned."""
+    settings = preparation.choice
+
+    def images(importance: Importance) -> Images:
+        if not importance.unlabelled:
+            return partial(data.evaluation, "validation", context.device)
+        order = data.sample("train", importance.unlabelled)
+        return partial(data.evaluation, "train", context.device, order)
+
+    def score(network: nn.Module) -> float:
+        assert settings is not None
+        order = data.sample("validation", settings.images)
+        return accuracy(network, data, "validation", context.device, order)
+
+    choice = None
+    if settings is not None:
+        choice = Measured(settings=settings, score=score, broadcast=context.broadcast)
+    return Pruner(
+        criterion=preparation.criterion,
+        images=images,
+        recovery=training_recovery(context, data, preparation.statistics, preparation.repair),
+        choice=choice,
+    )

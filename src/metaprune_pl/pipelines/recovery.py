@@ -1,0 +1,137 @@
+"""What is done to a network straight after it was rewritten or pruned, without labels or training."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.networks.frozen_norms import thawed
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pruning import recalibrate, repair
+from metaprune_pl.pruning.targets import PrunedNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsSettings:
+    """Statistics of batch norms are those of training images, passed through the network as it is.
+
+    Attributes:
+        images: Number of training images, evenly spread over all; their labels are not used.
+    """
+
+    images: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ConfigError(f"statistics.images is {self.images}; it is at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSettings:
+    """Layers of the pruned network learn, by least squares, what they gave before.
+
+    Attributes:
+        images: Number of training images, evenly spread over all; their labels are not used. A
+            layer is changed where its error on a quarter of them, kept apart, falls.
+    """
+
+    images: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.images < 4:
+            raise ConfigError(f"repair.images is {self.images}; it is at least 4.")
+
+
+Statistics = StatisticsSettings | Literal["stale"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recovery:
+    """What is done to networks straight after they were rewritten or pruned.
+
+    Attributes:
+        sample: Gives so many training images as batches [B, C, H, W] of what the networks read, on
+            their device.
+        statistics: Re-estimate of batch-norm statistics.
+        repair: Repair after pruning, which leaves statistics as they are; None is none.
+    """
+
+    sample: Callable[[int], Iterable[Tensor]]
+    statistics: Statistics = "stale"
+    repair: RepairSettings | None = None
+
+    def rewritten(self, network: nn.Module) -> None:
+        """Re-estimate a network's statistics in place, where the settings say so."""
+        if isinstance(self.statistics, StatisticsSettings):
+            with thawed(network):
+                recalibrate(network, _of_this_process(self.sample(self.statistics.images)))
+
+    def pruned(self, source: nn.Module, graph: WeightGraph, pruned: PrunedNetwork) -> PrunedNetwork:
+        """Return a pruned network after its repair, or with statistics of its own.
+
+        Args:
+            source: The network that it came from; left as it is.
+            graph: Topology of that.
+            pruned: Straight after pruning; left as it is.
+        """
+        if self.repair is None and self.statistics == "stale":
+            return pruned
+        network = copy.deepcopy(pruned.network)
+        masks = None if pruned.masks is None else pruned.masks.kept
+        self.mend(source, graph, network, pruned.kept, masks)
+        return replace(pruned, network=network, stale=pruned.network)
+
+    def mend(
+        self,
+        source: nn.Module,
+        graph: WeightGraph,
+        network: nn.Module,
+        kept: Tensor | None,
+        masks: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Repair a pruned network in place, or re-estimate its statistics.
+
+        Args:
+            source: The network that it came from; left as it is.
+            graph: Topology of that.
+            network: The pruned network.
+            kept: Which nodes stay, bool [N].
+            masks: Weights that may not be zero, by name.
+        """
+        if self.repair is None:
+            self.rewritten(network)
+            return
+        assert kept is not None  # other pruners are refused with a repair
+        images = torch.cat(list(self.sample(self.repair.images)))
+        for _ in repair(source, network, graph, kept, images, masks=masks):
+            pass
+
+
+def _of_this_process(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Give every W-th of the batches that all W processes of a run know."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return iter(batches)
+    return islice(batches, dist.get_rank(), None, dist.get_world_size())
+
+
+def training_recovery(
+    context: Context,
+    data: ImageDataModule,
+    statistics: Statistics,
+    repair: RepairSettings | None = None,
+) -> Recovery:
+    """Return the recovery of classifiers, by training images without augmentation."""
+
+    def sample(images: int) -> Iterator[Tensor]:
+        order = data.sample("train", images)
+        return (batch for batch, _ in data.evaluation("train", context.device, order))
+
+    return Recovery(sample=sample, statistics=statistics, repair=repair)
