@@ -64,7 +64,12 @@ class Augmentation:
         if not (self.shift or self.flip):
             return images
         height, width = images.shape[2:]
-        return cut(F.pad(images, [self.shift] * 4), (height, width), draws, flip=self.flip)
+        return cut(
+            F.pad(images, [self.shift] * 4),
+            (height, width),
+            draws,
+            flip=self.flip,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

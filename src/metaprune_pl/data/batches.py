@@ -77,8 +77,10 @@ class SteppedDataModule(LightningDataModule):
             raise ConfigError(
                 "data: batch_size, eval_batch_size and global_batch must be at least 1."
             )
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.global_batch, self.seed = global_batch, seed
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.global_batch = global_batch
+        self.seed = seed
 
     @property
     def rank_of(self) -> tuple[int, int]:
@@ -104,8 +106,14 @@ class SteppedDataModule(LightningDataModule):
         )
 
     def _device_batch(self, ranks: int) -> int:
-        step, setting = self.global_batch or self.batch_size, "global_batch"
-        return device_batch(step, shares=ranks, largest=self.batch_size, setting=setting)
+        step = self.global_batch or self.batch_size
+        setting = "global_batch"
+        return device_batch(
+            step,
+            shares=ranks,
+            largest=self.batch_size,
+            setting=setting,
+        )
 
     def divide_steps(self) -> None:
         """Tell the Trainer of a fit how many batches of a device make a step.
@@ -117,7 +125,8 @@ class SteppedDataModule(LightningDataModule):
         asked = self.batch_size * trainer.accumulate_grad_batches
         if self.global_batch is None:
             self.global_batch = asked
-        batches, ranks = trainer.accumulate_grad_batches, trainer.world_size
+        batches = trainer.accumulate_grad_batches
+        ranks = trainer.world_size
         divided = self.global_batch // (self._device_batch(ranks) * ranks)
         if batches not in (1, divided) and asked != self.global_batch:
             raise ConfigError(

@@ -81,8 +81,10 @@ class PublicImages(MemoryImages):
             seed=seed,
         )
         check_shares(validation_share=validation_share)
-        self.root, self.download = Path(root).expanduser(), download
-        self.image_size, self.grayscale = image_size, grayscale
+        self.root = Path(root).expanduser()
+        self.download = download
+        self.image_size = image_size
+        self.grayscale = grayscale
         self.validation_share = validation_share
 
     @property
@@ -143,7 +145,12 @@ class PublicImages(MemoryImages):
             return images
         enlarged = F.interpolate(images.float(), round(self.image_size * _MARGIN), mode="bilinear")
         draws = batch.draws if train else torch.full_like(batch.draws, 0.5)
-        return cut(enlarged, (self.image_size, self.image_size), draws, flip=False)
+        return cut(
+            enlarged,
+            (self.image_size, self.image_size),
+            draws,
+            flip=False,
+        )
 
 
 def grey(images: Tensor) -> Tensor:
@@ -230,7 +237,8 @@ class SVHN(PublicImages):
         path = self._file(train=train)[1]
         try:
             content = loadmat(path)
-            images, labels = content["X"].transpose(3, 2, 0, 1), content["y"].flatten() % 10
+            images = content["X"].transpose(3, 2, 0, 1)
+            labels = content["y"].flatten() % 10
         except (MatReadError, zlib.error, *UNREADABLE) as error:
             raise _damaged(path, error) from error
         return ImageSet(torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64)))

@@ -128,7 +128,8 @@ def list_images(folder: Path) -> tuple[np.ndarray, Tensor]:
     """
     files: list[bytes] = []
     labels: list[int] = []
-    names, root = class_names(folder), folder.resolve()
+    names = class_names(folder)
+    root = folder.resolve()
     entered = {_identity(path) for path in (root, *root.parents)}
     entered |= {_identity(folder / name) for name in names}
     for label, name in enumerate(names):
@@ -198,7 +199,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """
     if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
         return image
-    pixels, white = np.asarray(image), 1.0 if image.mode == "F" else 65535.0
+    pixels = np.asarray(image)
+    white = 1.0 if image.mode == "F" else 65535.0
     if not (pixels.min() >= 0 and pixels.max() <= white):
         raise ValueError(f"grey goes from 0 to {white:g}, and this one's does not")
     _tell_scaled(white)

@@ -92,9 +92,12 @@ class ImageFolder(MemoryImages):
             seed=seed,
         )
         check_shares(validation_share=validation_share, test_share=test_share)
-        self.folder, self.image_size = Path(folder).expanduser(), image_size
-        self.grayscale, self.exif = grayscale, exif
-        self.validation_share, self.test_share = validation_share, test_share
+        self.folder = Path(folder).expanduser()
+        self.image_size = image_size
+        self.grayscale = grayscale
+        self.exif = exif
+        self.validation_share = validation_share
+        self.test_share = test_share
         self.cache = Path(cache).expanduser() if cache else cache_folder()
 
     def load(self) -> Splits:
@@ -114,7 +117,8 @@ class ImageFolder(MemoryImages):
             test, rest = share(images.labels, self.test_share, least=3)
             images, held = images.pick(rest), images.pick(test)
         else:
-            images, held = self._read(train), self._read(self.folder / "test")
+            images = self._read(train)
+            held = self._read(self.folder / "test")
             check_classes(train, self.folder / "test")
             sizes = ["x".join(map(str, part.images.shape[2:])) for part in (images, held)]
             if sizes[0] != sizes[1]:

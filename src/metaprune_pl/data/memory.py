@@ -68,7 +68,8 @@ class MemoryImages(ImageDataModule):
             seed=seed,
         )
         check_shares(fraction=fraction)
-        self.augmentation, self.fraction = augmentation, fraction
+        self.augmentation = augmentation
+        self.fraction = fraction
         self._splits: Splits | None = None
         self._given = normalization
         self._normalization: tuple[Tensor, Tensor] | None = None
@@ -137,5 +138,6 @@ class MemoryImages(ImageDataModule):
 def _mean_and_deviation(images: Tensor) -> tuple[Tensor, Tensor]:
     """Of each channel, over some thousand images from all over: they may lie class by class."""
     some = images[:: max(1, len(images) // 5000)].float()
-    mean, std = some.mean((0, 2, 3)), some.std((0, 2, 3)).clamp(min=1)
+    mean = some.mean((0, 2, 3))
+    std = some.std((0, 2, 3)).clamp(min=1)
     return mean[:, None, None], std[:, None, None]

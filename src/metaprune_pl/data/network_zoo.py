@@ -88,8 +88,11 @@ class NetworkZoo(LightningDataModule):
                 f"data: batch_size {batch_size} is at least 1; validation_share {validation_share} "
                 f"and test_share {test_share} are above 0 and together below 1."
             )
-        self.folder, self.activation, self.step = Path(folder), activation, step
-        self.batch_size, self.seed = batch_size, seed
+        self.folder = Path(folder)
+        self.activation = activation
+        self.step = step
+        self.batch_size = batch_size
+        self.seed = seed
         self.shares = validation_share, test_share
         self.architectures: list[Architecture] = []
         self.parts: dict[str, list[list[int]]] = {}
@@ -116,7 +119,12 @@ class NetworkZoo(LightningDataModule):
         if {name: tuple(value.shape[1:]) for name, value in rows.state.items()} != shapes:
             raise DataError(f"{self.folder}/layout.csv: the layout is not that of small_cnn.")
         graph = trace(network, torch.zeros(1, channels, 32, 32))
-        return Architecture(graph, rows.state, rows.accuracy, rows.bases)
+        return Architecture(
+            graph,
+            rows.state,
+            rows.accuracy,
+            rows.bases,
+        )
 
     def _split(self) -> dict[str, list[list[int]]]:
         """Indices of each part, by architecture; a base network lies in one part."""
@@ -130,7 +138,8 @@ class NetworkZoo(LightningDataModule):
         generator = torch.Generator().manual_seed(self.seed)
         order = [bases[i] for i in torch.randperm(len(bases), generator=generator)]
         ends = {"val": counts[0], "test": sum(counts), "train": len(bases)}
-        parts, start = {}, 0
+        parts = {}
+        start = 0
         for name, end in ends.items():
             chosen = set(order[start:end])
             parts[name] = [
@@ -159,7 +168,8 @@ class NetworkZoo(LightningDataModule):
         return DataLoader(pairs, batch_sampler=batches, collate_fn=self._collate)
 
     def _collate(self, pairs: Sequence[tuple[int, int]]) -> ZooBatch:
-        architecture, index = pairs[0][0], torch.tensor([i for _, i in pairs])
+        architecture = pairs[0][0]
+        index = torch.tensor([i for _, i in pairs])
         own = self.architectures[architecture]
         state = {name: value[index] for name, value in own.state.items()}
         return ZooBatch(architecture, state, own.accuracy[index])
@@ -175,7 +185,10 @@ class Batches:
     """
 
     def __init__(self, parts: Sequence[Sequence[int]], size: int, seed: int | None) -> None:
-        self.lengths, self.size, self.seed, self.epoch = [len(p) for p in parts], size, seed, 0
+        self.lengths = [len(p) for p in parts]
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning's hook."""
@@ -188,7 +201,8 @@ class Batches:
     def __iter__(self) -> Iterator[list[int]]:
         """Places in the list of all networks of a part."""
         generator = torch.Generator().manual_seed((self.seed or 0) * 100_003 + self.epoch)
-        batches, start = [], 0
+        batches = []
+        start = 0
         for length in self.lengths:
             order = torch.arange(length)
             if self.seed is not None:

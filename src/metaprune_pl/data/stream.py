@@ -82,7 +82,9 @@ class _FileReader(Reader):
 
     def __init__(self, files: FileSet, order: Order, transform: v2.Compose, *, exif: bool) -> None:
         super().__init__(order)
-        self.files, self.transform, self.exif = files, transform, exif
+        self.files = files
+        self.transform = transform
+        self.exif = exif
 
     def read(self, indices: Tensor, draws: Tensor) -> Batch:
         pairs = zip(indices.tolist(), draws.tolist(), strict=True)
@@ -101,7 +103,8 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
     """Cut what lies far from the middle of a ribbon: its resized copy would take gigabytes."""
     longest = _LONGEST * min(image.size)
     width, height = (min(side, longest) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left = (image.width - width) // 2
+    top = (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
@@ -203,9 +206,12 @@ class StreamedImageFolder(ImageDataModule):
             seed=seed,
         )
         check_shares(validation_share=validation_share, fraction=fraction)
-        self.folder, self.image_size = Path(folder).expanduser(), image_size
-        self.exif, self._normalization = exif, normalization
-        self.validation_share, self.fraction = validation_share, fraction
+        self.folder = Path(folder).expanduser()
+        self.image_size = image_size
+        self.exif = exif
+        self._normalization = normalization
+        self.validation_share = validation_share
+        self.fraction = fraction
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, FileSet] = {}
         self._evaluated: dict[tuple[Split, int, int, int], StreamLoader] = {}
@@ -272,7 +278,12 @@ class StreamedImageFolder(ImageDataModule):
         key = split, order.rank, order.ranks, order.sampled
         if key not in loaders:
             transform = v2.Compose([*window, v2.PILToTensor()])
-            reader = _FileReader(self.parts[split], order, transform, exif=self.exif)
+            reader = _FileReader(
+                self.parts[split],
+                order,
+                transform,
+                exif=self.exif,
+            )
             loaders[key] = StreamLoader(reader, self.workers)
         return loaders[key]
 

@@ -103,7 +103,8 @@ class VOC(SteppedDataModule):
             seed=seed,
         )
         check_shares(validation_share=validation_share)
-        self.root, self.download = Path(root).expanduser(), download
+        self.root = Path(root).expanduser()
+        self.download = download
         self.validation_share = validation_share
         self.workers = min(workers, len(os.sched_getaffinity(0)))
         self._parts: dict[Split, list[tuple[str, str]]] = {}
@@ -116,7 +117,8 @@ class VOC(SteppedDataModule):
             DataError: They are missing or cannot be fetched.
         """
         if not self._parts:
-            known, test = self._files("trainval"), self._files("test")
+            known = self._files("trainval")
+            test = self._files("test")
             validation, train = share(
                 torch.zeros(len(known), dtype=torch.long), self.validation_share
             )
@@ -216,7 +218,8 @@ class _SceneReader(Reader):
 
     def _scene(self, files: tuple[str, str], mirror: bool) -> tuple[Tensor, dict[str, Tensor]]:
         pixels = read_image(Path(files[0]), exif=False)  # boxes are those of the file as it lies
-        image, target = pil_to_tensor(pixels), read_objects(Path(files[1]))
+        image = pil_to_tensor(pixels)
+        target = read_objects(Path(files[1]))
         if mirror:
             left, top, right, bottom = target["boxes"].unbind(1)
             width = image.shape[2]

@@ -83,8 +83,10 @@ class DataModelZoo(LightningDataModule):
             )
         self.images = images
         self.data_models = Path(data_models)
-        self.held_out, self.rounds = held_out, rounds
-        self.big_batch, self.models_per_step = big_batch or each, models_per_step
+        self.held_out = held_out
+        self.rounds = rounds
+        self.big_batch = big_batch or each
+        self.models_per_step = models_per_step
 
     @property
     def models(self) -> list[Path]:
@@ -122,8 +124,14 @@ class DataModelZoo(LightningDataModule):
             ConfigError: A big batch or data models cannot be shared out evenly.
         """
         rank, ranks = self.images.rank_of
-        shares, largest = max(ranks, self.models_per_step), self.images.batch_size
-        size = device_batch(self.big_batch, shares=shares, largest=largest, setting="big_batch")
+        shares = max(ranks, self.models_per_step)
+        largest = self.images.batch_size
+        size = device_batch(
+            self.big_batch,
+            shares=shares,
+            largest=largest,
+            setting="big_batch",
+        )
         order = Order(
             self.images.count("train"),
             batch_size=size,
@@ -193,9 +201,12 @@ class MetaLoader(Resumable):
                 f"data.models_per_step {models_per_step} does not divide {models} models x "
                 f"{rounds} rounds."
             )
-        self.images, self.models = images, models
-        self.micro_batches, self.rounds = micro_batches, rounds
-        self.models_per_step, self.parts = models_per_step, max(1, models_per_step // ranks)
+        self.images = images
+        self.models = models
+        self.micro_batches = micro_batches
+        self.rounds = rounds
+        self.models_per_step = models_per_step
+        self.parts = max(1, models_per_step // ranks)
 
     def __len__(self) -> int:
         """Micro-batches of this rank in an epoch."""
@@ -203,8 +214,10 @@ class MetaLoader(Resumable):
 
     def __iter__(self) -> Iterator[MetaBatch]:
         """Serve the rest of the epoch; a whole one where the last was finished."""
-        left, order = self.remaining(), self.images.order
-        models, begun = self._order(self.epoch), self.epoch * len(self) * order.ranks
+        left = self.remaining()
+        order = self.images.order
+        models = self._order(self.epoch)
+        begun = self.epoch * len(self) * order.ranks
         starts = ((begun + self._index(index)) * order.batch_size for index in left)
         served = self.images.serve(divmod(start, order.used) for start in starts)
         for index, batch in zip(left, served, strict=True):
@@ -213,7 +226,12 @@ class MetaLoader(Resumable):
             first = step * self.models_per_step + order.rank * self.models_per_step // order.ranks
             last = part == self.parts - 1 and micro_batch == self.micro_batches - 1
             chosen = tuple(models[first : first + self.parts])
-            yield MetaBatch(*batch, models=chosen, part=part, last=last)
+            yield MetaBatch(
+                *batch,
+                models=chosen,
+                part=part,
+                last=last,
+            )
 
     def _position_of(self, index: int) -> tuple[int, int, int]:
         """Step, part on this rank, and micro-batch of the part."""

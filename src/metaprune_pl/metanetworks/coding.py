@@ -147,10 +147,8 @@ class Coding(nn.Module):
         [H, H], [H], [T, H] and [T], the last two times the residual coefficient.
         """
         values = dict(self.edge_decoders[self._size(kernel)].named_parameters())
-        last, bias = (
-            self._crop(values["last.weight"].t(), kernel).t(),
-            self._crop(values["last.bias"], kernel),
-        )
+        last = self._crop(values["last.weight"].t(), kernel).t()
+        bias = self._crop(values["last.bias"], kernel)
         return (
             values["first.weight"],
             values["first.bias"],
@@ -163,7 +161,8 @@ class Coding(nn.Module):
 
     def _margins(self, kernel: tuple[int, int]) -> list[int]:
         """Zeros left, right, above and below that centre a kernel in the largest one."""
-        height, width = self.side - kernel[0], self.side - kernel[1]
+        height = self.side - kernel[0]
+        width = self.side - kernel[1]
         return [width // 2, width - width // 2, height // 2, height - height // 2]
 
     def _pad(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:

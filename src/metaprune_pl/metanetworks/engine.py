@@ -73,7 +73,13 @@ class Edges:
             The new nodes, [N, H].
         """
         new: Tensor
-        new, self.token = _Layer.apply(self.token, self, nodes, *sender, *receiver)
+        new, self.token = _Layer.apply(
+            self.token,
+            self,
+            nodes,
+            *sender,
+            *receiver,
+        )
         return new
 
     def decode(self) -> list[Tensor]:
@@ -82,7 +88,14 @@ class Edges:
         del (
             self.token
         )  # its graph holds these edges: a circle would keep them until the garbage is collected
-        return list(_Decode.apply(token, self, *self._inputs, *self._decoders))
+        return list(
+            _Decode.apply(
+                token,
+                self,
+                *self._inputs,
+                *self._decoders,
+            )
+        )
 
     def new_token(self, like: Tensor) -> Tensor:
         """Return what stands for the edges."""
@@ -132,11 +145,11 @@ class _Layer(Function):
         kernels = edges.kernels
         edges.factors.append(kernels.send(nodes, weight, bias))
         received = kernels.statistics(edges.factors)
-        ctx.edges, ctx.layer = edges, len(edges.factors)
+        ctx.edges = edges
+        ctx.layer = len(edges.factors)
         ctx.save_for_backward(received, nodes, weight, bias, out, o_bias)
-        return nodes + kernels.collect(received, edges.factors[-1], out, o_bias), edges.new_token(
-            nodes
-        )
+        change = kernels.collect(received, edges.factors[-1], out, o_bias)
+        return nodes + change, edges.new_token(nodes)
 
     @staticmethod
     @once_differentiable
@@ -144,12 +157,12 @@ class _Layer(Function):
         kernels: Kernels = ctx.edges.kernels
         received, nodes, weight, bias, out, o_bias = ctx.saved_tensors
         factors = ctx.edges.factors[: ctx.layer]
-        messages, found, *g_out = kernels.collect_backward(
+        messages, g_factors, *g_out = kernels.collect_backward(
             received, factors[-1], out, o_bias, new.contiguous()
         )
-        kernels.layer_backward(factors, messages, gradient, found)
-        own, *g_in = kernels.send_backward(nodes, weight, bias, found)
-        return gradient, None, new + own, *g_in, *g_out
+        kernels.layer_backward(factors, messages, gradient, g_factors)
+        g_nodes, *g_in = kernels.send_backward(nodes, weight, bias, g_factors)
+        return gradient, None, new + g_nodes, *g_in, *g_out
 
 
 class _Decode(Function):

@@ -99,7 +99,12 @@ def _compile(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         out = Path(made) / "native.so"
         command = [compiler, *FLAGS, "-fopenmp", str(SOURCE), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             errors = (line for line in done.stderr.splitlines() if "error" in line)
             reason = next(errors, done.stderr.strip())

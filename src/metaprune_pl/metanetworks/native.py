@@ -81,7 +81,12 @@ class NativeKernels(Kernels):
                 )
             )
         self._blocks = (_Block * len(blocks))(*described)
-        self._nodes = _Nodes(num_nodes, self.hidden, self.hidden + more, torch.get_num_threads())
+        self._nodes = _Nodes(
+            num_nodes,
+            self.hidden,
+            self.hidden + more,
+            torch.get_num_threads(),
+        )
 
     def width(self, hidden: int) -> int:
         """W: a power of two below 16, or a multiple of 16."""
@@ -90,7 +95,14 @@ class NativeKernels(Kernels):
     def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
         factors = nodes.new_empty(len(nodes), 4, self.width(self.hidden))
-        self._call("send", self._nodes, nodes, weight, bias, factors)
+        self._call(
+            "send",
+            self._nodes,
+            nodes,
+            weight,
+            bias,
+            factors,
+        )
         return factors
 
     def send_backward(
@@ -98,7 +110,15 @@ class NativeKernels(Kernels):
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
         found = tuple(value.new_empty(value.shape) for value in (nodes, weight, bias))
-        self._call("send_backward", self._nodes, nodes, weight, bias, gradient, *found)
+        self._call(
+            "send_backward",
+            self._nodes,
+            nodes,
+            weight,
+            bias,
+            gradient,
+            *found,
+        )
         return found
 
     def statistics(self, factors: Sequence[Tensor]) -> Tensor:
@@ -111,7 +131,16 @@ class NativeKernels(Kernels):
     def collect(self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
         new = factors.new_empty(len(factors), self.hidden)
-        self._call("collect", self._nodes, received, self.counts, factors, weight, bias, new)
+        self._call(
+            "collect",
+            self._nodes,
+            received,
+            self.counts,
+            factors,
+            weight,
+            bias,
+            new,
+        )
         return new
 
     def collect_backward(
@@ -127,7 +156,13 @@ class NativeKernels(Kernels):
         self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
     ) -> None:
         """Implements `Kernels`."""
-        self._call("layer_backward", *self._layers(factors), received, gradient, found)
+        self._call(
+            "layer_backward",
+            *self._layers(factors),
+            received,
+            gradient,
+            found,
+        )
 
     def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Implements `Kernels`."""
@@ -141,12 +176,19 @@ class NativeKernels(Kernels):
         """Implements `Kernels`."""
         found = [tuple(v.new_empty(v.shape) for v in values.decoder) for values in self.blocks]
         own = _pointers([value for decoder in found for value in decoder])
-        self._call("decode_backward", *self._layers(factors), _each_g(new), gradient, own)
+        self._call(
+            "decode_backward",
+            *self._layers(factors),
+            _each_g(new),
+            gradient,
+            own,
+        )
         return found
 
     def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Implements `Kernels`."""
-        width, hidden = self.width(self.hidden), self.hidden
+        width = self.width(self.hidden)
+        hidden = self.hidden
         found = [
             (gradient.new_zeros(block.T, width), gradient.new_zeros(width))
             for block in self._blocks

@@ -64,7 +64,9 @@ class PlainKernels(Kernels):
             yield from self._pieces_of(number, factors)
 
     def _pieces_of(self, number: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
-        values, columns, end = self.blocks[number], list[Tensor](), sum(self.sizes[:number])
+        values = self.blocks[number]
+        columns = list[Tensor]()
+        end = sum(self.sizes[:number])
         for where in values.block.pieces(
             values.hidden, PIECES.get(self.inverter.device.type, PIECE)
         ):
@@ -77,8 +79,17 @@ class PlainKernels(Kernels):
             at = values.block.target[where][..., None]
             rows = [nodes[at, self._of_rows].permute(3, 0, 1, 2).contiguous() for nodes in factors]
             raw = _cut(values.raw, *where)
-            start, end = end, end + raw.shape[:3].numel() * values.hidden
-            yield _Piece(number, where, slice(start, end), raw, values.encoder, rows, columns)
+            start = end
+            end = end + raw.shape[:3].numel() * values.hidden
+            yield _Piece(
+                number,
+                where,
+                slice(start, end),
+                raw,
+                values.encoder,
+                rows,
+                columns,
+            )
 
     def _new(self) -> list[Tensor]:
         """Room for the taps of each block, [G, O, I, T]."""
@@ -108,7 +119,8 @@ class PlainKernels(Kernels):
         received = factors[-1].new_zeros(2, nodes, 6, hidden, dtype=wide)
         received[:, :, 2:4] = -torch.inf
         for number, values in enumerate(self.blocks):
-            target, source = values.block.target, values.block.source
+            target = values.block.target
+            source = values.block.source
             at_rows, at_columns = (
                 received.new_empty(*ends.shape, 6, hidden) for ends in (target, source)
             )
@@ -140,10 +152,8 @@ class PlainKernels(Kernels):
         self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        messages, total = (
-            torch.empty_like(received),
-            [torch.zeros_like(value) for value in (factors, weight, bias)],
-        )
+        messages = torch.empty_like(received)
+        total = [torch.zeros_like(value) for value in (factors, weight, bias)]
         for own, six, counts in zip(messages, received, self.counts, strict=True):
             inputs = six[:, :4], counts, factors, weight, bias
             own[:, :4], *found = equations.gradients(equations.collect, inputs, gradient)
@@ -161,7 +171,8 @@ class PlainKernels(Kernels):
         at_rows, at_columns = (found.new_zeros(len(found), 3, found.shape[2]) for _ in range(2))
         for piece in self._pieces(factors):
             block = self.blocks[piece.number].block
-            target, source = block.target[piece.where], block.source[piece.where[0]]
+            target = block.target[piece.where]
+            source = block.source[piece.where[0]]
             edges = piece.edges(len(factors) - 1)
             g_rows, g_columns = equations.layer_backward(
                 edges,
@@ -194,7 +205,8 @@ class PlainKernels(Kernels):
         parts = iter(new)
         members = [[next(parts) for _ in values.raw] for values in self.blocks]
         for piece in self._pieces(factors):
-            edges, decoder = piece.edges(len(factors)), self.blocks[piece.number].decoder
+            edges = piece.edges(len(factors))
+            decoder = self.blocks[piece.number].decoder
             g_new = _cut(members[piece.number], *piece.where)
             own, _, *found = equations.gradients(
                 equations.decode, (edges, piece.raw, *decoder), g_new
@@ -229,7 +241,8 @@ class PlainKernels(Kernels):
 
 def _cut(members: Sequence[Tensor], groups: slice, rows: slice) -> Tensor:
     """A piece of what a block's members hold together, [G, R, I, T]."""
-    parts, start = [], 0
+    parts = []
+    start = 0
     for member in members:
         own = member[max(0, groups.start - start) : max(0, groups.stop - start), rows]
         start += len(member)
@@ -257,7 +270,8 @@ def _join(into: Tensor, part: Tensor) -> None:
 
 def _receive(received: Tensor, index: Tensor, found: Tensor) -> None:
     """Join the statistics of a block, [G, K, 6, H], to those of its nodes [G, K], of [N, 6, H]."""
-    where, values = index.flatten(), found.flatten(0, 1)
+    where = index.flatten()
+    values = found.flatten(0, 1)
     before = received[:, 2:4].clone()
     received[:, :2].index_add_(0, where, values[:, :2])
     received[:, 2:4].scatter_reduce_(

@@ -129,7 +129,8 @@ class PNAMetanetwork(Rewriter):
         self.coding.check_kernels(
             {block.kernel: graph.connections[block.members[0]].name for block in blocks}
         )
-        encoders, decoders = {}, {}
+        encoders = {}
+        decoders = {}
         for kernel in {block.kernel for block in blocks}:
             encoders[kernel], decoders[kernel] = (
                 self.coding.edge_encoder(kernel),

@@ -88,7 +88,8 @@ def load_metanetwork(folder: str | Path, head: type[Metanetwork] = Rewriter) -> 
         StorageError: There is none of that head, or its files are damaged.
     """
     folder = find_metanetwork(folder)
-    path, weights = folder / "metanetwork.json", folder / "weights.safetensors"
+    path = folder / "metanetwork.json"
+    weights = folder / "weights.safetensors"
     card = read_record(dict[str, Any], path)
     name = as_record(str, card.get("class"), path)
     arguments = as_record(dict[str, Any], card.get("arguments"), path)

@@ -27,7 +27,8 @@ class PaddedShortcut(nn.Module):
 
     def __init__(self, padding: int, stride: int) -> None:
         super().__init__()
-        self.padding, self.stride = padding, stride
+        self.padding = padding
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the shortcut."""
@@ -115,7 +116,12 @@ class CifarResNet(nn.Module):
         blocks = (depth - 2) // 6
         self.layer1 = _stage(width, width, blocks, shortcut)
         self.layer2 = _stage(width, 2 * width, blocks, shortcut)
-        self.layer3 = _stage(2 * width, 4 * width, blocks, shortcut)
+        self.layer3 = _stage(
+            2 * width,
+            4 * width,
+            blocks,
+            shortcut,
+        )
         self.fc = nn.Linear(4 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

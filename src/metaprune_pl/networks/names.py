@@ -59,7 +59,12 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
     if not full:
         by_short = {n: f"{found}/{n}" for found, names in known.items() for n in names}
         by_short |= {n: n for n in BUILDERS} if not library else {}
-        close = difflib.get_close_matches(short, by_short, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(
+            short,
+            by_short,
+            n=1,
+            cutoff=0.6,
+        )
         hint = f" Did you mean '{by_short[close[0]]}'?" if close else ""
         raise NetworkError(
             f"no network '{name}'.{hint} Known: a folder of a stored "

@@ -46,7 +46,8 @@ class NetworkSource:
     @property
     def stored(self) -> bool:
         """Whether the network is a folder; a path that is none and no name either counts as one."""
-        path, name = Path(self.network), ":" in self.network or self.network.endswith(".py")
+        path = Path(self.network)
+        name = ":" in self.network or self.network.endswith(".py")
         return path.is_dir() or (not name and (path.is_absolute() or self.network.count("/") > 1))
 
     def open(

@@ -124,7 +124,8 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         StorageError: The state does not fit.
     """
     own = network.state_dict()
-    theirs, ours = _modules(_stripped(state, own)), _modules(own)
+    theirs = _modules(_stripped(state, own))
+    ours = _modules(own)
     rest = (
         [path for path in ours if path not in theirs],
         [path for path in theirs if path not in ours],

@@ -27,7 +27,12 @@ _LAYERS = (
 """Layers whose width attributes follow from their tensors, where they have any."""
 
 
-_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+_GATES = {
+    "RNN_TANH": 1,
+    "RNN_RELU": 1,
+    "GRU": 3,
+    "LSTM": 4,
+}
 """Rows of a recurrent layer's weights for each hidden neuron."""
 
 
@@ -52,7 +57,8 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     shared: dict[int, nn.Parameter] = {}
     for name, old in own.items():
         path, _, leaf = name.rpartition(".")
-        module, value = network.get_submodule(path), tensors[name]
+        module = network.get_submodule(path)
+        value = tensors[name]
         if value.dim() != old.dim():
             raise StorageError(
                 f"'{name}' has {value.dim()} dimensions in the file and {old.dim()} in the network."
@@ -74,12 +80,14 @@ def _match_attributes(module: nn.Module) -> None:
         out_channels, per_group = module.weight.shape[:2]
         if module.groups > 1:  # whole groups are removed, so the outputs of one group stay as many
             module.groups = out_channels // (module.out_channels // module.groups)
-        module.out_channels, module.in_channels = out_channels, per_group * module.groups
+        module.out_channels = out_channels
+        module.in_channels = per_group * module.groups
     elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         in_channels, per_group = module.weight.shape[:2]
         if module.groups > 1:
             module.groups = in_channels // (module.in_channels // module.groups)
-        module.in_channels, module.out_channels = in_channels, per_group * module.groups
+        module.in_channels = in_channels
+        module.out_channels = per_group * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
@@ -90,7 +98,8 @@ def _match_attributes(module: nn.Module) -> None:
         module.input_size = first.shape[1]
         module.hidden_size = first.shape[0] // _GATES[module.mode]
     elif isinstance(module, nn.RNNCellBase):
-        module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+        module.hidden_size = module.weight_hh.shape[1]
+        module.input_size = module.weight_ih.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
     elif isinstance(module, nn.Embedding):

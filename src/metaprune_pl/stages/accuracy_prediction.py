@@ -33,7 +33,9 @@ class AccuracyPrediction(Stage):
         self, *, predictor: ScalePredictor, optimizer: OptimizerSettings, clip: float = 10.0
     ) -> None:
         super().__init__()
-        self.predictor, self.optimizer, self.clip = predictor, optimizer, clip
+        self.predictor = predictor
+        self.optimizer = optimizer
+        self.clip = clip
         self.tau = KendallRankCorrCoef()
         self.best: dict[str, Any] = {}
 
@@ -48,7 +50,7 @@ class AccuracyPrediction(Stage):
         """Refuse data of another kind, and several devices.
 
         Raises:
-            ConfigError: It is, or there are.
+            ConfigError: The data are no networks, or there are several devices.
         """
         assert self._zoo
         if self.trainer.world_size > 1:
@@ -65,8 +67,14 @@ class AccuracyPrediction(Stage):
         """Mean squared error."""
         loss = F.mse_loss(self(batch), batch.accuracy)
         self.watch(loss)
-        options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.accuracy)}
-        self.log("train/loss", loss.detach(), prog_bar=True, **options)  # type: ignore[arg-type]
+        self.log(
+            "train/loss",
+            loss.detach(),
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch.accuracy),
+        )
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
@@ -87,7 +95,13 @@ class AccuracyPrediction(Stage):
         self.tau.update(predicted, batch.accuracy)
         loss = F.mse_loss(predicted, batch.accuracy)
         self.log(f"{part}/loss", loss, **whole_set(self, len(predicted)))
-        self.log(f"{part}/tau", self.tau, on_step=False, on_epoch=True, prog_bar=True)
+        self.log(
+            f"{part}/tau",
+            self.tau,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+        )
 
     def on_train_epoch_end(self) -> None:
         """Keep the weights where they are the best so far."""
@@ -112,9 +126,8 @@ class AccuracyPrediction(Stage):
         trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if self.trainer.is_global_zero and not trial_run:
             record = {"epoch": self.best["epoch"], "validation_tau": self.best["tau"]}
-            save_metanetwork(
-                Path(self.trainer.default_root_dir) / "predictor", self.predictor, record
-            )
+            folder = Path(self.trainer.default_root_dir) / "predictor"
+            save_metanetwork(folder, self.predictor, record)
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""

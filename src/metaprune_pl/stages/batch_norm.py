@@ -57,11 +57,9 @@ def synced_batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
             training=own,
             eps=norm.eps,
         )
-    axes, shape, ranks = (
-        [0, *range(2, x.dim())],
-        [1, -1, *[1] * (x.dim() - 2)],
-        dist.get_world_size(),
-    )
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    ranks = dist.get_world_size()
     mean = all_reduce(x.mean(axes)) / ranks
     centred = x - mean.reshape(shape)
     variance = all_reduce(centred.square().mean(axes)) / ranks

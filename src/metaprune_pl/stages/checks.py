@@ -10,6 +10,16 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard
 
+UNFIT = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    LookupError,
+    AttributeError,
+)
+"""What a network may raise for an image that it was not made for."""
+
 
 @torch.no_grad()
 def check_fits(
@@ -37,29 +47,29 @@ def check_fits(
             f"the network was made for images of {shape} and the data's are {given}; set data to "
             "a data set of such images, or the image_size of a folder's."
         )
-    training, weight = network.training, next(network.parameters(), torch.zeros(()))
-    image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
-    try:
-        classes = network.eval()(image).shape[1]
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AssertionError,
-        LookupError,
-        AttributeError,
-    ) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
-            "it the size (image_size of the data) that the network was made for?"
-        ) from error
+    training = network.training
+    classes = _count_classes(network.eval(), card)
     network.train(training)
     if classes < data.num_classes or (classes > data.num_classes and not more_classes):
         raise ConfigError(
             f"the network tells {classes} classes apart and the data have {data.num_classes}."
         )
-    return int(classes)
+    return classes
+
+
+def _count_classes(network: nn.Module, card: NetworkCard) -> int:
+    """Return K of the scores [1, K] that a network makes of an image."""
+    weight = next(network.parameters(), torch.zeros(()))
+    image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
+    try:
+        return int(network(image).shape[1])
+    except UNFIT as error:
+        shape = "x".join(map(str, card.input_shape))
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
+            "it the size (image_size of the data) that the network was made for?"
+        ) from error
 
 
 def whole_set(module: LightningModule, count: int) -> dict[str, Any]:

@@ -60,9 +60,13 @@ class DataModelTraining(Stage):
                 "give model.network or model.start, not both: a stored network says how it is "
                 "built."
             )
-        self.settings, self.seeds, self.optimizer = network, seeds, optimizer
-        self.label_smoothing, self.start = label_smoothing, start
-        self.networks, self.metrics = nn.ModuleList(), nn.ModuleDict()
+        self.settings = network
+        self.seeds = seeds
+        self.optimizer = optimizer
+        self.label_smoothing = label_smoothing
+        self.start = start
+        self.networks = nn.ModuleList()
+        self.metrics = nn.ModuleDict()
 
     def setup(self, stage: str) -> None:
         """Build the networks for the data's sizes."""
@@ -84,7 +88,14 @@ class DataModelTraining(Stage):
                 create_network(self.settings.builder, seed=seed, **self.settings.arguments)
             )
         card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape)
-        self._measure(check_fits(self.networks[0], card, self._data, more_classes=True))
+        self._measure(
+            check_fits(
+                self.networks[0],
+                card,
+                self._data,
+                more_classes=True,
+            )
+        )
 
     def _measure(self, classes: int) -> None:
         """Prepare the metrics: of all networks together, and of each."""
@@ -153,21 +164,27 @@ class DataModelTraining(Stage):
         logits = self(images)
         loss = torch.stack([F.cross_entropy(scores, labels) for scores in logits])
         self.log(f"{part}/loss", loss.mean(), **whole_set(self, len(labels)))
-        both, each = self.metrics[part], self.metrics[f"{part}_each"]
+        both = self.metrics[part]
+        each = self.metrics[f"{part}_each"]
         assert isinstance(both, MetricCollection) and isinstance(each, nn.ModuleDict)
         for (seed, metric), scores in zip(each.items(), logits, strict=True):
             assert isinstance(metric, Metric)
             metric.update(scores, labels)
             both.update(scores, labels)
             self.log(f"{part}/accuracy_seed_{seed}", metric, on_step=False, on_epoch=True)
-        self.log_dict(both, on_step=False, on_epoch=True, prog_bar=True)
+        self.log_dict(
+            both,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+        )
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""
         return self.configure(self.networks.parameters())
 
     def on_fit_end(self) -> None:
-        """Store the networks, where the run was not stopped early by a person."""
+        """Store the networks, unless the user stopped the run early."""
         trainer = self.trainer
         trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
         interrupted = trainer.interrupted

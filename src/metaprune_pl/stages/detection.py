@@ -51,8 +51,8 @@ class AveragePrecision(MeanAveragePrecision):
 
         0 where there are no objects.
         """
-        found = self.compute()
-        return max(0.0, float(found["map"])), max(0.0, float(found["map_50"]))
+        precisions = self.compute()
+        return max(0.0, float(precisions["map"])), max(0.0, float(precisions["map_50"]))
 
 
 class DetectorTraining(NetworkTraining):

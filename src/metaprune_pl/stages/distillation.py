@@ -42,5 +42,10 @@ class Distillation:
             cross_entropy: Of the network's scores with the labels.
         """
         own, aim = (F.log_softmax(scores / self.temperature, 1) for scores in (logits, teacher))
-        divergence = F.kl_div(own, aim, log_target=True, reduction="batchmean")
+        divergence = F.kl_div(
+            own,
+            aim,
+            log_target=True,
+            reduction="batchmean",
+        )
         return (1 - self.weight) * cross_entropy + self.weight * self.temperature**2 * divergence

@@ -44,7 +44,8 @@ class Part:
     """
 
     def __init__(self, rewritten: Rewritten, objectives: Sequence[Objective]) -> None:
-        self.rewritten, self.objectives = rewritten, objectives
+        self.rewritten = rewritten
+        self.objectives = objectives
         self.terms = [objective.start(rewritten) for objective in objectives]
 
     def add(self, images: Tensor, labels: Tensor) -> None:
@@ -54,7 +55,8 @@ class Part:
 
     def result(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the sum of the gradients for the new weights, and what to log, both by name."""
-        total, logged = dict[str, Tensor](), dict[str, Tensor]()
+        total = dict[str, Tensor]()
+        logged = dict[str, Tensor]()
         for objective, term in zip(self.objectives, self.terms, strict=True):
             gradient, logged[objective.value] = term.result()
             logged[f"gradient_{objective.name}"] = _norm(gradient)
@@ -120,7 +122,9 @@ class MetaTraining(Stage):
         self.metanetwork = metanetwork
         self.optimizer = optimizer
         self.objectives = _objectives(objectives, sparsity, criterion)
-        self.batch_norm, self.attention, self.clip = batch_norm, attention, clip
+        self.batch_norm = batch_norm
+        self.attention = attention
+        self.clip = clip
         self.channels_last = channels_last
         self._call: Callable[..., Tensor] = (
             torch.compile(functional_call) if compiled else functional_call
@@ -194,7 +198,8 @@ class MetaTraining(Stage):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
-        products, logged = [], list[dict[str, Tensor]]()
+        products = []
+        logged = list[dict[str, Tensor]]()
         models = [part.rewritten.model for part in self._parts]
         for part, new in zip(self._parts, self.rewrite(models), strict=True):
             vector, values = part.result()
@@ -209,7 +214,12 @@ class MetaTraining(Stage):
         for name in logged[0]:
             mean = torch.stack([part[name] for part in logged]).mean()
             self.watch(mean)
-            self.log(f"train/{name}", mean, prog_bar=name in shown, sync_dist=name in shown)
+            self.log(
+                f"train/{name}",
+                mean,
+                prog_bar=name in shown,
+                sync_dist=name in shown,
+            )
 
     def _step_schedule(self, interval: str) -> None:
         if self.optimizer.interval == interval:
@@ -235,7 +245,7 @@ class MetaTraining(Stage):
             save_metanetwork(folder, self.metanetwork, {"epoch": epoch, "steps": self.global_step})
 
     def on_train_end(self) -> None:
-        """Tell of a metanetwork whose networks guess."""
+        """Warn where the rewritten networks are no better than chance."""
         loss = self.trainer.callback_metrics.get("train/loss")
         classes = self.trainer.datamodule.images.num_classes  # type: ignore[attr-defined]
         if loss is not None and loss > 0.95 * math.log(classes):
@@ -257,12 +267,22 @@ class MetaTraining(Stage):
         state = {
             name: value.clone() for name, value in self._validated.items()
         }  # batch norms write into it
-        logits = functional_call(model.network, state, (images,), tie_weights=False)
+        logits = functional_call(
+            model.network,
+            state,
+            (images,),
+            tie_weights=False,
+        )
         self.log("val/loss", F.cross_entropy(logits, labels), **whole_set(self, len(labels)))
         metrics = self.metrics["val"]
         assert isinstance(metrics, MetricCollection)
         metrics.update(logits, labels)
-        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True)
+        self.log_dict(
+            metrics,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Forget the rewritten data model."""

@@ -20,7 +20,7 @@ class NetworkTraining(Stage):
         return self.configure(self.network.parameters())
 
     def on_fit_end(self) -> None:
-        """Store the network, where the run was not stopped early by a person."""
+        """Store the network, unless the user stopped the run early."""
         trainer = self.trainer
         trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
         interrupted = trainer.interrupted

@@ -72,7 +72,12 @@ class OptimizerSettings:
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Return the optimiser."""
         if self.name == "sgd":
-            return SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+            return SGD(
+                parameters,
+                self.lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+            )
         return AdamW(parameters, self.lr, weight_decay=self.weight_decay)
 
     def build_schedule(self, optimizer: Optimizer, length: int) -> LRScheduler:

@@ -65,7 +65,8 @@ class Stage(LightningModule):
 
     def schedule_length(self) -> int:
         """Return the length of the training in the schedule's unit, epochs or optimiser steps."""
-        trainer, unit = self.trainer, self.optimizer.interval
+        trainer = self.trainer
+        unit = self.optimizer.interval
         epochs = trainer.max_epochs or 0
         if unit == "epoch" and epochs > 0 and trainer.max_steps < 0:
             return epochs

@@ -30,7 +30,13 @@ def again(
     if piece.whole or not torch.is_grad_enabled():
         return function(piece, *inputs)
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    result: tuple[Tensor, ...] = _Again.apply(function, piece, len(inputs), *inputs, *parameters)
+    result: tuple[Tensor, ...] = _Again.apply(
+        function,
+        piece,
+        len(inputs),
+        *inputs,
+        *parameters,
+    )
     return result
 
 
@@ -41,14 +47,17 @@ class _Again(Function):
     def forward(
         ctx: Any, function: Callable[..., Any], piece: Piece, count: int, *tensors: Tensor
     ) -> Any:
-        ctx.function, ctx.piece, ctx.count = function, piece, count
+        ctx.function = function
+        ctx.piece = piece
+        ctx.count = count
         ctx.save_for_backward(*tensors)
         return function(piece, *tensors[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        tensors = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3:]
         with torch.enable_grad():
             inputs = [
                 tensor.detach().requires_grad_(need)
@@ -57,5 +66,12 @@ class _Again(Function):
             outputs = ctx.function(ctx.piece, *inputs)
         leaves = [*inputs, *tensors[ctx.count :]]
         wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(outputs, wanted, gradients, allow_unused=True))
+        found = iter(
+            torch.autograd.grad(
+                outputs,
+                wanted,
+                gradients,
+                allow_unused=True,
+            )
+        )
         return None, None, None, *(next(found) if need else None for need in needed)

@@ -18,7 +18,13 @@ from metaprune_pl.metanetworks.scale.wiring import Piece
 EPS = 1e-5
 """Of batch norms in PyTorch; a network with another is read a little wrong, written right."""
 NORMS = "norm", "shortcut_norm"
-_DEFAULTS = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0, "scale": 1.0}
+_DEFAULTS = {
+    "weight": 1.0,
+    "bias": 0.0,
+    "mean": 0.0,
+    "var": 1.0,
+    "scale": 1.0,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,8 @@ class Folded:
 
 def fold(nodes: Tensor, normed: Tensor, schema: Schema) -> Folded:
     """Read node features [N, F]; `normed` tells which have a norm and a shortcut norm, [2, N]."""
-    bias, factors = nodes.new_zeros(len(nodes)), [nodes.new_ones(len(nodes))]
+    bias = nodes.new_zeros(len(nodes))
+    factors = [nodes.new_ones(len(nodes))]
     for norm, has, prefix in zip(NORMS, normed, ("", "shortcut_"), strict=True):
         weight, shift, mean, variance = (
             _column(nodes, schema, f"{norm}.{part}") for part in ("weight", "bias", "mean", "var")

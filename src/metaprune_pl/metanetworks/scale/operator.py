@@ -95,15 +95,33 @@ class ScaleMetanetwork(Rewriter):
         """Return new features of the same shapes."""
         symmetric = self.trunk.symmetry != "permutation"
         device = features.nodes.device
-        wiring = wire(graph, width=self.trunk.hidden, symmetric=symmetric, device=device)
+        wiring = wire(
+            graph,
+            width=self.trunk.hidden,
+            symmetric=symmetric,
+            device=device,
+        )
         self.trunk.check(graph, wiring)
         folded = fold(features.nodes, wiring.normed, self.schema)
         nodes, states = self.trunk(wiring, folded, features.edges)
         bias = self.bias_head.at(nodes, wiring.symmetric)[:, 0]
         gains = () if self.gain_head is None else self.gain_head(nodes).unbind(1)
         return Features(
-            nodes=unfold(features.nodes, wiring.normed, self.schema, bias, gains),
-            edges=self._new_edges(graph, features, wiring, folded, nodes, states),
+            nodes=unfold(
+                features.nodes,
+                wiring.normed,
+                self.schema,
+                bias,
+                gains,
+            ),
+            edges=self._new_edges(
+                graph,
+                features,
+                wiring,
+                folded,
+                nodes,
+                states,
+            ),
         )
 
     def _new_edges(
@@ -124,7 +142,8 @@ class ScaleMetanetwork(Rewriter):
             if graph.connections[piece.member].parameter is None:
                 continue
             side = str(smallest_square(piece.kernel, self.trunk.kernel_sizes))
-            head, factor = self.edge_heads[side], folded.at(piece)
+            head = self.edge_heads[side]
+            factor = folded.at(piece)
             (change,) = again(
                 partial(_decode, head, int(side)), piece, [head], state, factor, *ends[side]
             )

@@ -89,7 +89,12 @@ class ScalePredictor(Metanetwork):
         """Return the logit of a network's predicted accuracy, one number."""
         symmetric = self.trunk.symmetry != "permutation"
         device = features.nodes.device
-        wiring = wire(graph, width=self.trunk.hidden, symmetric=symmetric, device=device)
+        wiring = wire(
+            graph,
+            width=self.trunk.hidden,
+            symmetric=symmetric,
+            device=device,
+        )
         self.trunk.check(graph, wiring)
         nodes, _ = self.trunk(
             wiring, fold(features.nodes, wiring.normed, self.schema), features.edges

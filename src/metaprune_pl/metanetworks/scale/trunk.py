@@ -48,7 +48,12 @@ class Layer(nn.Module):
     def __init__(self, hidden: int, symmetry: Symmetry, ways: int, last: bool) -> None:
         super().__init__()
         self.ways = nn.ModuleList(Way(hidden, symmetry, last) for _ in range(ways))
-        self.update = NodeFunction((1 + ways) * hidden, hidden, hidden, symmetry)
+        self.update = NodeFunction(
+            (1 + ways) * hidden,
+            hidden,
+            hidden,
+            symmetry,
+        )
 
     def at_nodes(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """What edges take from nodes in each direction: senders, sources, targets, [N, H] each."""
@@ -91,7 +96,8 @@ def smallest_square(kernel: tuple[int, int], sizes: Sequence[int]) -> int:
 
 def window(kernel: tuple[int, int], side: int) -> Tensor:
     """Return the positions of a kernel that is centred in a square, [T]."""
-    above, left = (side - kernel[0]) // 2, (side - kernel[1]) // 2
+    above = (side - kernel[0]) // 2
+    left = (side - kernel[1]) // 2
     square = torch.arange(side * side).reshape(side, side)
     return square[above : above + kernel[0], left : left + kernel[1]].flatten()
 
@@ -128,7 +134,9 @@ class Trunk(nn.Module):
         super().__init__()
         _check(layers, hidden, symmetry, direction, kernel_sizes, positions)
         ways = 1 if direction == "forward" else 2
-        self.hidden, self.symmetry, self.kernel_sizes = hidden, symmetry, sorted(kernel_sizes)
+        self.hidden = hidden
+        self.symmetry = symmetry
+        self.kernel_sizes = sorted(kernel_sizes)
         self.node_encoder = nn.Linear(1, hidden, bias=False)
         self.edge_encoders = nn.ModuleList(Encoder(hidden, kernel_sizes) for _ in range(ways))
         self.sizes = tuple(positions)
@@ -236,9 +244,11 @@ class Trunk(nn.Module):
             Sums of each direction, [G, R, H] and [G, I, H]; then the edges of each direction where
             they are not those that came in.
         """
-        at_nodes, edges = rest[: 3 * len(layer.ways)], rest[3 * len(layer.ways) :]
+        at_nodes = rest[: 3 * len(layer.ways)]
+        edges = rest[3 * len(layer.ways) :]
         states = edges or self._encode(kernels, factor, piece)
-        sums, new = [], []
+        sums = []
+        new = []
         for index, (way, state) in enumerate(zip(layer.ways, states, strict=True)):
             assert isinstance(way, Way)
             own = state if index else state * factor

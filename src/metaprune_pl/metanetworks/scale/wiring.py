@@ -96,7 +96,8 @@ def _kinds(graph: WeightGraph) -> Tensor:
 
 
 def _positions(graph: WeightGraph, kinds: Tensor) -> Tensor:
-    positions, layer = [], 0
+    positions = []
+    layer = 0
     for group in graph.groups:
         kind = int(kinds[group.start])
         layer = 0 if kind == INPUT else layer
@@ -125,8 +126,15 @@ def _pieces(
     for member, connection in enumerate(graph.connections):
         if not connection.num_edges:
             continue
-        target, source = connection.target.to(device), connection.source.to(device)
-        block = Block((member,), (len(target),), target, source, connection.kernel)
+        target = connection.target.to(device)
+        source = connection.source.to(device)
+        block = Block(
+            (member,),
+            (len(target),),
+            target,
+            source,
+            connection.kernel,
+        )
         cuts = list(block.pieces(width, PIECES.get(device.type, PIECE)))
         for where in cuts:
             yield Piece(
@@ -142,5 +150,6 @@ def _pieces(
 
 
 def _symmetric(connection: Connection, symmetric: Tensor) -> tuple[bool, bool]:
-    source, target = symmetric[connection.source], symmetric[connection.target]
+    source = symmetric[connection.source]
+    target = symmetric[connection.target]
     return bool(source.all()), bool(target.all())

@@ -52,7 +52,12 @@ class MeanLoss(Term):
         loss = self.loss(images, labels)
         self.losses.append(loss.detach())
         leaves = list(self.leaves.values())
-        gradient = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        gradient = torch.autograd.grad(
+            loss,
+            leaves,
+            allow_unused=True,
+            materialize_grads=True,
+        )
         if self.total:
             torch._foreach_add_(self.total, gradient)
         else:  # cloned: autograd may give two parameters the same tensor

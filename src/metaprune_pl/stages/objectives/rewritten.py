@@ -53,7 +53,8 @@ def load_data_model(
     attention: AttentionUnits = "width",
 ) -> DataModel:
     """Load a stored network and find its graph and pruning groups."""
-    network, card = load_network(folder), read_card(folder)
+    network = load_network(folder)
+    card = read_card(folder)
     groups = prunable_groups(network, torch.zeros(1, *card.input_shape), attention)
     for module in network.modules():
         if isinstance(module, _BATCH_NORMS):
@@ -85,4 +86,9 @@ class Rewritten:
         weights = self.leaves if weights is None else weights
         state = self.model.state.items()
         rest = {name: value.clone() for name, value in state if name not in weights}
-        return self.call(self.model.network, {**rest, **weights}, (images,), tie_weights=False)
+        return self.call(
+            self.model.network,
+            {**rest, **weights},
+            (images,),
+            tie_weights=False,
+        )

@@ -24,5 +24,13 @@ class Sparsity(SparsityTerm, Objective):
 
     def start(self, rewritten: Rewritten) -> Term:
         """Implements `Objective`."""
-        groups, leaves = rewritten.model.groups, rewritten.leaves
-        return OfWeights(partial(self.gradient, self.criterion, groups, leaves))
+        groups = rewritten.model.groups
+        leaves = rewritten.leaves
+        return OfWeights(
+            partial(
+                self.gradient,
+                self.criterion,
+                groups,
+                leaves,
+            )
+        )
