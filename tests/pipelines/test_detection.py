@@ -182,6 +182,34 @@ class Knowing(nn.Module):
         ]
 
 
+def test_frozen_statistics_and_layers_of_a_backbone_are_of_now(
+    whole: list[Detected], line: Path
+) -> None:
+    steps = ("training", "finetune", "finetune_after")
+    flags = [f"--detection.{step}.epochs=0" for step in steps]
+    flags += ["--detection.network=whole/trained/network", "--detection.arguments={}"]
+    flags += ["--detection.metanetwork=null"]
+    detect("stale", line, *flags)
+    detect("now", line, *flags, "--detection.statistics={images: 8}")
+    detect("repaired", line, *flags, "--detection.repair={images: 8}")
+    stale, now, repaired = (
+        load_network(f"{way}/none/speed_up_2.5/network") for way in ("stale", "now", "repaired")
+    )
+    changed = {
+        way: {
+            name
+            for name, value in stale.state_dict().items()
+            if not torch.equal(value, other.state_dict()[name])
+        }
+        for way, other in (("now", now), ("repaired", repaired))
+    }
+    assert {name.rpartition(".")[2] for name in changed["now"]} == {"running_mean", "running_var"}
+    assert {name.rpartition(".")[2] for name in changed["repaired"]} == {"weight"}
+    assert all(name.startswith("backbone.") for names in changed.values() for name in names)
+    kinds = [[type(module) for module in network.modules()] for network in (stale, now)]
+    assert kinds[0] == kinds[1]
+
+
 def test_who_knows_all_objects_has_a_precision_of_one() -> None:
     data = VOC(root="drawn", workers=0, eval_batch_size=4)
     assert average_precision(Knowing(data), data, torch.device("cpu")) == (1.0, 1.0)

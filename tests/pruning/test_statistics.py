@@ -51,9 +51,9 @@ def network() -> nn.Module:
 
 def measured(network: nn.Module, size: int = 16) -> Statistics:
     groups = prunable_groups(network, torch.zeros(1, 3, 1, 1))
-    return network_statistics(
-        groups, network.state_dict(), loss_gradients(network, batches(size))[0], Magnitude()
-    )
+    gradients, _ = loss_gradients(network, batches(size))
+    state = network.state_dict()
+    return network_statistics(groups, state, gradients, Magnitude(), state)
 
 
 def numpy_gradients(state: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Preparation, prepare
+from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import SpeedUp
 from metaprune_pl.pruning.statistics import loss_gradients, network_statistics
 from metaprune_pl.reports import write_csv
@@ -54,7 +55,7 @@ def analyze(
     before = Preparation(**preparation)
     change = _change(before)
     ready = prepare(context, data, before, [SpeedUp(value=1.0, settings=before.pruning)])
-    groups = ready.unpruned.groups
+    groups, images = ready.unpruned.groups, classifier_pruner(context, data, before).images
     assert groups is not None
     origin, _ = before.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
     count = data.count("validation")
@@ -66,8 +67,9 @@ def analyze(
         tracked = track(batches, f"Gradients, {name}", total=order.batches, transient=True)
         gradients, accuracy = loss_gradients(network, tracked)
         accuracies.append(accuracy)
-        state = network.state_dict()
-        statistics.append(network_statistics(groups, state, gradients, before.criterion))
+        criterion, state = before.criterion, network.state_dict()
+        measured = criterion.measure(network, groups.graph, images(criterion))
+        statistics.append(network_statistics(groups, state, gradients, criterion, measured))
     result = Analysis(
         network=ready.name,
         origin=statistics[0],

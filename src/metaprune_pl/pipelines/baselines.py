@@ -8,6 +8,8 @@ from typing import Any, Literal
 import yaml
 
 from metaprune_pl.networks import create_network, read_card, save_network
+from metaprune_pl.pipelines.prepare import BudgetSettings
+from metaprune_pl.pipelines.recovery import RepairSettings
 from metaprune_pl.pruning import Importance, Lamp, Magnitude, Random, Scales, Taylor
 
 
@@ -18,6 +20,8 @@ class Baseline:
     Attributes:
         criterion: Which channels matter.
         pruner: Who prunes: see `PruningSettings`.
+        repair: What follows pruning without labels or training: see `Preparation`.
+        budgeted: Finetuning before pruning for every speed-up: see `Preparation`.
         rounds: Rounds of pruning and training, with weights rewound after each.
         untrained: Whether it prunes the network as it was before any training, and then trains it
             as the data models were. There is no curve of a network that is not trained.
@@ -25,6 +29,8 @@ class Baseline:
 
     criterion: Importance
     pruner: Literal["own", "depgraph"] = "own"
+    repair: RepairSettings | None = None
+    budgeted: BudgetSettings | None = None
     rounds: int = 1
     untrained: bool = False
 
@@ -45,8 +51,11 @@ class Baseline:
             ranking: "uniform" if uniform else "global",
         }
         if self.pruner != "own":
-            shared["pruning.pruner"] = self.pruner
-        return {"curve": shared, "prune": {**shared, "rounds": self.rounds}}
+            shared |= {"pruning.pruner": self.pruner, "repair": None, "choice": None}
+        if self.repair is not None:
+            shared["repair"] = asdict(self.repair)
+        budgeted = {} if self.budgeted is None else {"budgeted": asdict(self.budgeted)}
+        return {"curve": shared | budgeted, "prune": {**shared, "rounds": self.rounds}}
 
 
 BASELINES: Mapping[str, Baseline] = {
@@ -57,6 +66,8 @@ BASELINES: Mapping[str, Baseline] = {
     "taylor": Baseline(criterion=Taylor(p=1.0, normalize="mean")),
     "lamp": Baseline(criterion=Lamp()),
     "iterative_magnitude": Baseline(criterion=Magnitude(p=1.0, normalize="mean"), rounds=3),
+    "repair": Baseline(criterion=Magnitude(), repair=RepairSettings()),
+    "budgeted": Baseline(criterion=Magnitude(), budgeted=BudgetSettings()),
     "depgraph": Baseline(criterion=Magnitude(), pruner="depgraph"),
     "snip": Baseline(criterion=Taylor(p=1.0, normalize="none"), untrained=True),
 }

@@ -137,6 +137,7 @@ class Pruning(Classification[Pruned]):
             parameters=count_parameters(final),
             accuracy_given=given,
             accuracy_before=before,
+            plan=pruned.plan,
             accuracy_stale=self.accuracy_stale(pruned),
             accuracy_pruned=self.accuracy(pruned.network),
             accuracy_finetuned=self.accuracy(final),

@@ -1,7 +1,7 @@
 """How a network comes to its targets: importance, plan, removal, and what follows without training."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -111,7 +111,7 @@ class Pruner:
             "validation images)."
         )
         example = unpruned.example_for(network)
-        return without(source, unpruned, best.candidate.kept, example)
+        return replace(without(source, unpruned, best.candidate.kept, example), plan=name)
 
     def _plans(
         self, settings: ChoiceSettings, target: SpeedUp, network: nn.Module, unpruned: Unpruned

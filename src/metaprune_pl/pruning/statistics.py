@@ -93,6 +93,7 @@ def network_statistics(
     state: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     criterion: Importance,
+    measured: Mapping[str, Tensor],
 ) -> Statistics:
     """Compute all statistics of a network.
 
@@ -106,6 +107,7 @@ def network_statistics(
         state: Its parameters by name.
         gradients: Those of `loss_gradients`.
         criterion: Scores of the pruning groups.
+        measured: What the criterion measured of the network.
     """
     weights = weight_matrices(groups.graph, state)
     slopes = weight_matrices(groups.graph, gradients)
@@ -116,7 +118,7 @@ def network_statistics(
         "correlation": {name: correlation(weight) for name, weight in weights.items()},
         "effective_rank": {name: effective_rank(weight) for name, weight in weights.items()},
         "norm_scale": _norm_scales(groups.graph, state),
-        "group_score": _group_scores(groups, state, criterion),
+        "group_score": _group_scores(groups, measured, criterion),
     }
     return {
         name: {layer: value.cpu() for layer, value in layers.items()}
@@ -136,9 +138,9 @@ def _norm_scales(graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str, T
 
 
 def _group_scores(
-    groups: PruningGroups, state: Mapping[str, Tensor], criterion: Importance
+    groups: PruningGroups, measured: Mapping[str, Tensor], criterion: Importance
 ) -> dict[str, Tensor]:
-    importance = criterion.importance(groups, state).detach().double().cpu()
+    importance = criterion.importance(groups, measured).detach().double().cpu()
     scores = {}
     for index, name in enumerate(groups.names):
         units = groups.prunable & (groups.group == index)

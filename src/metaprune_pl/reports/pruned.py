@@ -28,6 +28,7 @@ class Pruned(Result):
             statistics or the repair that belong to it.
         accuracy_finetuned: Test accuracy after pruning and finetuning.
         accuracy_stale: Test accuracy straight after pruning without these; None where there are none.
+        plan: Plan that was chosen among several; None where there was one.
         latency: Measured milliseconds of a forward pass, by number of images in it.
         latency_unpruned: The same of the unpruned network in the same run.
     """
@@ -43,6 +44,7 @@ class Pruned(Result):
     accuracy_pruned: float
     accuracy_finetuned: float
     accuracy_stale: float | None = None
+    plan: str | None = None
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_unpruned: Mapping[str, float] = field(default_factory=dict)
 

@@ -36,6 +36,7 @@ class PrunedNetwork:
         masks: Which of its weights are zero for good; None where channels were removed.
         comparison: What was compared with the masked original; None where there are masks.
         stale: The network as pruning left it, where its statistics or weights were mended since.
+        plan: Name of the plan that it was pruned by, where that was one of several.
     """
 
     network: nn.Module
@@ -43,6 +44,7 @@ class PrunedNetwork:
     masks: Masks | None = None
     comparison: Comparison | None = None
     stale: nn.Module | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
