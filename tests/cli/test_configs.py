@@ -6,8 +6,10 @@ import yaml
 
 from conftest import TINY, tiny
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import find_config, join_overrides, resolve_configs, shipped_configs
+from metaprune_pl.cli.flags import join_overrides
 from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.pipelines.config_text import with_included
+from metaprune_pl.pipelines.configs import find_config, shipped_configs
 from metaprune_pl.pipelines.run_folder import RunFolder
 
 COMMANDS = {
@@ -134,12 +136,12 @@ def test_a_config_that_includes_itself_or_nothing_is_one_message(workdir: Path) 
     (workdir / "a.yaml").write_text("include: b.yaml\n")
     (workdir / "b.yaml").write_text("include: [a.yaml]\n")
     with pytest.raises(StorageError, match=r"the config .*a\.yaml includes itself\."):
-        resolve_configs(["--config=a.yaml"])
+        with_included("a.yaml")
     (workdir / "a.yaml").write_text("include: meta_quikstart.yaml\n")
     with pytest.raises(
         StorageError, match=r"no config 'meta_quikstart.yaml'.* Did you mean 'meta_quickstart.yaml'"
     ):
-        resolve_configs(["--config", "a.yaml"])
+        with_included("a.yaml")
 
 
 @pytest.mark.parametrize("stage", TINY)

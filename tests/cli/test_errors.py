@@ -10,11 +10,12 @@ import yaml
 from PIL import Image
 
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import shipped_configs
-from metaprune_pl.cli.parser import STARTS
+from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.errors import StorageError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.pipelines.configs import shipped_configs
+from metaprune_pl.pipelines.parsing import new_parser
 from metaprune_pl.pipelines.run_folder import RunFolder
 from scenes import draw_voc
 
@@ -48,7 +49,8 @@ def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
 
 
 def test_the_configs_to_start_with_are_there() -> None:
-    assert set(STARTS.values()) <= shipped_configs().keys()
+    starts = {new_parser(load(command)).start for command in COMMANDS} - {None}
+    assert starts <= shipped_configs().keys() and len(starts) > 7
 
 
 def store(folder: str = "net", *, frozen: bool = False) -> None:
@@ -113,6 +115,11 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
             ],
             "data: there is no class 'Digitz'. Did you mean 'Digits'?",
         ),
+        (["detect", "--data=Digits"], "data: Digits is none of the classes that go here"),
+        ([*PRUNE, "--data=VOC"], "data: VOC is none of the classes that go here"),
+        ([*PRUNE, "--data=DataModelZoo"], "data: DataModelZoo is none of the classes that go here"),
+        ([*DATA, "--data=VOC"], "data: VOC is none of the classes that go here"),
+        ([*DATA, "--model=Finetuning"], "model: Finetuning is none of the classes that go here"),
         (["detect", "--data=VOCC"], "data: there is no class 'VOCC'. Did you mean 'VOC'?"),
         (
             ["detect", "--data=VOC", "--detection.speedups=[2]"],
@@ -121,7 +128,7 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         (["experimnt"], "no command 'experimnt'. Did you mean 'experiment'?"),
         (
             ["fit"],
-            "--data, --model must be given, on the command line or in a config (--config CONFIG). "
+            "--model must be given, on the command line or in a config (--config CONFIG). "
             "For a start:",
         ),
         (["experiment"], "(--config CONFIG). For a start: --config quickstart.yaml"),
@@ -164,7 +171,10 @@ def test_misspelt(
             "no such file. Did you mean 'data_quickstart.yaml'? `metaprune --help` lists those "
             "that are shipped.",
         ),
-        ([*PRUNE, "--finetune.epochs=-1"], "error: finetune: epochs is -1; it is at least 0."),
+        (
+            [*PRUNE, "--finetune.epochs=-1"],
+            "error: finetune: epochs -1 and steps None are at least 0.",
+        ),
         (
             [*PRUNE, "--finetune.optimizer.lr=-1"],
             "error: finetune.optimizer: lr -1.0 must be above 0",
@@ -198,7 +208,7 @@ def test_misspelt(
         ),
         (
             [*DATA, "--data.batch_size=5000"],
-            "Take a smaller batch_size, among the data's init_args.",
+            "Take a smaller batch_size or global_batch, among the data's init_args.",
         ),
         (META, "has 0 data models and 3 are held out"),
         (PRUNE, "no network 'net'. Did you mean"),
@@ -255,10 +265,9 @@ def test_misspelt(
             ],
             "no folder 'nowhere'",
         ),
-        (["detect", "--data=Digits"], "a detector learns from boxes: set data to VOC."),
         (
             ["detect", "--data=VOC", "--trainer.max_epochs=3"],
-            "no effect on detect: set detection.training.epochs",
+            "no effect on detect: set detection.finetune.epochs, detection.finetune_after.epochs and",
         ),
     ],
 )

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from metaprune_pl.cli.configs import resolve_configs
-from metaprune_pl.cli.old_settings import rewrite_old
+from metaprune_pl.cli.flags import join_overrides
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.config_text import load_settings, with_included
+from metaprune_pl.pipelines.old_settings import rewrite_old
 from metaprune_pl.pruning import Lamp, Magnitude, Random, Scales, Taylor
 
 CLASSES = {kind.__name__: kind for kind in (Lamp, Magnitude, Random, Scales, Taylor)}
@@ -38,7 +38,8 @@ def test_what_no_class_does_is_refused_with_what_to_write() -> None:
 def test_overrides_and_flags_with_dots_are_rewritten_in_their_place(tmp_path: Path) -> None:
     config = tmp_path / "old.yaml"
     config.write_text("chain: {overrides: {curve: {criterion.of: taylor, lr: 1e-3}}}\n")
-    text, flag = resolve_configs([f"--config={config}", "--criterion.of=random"])
-    settings = yaml.safe_load(text.removeprefix("--config="))
+    [flag] = join_overrides(["--criterion.of=random"])
+    [(_, text)] = with_included(config)
+    settings = load_settings(text)
     assert settings == {"chain": {"overrides": {"curve": {"criterion": "Taylor", "lr": 0.001}}}}
     assert flag == "--criterion=Random"

@@ -10,11 +10,12 @@ import torch
 import yaml
 
 import metaprune_pl.data
-from metaprune_pl.cli.configs import shipped_configs, with_included
 from metaprune_pl.data import DataModelZoo, Digits, ImageDataModule, TensorLoader
 from metaprune_pl.data.batches import SteppedDataModule, device_batch
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.config_text import with_included
+from metaprune_pl.pipelines.configs import shipped_configs
 
 COUNT = 3000
 """Images of a made-up data set, fewer than some big batches."""
@@ -31,8 +32,7 @@ def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def settings(name: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for part in with_included(name):
-        text = open(part).read() if part.endswith(".yaml") else part
+    for _, text in with_included(name):
         result = merged(result, yaml.safe_load(text))
     return result
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from conftest import tiny
 from metaprune_pl import pruning
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import find_config
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import create_network, load_network
 from metaprune_pl.pipelines.baselines import BASELINES, baseline
+from metaprune_pl.pipelines.configs import find_config
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 

@@ -13,7 +13,6 @@ import yaml
 from test_experiment import write_toy_configs
 
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import find_config
 from metaprune_pl.data import Digits
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs.trace import trace
@@ -27,6 +26,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.pipelines.compare import CompareSettings, check_fit
+from metaprune_pl.pipelines.configs import find_config
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.reports import Curve, CurvePoint, Experiment, Pruned
 from metaprune_pl.reports.comparison import Comparison

@@ -262,7 +262,7 @@ def draw(folder: Path, count: int) -> None:
         (["--initial.speed_up=1000"], "is out of reach"),
         (
             ["--model=Finetuning", "--model.network=given"],
-            "data_models trains a DataModelTraining; model is Finetuning.",
+            "model: Finetuning is none of the classes that go here",
         ),
     ],
 )

@@ -12,11 +12,11 @@ from test_experiment import write_toy_configs
 
 from conftest import QUIET, tiny
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.configs import find_config
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.compare import CompareSettings
+from metaprune_pl.pipelines.configs import find_config
 from metaprune_pl.pipelines.experiment import ExperimentSettings
 from metaprune_pl.pruning import MaskSettings, Pattern, ZeroShare, left_parameters
 from metaprune_pl.reports import Curve, Masked

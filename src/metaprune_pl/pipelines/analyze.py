@@ -51,6 +51,9 @@ def analyze(
         sample: Images that gradients are of.
         preparation: The network, and what is done to it: see `Preparation`; 0 epochs of finetuning
             show what the metanetwork itself does.
+
+    Example:
+        metaprune analyze --config analyze_quickstart.yaml
     """
     before = Preparation(**preparation)
     change = _change(before)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.experiment import (
     ExperimentSettings,
+    Line,
     Overrides,
-    RunStage,
-    make_data_models,
-    make_metanetworks,
-    prune_held_out,
+    experiment,
+    refuse_rehearsal,
 )
-from metaprune_pl.reports import Experiment, write_csv, write_json
+from metaprune_pl.pipelines.parsing import parse_config, parser_of
+from metaprune_pl.pipelines.runs import goes_on
+from metaprune_pl.reports import write_csv, write_json
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.figures import draw_curves, draw_matrix, save_figure
 from metaprune_pl.reports.tensorboard import log_curves, log_matrix
@@ -55,6 +58,12 @@ class CompareSettings:
                     f"matrix.experiments, {name}: name a config of `experiment`: {{config: X.yaml}}."
                 )
 
+    @cached_property
+    def rows(self) -> dict[str, ExperimentSettings]:
+        """The experiments as they are run here, by name, after all their settings were read."""
+        chains = {name: _chain(**own) for name, own in self.experiments.items()}
+        return {name: self.row(name, chain).checked for name, chain in chains.items()}
+
     def row(self, name: str, experiment: ExperimentSettings) -> ExperimentSettings:
         """Return an experiment as it is run here; metanetworks that are exchanged have its name."""
         if experiment.masks is not None:
@@ -80,61 +89,78 @@ class CompareSettings:
         )
 
 
-def run_compare(
-    folder: Path,
-    settings: CompareSettings,
-    experiments: Mapping[str, ExperimentSettings],
-    run: RunStage,
-    *,
-    writes: bool = True,
-) -> Comparison:
-    """Run all stages of all experiments that are not finished yet, and write the matrix.
+def _chain(config: str, **changes: Any) -> ExperimentSettings:
+    """Return what `experiment` runs with a config and changes over it."""
+    settings = parse_config(experiment, config, changes)
+    chain: ExperimentSettings = parser_of(experiment).instantiate(settings).chain
+    return chain
+
+
+@goes_on("seed_everything", "trainer", "matrix", check=lambda arguments: arguments["matrix"].rows)
+def compare(context: Context, matrix: CompareSettings) -> Comparison:
+    """Run experiments beside each other, with their metanetworks exchanged.
 
     Metanetworks are trained and chosen within their experiment; networks are pruned and finetuned
     as in theirs, by all metanetworks alike. Writes `report.json`, `report.csv`, `matrix.png` and
-    TensorBoard events to the folder, and `curve.png` to that of each experiment; without exchange
-    one of all of them, too.
+    TensorBoard events to the run's folder, and `curve.png` to that of each experiment; without
+    exchange one of all of them, too.
 
     Args:
-        folder: Where to; each experiment has a folder in it.
-        settings: What to compare.
-        experiments: The settings of each, by name.
-        run: Runs a stage, or finds it finished.
-        writes: Whether this process writes the report.
+        context: Where to run; its seed and devices are those of all stages.
+        matrix: Experiments, and what is compared.
+
+    Example:
+        metaprune compare --config transfer_datasets_quickstart.yaml
 
     Raises:
         ConfigError: Two metanetworks have one name, or one does not fit the networks of another
             experiment.
     """
-    rows = {name: settings.row(name, experiment) for name, experiment in experiments.items()}
-    found = {name: Experiment() for name in rows}
-    networks = {
-        name: make_data_models(folder / name, row, run, found[name]) for name, row in rows.items()
+    refuse_rehearsal(context, "compare")
+    lines = {
+        name: Line(context=replace(context, folder=context.folder / name), chain=row)
+        for name, row in matrix.rows.items()
     }
-    metanetworks: dict[str, str] = {}
-    for name, row in rows.items():
-        own = make_metanetworks(folder / name, row, run, networks[name][0], found[name])
-        for method, metanetwork in own.items() if settings.exchange else ():
-            if method in metanetworks:
-                raise ConfigError(f"matrix.experiments: two metanetworks are named '{method}'.")
-            for other in rows:
-                check_fit(
-                    metanetwork,
-                    networks[other][0],
-                    f"the metanetwork '{name}' and the networks of '{other}'",
-                )
-            metanetworks[method] = metanetwork
-        if not settings.exchange:
-            prune_held_out(folder / name, row, run, networks[name], own, found[name])
-    if settings.exchange:
-        columns = {c: changes for row in rows.values() for c, changes in row.metanetworks.items()}
-        for name, row in rows.items():
-            crossed = replace(row, metanetworks=columns)
-            prune_held_out(folder / name, crossed, run, networks[name], metanetworks, found[name])
-    result = Comparison(experiments=found)
-    if writes:
-        _write_report(folder, result, together=not settings.exchange)
+    networks = {name: line.make_data_models() for name, line in lines.items()}
+    own = {name: line.make_metanetworks(networks[name][0]) for name, line in lines.items()}
+    if matrix.exchange:
+        _prune_by_all(lines, networks, own)
+    else:
+        for name, line in lines.items():
+            line.prune_held_out(networks[name], own[name])
+    result = Comparison(experiments={name: line.result for name, line in lines.items()})
+    if context.is_global_zero:
+        _write_report(context.folder, result, together=not matrix.exchange)
     return result
+
+
+def _prune_by_all(
+    lines: Mapping[str, Line],
+    networks: Mapping[str, Sequence[Path]],
+    metanetworks: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Prune the networks of all experiments by the metanetworks of all.
+
+    Args:
+        lines: The experiments.
+        networks: Folders of the data models of each.
+        metanetworks: Folders of the metanetworks of each, by method.
+    """
+    exchanged: dict[str, str] = {}
+    for name, own in metanetworks.items():
+        for method, metanetwork in own.items():
+            if method in exchanged:
+                raise ConfigError(f"matrix.experiments: two metanetworks are named '{method}'.")
+            for other in lines:
+                names = f"the metanetwork '{name}' and the networks of '{other}'"
+                check_fit(metanetwork, networks[other][0], names)
+            exchanged[method] = metanetwork
+    every = {
+        k: changes for line in lines.values() for k, changes in line.chain.metanetworks.items()
+    }
+    for name, line in lines.items():
+        crossed = replace(line, chain=replace(line.chain, metanetworks=every))
+        crossed.prune_held_out(networks[name], exchanged)
 
 
 @torch.no_grad()
@@ -166,9 +192,9 @@ def _write_report(folder: Path, comparison: Comparison, *, together: bool) -> No
             for name, experiment in comparison.experiments.items()
             for curve in experiment.curves
         ]
-    for place, curves in pictures.items():
+    for where, curves in pictures.items():
         if curves:
-            save_figure(draw_curves(curves), place / "curve.png")
-            log_curves(place, curves)
+            save_figure(draw_curves(curves), where / "curve.png")
+            log_curves(where, curves)
     experiments = {name: asdict(experiment) for name, experiment in comparison.experiments.items()}
     write_json(folder / "report.json", {"results": comparison.rows(), "experiments": experiments})

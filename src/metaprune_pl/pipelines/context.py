@@ -1,12 +1,12 @@
 """Where a command runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
 
@@ -21,23 +21,40 @@ class Context:
         make_trainer: Makes a fresh Trainer for a fit, given its folder and number of epochs.
         is_global_zero: Whether this process writes files.
         broadcast: Gives all processes of a run the main one's value, which they wait for.
+        max_epochs: Length of a training whose command has no epochs among its own settings.
+        seed: Seed of all generators; False seeds none.
+        hardware: Settings of the Trainer that a command which runs others gives to them.
+        is_rehearsal: Whether fits take a few batches only, and nothing is kept.
     """
 
     folder: Path
     device: torch.device
-    make_trainer: Callable[[Path, int], Trainer]
+    make_trainer: Callable[[Path, int | None], StageTrainer]
     is_global_zero: bool = True
     broadcast: Callable[[Any], Any] = field(default=lambda value: value)
+    max_epochs: int | None = None
+    seed: int | bool = False
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    is_rehearsal: bool = False
 
     @classmethod
-    def of(cls, trainer: StageTrainer) -> Self:
-        """Return the context of a Trainer: its folder and device."""
+    def of(cls, trainer: StageTrainer, *, seed: int | bool = False) -> Self:
+        """Return the context of a Trainer: its folder and device.
+
+        Args:
+            trainer: The Trainer.
+            seed: Seed that all generators have; False is none.
+        """
         return cls(
             folder=trainer.run_folder,
             device=trainer.strategy.root_device,
             make_trainer=trainer.for_stage,
             is_global_zero=is_main_process(),
             broadcast=trainer.broadcast,
+            max_epochs=trainer.max_epochs,
+            seed=seed,
+            hardware=trainer.hardware,
+            is_rehearsal=bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
         )
 
     @classmethod
@@ -50,7 +67,8 @@ class Context:
             settings: Those of Lightning's Trainer, such as `accelerator="gpu"`.
         """
         seed_everything(seed, workers=True, verbose=False)
-        return cls.of(StageTrainer(default_root_dir=str(folder), **settings))
+        trainer = StageTrainer(default_root_dir=str(folder), **settings)
+        return cls.of(trainer, seed=seed)
 
     def barrier(self) -> None:
         """Wait until the main process is here."""

@@ -82,6 +82,9 @@ def curve(
             `pruning`, which have no effect then; patterns are no points of a curve.
         beside: Folders of finished curves to draw in one picture with this one, `beside.png`.
         preparation: The network, and what comes before pruning: see `Preparation`.
+
+    Example:
+        metaprune curve --config curve_quickstart.yaml
     """
     before = Preparation(**preparation)
     others = {folder: Curve.from_json(Path(folder) / "curve.json") for folder in beside}

@@ -6,7 +6,7 @@ Trained, pruned a little, finetuned.
 import copy
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
@@ -28,8 +29,10 @@ from metaprune_pl.pipelines.prepare import (
     unpruned_macs,
 )
 from metaprune_pl.pipelines.run_folder import CLAIMS, RunFolder
+from metaprune_pl.pipelines.runs import goes_on
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
+from metaprune_pl.reports.tables import data_model_table
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.accuracy import accuracy
 
@@ -60,59 +63,80 @@ class InitialPruning:
             )
 
 
-def run_data_models(
-    context: Context,
-    data: ImageDataModule,
-    training: DataModelTraining,
-    *,
-    epochs: int,
-    initial: InitialPruning | None,
-    side_by_side: int,
-) -> list[NetworkCard]:
-    """Make the data models that are not there yet, together with any other process that runs the same.
+@dataclass(frozen=True, kw_only=True)
+class DataModels:
+    """The data models of a run.
 
-    Writes `networks/seed_NNNN` for each, its record in its card, and `data_models.csv` to the run's
-    folder.
+    Attributes:
+        cards: One for each seed.
+    """
+
+    cards: Sequence[NetworkCard]
+
+    def tables(self) -> list[Table]:
+        """Return them as a table."""
+        return [data_model_table([card.record for card in self.cards])]
+
+
+def _all_there(folder: Path, arguments: Mapping[str, Any]) -> bool:
+    return not _missing(folder, arguments["model"].seeds)
+
+
+@goes_on("model.init_args.seeds", "side_by_side", is_done=_all_there)
+def data_models(
+    context: Context,
+    model: DataModelTraining,
+    data: ImageDataModule,
+    *,
+    initial: InitialPruning | None = None,
+    side_by_side: int = 1,
+) -> DataModels:
+    """Make data models: train, prune a little, finetune; several processes may share the work.
+
+    Writes `networks/seed_NNNN` for each that is not there yet, its record in its card, and
+    `data_models.csv` to the run's folder.
 
     Args:
-        context: Where to run.
+        context: Where to run; its Trainer's epochs are the length of the training, 0 takes
+            pretrained networks as they are.
+        model: What is trained: one network from each seed.
         data: The images.
-        training: What to train: one network from each seed.
-        epochs: Of the training; 0 takes pretrained networks as they are.
-        initial: Pruning and finetuning after the training; None is none.
-        side_by_side: Networks that are trained in one fit, on the same batches.
+        initial: Pruning and finetuning after the training.
+        side_by_side: Networks that a process trains in one fit, on the same batches.
 
-    Returns:
-        Their cards, one for each seed.
+    Example:
+        metaprune data_models --config data_quickstart.yaml
 
     Raises:
-        ConfigError: Networks that start from the same weights are to be trained on the same
-            batches.
+        ConfigError: There is no length of the training, or networks that start from the same
+            weights are to be trained on the same batches.
         PruningError: The speed-up is out of reach.
     """
-    if side_by_side < 1 or (training.pretrained and side_by_side > 1):
+    if context.max_epochs is None or context.max_epochs < 0:
+        raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
+    if side_by_side < 1 or (model.pretrained and side_by_side > 1):
         raise ConfigError(
             "side_by_side is 1 for pretrained networks, which differ by the order of the images "
             "only."
         )
-    seeds = training.seeds
+    seeds = model.seeds
     groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]
-    while left := context.broadcast([group for group in groups if missing(context.folder, group)]):
-        made = [_make_claimed(context, data, training, group, epochs, initial) for group in left]
+    while left := context.broadcast([group for group in groups if _missing(context.folder, group)]):
+        made = [_make_claimed(context, data, model, group, initial) for group in left]
         if not any(made):
             with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
                 time.sleep(_POLL_SECONDS)
     cards = [read_card(_stored(context.folder, seed)) for seed in seeds]
     if context.is_global_zero:
         write_csv(context.folder / "data_models.csv", [card.record for card in cards])
-    return cards
+    return DataModels(cards=cards)
 
 
 def _stored(folder: Path, seed: int) -> Path:
     return folder / "networks" / f"seed_{seed:04d}"
 
 
-def missing(folder: Path, seeds: Sequence[int]) -> list[int]:
+def _missing(folder: Path, seeds: Sequence[int]) -> list[int]:
     """Return the seeds whose data models are not in a run's folder yet."""
     return [seed for seed in seeds if not (_stored(folder, seed) / "network.json").is_file()]
 
@@ -122,7 +146,6 @@ def _make_claimed(
     data: ImageDataModule,
     training: DataModelTraining,
     seeds: Sequence[int],
-    epochs: int,
     initial: InitialPruning | None,
 ) -> bool:
     """Make data models unless another process is at it; return whether they are there."""
@@ -131,7 +154,7 @@ def _make_claimed(
         mine = context.is_global_zero and held.enter_context(claim(context.folder / CLAIMS / name))
         if not context.broadcast(mine):
             return False
-        todo = context.broadcast(missing(context.folder, seeds))
+        todo = context.broadcast(_missing(context.folder, seeds))
         if not todo:
             return True
         work = RunFolder(context.folder / "work" / name, "data_model", name)
@@ -141,7 +164,7 @@ def _make_claimed(
         own, images = replace(context, folder=work.path), copy.copy(data)
         if training.pretrained:
             images.seed += seeds[0]
-        trainer = own.make_trainer(work.path, epochs)
+        trainer = own.make_trainer(work.path, context.max_epochs)
         trainer.fit(training.for_seeds(seeds), datamodule=images)
         context.barrier()
         for seed in todo:

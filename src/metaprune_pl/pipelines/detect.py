@@ -81,6 +81,9 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
         context: Where to run.
         data: Images with objects.
         detection: What to run.
+
+    Example:
+        metaprune detect --config detection_resnet50_voc.yaml
     """
     data.count("train")
     source = NetworkSource(network=detection.network, arguments=detection.arguments)

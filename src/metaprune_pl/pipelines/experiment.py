@@ -6,8 +6,10 @@ if started by hand.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.baselines import (
@@ -17,8 +19,15 @@ from metaprune_pl.pipelines.baselines import (
     training_of,
     untrained_copy,
 )
+from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.cost import cost_of
-from metaprune_pl.pipelines.select import SearchSettings
+from metaprune_pl.pipelines.curve import curve
+from metaprune_pl.pipelines.data_models import data_models
+from metaprune_pl.pipelines.fit import fit
+from metaprune_pl.pipelines.prune import prune
+from metaprune_pl.pipelines.runs import goes_on
+from metaprune_pl.pipelines.select import SearchSettings, select
+from metaprune_pl.pipelines.stage import Stage
 from metaprune_pl.pruning import MaskSettings, Sparsity
 from metaprune_pl.pruning.targets import check_speed_ups
 from metaprune_pl.reports import (
@@ -43,11 +52,16 @@ from metaprune_pl.reports.summary import (
 )
 from metaprune_pl.reports.tensorboard import log_curves
 
-RunStage = Callable[[str, str, Path, Mapping[str, Any]], None]
-"""Runs a subcommand: its name, its config, its folder, and settings that override the config's."""
-
-
-STAGES = ("data_models", "meta_training", "choice", "curve", "prune")
+STAGES: Mapping[str, Callable[..., Any]] = {
+    "data_models": data_models,
+    "meta_training": fit,
+    "choice": select,
+    "curve": curve,
+    "prune": prune,
+}
+"""Name of a stage to its command."""
+_PRUNED = ("choice", "curve", "prune")
+"""Stages that take a network and a metanetwork that were made before."""
 Overrides = dict[str, dict[str, Any]]
 """Stage to settings that override its config's."""
 
@@ -103,13 +117,12 @@ class ExperimentSettings:
             )
         if self.held_out < 1:
             raise ConfigError("chain.held_out is at least 1.")
-        for place, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
+        for name, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
             if other := sorted(overrides.keys() - set(STAGES)):
-                raise ConfigError(f"chain, {place}: '{other[0]}' is none of {', '.join(STAGES)}.")
-            if place != "overrides" and "data_models" in overrides:
+                raise ConfigError(f"chain, {name}: '{other[0]}' is none of {', '.join(STAGES)}.")
+            if name != "overrides" and "data_models" in overrides:
                 raise ConfigError(
-                    f"chain.metanetworks, {place}: all metanetworks learn from the same data "
-                    "models."
+                    f"chain.metanetworks, {name}: all metanetworks learn from the same data models."
                 )
         if unknown := [
             method for method in self.methods if method not in METHODS and baseline(method) is None
@@ -130,15 +143,40 @@ class ExperimentSettings:
                 "add seeds to it, or lower chain.held_out."
             )
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """Settings of a stage that put the images in place of its config's."""
-        return {} if self.images is None else {"data": self.images}
+    def stage(self, name: str, method: str) -> Stage:
+        """Return a stage as a method runs it."""
+        config = self.curve if name == "choice" else getattr(self, name)
+        data = "data.init_args.images" if name == "meta_training" else "data"
+        images = {} if self.images is None else {data: self.images}
+        changes = {**images, **self.changes(method)[name]}
+        return Stage(command=STAGES[name], config=config, changes=changes)
+
+    @cached_property
+    def checked(self) -> Self:
+        """These settings, after all that stages will be run with was read.
+
+        A mistake in the last stage is found before the first begins.
+
+        Raises:
+            MetapruneError: A setting of a stage makes no sense, or there is none of that name.
+        """
+        read: list[tuple[str, Stage]] = []
+        for method, name in product(self.compared, STAGES):
+            stage = self.stage(name, method)
+            if (name, stage) in read:
+                continue
+            read.append((name, stage))
+            made = {"network": "made before", "metanetwork": "made before"}
+            settings = stage.parse(**(made if name in _PRUNED else {}))
+            seeds = settings.get("model.init_args.seeds")
+            if name == "data_models" and isinstance(seeds, list):
+                self.check_held_out(len(seeds))
+        return self
 
     @property
     def compared(self) -> dict[str, Overrides]:
         """Methods by the names that they have in the report, with what each changes."""
-        found: dict[str, Overrides] = {}
+        compared: dict[str, Overrides] = {}
         for method in self.methods:
             several = self.metanetworks if method == "metanetwork" else {}
             other = baseline(method)
@@ -147,14 +185,14 @@ class ExperimentSettings:
                 if other
                 else {}
             )
-            found |= {f"{method}_{name}": changes for name, changes in several.items()} or {
+            compared |= {f"{method}_{name}": changes for name, changes in several.items()} or {
                 method: own
             }
-        return found
+        return compared
 
     def changes(self, method: str) -> Overrides:
-        """Return what overrides the configs of a method's stages."""
-        own = self.compared[method]
+        """Return what overrides the configs of a method's stages, or of all where it is none."""
+        own = self.compared.get(method, {})
         masks = (
             {}
             if self.masks is None
@@ -179,177 +217,176 @@ class ExperimentSettings:
         )
 
 
-def run_experiment(
-    folder: Path, settings: ExperimentSettings, run: RunStage, *, writes: bool = True
-) -> Experiment:
-    """Run all stages that are not finished yet, and write the report.
+@goes_on("seed_everything", "trainer", "chain", check=lambda arguments: arguments["chain"].checked)
+def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
+    """Run the whole method with its controls, and report.
 
-    Writes `report.json`, `report.csv`, `curves.csv`, `curve.png`, `masks.png` where there are some,
-    `cost.png` and TensorBoard events to the folder.
+    Runs all stages that are not finished yet, each in a folder of its own. Writes `report.json`,
+    `report.csv`, `curves.csv`, `curve.png`, `masks.png` where there are some, `cost.png` and
+    TensorBoard events to the run's folder.
 
     Args:
-        folder: The experiment's folder; each stage has one in it.
-        settings: What to run.
-        run: Runs a stage, or finds it finished.
-        writes: Whether this process writes the report.
+        context: Where to run; its seed and devices are those of all stages.
+        chain: Stages and comparisons.
+
+    Example:
+        metaprune experiment --config quickstart.yaml
 
     Raises:
         ConfigError: No data models are left to train on.
     """
-    result = Experiment()
-    networks = make_data_models(folder, settings, run, result)
-    metanetworks = make_metanetworks(folder, settings, run, networks[0], result)
-    prune_held_out(folder, settings, run, networks, metanetworks, result)
-    if writes:
-        _write_report(folder, result)
-    return result
+    refuse_rehearsal(context, "experiment")
+    line = Line(context=context, chain=chain.checked)
+    networks = line.make_data_models()
+    metanetworks = line.make_metanetworks(networks[0])
+    line.prune_held_out(networks, metanetworks)
+    if context.is_global_zero:
+        _write_report(context.folder, line.result)
+    return line.result
 
 
-def make_data_models(
-    folder: Path, settings: ExperimentSettings, run: RunStage, result: Experiment
-) -> list[Path]:
-    """Train the data models and return their folders.
+def refuse_rehearsal(context: Context, command: str) -> None:
+    """Refuse to run stages that keep nothing, since one needs what another has made.
 
     Raises:
-        ConfigError: None are left to train on.
+        ConfigError: The Trainer has `fast_dev_run`.
     """
-    changes = {**settings.data, **settings.overrides.get("data_models", {})}
-    run("data_models", settings.data_models, folder / "data_models", changes)
-    networks = sorted(
-        path.parent for path in (folder / "data_models" / "networks").glob("*/network.json")
-    )
-    settings.check_held_out(len(networks))
-    result.add_cost("data models", "", cost_of(folder / "data_models"), once=True)
-    return networks
+    if context.is_rehearsal:
+        raise ConfigError(
+            f"trainer.fast_dev_run has no effect on {command}: run its stages with it, one by one."
+        )
 
 
-def make_metanetworks(
-    folder: Path, settings: ExperimentSettings, run: RunStage, network: Path, result: Experiment
-) -> dict[str, str]:
-    """Train all metanetworks, choose the epoch of each by validation curves of a data model.
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The stages of one experiment, as they are run.
 
-    Return their folders.
+    Attributes:
+        context: Where to run.
+        chain: What to run.
+        result: What came out so far.
     """
-    images: dict[str, Any] = (
-        {} if settings.images is None else {"data.init_args.images": settings.images}
-    )
-    zoo = {
-        "data.init_args.data_models": str(folder / "data_models" / "networks"),
-        "data.init_args.held_out": settings.held_out,
-    }
-    for method in (method for method in settings.compared if method.startswith("metanetwork")):
-        changes = settings.changes(method)
-        training = settings.first_like(method, "meta_training").removeprefix("metanetwork")
-        run(
-            "fit",
-            settings.meta_training,
-            folder / f"meta_training{training}",
-            {**images, **changes["meta_training"], **zoo},
-        )
-        place = (
-            folder
-            / f"choice{settings.first_like(method, 'meta_training', 'choice').removeprefix('metanetwork')}"
-        )
-        source: dict[str, Any] = {
-            "network": str(network),
-            "metanetwork": str(folder / f"meta_training{training}" / "metanetworks"),
-            "grid.split": "validation",
+
+    context: Context
+    chain: ExperimentSettings
+    result: Experiment = field(default_factory=Experiment)
+
+    def _run(self, name: str, method: str, folder: Path, **given: Any) -> None:
+        self.chain.stage(name, method).run(self.context, folder, given)
+
+    def _folder(self, method: str, network: Path) -> Path:
+        return self.context.folder / "networks" / f"{network.name}-{method}"
+
+    def make_data_models(self) -> list[Path]:
+        """Train the data models and return their folders.
+
+        Raises:
+            ConfigError: None are left to train on.
+        """
+        folder = self.context.folder / "data_models"
+        self._run("data_models", "", folder)
+        networks = sorted(path.parent for path in (folder / "networks").glob("*/network.json"))
+        self.chain.check_held_out(len(networks))
+        self.result.add_cost("data models", "", cost_of(folder), once=True)
+        return networks
+
+    def make_metanetworks(self, network: Path) -> dict[str, str]:
+        """Train all metanetworks, and choose the epoch of each by validation curves of a network.
+
+        Args:
+            network: Folder of a data model.
+
+        Returns:
+            Folder of the metanetwork that was chosen, by method.
+        """
+        chosen = {}
+        for method in (name for name in self.chain.compared if name.startswith("metanetwork")):
+            trained = self._train_metanetwork(method)
+            first = self.chain.first_like(method, "meta_training", "choice")
+            source = {
+                "network": str(network),
+                "metanetwork": str(trained / "metanetworks"),
+                "grid.split": "validation",
+            }
+            folder = self.context.folder / f"choice{first.removeprefix('metanetwork')}"
+            self._run("choice", method, folder, **source)
+            choice = Selection.from_json(folder / "choice.json")
+            self.result.choices[method] = choice
+            self.result.add_cost("meta-training", method, cost_of(trained), once=True)
+            self.result.add_cost("choice of the metanetwork", method, cost_of(folder), once=True)
+            chosen[method] = choice.metanetwork
+        return chosen
+
+    def _train_metanetwork(self, method: str) -> Path:
+        first = self.chain.first_like(method, "meta_training")
+        zoo = {
+            "data.init_args.data_models": str(self.context.folder / "data_models" / "networks"),
+            "data.init_args.held_out": self.chain.held_out,
         }
-        run("select", settings.curve, place, {**settings.data, **changes["choice"], **source})
-        result.choices[method] = Selection.from_json(place / "choice.json")
-        result.add_cost(
-            "meta-training", method, cost_of(folder / f"meta_training{training}"), once=True
-        )
-        result.add_cost("choice of the metanetwork", method, cost_of(place), once=True)
-    return {method: choice.metanetwork for method, choice in result.choices.items()}
+        folder = self.context.folder / f"meta_training{first.removeprefix('metanetwork')}"
+        self._run("meta_training", method, folder, **zoo)
+        return folder
 
+    def prune_held_out(self, networks: Sequence[Path], metanetworks: Mapping[str, str]) -> None:
+        """Draw the test curves of the held-out networks by all methods, and prune them.
 
-def prune_held_out(
-    folder: Path,
-    settings: ExperimentSettings,
-    run: RunStage,
-    networks: Sequence[Path],
-    metanetworks: Mapping[str, str],
-    result: Experiment,
-) -> None:
-    """Draw the test curves of the held-out networks by all methods, and prune them to all targets."""
-    for method in settings.compared:
-        source: dict[str, Any] = {"metanetwork": metanetworks.get(method), "sparsity": None}
-        if method == "sparsity_learning":
-            source["sparsity"] = asdict(settings.sparsity)
-        _prune_networks(
-            folder, settings, run, method, source, networks[-settings.held_out :], result
-        )
+        Args:
+            networks: Folders of the data models; the last are held out.
+            metanetworks: Folder of the metanetwork of a method.
+        """
+        held_out = networks[-self.chain.held_out :]
+        for method in self.chain.compared:
+            for network in held_out:
+                self._prune(method, network, metanetworks.get(method))
+            for stage, text in _COSTS.items():
+                self._add_cost(stage, text, method, held_out)
 
-
-def _prune_networks(
-    folder: Path,
-    settings: ExperimentSettings,
-    run: RunStage,
-    method: str,
-    ready: dict[str, Any],
-    networks: Sequence[Path],
-    result: Experiment,
-) -> None:
-    """Draw each network's test curve after it was made ready, and prune it to all targets."""
-    places = [folder / "networks" / f"{network.name}-{method}" for network in networks]
-    other, changes = baseline(method), settings.changes(method)
-    for place, network in zip(places, networks, strict=True):
-        source: dict[str, Any] = {
-            "metanetwork": None,
-            "sparsity": None,
-            "speed_ups": settings.speed_ups,
-        }
+    def _prune(self, method: str, network: Path, metanetwork: str | None) -> None:
+        """Draw a network's test curve after it was made ready, and prune it to all targets."""
+        folder = self._folder(method, network)
+        other = baseline(method)
         if other is None or other.has_curve:
-            drawn = {"network": str(network), **ready, "grid.split": "test"}
-            run(
-                "curve",
-                settings.curve,
-                place / "curve",
-                {**settings.data, **changes["curve"], **drawn},
-            )
-            result.curves.append(
-                replace(Curve.from_json(place / "curve" / "curve.json"), method=method)
-            )
-            steps = (
-                place / "curve" / "finetuned" / "network",
-                place / "curve" / "rewritten",
-                network,
-            )
-            source |= {
-                "network": str(next(step for step in steps if step.is_dir())),
-                "finetune.epochs": 0,
-            }
+            source = self._draw(method, network, metanetwork)
         elif other.untrained:
-            source |= {
-                "network": str(untrained_copy(network, place / "untrained")),
-                "finetune.epochs": 0,
-            }
-            source |= training_of(folder / "data_models")
+            untrained = untrained_copy(network, folder / "untrained")
+            training = training_of(self.context.folder / "data_models")
+            source = {"network": str(untrained), "finetune.epochs": 0, **training}
         else:
-            source["network"] = str(network)
-        if settings.speed_ups or settings.masks:
-            run(
-                "prune",
-                settings.prune,
-                place / "prune",
-                {**settings.data, **changes["prune"], **source},
-            )
-        if settings.masks:
-            result.masked.extend(
-                replace(masked, method=method) for masked in read_report(place / "prune", Masked)
-            )
-        elif settings.speed_ups:
-            result.pruned.extend(
-                replace(pruned, method=method) for pruned in read_report(place / "prune", Pruned)
-            )
-    for stage, text in (
-        ("curve", "finetuning and curve"),
-        ("prune", "pruning and finetuning, all targets"),
-    ):
-        if (places[0] / stage).is_dir():
-            cost = sum((cost_of(place / stage) for place in places), Cost()).shared_by(len(places))
-            result.add_cost(text, method, cost, once=False)
+            source = {"network": str(network)}
+        none = {"metanetwork": None, "sparsity": None, "speed_ups": self.chain.speed_ups}
+        if not self.chain.speed_ups and self.chain.masks is None:
+            return
+        self._run("prune", method, folder / "prune", **{**none, **source})
+        if self.chain.masks is None:
+            pruned = read_report(folder / "prune", Pruned)
+            self.result.pruned.extend(replace(result, method=method) for result in pruned)
+        else:
+            masked = read_report(folder / "prune", Masked)
+            self.result.masked.extend(replace(result, method=method) for result in masked)
+
+    def _draw(self, method: str, network: Path, metanetwork: str | None) -> dict[str, Any]:
+        """Draw a network's test curve, and return what is pruned: the network made ready."""
+        sparsity = asdict(self.chain.sparsity) if method == "sparsity_learning" else None
+        ready = {"metanetwork": metanetwork, "sparsity": sparsity, "grid.split": "test"}
+        drawn = self._folder(method, network) / "curve"
+        self._run("curve", method, drawn, network=str(network), **ready)
+        self.result.curves.append(replace(Curve.from_json(drawn / "curve.json"), method=method))
+        steps = (drawn / "finetuned" / "network", drawn / "rewritten", network)
+        source = next(step for step in steps if step.is_dir())
+        return {"network": str(source), "finetune.epochs": 0}
+
+    def _add_cost(self, stage: str, text: str, method: str, networks: Sequence[Path]) -> None:
+        folders = [self._folder(method, network) / stage for network in networks]
+        if folders[0].is_dir():
+            cost = sum((cost_of(folder) for folder in folders), Cost()).shared_by(len(folders))
+            self.result.add_cost(text, method, cost, once=False)
+
+
+_COSTS = {
+    "curve": "finetuning and curve",
+    "prune": "pruning and finetuning, all targets",
+}
+"""Stage of a network to what the report calls it."""
 
 
 def _write_report(folder: Path, experiment: Experiment) -> None:

@@ -1,9 +1,12 @@
 """What the program sees in a network: the doctor that one runs before any training."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import RenderableType
 from torch import Tensor
 
 from metaprune_pl.errors import ConfigError, TraceError
@@ -23,6 +26,7 @@ from metaprune_pl.pruning.attributes import attributes_set
 from metaprune_pl.pruning.plan import highest_speed_up
 from metaprune_pl.reports.figures import save_figure
 from metaprune_pl.reports.graph_figure import draw_graph
+from metaprune_pl.reports.tables import inspection_tables
 
 FIGURES = (".png", ".pdf", ".svg")
 """Endings of pictures."""
@@ -86,6 +90,10 @@ class Inspection:
     highest_speed_up: float
     unfollowed: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+
+    def tables(self) -> list[RenderableType]:
+        """Return what was found as tables and sentences."""
+        return inspection_tables(self)
 
 
 def inspect_network(
@@ -212,3 +220,43 @@ def _stays(groups: PruningGroups) -> dict[str, str]:
                 f"{number} of {layer.size} channels: {why(units[~groups.prunable[units]])}"
             )
     return found
+
+
+def inspect(
+    network: str,
+    *,
+    arguments: dict[str, Any] | None = None,
+    state: str | None = None,
+    input_shape: str | None = None,
+    attention: AttentionUnits = "width",
+    figure: str | None = None,
+) -> Inspection:
+    """Tell what can be pruned in a network, before any training.
+
+    Args:
+        network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME,
+            timm/NAME, a NAME that only one of these knows, or package.module:function of your
+            own.
+        arguments: Keyword arguments of the builder that is named.
+        state: File of its weights: safetensors, or a state dict of torch.save.
+        input_shape: Channels, height and width of one image, as in 3,224,224; by default what
+            the network is made for, as far as it tells.
+        attention: What goes together in attention: `width`, the same channels of all heads, or
+            whole `heads`.
+        figure: File for a picture of the graph (.png, .pdf or .svg).
+
+    Example:
+        metaprune inspect torchvision/resnet18
+    """
+    source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+    shape = None if input_shape is None else _as_shape(input_shape)
+    return inspect_network(source, input_shape=shape, attention=attention, figure=figure)
+
+
+def _as_shape(text: str) -> tuple[int, int, int]:
+    numbers = re.findall(r"\d+", text)
+    if len(numbers) != 3 or not all(map(int, numbers)):
+        raise ConfigError(
+            f"input_shape '{text}': give channels, height and width, as in 3,224,224."
+        )
+    return int(numbers[0]), int(numbers[1]), int(numbers[2])

@@ -68,6 +68,9 @@ def prune(
             those before the rounds. Patterns are made in one.
         latency_batches: Numbers of images in a forward pass whose time is measured.
         preparation: The network, and what comes before pruning: see `Preparation`.
+
+    Example:
+        metaprune prune --config prune_quickstart.yaml
     """
     before = Preparation(**preparation)
     check_rounds(rounds, finetune_after.length)

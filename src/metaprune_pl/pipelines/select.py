@@ -66,6 +66,9 @@ def select(
         search: Which metanetworks are tried.
         preparation: The network to draw the curves of: see `Preparation`; its metanetwork is the
             folder of those of all epochs.
+
+    Example:
+        metaprune select --config select_quickstart.yaml
     """
     before = Preparation(**preparation)
     epochs = _epochs(before, grid, search)

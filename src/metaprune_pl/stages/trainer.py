@@ -4,6 +4,7 @@ Checkpoints that continue, and a fresh Trainer for each fit.
 """
 
 import copy
+import inspect
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 from metaprune_pl.stages.callbacks import CountImages, SameEpochs
 from metaprune_pl.stages.checkpoints import WholeFileCheckpointIO
+
+HARDWARE = (
+    "accelerator",
+    "devices",
+    "strategy",
+    "num_nodes",
+    "precision",
+    "enable_progress_bar",
+)
+"""Settings of a Trainer that the stages of an experiment take over."""
 
 
 class StageTrainer(pl.Trainer):
@@ -65,23 +76,31 @@ class StageTrainer(pl.Trainer):
             tempfile.TemporaryDirectory() if kwargs.get("fast_dev_run") else None
         )  # nothing is kept
 
-    def for_stage(self, folder: Path, epochs: int, **changes: Any) -> Self:
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """Settings of where and how precisely it computes, as far as they were chosen."""
+        defaults = inspect.signature(pl.Trainer.__init__).parameters
+        chosen = {name: self._settings.get(name, defaults[name].default) for name in HARDWARE}
+        return {name: value for name, value in chosen.items() if value != defaults[name].default}
+
+    def for_stage(self, folder: Path, epochs: int | None, **changes: Any) -> Self:
         """Return a fresh Trainer with the same settings for one fit inside a pipeline."""
         settings = {
             **self._settings,
             "default_root_dir": str(folder),
             "max_epochs": epochs,
-            "logger": None,
             "enable_model_summary": False,
             **changes,
         }
+        if folder != Path(self.default_root_dir):
+            settings["logger"] = None  # another folder, another log
         if batches := int(
             settings.pop("fast_dev_run", None) or 0
         ):  # short, but the next step needs its network
             limits = dict.fromkeys(("limit_train_batches", "limit_val_batches"), batches)
             settings |= {
                 **limits,
-                "max_epochs": min(epochs, 1),
+                "max_epochs": min(epochs or 1, 1),
                 "logger": False,
                 "enable_checkpointing": False,
             }

@@ -1,0 +1,58 @@
+"""`fit`, `validate` and `test`: LightningCLI itself, with our Trainer and configs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from metaprune_pl.pipelines.parsing import CommandParser, ConfigFile, example
+from metaprune_pl.pipelines.runs import Run
+from metaprune_pl.stages.trainer import StageTrainer
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI as it is for one command, whose method of the Trainer `execute` calls.
+
+    Args:
+        function: `fit`, `validate` or `test`, whose docstring has the example.
+        args: Command line behind it.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: list[str]) -> None:
+        self.command = function.__name__
+        super().__init__(
+            trainer_class=StageTrainer,
+            trainer_defaults={"default_root_dir": "runs/unnamed"},
+            parser_class=CommandParser,
+            parser_kwargs={"prog": f"metaprune {self.command}", "epilog": example(function)},
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+            run=False,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser that finds shipped configs, and what they include."""
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile)
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Ask for a checkpoint, too."""
+        parser.add_argument("--ckpt_path", type=str | None, default=None)
+
+    def execute(self) -> None:
+        """Train in the run's folder, or evaluate."""
+        assert isinstance(self.trainer, StageTrainer)
+        config = self.parser.dump(self.config, skip_unset=False)
+        run = Run(command=self.command, trainer=self.trainer, config=config)
+        if self.command == "fit":
+            run.execute(self._call)
+        else:
+            self._call()
+
+    def _call(self) -> None:
+        method = getattr(self.trainer, self.command)
+        method(self.model, datamodule=self.datamodule, ckpt_path=self.config.ckpt_path)

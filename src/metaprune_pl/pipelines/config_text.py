@@ -1,0 +1,183 @@
+"""Configs as text: what they include, within bounds, with no code that nobody has trusted."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader
+
+from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.networks.trust import is_trusted
+from metaprune_pl.pipelines.configs import find_config
+from metaprune_pl.pipelines.old_settings import rewrite_old
+
+LARGEST_TEXT = 1_000_000
+"""Characters."""
+LARGEST_DEPTH = 50
+MOST_PARTS = 100
+LARGEST_SIZE = 100_000
+"""Values, after all aliases stand for what they name."""
+PACKAGES = {"lightning", "metaprune_pl", "timm", "torch", "torchvision"}
+"""Packages whose classes any config may name."""
+
+_INCLUDE = re.compile(r"^include:.*\n?(?:[ \t-].*\n?)*", re.MULTILINE)
+"""The line `include: ...`, and those of a list below it."""
+_CODE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+
+
+def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tuple[Path, str]]:
+    """Return the texts of a config: of those that it includes, in order, then its own.
+
+    A config builds on others with a line `include: NAME.yaml` or `include: [A.yaml, B.yaml]`; they
+    are looked for beside it, then like any config. What comes later wins, as with several
+    `--config`.
+
+    Args:
+        config: Path or name.
+        outer: Configs that include this one.
+
+    Returns:
+        Path and text of each; paths within a text are relative to its own.
+
+    Raises:
+        StorageError: There is no such config, one includes itself, or one is no YAML of settings.
+    """
+    path = find_config(str(config))
+    if path.resolve() in outer:
+        raise StorageError(f"the config {path} includes itself.")
+    text = _read(path)
+    include = _INCLUDE.search(text)
+    if include is None:
+        return [(path, text)]
+    parts = [(path, text.replace(include[0], ""))]
+    for name in reversed(_names(include[0], path)):
+        beside = path.parent / name
+        inner = with_included(beside if beside.is_file() else name, (*outer, path.resolve()))
+        parts = [*inner, *parts]
+        if len(parts) > MOST_PARTS:
+            raise StorageError(f"the config {path} includes more than {MOST_PARTS} others.")
+    return parts
+
+
+def _names(include: str, path: Path) -> list[str]:
+    names = yaml.safe_load(include)["include"]
+    names = names if isinstance(names, list) else [names]
+    if not all(isinstance(name, str) for name in names):
+        raise StorageError(f"the config {path}: write include: NAME.yaml, or a list of names.")
+    return names
+
+
+def _read(path: Path) -> str:
+    """Return the text of a config, after it was found to be one.
+
+    Raises:
+        StorageError: It is no YAML of settings, or names code that nobody has trusted.
+    """
+    try:
+        text = path.read_text()
+        settings = load_settings(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it is no text"
+        raise StorageError(f"the config {path}{where} is no YAML: {what}.") from error
+    except ConfigError as error:
+        raise StorageError(f"the config {path}: {error}") from error
+    if not isinstance(settings, dict | None) and text.strip():
+        raise StorageError(f"the config {path} holds no settings, KEY: VALUE.")
+    return text
+
+
+def load_settings(text: str) -> Any:
+    """Return what a YAML text holds, its old settings rewritten to those of today.
+
+    Raises:
+        ConfigError: It is too large, or names code that nobody has trusted.
+    """
+    check_size(text)
+    settings = get_loader("yaml")(text)
+    if isinstance(settings, dict | list):
+        check_trusted(settings)
+    return rewrite_old(settings)
+
+
+def check_size(text: str) -> None:
+    """Refuse a text that would take long to read or to write, before anything of it is built.
+
+    Raises:
+        ConfigError: It is too long, nests too deep, or grows too large by its aliases.
+    """
+    if len(text) > LARGEST_TEXT:
+        raise ConfigError(f"it has {len(text):,} characters; a config has {LARGEST_TEXT:,} at most")
+    sizes: dict[str | None, int] = {}
+    open_parts: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_parts.append((anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_parts.pop()
+            _add(open_parts, sizes, anchor, size)
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor in [name for name, _ in open_parts]:
+                raise ConfigError(f"the alias *{anchor} stands within what it names")
+            _add(open_parts, sizes, None, sizes.get(anchor, 1))
+        elif isinstance(event, yaml.ScalarEvent):
+            _add(open_parts, sizes, anchor, 1 + len(event.value) // 100)
+        if len(open_parts) > LARGEST_DEPTH:
+            raise ConfigError(f"it nests more than {LARGEST_DEPTH} levels deep")
+
+
+def _add(
+    open_parts: list[tuple[str | None, int]],
+    sizes: dict[str | None, int],
+    anchor: str | None,
+    size: int,
+) -> None:
+    """Count what a part holds, and to the part that it stands in."""
+    if anchor is not None:
+        sizes[anchor] = size
+    outer, total = open_parts[-1]
+    if total + size > LARGEST_SIZE:
+        raise ConfigError(f"its aliases make more than {LARGEST_SIZE:,} values of it")
+    open_parts[-1] = (outer, total + size)
+
+
+def check_trusted(settings: Any, key: str = "") -> None:
+    """Refuse settings that name code of other packages; nothing is imported.
+
+    Args:
+        settings: What YAML holds.
+        key: Setting that it is the value of.
+
+    Raises:
+        ConfigError: Nobody has trusted it.
+    """
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            check_trusted(value, str(name))
+    elif isinstance(settings, list):
+        for value in settings:
+            check_trusted(value, key)
+    elif isinstance(settings, str) and _is_code(settings, key) and not _is_known(settings):
+        module = settings.rpartition(".")[0]
+        raise ConfigError(
+            f"the config would run code of '{module}', as {key}: {settings}. If you know it, add "
+            f"--trust {module}"
+        )
+
+
+def _is_code(value: str, key: str) -> bool:
+    """Whether a value may be imported: one that stands for a class, or has a module's name."""
+    if not _CODE.fullmatch(value) or Path(value).exists():
+        return False
+    return key == "class_path" or importlib.util.find_spec(value.partition(".")[0]) is not None
+
+
+def _is_known(name: str) -> bool:
+    """Whether a class is of a known package, or it or a module that it is in is trusted."""
+    parts = name.split(".")
+    outer = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return parts[0] in PACKAGES or any(is_trusted(part) for part in outer)

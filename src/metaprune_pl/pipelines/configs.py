@@ -1,0 +1,29 @@
+"""Configs that come with the program. Imports nothing heavy, for `--help`."""
+
+from pathlib import Path
+
+from metaprune_pl.errors import StorageError, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")  # installed; in a checkout
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the shipped configs by name."""
+    folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def find_config(name: str) -> Path:
+    """Return the path of a config: a file, or else a shipped config of that name.
+
+    Raises:
+        StorageError: There is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_configs()
+    if name not in shipped:
+        hint = f"{did_you_mean(name, shipped)} `metaprune --help` lists those that are shipped."
+        raise StorageError(f"no config '{name}': no such file.{hint}")
+    return shipped[name]

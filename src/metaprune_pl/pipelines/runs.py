@@ -1,0 +1,201 @@
+"""Around every command: its run's folder, the processes of a run, and what a person is told."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import seed_everything
+from rich.console import Console
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.context import Context
+from metaprune_pl.pipelines.parsing import parser_of
+from metaprune_pl.pipelines.run_folder import RunFolder, run_key
+from metaprune_pl.reports.printing import print_result
+from metaprune_pl.stages.trainer import StageTrainer, is_main_process
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+IsDone = Callable[[Path, Mapping[str, Any]], bool]
+"""Tells of a finished run's folder whether it holds all that is asked for, by the arguments."""
+
+
+Check = Callable[[Mapping[str, Any]], Any]
+"""Refuses arguments before a folder is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    ignored: tuple[str, ...] = ()
+    is_done: IsDone = lambda folder, arguments: True
+    check: Check = lambda arguments: None
+
+
+_RULES: defaultdict[str, _Rule] = defaultdict(_Rule)
+
+
+def goes_on(
+    *ignored: str,
+    is_done: IsDone = lambda folder, arguments: False,
+    check: Check = lambda arguments: None,
+) -> Callable[[F], F]:
+    """Mark a command that finds by itself what is there, and goes on in its finished run's folder.
+
+    Args:
+        ignored: Settings that do not make it another run.
+        is_done: Whether there is nothing left to do, though; by default there always is.
+        check: Refuses arguments before a folder is made.
+    """
+
+    def mark(function: F) -> F:
+        _RULES[function.__name__] = _Rule(ignored=ignored, is_done=is_done, check=check)
+        return function
+
+    return mark
+
+
+def tell(text: str) -> None:
+    """Tell a person how a run goes on, once for all its processes."""
+    if is_main_process():
+        Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A command that is about to run.
+
+    Attributes:
+        command: Its name.
+        trainer: Its Trainer, whose folder is the run's.
+        config: All settings, as YAML.
+        arguments: What the function is called with.
+        part: Whether it is a part of a larger one, which has started the processes and has the
+            word: another run in its folder is moved aside.
+    """
+
+    command: str
+    trainer: StageTrainer
+    config: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    part: bool = False
+
+    def execute(self, work: Callable[[], Any]) -> None:
+        """Work in the run's folder: not again what is finished, and nothing over another run.
+
+        A person sees what comes out, unless this is a part of something larger.
+
+        Raises:
+            StorageError: The folder holds something else, or another process is at it.
+        """
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.trainer.join()
+            self._show(work())
+            return
+        rule, folder = _RULES[self.command], self._folder()
+        rule.check(self.arguments)
+        if self.part and folder.foreign and is_main_process():
+            _make_room(folder)
+        done = folder.finished and rule.is_done(folder.path, self.arguments)
+        if self.trainer.broadcast(done):
+            self._tell_finished(folder.path)
+            return
+        with ExitStack() as held:
+            if is_main_process():
+                kept = held.enter_context(folder.running(self.config, keep=bool(rule.ignored)))
+                if kept is not None:
+                    tell(f"[yellow]{folder.path} held a report with other settings, now in {kept}")
+            if not self.part:
+                self.trainer.join()
+            result = work()
+        self.trainer.broadcast(None)
+        if not self.part:
+            self.trainer.leave()
+            self._show(result)
+            tell(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
+
+    def _folder(self) -> RunFolder:
+        settings = yaml.safe_load(self.config)
+        for name in _RULES[self.command].ignored:
+            _remove(settings, name)
+        return RunFolder(
+            Path(self.trainer.default_root_dir), self.command, run_key(self.command, settings)
+        )
+
+    def _show(self, result: Any) -> None:
+        if result is not None and is_main_process():
+            print_result(result)
+
+    def _tell_finished(self, path: Path) -> None:
+        tell(f"[dim]{path} is finished; it is not run again, even if images have changed since.")
+        if not self.part:
+            tell(
+                f"Results are in {path}. To run again: another --trainer.default_root_dir, or "
+                "remove it."
+            )
+
+
+def _make_room(folder: RunFolder) -> None:
+    """Move another run out of the way, and back what this one has done before."""
+    tell(f"[yellow]{folder.path} held a run with other settings; it is now {folder.move_aside()}")
+    if folder.bring_back():
+        tell(
+            f"[yellow]{folder.path} is again the run with these settings that was moved aside "
+            "before"
+        )
+
+
+def _remove(settings: dict[str, Any], name: str) -> None:
+    """Remove a setting by its dotted name."""
+    *outer, last = name.split(".")
+    for part in outer:
+        settings = settings.get(part) or {}
+    settings.pop(last, None)
+
+
+def run_command(command: Callable[..., Any], settings: Namespace, *, part: bool = False) -> None:
+    """Run a command with the settings that were parsed for it, in its run's folder.
+
+    Args:
+        command: The function.
+        settings: Its settings.
+        part: Whether it is a part of a larger one: see `Run`.
+
+    Raises:
+        MetapruneError: Whatever the command raises.
+    """
+    parser = parser_of(command)
+    settings.seed_everything = seed(settings.seed_everything)
+    config = parser.dump(settings, skip_unset=False)
+    built = parser.instantiate(settings)
+    around = {"config", "seed_everything", "trainer"}
+    arguments = {name: value for name, value in vars(built).items() if name not in around}
+    if "model" not in arguments and settings.trainer.max_epochs is not None:
+        raise ConfigError(_no_effect(command.__name__, parser.get_defaults()))
+    trainer = StageTrainer(**built.trainer)
+    run = Run(
+        command=command.__name__, trainer=trainer, config=config, arguments=arguments, part=part
+    )
+    run.execute(lambda: command(Context.of(trainer, seed=settings.seed_everything), **arguments))
+
+
+def seed(value: int | bool) -> int | bool:
+    """Seed all generators; true draws a seed, which is returned, and false leaves them alone."""
+    if value is False:
+        return False
+    return seed_everything(None if value is True else value, workers=True)
+
+
+def _no_effect(command: str, defaults: Namespace) -> str:
+    """Say where epochs are set instead of in `trainer`."""
+    own = sorted(name for name in defaults.keys() if name.endswith(".epochs") and defaults[name])
+    way_out = (
+        f"set {', '.join(own[:-1])}{' and ' if own[1:] else ''}{own[-1]}."
+        if own
+        else "set it for a stage, among the overrides: {data_models: {trainer.max_epochs: 9}}."
+    )
+    return f"trainer.max_epochs has no effect on {command}: {way_out}"

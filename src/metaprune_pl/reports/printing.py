@@ -1,0 +1,67 @@
+"""Results as a person sees them on the console."""
+
+import sys
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from metaprune_pl.reports import tables
+from metaprune_pl.reports.analysis import Analysis
+from metaprune_pl.reports.comparison import Comparison
+from metaprune_pl.reports.curves import Curve, Selection
+from metaprune_pl.reports.masks import whole_sentence
+from metaprune_pl.reports.results import Experiment
+from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
+
+
+def print_result(result: Any) -> None:
+    """Print a result of a command; None, of a training, has nothing to show."""
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    for part in () if result is None else parts_of(result):
+        console.print(part)
+
+
+@singledispatch
+def parts_of(result: Any) -> Sequence[RenderableType]:
+    """Return tables and sentences of a result: by default those that its method `tables` returns."""
+    parts: Sequence[RenderableType] = result.tables()
+    return parts
+
+
+@parts_of.register(list)
+def _(results: list[Any]) -> Sequence[RenderableType]:
+    return [type(results[0]).table(results)] if results else []
+
+
+@parts_of.register
+def _(curve: Curve) -> Sequence[RenderableType]:
+    return [tables.curve_table(curve)]
+
+
+@parts_of.register
+def _(selection: Selection) -> Sequence[RenderableType]:
+    return [tables.selection_table(selection), selection.reason]
+
+
+@parts_of.register
+def _(analysis: Analysis) -> Sequence[RenderableType]:
+    return [tables.analysis_table(analysis)]
+
+
+@parts_of.register
+def _(comparison: Comparison) -> Sequence[RenderableType]:
+    return tables.comparison_tables(comparison)
+
+
+@parts_of.register
+def _(experiment: Experiment) -> Sequence[RenderableType]:
+    whole = whole_sentence(experiment.masked)
+    return [
+        *tables.experiment_tables(experiment),
+        *([whole] if whole else []),
+        choice_sentence(experiment),
+        flat_region_sentence(experiment),
+        cost_sentence(experiment.costs),
+    ]
