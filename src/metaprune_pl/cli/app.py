@@ -44,6 +44,8 @@ _HINTS = (
     "isinstance.treespec, LeafSpec",  # lightning 2.6 with torch 2.15
 )
 _TRAINER = """
+A setting of a class has help of its own, as in `--criterion.help Taylor`.
+
 Lightning's Trainer, as for every command (all of it: metaprune {command} --trainer.help):
   --seed_everything SEED              seed of all generators (default: 0)
   --trainer.default_root_dir FOLDER   where results go (default: runs/unnamed)

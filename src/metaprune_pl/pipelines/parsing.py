@@ -48,13 +48,15 @@ class Help(DefaultHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         width = max(120, shutil.get_terminal_size().columns - 2)
-        super().__init__(prog, max_help_position=50, width=width)  # type: ignore[no-untyped-call]
+        super().__init__(prog, max_help_position=44, width=width)  # type: ignore[no-untyped-call]
         self.groups: dict[str, argparse.Action] = {}
         self.shown: dict[tuple[str, str | None], str] = {}
 
     def add_argument(self, action: argparse.Action) -> None:
-        """Add an option, unless the same of another group was added before."""
+        """Add an option, unless the same of another group was added before, or it is `--X.help`."""
         group, _, name = action.dest.rpartition(".")
+        if group and name == "help":
+            return
         known = self.shown.setdefault((name, action.help), group)
         if action.metavar == "CONFIG":
             self.groups[action.dest] = action
