@@ -1,6 +1,5 @@
 """A graph's connections as dense blocks: those of equal shape lie side by side."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ class Block:
     """Connections of equal shape side by side.
 
     Attributes:
-        members: Numbers of the connections.
+        members: Indices of the connections.
         sizes: How many of the G blocks each of them has.
         target: Nodes that it leads to, [G, O].
         source: Nodes that it comes from, [G, I].
@@ -45,13 +44,14 @@ class Block:
         groups, outputs = self.target.shape
         row = max(1, self.source.shape[1] * width)
         rows = max(1, min(outputs, numbers // row))
-        many = max(1, numbers // (row * outputs)) if rows == outputs else 1
-        for start in range(0, groups, many):
+        whole_groups = 1
+        if rows == outputs:
+            whole_groups = max(1, numbers // (row * outputs))
+        for first_group in range(0, groups, whole_groups):
+            last_group = min(groups, first_group + whole_groups)
             for first in range(0, outputs, rows):
-                yield (
-                    slice(start, min(groups, start + many)),
-                    slice(first, min(outputs, first + rows)),
-                )
+                last = min(outputs, first + rows)
+                yield slice(first_group, last_group), slice(first, last)
 
 
 def batch_blocks(graph: WeightGraph, device: torch.device) -> list[Block]:
@@ -59,26 +59,21 @@ def batch_blocks(graph: WeightGraph, device: torch.device) -> list[Block]:
 
     A few large blocks instead of many small ones.
     """
-    numbered = [
-        (number, connection)
-        for number, connection in enumerate(graph.connections)
-        if connection.num_edges
-    ]
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, connection in enumerate(graph.connections):
+        if connection.num_edges:
+            shape = (*connection.shape[1:3], *connection.kernel)
+            by_shape.setdefault(shape, []).append(index)
+    return [_block(graph, by_shape[shape], device) for shape in sorted(by_shape)]
 
-    def key(item: tuple[int, object]) -> tuple[int, ...]:
-        connection = graph.connections[item[0]]
-        return (*connection.shape[1:3], *connection.kernel)
 
-    blocks = []
-    for _, found in itertools.groupby(sorted(numbered, key=key), key=key):
-        same = list(found)
-        blocks.append(
-            Block(
-                members=tuple(number for number, _ in same),
-                sizes=tuple(connection.shape[0] for _, connection in same),
-                target=torch.cat([connection.target for _, connection in same]).to(device),
-                source=torch.cat([connection.source for _, connection in same]).to(device),
-                kernel=same[0][1].kernel,
-            )
-        )
-    return blocks
+def _block(graph: WeightGraph, members: list[int], device: torch.device) -> Block:
+    """Put some connections of equal shape side by side."""
+    connections = [graph.connections[index] for index in members]
+    return Block(
+        members=tuple(members),
+        sizes=tuple(connection.shape[0] for connection in connections),
+        target=torch.cat([connection.target for connection in connections]).to(device),
+        source=torch.cat([connection.source for connection in connections]).to(device),
+        kernel=connections[0].kernel,
+    )

@@ -87,34 +87,34 @@ class Coding(nn.Module):
         self.edge_encoders = nn.ModuleDict({str(size): nn.Linear(size, hidden) for size in taps})
         self.edge_decoders = nn.ModuleDict({str(size): Decoder(hidden, size) for size in taps})
 
-    def check_kernels(self, found: Mapping[tuple[int, int], str]) -> None:
+    def check_kernels(self, layers: Mapping[tuple[int, int], str]) -> None:
         """Refuse a network with kernels that there is no encoder for.
 
         Args:
-            found: Sizes of the network's kernels, each with the name of a layer that has it.
+            layers: Sizes of the network's kernels, each with the name of a layer that has it.
 
         Raises:
             TraceError: A kernel is larger than all are padded to, or its number of positions is not
                 among `taps`.
         """
         if self.kernels == "pad":
-            missing = [kernel for kernel in found if max(kernel) > self.side]
+            missing = [kernel for kernel in layers if max(kernel) > self.side]
             known = f"pads kernels to {self.side}x{self.side}"
         else:
             missing = [
                 (height, width)
-                for height, width in found
+                for height, width in layers
                 if str(height * width) not in self.edge_encoders
             ]
             known = f"knows kernels of {', '.join(self.edge_encoders)} positions"
         if missing:
-            (height, width), side = missing[0], max(max(kernel) for kernel in found)
+            (height, width), side = missing[0], max(max(kernel) for kernel in layers)
             raise TraceError(
-                f"the metanetwork {known}, and '{found[missing[0]]}' has one of {height}x{width}. "
+                f"the metanetwork {known}, and '{layers[missing[0]]}' has one of {height}x{width}. "
                 "For all of this "
                 f"network's train one with kernels 'pad' and taps [{side**2}], or with 'per_size' "
                 "and taps "
-                f"{sorted({height * width for height, width in found})}."
+                f"{sorted({height * width for height, width in layers})}."
             )
 
     def encode_nodes(self, nodes: Tensor) -> Tensor:

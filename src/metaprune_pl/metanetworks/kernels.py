@@ -115,7 +115,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def layer_backward(
-        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
+        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, g_factors: Tensor
     ) -> None:
         """Backward pass of the last layer's messages and update, equations (14), (15) and (19).
 
@@ -124,7 +124,7 @@ class Kernels(ABC):
             received: From `collect_backward`.
             gradient: Of the edges of all blocks, flat: in, of those after the update; out, of those
                 before.
-            found: The gradient of the last layer's factors is added to it, [N, 4, W].
+            g_factors: The gradient of the last layer's factors is added to it, [N, 4, W].
         """
 
     @abstractmethod
@@ -158,8 +158,9 @@ class Kernels(ABC):
 def _count_neighbours(blocks: Sequence[Block], num_nodes: int) -> Tensor:
     """How many messages each node receives as a target and as a source, at least 1, [2, N]."""
     counts = torch.zeros(2, num_nodes, dtype=torch.long, device=blocks[0].target.device)
-    for own, ends in enumerate(zip(*((b.target, b.source) for b in blocks), strict=True)):
-        others = [(b.source, b.target)[own].shape[1] for b in blocks]
-        for index, other in zip(ends, others, strict=True):
-            counts[own].index_add_(0, index.flatten(), torch.full_like(index.flatten(), other))
+    for block in blocks:
+        ends = (block.target, block.source)
+        for received, own, other in zip(counts, ends, reversed(ends), strict=True):
+            nodes = own.flatten()
+            received.index_add_(0, nodes, torch.full_like(nodes, other.shape[1]))
     return counts.clamp_(min=1)

@@ -56,10 +56,10 @@ def library_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = folder.resolve()
     for path in (folder, *folder.parents):
-        found = path.stat()
-        mine = found.st_uid in {0, os.getuid()}
-        open_to_all = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if not mine or (open_to_all and (path == folder or not found.st_mode & stat.S_ISVTX)):
+        status = path.stat()
+        mine = status.st_uid in {0, os.getuid()}
+        open_to_all = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not mine or (open_to_all and (path == folder or not status.st_mode & stat.S_ISVTX)):
             raise ConfigError(
                 f"others may write '{path}', so that no compiled engine is loaded from there; set "
                 "XDG_CACHE_HOME to a folder of your own"

@@ -1,6 +1,7 @@
 """The work on the blocks in C++ (folder `cpp`)."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +21,21 @@ class _Block(ctypes.Structure):
 
     _fields_ = [
         ("raw", ctypes.POINTER(ctypes.c_void_p)),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
         ("decoder", ctypes.c_void_p * 4),
-        *((name, ctypes.c_void_p) for name in ("inverter", "target", "source")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("G", "O", "I", "T", "W", "H", "N", "threads", "layers")
-        ),
+        ("inverter", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("G", ctypes.c_int64),
+        ("O", ctypes.c_int64),
+        ("I", ctypes.c_int64),
+        ("T", ctypes.c_int64),
+        ("W", ctypes.c_int64),
+        ("H", ctypes.c_int64),
+        ("N", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("layers", ctypes.c_int64),
         ("factors", ctypes.c_void_p),
     ]
 
@@ -34,7 +43,12 @@ class _Block(ctypes.Structure):
 class _Nodes(ctypes.Structure):
     """`Nodes` of send.h."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("N", "H", "W", "threads")]
+    _fields_ = [
+        ("N", ctypes.c_int64),
+        ("H", ctypes.c_int64),
+        ("W", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+    ]
 
 
 class NativeKernels(Kernels):
@@ -47,50 +61,50 @@ class NativeKernels(Kernels):
     def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
         super().__init__(blocks, num_nodes, inverter)
         self.hidden = len(inverter)
-        more = self.width(self.hidden) - self.hidden
+        width = self.width(self.hidden)
+        threads = torch.get_num_threads()
+        self._padding = (0, width - self.hidden)
         self._library = load()
         self._suffix = DTYPES[inverter.dtype]
-        self._held: list[Any] = [
-            inverter := F.pad(inverter, (0, more))
-        ]  # what the pointers lead to
-        described = []
-        for values in blocks:
-            taps = values.raw[0].shape[3]
-            encoder = (
-                F.pad(values.encoder[0].t(), (0, more)).contiguous(),
-                F.pad(values.encoder[1], (0, more)),
-            )
-            decoder = [value.contiguous() for value in values.decoder]
-            raw = _each_g(values.raw)
-            self._held += [encoder, decoder, raw]
-            described.append(
-                _Block(
-                    raw,
-                    *(value.data_ptr() for value in encoder),
-                    _pointers(decoder),
-                    inverter.data_ptr(),
-                    values.block.target.data_ptr(),
-                    values.block.source.data_ptr(),
-                    *values.block.target.shape,
-                    values.block.source.shape[1],
-                    taps,
-                    self.hidden + more,
-                    self.hidden,
-                    num_nodes,
-                    torch.get_num_threads(),
-                )
-            )
+        padded = F.pad(inverter, self._padding)
+        self._held: list[Any] = [padded]  # what the pointers lead to
+        described = [self._describe(values, padded, num_nodes, threads) for values in blocks]
         self._blocks = (_Block * len(blocks))(*described)
-        self._nodes = _Nodes(
-            num_nodes,
-            self.hidden,
-            self.hidden + more,
-            torch.get_num_threads(),
+        self._nodes = _Nodes(num_nodes, self.hidden, width, threads)
+
+    def _describe(
+        self, values: EdgeBlock, inverter: Tensor, num_nodes: int, threads: int
+    ) -> _Block:
+        """Describe a block to the library, and hold the tensors that it points to."""
+        weight = F.pad(values.encoder[0].t(), self._padding).contiguous()
+        bias = F.pad(values.encoder[1], self._padding)
+        decoder = [value.contiguous() for value in values.decoder]
+        raw = _each_g(values.raw)
+        self._held += [weight, bias, decoder, raw]
+        groups, outputs = values.block.target.shape
+        return _Block(
+            raw=raw,
+            weight=weight.data_ptr(),
+            bias=bias.data_ptr(),
+            decoder=_pointers(decoder),
+            inverter=inverter.data_ptr(),
+            target=values.block.target.data_ptr(),
+            source=values.block.source.data_ptr(),
+            G=groups,
+            O=outputs,
+            I=values.block.source.shape[1],
+            T=values.raw[0].shape[3],
+            W=self.width(self.hidden),
+            H=self.hidden,
+            N=num_nodes,
+            threads=threads,
         )
 
     def width(self, hidden: int) -> int:
         """W: a power of two below 16, or a multiple of 16."""
-        return -(-hidden // LANES) * LANES if hidden > LANES else 1 << (hidden - 1).bit_length()
+        if hidden > LANES:
+            return math.ceil(hidden / LANES) * LANES
+        return 1 << (hidden - 1).bit_length()
 
     def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
@@ -109,7 +123,7 @@ class NativeKernels(Kernels):
         self, nodes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        found = tuple(value.new_empty(value.shape) for value in (nodes, weight, bias))
+        gradients = _like(nodes, weight, bias)
         self._call(
             "send_backward",
             self._nodes,
@@ -117,9 +131,9 @@ class NativeKernels(Kernels):
             weight,
             bias,
             gradient,
-            *found,
+            *gradients,
         )
-        return found
+        return gradients
 
     def statistics(self, factors: Sequence[Tensor]) -> Tensor:
         """Implements `Kernels`."""
@@ -147,13 +161,13 @@ class NativeKernels(Kernels):
         self, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Implements `Kernels`."""
-        found = tuple(value.new_empty(value.shape) for value in (received, factors, weight, bias))
-        own = (received, self.counts, factors, weight, bias, gradient)
-        self._call("collect_backward", self._nodes, *own, *found)
-        return found
+        gradients = _like(received, factors, weight, bias)
+        inputs = (received, self.counts, factors, weight, bias)
+        self._call("collect_backward", self._nodes, *inputs, gradient, *gradients)
+        return gradients
 
     def layer_backward(
-        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
+        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, g_factors: Tensor
     ) -> None:
         """Implements `Kernels`."""
         self._call(
@@ -161,7 +175,7 @@ class NativeKernels(Kernels):
             *self._layers(factors),
             received,
             gradient,
-            found,
+            g_factors,
         )
 
     def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
@@ -174,44 +188,46 @@ class NativeKernels(Kernels):
         self, factors: Sequence[Tensor], new: Sequence[Tensor], gradient: Tensor
     ) -> list[tuple[Tensor, ...]]:
         """Implements `Kernels`."""
-        found = [tuple(v.new_empty(v.shape) for v in values.decoder) for values in self.blocks]
-        own = _pointers([value for decoder in found for value in decoder])
+        gradients = [_like(*values.decoder) for values in self.blocks]
+        pointers = _pointers([value for decoder in gradients for value in decoder])
         self._call(
             "decode_backward",
             *self._layers(factors),
             _each_g(new),
             gradient,
-            own,
+            pointers,
         )
-        return found
+        return gradients
 
     def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Implements `Kernels`."""
         width = self.width(self.hidden)
-        hidden = self.hidden
-        found = [
-            (gradient.new_zeros(block.T, width), gradient.new_zeros(width))
-            for block in self._blocks
-        ]
+        gradients = []
+        for block in self._blocks:
+            gradients.append((gradient.new_zeros(block.T, width), gradient.new_zeros(width)))
         self._call(
             "encode_backward",
             self._blocks,
-            len(found),
+            len(gradients),
             gradient,
-            _pointers([value for own in found for value in own]),
+            _pointers([value for pair in gradients for value in pair]),
         )
-        return [(weight.t()[:hidden], bias[:hidden]) for weight, bias in found]
+        return [(weight.t()[: self.hidden], bias[: self.hidden]) for weight, bias in gradients]
 
     def raw_backward(self, gradient: Tensor) -> list[Tensor]:
         """Implements `Kernels`."""
-        found: list[Tensor] = []
+        width = self.width(self.hidden)
+        lanes = min(LANES, width)
+        gradients: list[Tensor] = []
         for values, own in zip(self.blocks, gradient.split(self.sizes), strict=True):
-            groups, outputs, width = *values.block.target.shape, self.width(self.hidden)
-            slices = own.view(groups, -1, outputs * values.block.source.shape[1], min(LANES, width))
-            taps = slices.transpose(1, 2).reshape(-1, width)[:, : self.hidden] @ values.encoder[0]
+            groups, outputs = values.block.target.shape
+            pairs = outputs * values.block.source.shape[1]
+            slices = own.view(groups, -1, pairs, lanes)
+            hidden = slices.transpose(1, 2).reshape(-1, width)[:, : self.hidden]
+            taps = hidden @ values.encoder[0]
             parts = taps.split([part.shape[:3].numel() for part in values.raw])
-            found += [part.view_as(raw) for part, raw in zip(parts, values.raw, strict=True)]
-        return found
+            gradients += [part.view_as(raw) for part, raw in zip(parts, values.raw, strict=True)]
+        return gradients
 
     def _layers(self, factors: Sequence[Tensor]) -> tuple[Any, ...]:
         """The blocks after so many layers."""
@@ -219,19 +235,26 @@ class NativeKernels(Kernels):
 
     def _call(self, name: str, *arguments: Any) -> None:
         """Call a function of the library."""
-        handed: list[Any] = []
+        types = (self.inverter.dtype, torch.long)
+        converted: list[Any] = []
         for argument in arguments:
             if isinstance(argument, Tensor):
-                assert argument.is_contiguous() and argument.dtype in (
-                    self.inverter.dtype,
-                    torch.long,
-                ), name
-                handed.append(ctypes.c_void_p(argument.data_ptr()))
+                assert argument.is_contiguous(), name
+                assert argument.dtype in types, name
+                converted.append(ctypes.c_void_p(argument.data_ptr()))
             elif isinstance(argument, _Nodes):
-                handed.append(ctypes.byref(argument))
+                converted.append(ctypes.byref(argument))
+            elif isinstance(argument, int):
+                converted.append(ctypes.c_int64(argument))
             else:
-                handed.append(ctypes.c_int64(argument) if isinstance(argument, int) else argument)
-        getattr(self._library, f"{name}_{self._suffix}")(*handed)
+                converted.append(argument)
+        function = getattr(self._library, f"{name}_{self._suffix}")
+        function(*converted)
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Contiguous room for tensors of the same shapes."""
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
@@ -242,9 +265,8 @@ def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 def _each_g(members: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """Where members, [G, O, I, T] each, have what belongs to each of their G."""
     assert all(member.is_contiguous() for member in members)
-    starts = [
-        start
-        for member in members
-        for start in range(member.data_ptr(), member.data_ptr() + member.nbytes, member[0].nbytes)
-    ]
+    starts: list[int] = []
+    for member in members:
+        first = member.data_ptr()
+        starts += range(first, first + member.nbytes, member[0].nbytes)
     return (ctypes.c_void_p * len(starts))(*starts)

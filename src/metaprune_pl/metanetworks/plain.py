@@ -25,7 +25,7 @@ class _Piece:
     """A piece of a block.
 
     Attributes:
-        number: Of the block.
+        index: Index of the block.
         where: Which of the block's G and O.
         span: Where its edges are in the gradient of all blocks' edges.
         raw: Edge features, [G, R, C, T].
@@ -34,7 +34,7 @@ class _Piece:
         columns: Factors of its input neurons in each layer so far, [H, G, 3, C].
     """
 
-    number: int
+    index: int
     where: tuple[slice, slice]
     span: slice
     raw: Tensor
@@ -60,29 +60,25 @@ class PlainKernels(Kernels):
 
     def _pieces(self, factors: Sequence[Tensor]) -> Iterator[_Piece]:
         """All blocks in pieces, one after another."""
-        for number in range(len(self.blocks)):
-            yield from self._pieces_of(number, factors)
+        for index in range(len(self.blocks)):
+            yield from self._pieces_of(index, factors)
 
-    def _pieces_of(self, number: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
-        values = self.blocks[number]
+    def _pieces_of(self, index: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
+        values = self.blocks[index]
         columns = list[Tensor]()
-        end = sum(self.sizes[:number])
-        for where in values.block.pieces(
-            values.hidden, PIECES.get(self.inverter.device.type, PIECE)
-        ):
+        end = sum(self.sizes[:index])
+        size = PIECES.get(self.inverter.device.type, PIECE)
+        for where in values.block.pieces(values.hidden, size):
             if where[1].start == 0:
-                at = values.block.source[where[0]]
-                columns = [
-                    (nodes[:, A:][at] * self._signs).permute(3, 0, 2, 1).contiguous()
-                    for nodes in factors
-                ]
-            at = values.block.target[where][..., None]
-            rows = [nodes[at, self._of_rows].permute(3, 0, 1, 2).contiguous() for nodes in factors]
+                source = values.block.source[where[0]]
+                columns = [self._column_factors(nodes, source) for nodes in factors]
+            target = values.block.target[where]
+            rows = [self._row_factors(nodes, target) for nodes in factors]
             raw = _cut(values.raw, *where)
             start = end
             end = end + raw.shape[:3].numel() * values.hidden
             yield _Piece(
-                number,
+                index,
                 where,
                 slice(start, end),
                 raw,
@@ -91,16 +87,29 @@ class PlainKernels(Kernels):
                 columns,
             )
 
+    def _row_factors(self, nodes: Tensor, target: Tensor) -> Tensor:
+        """Factors of output neurons: [N, 4, H] and [G, R] -> [H, G, R, 3]."""
+        factors = nodes[target[..., None], self._of_rows]
+        return factors.permute(3, 0, 1, 2).contiguous()
+
+    def _column_factors(self, nodes: Tensor, source: Tensor) -> Tensor:
+        """Factors of input neurons: [N, 4, H] and [G, C] -> [H, G, 3, C]."""
+        factors = nodes[:, A:][source] * self._signs
+        return factors.permute(3, 0, 2, 1).contiguous()
+
     def _new(self) -> list[Tensor]:
         """Room for the taps of each block, [G, O, I, T]."""
-        return [v.raw[0].new_empty(sum(v.block.sizes), *v.raw[0].shape[1:]) for v in self.blocks]
+        room = []
+        for values in self.blocks:
+            first = values.raw[0]
+            room.append(first.new_empty(sum(values.block.sizes), *first.shape[1:]))
+        return room
 
     def _members(self, of_blocks: list[Tensor]) -> list[Tensor]:
-        return [
-            part
-            for v, own in zip(self.blocks, of_blocks, strict=True)
-            for part in own.split(v.block.sizes)
-        ]
+        members: list[Tensor] = []
+        for values, whole in zip(self.blocks, of_blocks, strict=True):
+            members += whole.split(values.block.sizes)
+        return members
 
     def send(self, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Implements `Kernels`."""
@@ -118,23 +127,21 @@ class PlainKernels(Kernels):
         wide = equations.accumulator(factors[-1].dtype)
         received = factors[-1].new_zeros(2, nodes, 6, hidden, dtype=wide)
         received[:, :, 2:4] = -torch.inf
-        for number, values in enumerate(self.blocks):
+        for index, values in enumerate(self.blocks):
             target = values.block.target
             source = values.block.source
-            at_rows, at_columns = (
-                received.new_empty(*ends.shape, 6, hidden) for ends in (target, source)
-            )
-            for piece in self._pieces_of(number, factors):
+            at_rows = received.new_empty(*target.shape, 6, hidden)
+            at_columns = received.new_empty(*source.shape, 6, hidden)
+            for piece in self._pieces_of(index, factors):
                 edges = piece.edges(len(factors) - 1)
-                to_rows, to_columns = equations.reduce_messages(
-                    edges, piece.rows[-1], piece.columns[-1]
-                )
+                both = equations.reduce_messages(edges, piece.rows[-1], piece.columns[-1])
+                to_rows, to_columns = (part.permute(2, 3, 0, 1) for part in both)
                 groups, rows = piece.where
-                at_rows[piece.where] = to_rows.permute(2, 3, 0, 1)
+                at_rows[piece.where] = to_rows
                 if rows.start == 0:
-                    at_columns[groups] = to_columns.permute(2, 3, 0, 1)
+                    at_columns[groups] = to_columns
                 else:
-                    _join(at_columns[groups], to_columns.permute(2, 3, 0, 1))
+                    _join(at_columns[groups], to_columns)
             _receive(received[0], target, at_rows)
             _receive(received[1], source, at_columns)
         received[:, :, 2:4].masked_fill_(received[:, :, 4:] == 0, 0)  # a node without messages
@@ -156,21 +163,23 @@ class PlainKernels(Kernels):
         total = [torch.zeros_like(value) for value in (factors, weight, bias)]
         for own, six, counts in zip(messages, received, self.counts, strict=True):
             inputs = six[:, :4], counts, factors, weight, bias
-            own[:, :4], *found = equations.gradients(equations.collect, inputs, gradient)
+            own[:, :4], *parts = equations.gradients(equations.collect, inputs, gradient)
             own[:, 1] *= 2
             own[:, 2:4] /= six[:, 4:].clamp(min=1)
             own[:, 4:] = six[:, 2:4]
-            for value, part in zip(total, found, strict=True):
+            for value, part in zip(total, parts, strict=True):
                 value += part
         return messages, *total
 
     def layer_backward(
-        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, found: Tensor
+        self, factors: Sequence[Tensor], received: Tensor, gradient: Tensor, g_factors: Tensor
     ) -> None:
         """Implements `Kernels`."""
-        at_rows, at_columns = (found.new_zeros(len(found), 3, found.shape[2]) for _ in range(2))
+        nodes, _, hidden = g_factors.shape
+        at_rows = g_factors.new_zeros(nodes, 3, hidden)
+        at_columns = torch.zeros_like(at_rows)
         for piece in self._pieces(factors):
-            block = self.blocks[piece.number].block
+            block = self.blocks[piece.index].block
             target = block.target[piece.where]
             source = block.source[piece.where[0]]
             edges = piece.edges(len(factors) - 1)
@@ -182,19 +191,20 @@ class PlainKernels(Kernels):
                 _at(received[0], target),
                 _at(received[1], source),
             )
-            at_rows.index_add_(0, target.flatten(), g_rows.permute(1, 2, 3, 0).flatten(0, 1))
-            at_columns.index_add_(0, source.flatten(), g_columns.permute(1, 3, 2, 0).flatten(0, 1))
-        found[:, self._of_rows] += at_rows
-        found[:, A:] += at_columns * self._signs
+            g_rows = g_rows.permute(1, 2, 3, 0)
+            g_columns = g_columns.permute(1, 3, 2, 0)
+            at_rows.index_add_(0, target.flatten(), g_rows.flatten(0, 1))
+            at_columns.index_add_(0, source.flatten(), g_columns.flatten(0, 1))
+        g_factors[:, self._of_rows] += at_rows
+        g_factors[:, A:] += at_columns * self._signs
 
     def decode(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Implements `Kernels`."""
         new = self._new()
         for piece in self._pieces(factors):
-            decoder = self.blocks[piece.number].decoder
-            new[piece.number][piece.where] = equations.decode(
-                piece.edges(len(factors)), piece.raw, *decoder
-            )
+            decoder = self.blocks[piece.index].decoder
+            edges = piece.edges(len(factors))
+            new[piece.index][piece.where] = equations.decode(edges, piece.raw, *decoder)
         return self._members(new)
 
     def decode_backward(
@@ -206,24 +216,23 @@ class PlainKernels(Kernels):
         members = [[next(parts) for _ in values.raw] for values in self.blocks]
         for piece in self._pieces(factors):
             edges = piece.edges(len(factors))
-            decoder = self.blocks[piece.number].decoder
-            g_new = _cut(members[piece.number], *piece.where)
-            own, _, *found = equations.gradients(
-                equations.decode, (edges, piece.raw, *decoder), g_new
-            )
-            gradient[piece.span] = own.flatten()
-            for value, part in zip(total[piece.number], found, strict=True):
+            decoder = self.blocks[piece.index].decoder
+            g_new = _cut(members[piece.index], *piece.where)
+            inputs = (edges, piece.raw, *decoder)
+            g_edges, _, *g_decoder = equations.gradients(equations.decode, inputs, g_new)
+            gradient[piece.span] = g_edges.flatten()
+            for value, part in zip(total[piece.index], g_decoder, strict=True):
                 value += part
         return [tuple(own) for own in total]
 
     def encode_backward(self, gradient: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Implements `Kernels`."""
-        total = [
-            (torch.zeros_like(weight), torch.zeros_like(bias))
-            for weight, bias in (v.encoder for v in self.blocks)
-        ]
+        total = []
+        for values in self.blocks:
+            weight, bias = values.encoder
+            total.append((torch.zeros_like(weight), torch.zeros_like(bias)))
         for piece in self._pieces(()):
-            weight, bias = total[piece.number]
+            weight, bias = total[piece.index]
             own = gradient[piece.span].view(len(bias), -1)
             weight += own @ piece.raw.flatten(0, 2)
             bias += own.sum(1)
@@ -231,12 +240,13 @@ class PlainKernels(Kernels):
 
     def raw_backward(self, gradient: Tensor) -> list[Tensor]:
         """Implements `Kernels`."""
-        found = self._new()
+        gradients = self._new()
         for piece in self._pieces(()):
             weight, bias = piece.encoder
-            own = gradient[piece.span].view(len(bias), -1).t() @ weight
-            found[piece.number][piece.where] = own.view_as(piece.raw)
-        return self._members(found)
+            own = gradient[piece.span].view(len(bias), -1)
+            taps = own.t() @ weight
+            gradients[piece.index][piece.where] = taps.view_as(piece.raw)
+        return self._members(gradients)
 
 
 def _cut(members: Sequence[Tensor], groups: slice, rows: slice) -> Tensor:
@@ -244,7 +254,9 @@ def _cut(members: Sequence[Tensor], groups: slice, rows: slice) -> Tensor:
     parts = []
     start = 0
     for member in members:
-        own = member[max(0, groups.start - start) : max(0, groups.stop - start), rows]
+        first = max(0, groups.start - start)
+        last = max(0, groups.stop - start)
+        own = member[first:last, rows]
         start += len(member)
         if len(own):
             parts.append(own)
@@ -261,21 +273,24 @@ def _join(into: Tensor, part: Tensor) -> None:
 
     Sums add up, extremes win with their counts.
     """
-    high = torch.maximum(into[:, :, 2:4], part[:, :, 2:4])
-    into[:, :, 4:] *= into[:, :, 2:4] == high
-    into[:, :, 4:] += part[:, :, 4:] * (part[:, :, 2:4] == high)
-    into[:, :, 2:4] = high
-    into[:, :, :2] += part[:, :, :2]
+    sums, extremes, counts = into.split(2, dim=2)
+    more_sums, more_extremes, more_counts = part.split(2, dim=2)
+    high = torch.maximum(extremes, more_extremes)
+    counts *= extremes == high
+    counts += more_counts * (more_extremes == high)
+    extremes.copy_(high)
+    sums += more_sums
 
 
-def _receive(received: Tensor, index: Tensor, found: Tensor) -> None:
+def _receive(received: Tensor, index: Tensor, statistics: Tensor) -> None:
     """Join the statistics of a block, [G, K, 6, H], to those of its nodes [G, K], of [N, 6, H]."""
-    where = index.flatten()
-    values = found.flatten(0, 1)
-    before = received[:, 2:4].clone()
-    received[:, :2].index_add_(0, where, values[:, :2])
-    received[:, 2:4].scatter_reduce_(
-        0, where[:, None, None].expand(-1, 2, values.shape[2]), values[:, 2:4], "amax"
+    nodes = index.flatten()
+    sums, extremes, counts = received.split(2, dim=1)
+    more_sums, more_extremes, more_counts = statistics.flatten(0, 1).split(2, dim=1)
+    before = extremes.clone()
+    sums.index_add_(0, nodes, more_sums)
+    extremes.scatter_reduce_(
+        0, nodes[:, None, None].expand_as(more_extremes), more_extremes, "amax"
     )
-    received[:, 4:] *= received[:, 2:4] == before
-    received[:, 4:].index_add_(0, where, values[:, 4:] * (values[:, 2:4] == received[where, 2:4]))
+    counts *= extremes == before
+    counts.index_add_(0, nodes, more_counts * (more_extremes == extremes[nodes]))

@@ -57,12 +57,12 @@ class Layer(nn.Module):
 
     def at_nodes(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """What edges take from nodes in each direction: senders, sources, targets, [N, H] each."""
-        found: list[Tensor] = []
+        values: list[Tensor] = []
         for way in self.ways:
             assert isinstance(way, Way)
             ends = (nodes, nodes) if way.update is None else way.update.ends(nodes)
-            found += [way.message.sender(nodes), *ends]
-        return tuple(found)
+            values += [way.message.sender(nodes), *ends]
+        return tuple(values)
 
 
 class Encoder(nn.Module):
