@@ -43,5 +43,6 @@ class Rewriter(Metanetwork):
             graph: Topology of the network.
             state: Its parameters and buffers by name.
         """
-        features = self(graph, read(graph, state, self.schema))
+        old = read(graph, state, self.schema)
+        features = self(graph, old)
         return write(graph, features, state, self.schema)

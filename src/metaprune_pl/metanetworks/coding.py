@@ -101,20 +101,17 @@ class Coding(nn.Module):
             missing = [kernel for kernel in layers if max(kernel) > self.side]
             known = f"pads kernels to {self.side}x{self.side}"
         else:
-            missing = [
-                (height, width)
-                for height, width in layers
-                if str(height * width) not in self.edge_encoders
-            ]
+            missing = [kernel for kernel in layers if self._size(kernel) not in self.edge_encoders]
             known = f"knows kernels of {', '.join(self.edge_encoders)} positions"
         if missing:
-            (height, width), side = missing[0], max(max(kernel) for kernel in layers)
+            layer = layers[missing[0]]
+            height, width = missing[0]
+            largest = max(max(kernel) for kernel in layers)
+            taps = sorted({math.prod(kernel) for kernel in layers})
             raise TraceError(
-                f"the metanetwork {known}, and '{layers[missing[0]]}' has one of {height}x{width}. "
-                "For all of this "
-                f"network's train one with kernels 'pad' and taps [{side**2}], or with 'per_size' "
-                "and taps "
-                f"{sorted({height * width for height, width in layers})}."
+                f"the metanetwork {known}, and '{layer}' has one of {height}x{width}. "
+                f"For all of this network's train one with kernels 'pad' and taps [{largest**2}], "
+                f"or with 'per_size' and taps {taps}."
             )
 
     def encode_nodes(self, nodes: Tensor) -> Tensor:
@@ -149,21 +146,21 @@ class Coding(nn.Module):
         values = dict(self.edge_decoders[self._size(kernel)].named_parameters())
         last = self._crop(values["last.weight"].t(), kernel).t()
         bias = self._crop(values["last.bias"], kernel)
-        return (
-            values["first.weight"],
-            values["first.bias"],
-            self.ratios[1] * last,
-            self.ratios[1] * bias,
-        )
+        ratio = self.ratios[1]
+        return values["first.weight"], values["first.bias"], ratio * last, ratio * bias
 
     def _size(self, kernel: tuple[int, int]) -> str:
-        return str(self.side**2 if self.kernels == "pad" else kernel[0] * kernel[1])
+        """Key of the encoder and decoder of a kernel."""
+        taps = self.side**2 if self.kernels == "pad" else math.prod(kernel)
+        return str(taps)
 
     def _margins(self, kernel: tuple[int, int]) -> list[int]:
         """Zeros left, right, above and below that centre a kernel in the largest one."""
         height = self.side - kernel[0]
         width = self.side - kernel[1]
-        return [width // 2, width - width // 2, height // 2, height - height // 2]
+        left = width // 2
+        above = height // 2
+        return [left, width - left, above, height - above]
 
     def _pad(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         if self.kernels == "per_size" or kernel == (self.side, self.side):
@@ -176,4 +173,6 @@ class Coding(nn.Module):
             return edges
         left, _, above, _ = self._margins(kernel)
         square: Tensor = edges.unflatten(-1, (self.side, self.side))
-        return square[..., above : above + kernel[0], left : left + kernel[1]].flatten(-2)
+        rows = slice(above, above + kernel[0])
+        columns = slice(left, left + kernel[1])
+        return square[..., rows, columns].flatten(-2)

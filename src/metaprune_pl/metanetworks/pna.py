@@ -132,10 +132,8 @@ class PNAMetanetwork(Rewriter):
         encoders = {}
         decoders = {}
         for kernel in {block.kernel for block in blocks}:
-            encoders[kernel], decoders[kernel] = (
-                self.coding.edge_encoder(kernel),
-                self.coding.edge_decoder(kernel),
-            )
+            encoders[kernel] = self.coding.edge_encoder(kernel)
+            decoders[kernel] = self.coding.edge_decoder(kernel)
         edges = Edges(
             blocks,
             features.edges,
@@ -164,8 +162,7 @@ class PNAMetanetwork(Rewriter):
             if not runs:
                 raise ConfigError(
                     f"engine 'native' is for the CPU and float32 or float64, not {nodes.device} "
-                    "and "
-                    f"{nodes.dtype}. Take 'auto'."
+                    f"and {nodes.dtype}. Take 'auto'."
                 )
             library.load()
             return NativeKernels

@@ -53,12 +53,16 @@ class Bounded(TorchDispatchMode):
 
 def _largest(args: tuple[Any, ...]) -> float:
     """Return how many numbers an operation makes at most: of a shape, a range, or broadcast."""
-    lists = [part for part in args if isinstance(part, list | tuple | torch.Size)]
-    numbers = [abs(part) for part in args if isinstance(part, int | float)]
-    shapes = [math.prod(map(abs, part)) for part in lists if all(type(n) is int for n in part)]
-    tensors = [part for part in args if isinstance(part, Tensor)]
+    sizes: list[float] = [0]
+    for part in args:
+        is_list = isinstance(part, list | tuple | torch.Size)
+        if is_list and all(type(size) is int for size in part):
+            sizes.append(math.prod(map(abs, part)))
+    shapes = [part.shape for part in args if isinstance(part, Tensor)]
+    if not shapes:
+        sizes += [abs(part) for part in args if isinstance(part, int | float)]
     try:
-        shapes.append(math.prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors))))
+        sizes.append(math.prod(torch.broadcast_shapes(*shapes)))
     except RuntimeError:
         pass
-    return float(max([*shapes, *(numbers if not tensors else []), 0]))
+    return float(max(sizes))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from metaprune_pl.errors import NetworkError
 
 Shortcut = Literal["conv", "pad"]
-"""How a block's input meets a wider output: a 1x1 convolution with batch norm (option B), or zeros
-(option A)."""
+"""The shortcut to a wider output: a 1x1 convolution with batch norm (option B), or padding with
+zeros (option A)."""
 
 
 class PaddedShortcut(nn.Module):
@@ -32,9 +32,8 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the shortcut."""
-        return F.pad(
-            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
-        )
+        smaller = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(smaller, (0, 0, 0, 0, self.padding, self.padding))
 
 
 class BasicBlock(nn.Module):
@@ -81,7 +80,7 @@ class CifarResNet(nn.Module):
         width: Channels of the first stage; the second has twice, the third four times as many.
         num_classes: Number of classes K.
         in_channels: Channels C of the images.
-        shortcut: How stages meet.
+        shortcut: Shortcut between stages, see `Shortcut`.
 
     Shapes: [B, C, H, W] -> [B, K].
 

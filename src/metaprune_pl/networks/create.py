@@ -34,7 +34,7 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         for name in named_code(self.builder, self.arguments):
-            trust(name)  # settings are a person's word; `read_card` looks at a file's before
+            trust(name)  # settings are the user's; `read_card` looks at those of a file before
 
     def for_data(self, num_classes: int, in_channels: int) -> "NetworkSettings":
         """Return these settings with the sizes of the data, where they are known and not given."""

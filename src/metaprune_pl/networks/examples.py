@@ -63,7 +63,8 @@ def random_like(example: Example, generator: torch.Generator) -> Example:
 
 def shape_text(example: Example) -> str:
     """Shape of each tensor of an example without the batch, for errors."""
-    return ", ".join("x".join(map(str, tensor.shape[1:])) for _, tensor in tensors_of(example))
+    shapes = [tensor.shape[1:] for _, tensor in tensors_of(example)]
+    return ", ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def tensors_of(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

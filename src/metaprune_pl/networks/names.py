@@ -50,15 +50,16 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
     if ":" in name:
         return name, find_own(name)
     library, _, short = name.rpartition("/")
-    known = {found: _library_names(found) for found in _LIBRARIES if library in {"", found}}
-    full = [
-        f"{found}/{short}" for found, names in known.items() if short.partition(".")[0] in names
-    ]
+    libraries = [other for other in _LIBRARIES if library in {"", other}]
+    known = {other: _library_names(other) for other in libraries}
+    base = short.partition(".")[0]
+    full = [f"{other}/{short}" for other, names in known.items() if base in names]
     if len(full) > 1:
         raise NetworkError(f"network '{name}' is ambiguous: {' or '.join(full)}?")
     if not full:
-        by_short = {n: f"{found}/{n}" for found, names in known.items() for n in names}
-        by_short |= {n: n for n in BUILDERS} if not library else {}
+        by_short = {n: f"{other}/{n}" for other, names in known.items() for n in names}
+        if not library:
+            by_short |= {name: name for name in BUILDERS}
         close = difflib.get_close_matches(
             short,
             by_short,
@@ -70,8 +71,8 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
             f"no network '{name}'.{hint} Known: a folder of a stored "
             f"network, {', '.join(BUILDERS)}, torchvision/NAME, timm/NAME, package.module:function."
         )
-    found = full[0].partition("/")[0]
-    return full[0], partial(_LIBRARIES[found], short)
+    build = _LIBRARIES[full[0].partition("/")[0]]
+    return full[0], partial(build, short)
 
 
 def _function_in(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Whatever a person names as a network, ready to use.
+"""Whatever is named as a network, ready to use.
 
 A stored one, or one by name with weights from a file.
 """
@@ -48,7 +48,8 @@ class NetworkSource:
         """Whether the network is a folder; a path that is none and no name either counts as one."""
         path = Path(self.network)
         name = ":" in self.network or self.network.endswith(".py")
-        return path.is_dir() or (not name and (path.is_absolute() or self.network.count("/") > 1))
+        looks_like_path = path.is_absolute() or self.network.count("/") > 1
+        return path.is_dir() or (looks_like_path and not name)
 
     def open(
         self, *, input_shape: Shape | None = None, num_classes: int | None = None

@@ -1,10 +1,10 @@
-"""Weights from a file of somebody else's program: plain tensors, under whatever names."""
+"""Weights from files of other programs: plain tensors, under any names."""
 
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from metaprune_pl.files import check_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which programs keep a network's state."""
+_ARGUMENTS = "Are the arguments those that it was made with?"
 _LARGER = 8
 """How much larger than the network a file of its state may be (optimizer, averages)."""
 DAMAGED = (
@@ -126,45 +127,52 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = network.state_dict()
     theirs = _modules(_stripped(state, own))
     ours = _modules(own)
-    rest = (
-        [path for path in ours if path not in theirs],
-        [path for path in theirs if path not in ours],
-    )
-    pairs = [(path, path) for path in ours if path in theirs] + list(zip(*rest, strict=False))
+    left = [path for path in ours if path not in theirs]
+    left_theirs = [path for path in theirs if path not in ours]
+    pairs = [(path, path) for path in ours if path in theirs]
+    pairs += zip(left, left_theirs, strict=False)
     for mine, other in pairs:
         if _shapes(ours[mine]) != _shapes(theirs[other]):
             raise StorageError(
                 f"the state does not fit the network: '{mine}' has {_text(ours[mine])}, and "
-                f"'{other}' of the file has "
-                f"{_text(theirs[other])}. Are the arguments those that it was made with?"
+                f"'{other}' of the file has {_text(theirs[other])}. {_ARGUMENTS}"
             )
-    for side, of, more, less in (
-        ("file", ours, rest[0], rest[1]),
-        ("network", theirs, rest[1], rest[0]),
-    ):
-        if len(more) > len(less):
-            path = more[len(less)]
-            raise StorageError(
-                f"the state does not fit the network: the {side} has nothing for '{path}' "
-                f"({_text(of[path])}). Are the "
-                "arguments those that it was made with?"
-            )
-    found = {
-        f"{mine}.{leaf}".lstrip("."): v
-        for mine, other in pairs
-        for leaf, v in theirs[other].items()
-    }
-    network.load_state_dict(
-        {**own, **{name: value for name, value in found.items() if name in own}}
-    )
+    _check_missing("file", ours, left[len(left_theirs) :])
+    _check_missing("network", theirs, left_theirs[len(left) :])
+    new = dict(own)
+    for mine, other in pairs:
+        for leaf, value in theirs[other].items():
+            name = f"{mine}.{leaf}".lstrip(".")
+            if name in own:
+                new[name] = value
+    network.load_state_dict(new)
+
+
+def _check_missing(
+    side: str, modules: Mapping[str, Mapping[str, Tensor]], missing: Sequence[str]
+) -> None:
+    """Refuse modules that the other side has nothing for.
+
+    Args:
+        side: The other side.
+        modules: Tensors of all modules.
+        missing: Paths of modules without a partner.
+
+    Raises:
+        StorageError: There are some.
+    """
+    if missing:
+        raise StorageError(
+            f"the state does not fit the network: the {side} has nothing for '{missing[0]}' "
+            f"({_text(modules[missing[0]])}). {_ARGUMENTS}"
+        )
 
 
 def not_finite(network: nn.Module) -> set[str]:
     """Return the names of a network's parameters and buffers that hold NaN or infinity."""
     state = network.state_dict()
-    return {
-        name for name, v in state.items() if isinstance(v, Tensor) and not bool(v.isfinite().all())
-    }
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name for name, value in tensors.items() if not bool(value.isfinite().all())}
 
 
 def check_finite(network: nn.Module, where: str) -> None:
@@ -201,11 +209,11 @@ def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
 
 def _modules(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Tensors by the path of their module and their name in it, in order."""
-    found: dict[str, dict[str, Tensor]] = {}
+    modules: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         path, _, leaf = name.rpartition(".")
-        found.setdefault(path, {})[leaf] = value
-    return found
+        modules.setdefault(path, {})[leaf] = value
+    return modules
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
@@ -214,6 +222,6 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _text(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(
-        f"{leaf} {'x'.join(map(str, value.shape)) or 'one'}" for leaf, value in tensors.items()
-    )
+    """Name and shape of each tensor of a module, for errors."""
+    shapes = {leaf: "x".join(map(str, value.shape)) for leaf, value in tensors.items()}
+    return ", ".join(f"{leaf} {shape or 'one'}" for leaf, shape in shapes.items())

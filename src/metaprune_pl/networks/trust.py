@@ -1,4 +1,4 @@
-"""Code of a person's own: imported where they have named it themselves, never where a file does."""
+"""The user's own code: imported where the user has named it, never where only a file does."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,14 +12,14 @@ def trust(name: str, builder: Callable[..., Any] | None = None) -> None:
     """Allow this process to import and call something by its name.
 
     Args:
-        name: `package.module:function` or `package.module.Class`, as a person wrote it.
+        name: `package.module:function` or `package.module.Class`, as the user wrote it.
         builder: What the name stands for, where it need not be imported.
     """
     _TRUSTED[_plain(name)] = builder or given_builder(name)
 
 
 def is_trusted(name: str) -> bool:
-    """Whether a person has named this function or class in this process."""
+    """Whether the user has named this function or class in this process."""
     return _plain(name) in _TRUSTED
 
 
@@ -29,7 +29,7 @@ def given_builder(name: str) -> Callable[..., Any] | None:
 
 
 def named_code(builder: str, arguments: Mapping[str, Any]) -> list[str]:
-    """Return what settings of a network name of a person's own, `package.module:function`."""
+    """Return the user's own code that settings of a network name, `package.module:function`."""
     names = builder, arguments.get("backbone")
     return [name for name in names if isinstance(name, str) and ":" in name]
 

@@ -47,7 +47,8 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         StorageError: A tensor is missing, unknown, or has other dimensions than the layer can take.
     """
     own = all_tensors(network)
-    tensors = {**{name: own[name] for name in own.keys() - network.state_dict().keys()}, **tensors}
+    not_stored = own.keys() - network.state_dict().keys()
+    tensors = {**{name: own[name] for name in not_stored}, **tensors}
     if missing := sorted(own.keys() ^ tensors.keys()):
         side = "lack" if missing[0] in own else "have besides"
         raise StorageError(
@@ -64,8 +65,8 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"'{name}' has {value.dim()} dimensions in the file and {old.dim()} in the network."
             )
         if isinstance(old, nn.Parameter):
-            new = shared.setdefault(id(old), nn.Parameter(value, requires_grad=old.requires_grad))
-            module._parameters[leaf] = new
+            new = nn.Parameter(value, requires_grad=old.requires_grad)
+            module._parameters[leaf] = shared.setdefault(id(old), new)
         else:
             module._buffers[leaf] = value
     for module in network.modules():
@@ -138,18 +139,19 @@ def own_state(network: nn.Module) -> dict[str, Tensor]:
     module changed.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
-    found: dict[tuple[int, str], tuple[str, Tensor]] = {}
+    once: dict[tuple[int, str], tuple[str, Tensor]] = {}
     for name, value in network.state_dict().items():
         path, _, leaf = name.rpartition(".")
-        found.setdefault((id(modules[path]), leaf), (name, value))
-    return dict(found.values())
+        key = (id(modules[path]), leaf)
+        once.setdefault(key, (name, value))
+    return dict(once.values())
 
 
 def is_sizes(value: object) -> bool:
     """Whether an attribute is a whole number, or several of them."""
-    return type(value) is int or (
-        isinstance(value, list | tuple) and bool(value) and all(type(part) is int for part in value)
-    )
+    if isinstance(value, list | tuple):
+        return bool(value) and all(type(part) is int for part in value)
+    return type(value) is int
 
 
 Sizes = int | float | list[int]
@@ -165,19 +167,17 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, Sizes]]:
 
     Path to name to value.
     """
-    found = {}
+    attributes = {}
     for path, module in network.named_modules():
-        numbers = {
-            name: list(value) if isinstance(value, list | tuple) else value
-            for name, value in vars(module).items()
-            if (is_sizes(value) or _is_scale(name, value)) and not name.startswith("_")
-        }
-        told = (
-            isinstance(module, _LAYERS) and next(module.parameters(recurse=False), None) is not None
-        )
-        if numbers and not told and not isinstance(module, nn.Dropout):
-            found[path] = numbers
-    return found
+        sizes = {}
+        for name, value in vars(module).items():
+            if (is_sizes(value) or _is_scale(name, value)) and not name.startswith("_"):
+                sizes[name] = list(value) if isinstance(value, list | tuple) else value
+        has_tensors = next(module.parameters(recurse=False), None) is not None
+        follow = isinstance(module, _LAYERS) and has_tensors  # from the shapes of the tensors
+        if sizes and not follow and not isinstance(module, nn.Dropout):
+            attributes[path] = sizes
+    return attributes
 
 
 def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, Sizes]]) -> None:
@@ -197,7 +197,8 @@ def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, Siz
             known = is_sizes(old) or _is_scale(name, old)
             if not known or isinstance(old, list | tuple) != isinstance(value, list):
                 raise StorageError(f"network.json sets '{name}' of '{path}', which is no size.")
-            kind = tuple if isinstance(getattr(modules[path], name, None), tuple) else type(value)
+            current = getattr(modules[path], name, None)
+            kind = tuple if isinstance(current, tuple) else type(value)
             setattr(modules[path], name, kind(value))  # type: ignore[arg-type]
 
 

@@ -59,19 +59,13 @@ class _Again(Function):
         tensors = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
         with torch.enable_grad():
-            inputs = [
-                tensor.detach().requires_grad_(need)
-                for tensor, need in zip(tensors[: ctx.count], needed, strict=False)
-            ]
+            inputs = []
+            for tensor, need in zip(tensors[: ctx.count], needed, strict=False):
+                inputs.append(tensor.detach().requires_grad_(need))
             outputs = ctx.function(ctx.piece, *inputs)
         leaves = [*inputs, *tensors[ctx.count :]]
         wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need]
-        found = iter(
-            torch.autograd.grad(
-                outputs,
-                wanted,
-                gradients,
-                allow_unused=True,
-            )
-        )
-        return None, None, None, *(next(found) if need else None for need in needed)
+        results = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
+        remaining = iter(results)
+        own = [next(remaining) if need else None for need in needed]
+        return None, None, None, *own

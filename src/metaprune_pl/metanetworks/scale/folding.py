@@ -50,19 +50,25 @@ def fold(nodes: Tensor, normed: Tensor, schema: Schema) -> Folded:
     bias = nodes.new_zeros(len(nodes))
     factors = [nodes.new_ones(len(nodes))]
     for norm, has, prefix in zip(NORMS, normed, ("", "shortcut_"), strict=True):
-        weight, shift, mean, variance = (
-            _column(nodes, schema, f"{norm}.{part}") for part in ("weight", "bias", "mean", "var")
-        )
+        weight = _column(nodes, schema, f"{norm}.weight")
+        shift = _column(nodes, schema, f"{norm}.bias")
+        mean = _column(nodes, schema, f"{norm}.mean")
+        variance = _column(nodes, schema, f"{norm}.var")
+        own_bias = _column(nodes, schema, f"{prefix}bias")
+        scale = _column(nodes, schema, f"{prefix}scale")
         factor = weight * (variance + EPS * has).rsqrt()
-        bias = bias + shift + factor * (_column(nodes, schema, f"{prefix}bias") - mean)
-        factors.append(factor * _column(nodes, schema, f"{prefix}scale"))
+        bias = bias + shift + factor * (own_bias - mean)
+        factors.append(factor * scale)
     return Folded(bias, torch.stack(factors, 1))
 
 
 def _column(nodes: Tensor, schema: Schema, slot: str) -> Tensor:
+    """Values of a slot, or what a node without it counts as, [N]."""
     if slot in schema.slots:
-        return nodes[:, list(schema.slots).index(slot)]
-    return nodes.new_full((len(nodes),), _DEFAULTS[slot.rpartition(".")[2].rpartition("_")[2]])
+        index = list(schema.slots).index(slot)
+        return nodes[:, index]
+    kind = slot.rpartition(".")[2].rpartition("_")[2]
+    return nodes.new_full((len(nodes),), _DEFAULTS[kind])
 
 
 def unfold(
@@ -84,5 +90,6 @@ def unfold(
     if "norm.bias" in columns:
         columns["norm.bias"] = columns["norm.bias"] + bias * normed[0]
     for norm, has, gain in zip(NORMS, normed, gains, strict=False):
-        columns[f"{norm}.weight"] = columns[f"{norm}.weight"] * (1 + gain * has)
+        slot = f"{norm}.weight"
+        columns[slot] = columns[slot] * (1 + gain * has)
     return torch.stack(list(columns.values()), 1)

@@ -147,11 +147,15 @@ class ScaleMetanetwork(Rewriter):
             (change,) = again(
                 partial(_decode, head, int(side)), piece, [head], state, factor, *ends[side]
             )
-            parts[piece.member].append(features.edges[piece.member][piece.where] + change)
-        return tuple(
-            torch.cat([part.flatten(0, 1) for part in own]).reshape(old.shape) if own else old
-            for own, old in zip(parts, features.edges, strict=True)
-        )
+            kernels = features.edges[piece.member][piece.where]
+            parts[piece.member].append(kernels + change)
+        edges = []
+        for own, old in zip(parts, features.edges, strict=True):
+            new = old
+            if own:
+                new = torch.cat([part.flatten(0, 1) for part in own]).reshape(old.shape)
+            edges.append(new)
+        return tuple(edges)
 
 
 def _decode(

@@ -98,8 +98,10 @@ def window(kernel: tuple[int, int], side: int) -> Tensor:
     """Return the positions of a kernel that is centred in a square, [T]."""
     above = (side - kernel[0]) // 2
     left = (side - kernel[1]) // 2
+    rows = slice(above, above + kernel[0])
+    columns = slice(left, left + kernel[1])
     square = torch.arange(side * side).reshape(side, side)
-    return square[above : above + kernel[0], left : left + kernel[1]].flatten()
+    return square[rows, columns].flatten()
 
 
 class Trunk(nn.Module):
@@ -165,13 +167,13 @@ class Trunk(nn.Module):
                     f"'{connection.name}' has one of {height}x{width}. Add {max(height, width)} to "
                     "its kernel_sizes and train it."
                 )
-        for kind, (size, what) in enumerate(
-            zip(self.sizes, ("hidden layers", "inputs", "outputs"), strict=True)
-        ):
-            needed = 1 + max(wiring.positions[wiring.kinds == kind].tolist(), default=-1)
+        names = ("hidden layers", "inputs", "outputs")
+        for kind, (size, name) in enumerate(zip(self.sizes, names, strict=True)):
+            positions = wiring.positions[wiring.kinds == kind].tolist()
+            needed = 1 + max(positions, default=-1)
             if needed > size:
                 raise TraceError(
-                    f"the metanetwork was made for {size} {what}, and the network has {needed}. "
+                    f"the metanetwork was made for {size} {name}, and the network has {needed}. "
                     "Set its `positions` and train it."
                 )
 
@@ -189,36 +191,42 @@ class Trunk(nn.Module):
             Hidden features of the nodes, [N, H], and of each piece's edges, [G, R, I, H], but for
             the factors of their targets.
         """
-        nodes = self._place(self.node_encoder(folded.bias[:, None]), wiring)
+        biases = folded.bias[:, None]
+        nodes = self._add_positions(self.node_encoder(biases), wiring)
         states: list[tuple[Tensor, ...]] = [() for _ in wiring.pieces]
         for layer in self.layers:
             assert isinstance(layer, Layer)
             received: list[list[Tensor]] = [[] for _ in layer.ways]
             at_nodes = layer.at_nodes(nodes)
             for index, piece in enumerate(wiring.pieces):
-                inputs = folded.at(piece), raw[piece.member][piece.where], *at_nodes
-                found = again(
+                kernels = raw[piece.member][piece.where]
+                results = again(
                     partial(self._pass, layer),
                     piece,
                     [layer, self.edge_encoders],
-                    *inputs,
+                    folded.at(piece),
+                    kernels,
+                    *at_nodes,
                     *states[index],
                 )
-                for own, part in zip(received, found, strict=False):
+                for own, part in zip(received, results, strict=False):
                     own.append(part)
-                states[index] = found[len(received) :] or states[index]
+                states[index] = results[len(received) :] or states[index]
             summed = [_at_ends(wiring, way, parts, nodes) for way, parts in enumerate(received)]
-            nodes = nodes + layer.update.at(torch.cat([nodes, *summed], 1), wiring.symmetric)
+            inputs = torch.cat([nodes, *summed], 1)
+            nodes = nodes + layer.update.at(inputs, wiring.symmetric)
         return nodes, [state[0] for state in states]
 
     def _encode(self, kernels: Tensor, factor: Tensor, piece: Piece) -> tuple[Tensor, ...]:
         """Hidden features of a piece's edges in each direction, [G, R, I, H]."""
         forward, *backward = self.edge_encoders
         states = [forward(kernels, piece.kernel)]
-        states += [e(inverse(kernels * factor, self.symmetry), piece.kernel) for e in backward]
+        for encoder in backward:
+            inverted = inverse(kernels * factor, self.symmetry)
+            states.append(encoder(inverted, piece.kernel))
         return tuple(states)
 
-    def _place(self, nodes: Tensor, wiring: Wiring) -> Tensor:
+    def _add_positions(self, nodes: Tensor, wiring: Wiring) -> Tensor:
         """Positional encodings: [N, H] -> [N, H]."""
         offsets = torch.tensor([0, *self.sizes[:2]], device=nodes.device).cumsum(0)
         encodings = self.positions(offsets[wiring.kinds] + wiring.positions)
@@ -251,12 +259,14 @@ class Trunk(nn.Module):
         new = []
         for index, (way, state) in enumerate(zip(layer.ways, states, strict=True)):
             assert isinstance(way, Way)
-            own = state if index else state * factor
             sender, *ends = at_nodes[3 * index : 3 * index + 3]
-            from_nodes = (
-                sender[piece.target][:, :, None] if index else sender[piece.source][:, None]
-            )
-            messages = way.message(from_nodes, own, piece.symmetric[1 - index])
+            if index == 0:  # along the edges
+                own = state * factor
+                senders = sender[piece.source][:, None]
+            else:  # against them
+                own = state
+                senders = sender[piece.target][:, :, None]
+            messages = way.message(senders, own, piece.symmetric[1 - index])
             sums.append(messages.sum(1 if index else 2))
             if way.update is not None:
                 new.append(way.update(state, own, join(ends, piece)))
@@ -271,9 +281,8 @@ def join(ends: Sequence[Tensor], piece: Piece) -> Tensor:
 
 def _at_ends(wiring: Wiring, way: int, parts: Sequence[Tensor], nodes: Tensor) -> Tensor:
     """Sum up the pieces' messages at the nodes, [N, H]."""
-    index = torch.cat(
-        [(piece.source if way else piece.target).flatten() for piece in wiring.pieces]
-    )
+    ends = [piece.source if way else piece.target for piece in wiring.pieces]
+    index = torch.cat([end.flatten() for end in ends])
     values = torch.cat([part.flatten(0, 1) for part in parts])
     summed = torch.zeros_like(nodes).index_add(0, index, values)
     return summed * wiring.degrees[way, :, None].to(nodes.dtype).rsqrt()

@@ -111,11 +111,10 @@ def _degrees(graph: WeightGraph) -> Tensor:
     degrees = torch.zeros(2, graph.num_nodes, dtype=torch.long)
     for connection in graph.connections:
         _, outputs, inputs, _ = connection.shape
-        for way, ends, count in (
-            (0, connection.target, inputs),
-            (1, connection.source, outputs),
-        ):
-            degrees[way].index_add_(0, ends.flatten(), torch.full_like(ends, count).flatten())
+        targets = connection.target.flatten()
+        sources = connection.source.flatten()
+        degrees[0].index_add_(0, targets, torch.full_like(targets, inputs))
+        degrees[1].index_add_(0, sources, torch.full_like(sources, outputs))
     return degrees.clamp(min=1)
 
 
