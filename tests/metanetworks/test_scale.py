@@ -300,7 +300,7 @@ def edge_by_edge(operator: ScaleMetanetwork, graph: WeightGraph, features: Featu
     wired = wire(graph, width=1, symmetric=symmetric, device=torch.device("cpu"))
     index = edge_index(graph, torch.device("cpu"))
     assert isinstance(trunk, Trunk)
-    nodes = trunk._place(trunk.node_encoder(features.nodes), wired)
+    nodes = trunk._add_positions(trunk.node_encoder(features.nodes), wired)
     kernels = [connection.kernel for connection in graph.connections]
     pairs = list(zip(features.edges, kernels, strict=True))
     forward, *backward = trunk.edge_encoders

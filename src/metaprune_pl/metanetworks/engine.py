@@ -147,8 +147,20 @@ class _Layer(Function):
         received = kernels.statistics(edges.factors)
         ctx.edges = edges
         ctx.layer = len(edges.factors)
-        ctx.save_for_backward(received, nodes, weight, bias, out, o_bias)
-        change = kernels.collect(received, edges.factors[-1], out, o_bias)
+        ctx.save_for_backward(
+            received,
+            nodes,
+            weight,
+            bias,
+            out,
+            o_bias,
+        )
+        change = kernels.collect(
+            received,
+            edges.factors[-1],
+            out,
+            o_bias,
+        )
         return nodes + change, edges.new_token(nodes)
 
     @staticmethod
@@ -161,7 +173,12 @@ class _Layer(Function):
             received, factors[-1], out, o_bias, new.contiguous()
         )
         kernels.layer_backward(factors, messages, gradient, g_factors)
-        g_nodes, *g_in = kernels.send_backward(nodes, weight, bias, g_factors)
+        g_nodes, *g_in = kernels.send_backward(
+            nodes,
+            weight,
+            bias,
+            g_factors,
+        )
         return gradient, None, new + g_nodes, *g_in, *g_out
 
 

@@ -53,7 +53,11 @@ def library_folder() -> Path:
     """
     folder = cache_folder() / "native"
     with writing(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(
+            mode=0o700,
+            parents=True,
+            exist_ok=True,
+        )
     folder = folder.resolve()
     for path in (folder, *folder.parents):
         status = path.stat()

@@ -70,7 +70,12 @@ class NativeKernels(Kernels):
         self._held: list[Any] = [padded]  # what the pointers lead to
         described = [self._describe(values, padded, num_nodes, threads) for values in blocks]
         self._blocks = (_Block * len(blocks))(*described)
-        self._nodes = _Nodes(num_nodes, self.hidden, width, threads)
+        self._nodes = _Nodes(
+            num_nodes,
+            self.hidden,
+            width,
+            threads,
+        )
 
     def _describe(
         self, values: EdgeBlock, inverter: Tensor, num_nodes: int, threads: int
@@ -163,7 +168,13 @@ class NativeKernels(Kernels):
         """Implements `Kernels`."""
         gradients = _like(received, factors, weight, bias)
         inputs = (received, self.counts, factors, weight, bias)
-        self._call("collect_backward", self._nodes, *inputs, gradient, *gradients)
+        self._call(
+            "collect_backward",
+            self._nodes,
+            *inputs,
+            gradient,
+            *gradients,
+        )
         return gradients
 
     def layer_backward(

@@ -45,13 +45,14 @@ class CifarVGG(nn.Module):
         layers: list[nn.Module] = []
         channels = in_channels
         for block, (count, factor) in enumerate(zip(BLOCKS[depth], WIDTHS, strict=True)):
+            outputs = factor * width
             for _ in range(count):
                 layers += [
-                    nn.Conv2d(channels, factor * width, 3, padding=1),
-                    nn.BatchNorm2d(factor * width),
+                    nn.Conv2d(channels, outputs, 3, padding=1),
+                    nn.BatchNorm2d(outputs),
                     nn.ReLU(),
                 ]
-                channels = factor * width
+                channels = outputs
             if block < 3:
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
@@ -64,4 +65,5 @@ class CifarVGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images."""
-        return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+        features = self.features(x)
+        return self.classifier(features.mean((2, 3)))  # type: ignore[no-any-return]

@@ -33,20 +33,29 @@ def convert(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {name: convert(part, function) for name, part in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(convert(part, function) for part in value)
+        parts = [convert(part, function) for part in value]
+        return type(value)(parts)
     return value
 
 
 def to_device(example: Example, device: torch.device) -> Example:
     """Return an example on a device."""
-    converted: Example = convert(example, lambda tensor: tensor.to(device))
-    return converted
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device)
+
+    moved: Example = convert(example, move)
+    return moved
 
 
 def single(example: Example) -> Example:
     """Return the first of a batch."""
-    converted: Example = convert(example, lambda tensor: tensor[:1])
-    return converted
+
+    def first(tensor: Tensor) -> Tensor:
+        return tensor[:1]
+
+    alone: Example = convert(example, first)
+    return alone
 
 
 def random_like(example: Example, generator: torch.Generator) -> Example:
@@ -55,7 +64,8 @@ def random_like(example: Example, generator: torch.Generator) -> Example:
     def draw(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
+        values = torch.randn(tensor.shape, generator=generator)
+        return values.to(tensor)
 
     drawn: Example = convert(example, draw)
     return drawn
@@ -80,4 +90,5 @@ def tensors_of(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
     for name, part in parts.items():
-        yield from tensors_of(part, f"{path}.{name}".lstrip("."))
+        inner = f"{path}.{name}".lstrip(".")
+        yield from tensors_of(part, inner)

@@ -27,7 +27,7 @@ def thaw_batch_norms(network: nn.Module) -> None:
 
 @contextmanager
 def thawed(network: nn.Module) -> Iterator[None]:
-    """Have the frozen batch norms of a network be ordinary ones for a while, whose values they take."""
+    """Make frozen batch norms ordinary ones for a while, and then take over their values."""
     modules = network.named_modules()
     frozen = {name: norm for name, norm in modules if isinstance(norm, FrozenBatchNorm2d)}
     thaw_batch_norms(network)
@@ -35,7 +35,8 @@ def thawed(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for name, norm in frozen.items():
-            norm.load_state_dict(network.get_submodule(name).state_dict(), strict=False)
+            state = network.get_submodule(name).state_dict()
+            norm.load_state_dict(state, strict=False)
             parent, _, own = name.rpartition(".")
             setattr(network.get_submodule(parent), own, norm)
 
@@ -45,7 +46,6 @@ def _replace(network: nn.Module, kind: Any, make: Callable[[Any], nn.Module]) ->
         for name, norm in list(module.named_children()):
             if isinstance(norm, kind):
                 new = make(norm).to(norm.weight.device)
-                new.load_state_dict(
-                    norm.state_dict(), strict=False
-                )  # a frozen norm counts no batches
+                state = norm.state_dict()
+                new.load_state_dict(state, strict=False)  # a frozen norm counts no batches
                 setattr(module, name, new)

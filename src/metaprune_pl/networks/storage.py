@@ -128,10 +128,9 @@ def read_card(
 
 def _check_settings(settings: Any, path: Path, builder: Callable[..., nn.Module] | None) -> None:
     """Look at what a file would have built before anything of it is imported."""
-    name, arguments = (
-        settings.get(key) if isinstance(settings, dict) else None
-        for key in ("builder", "arguments")
-    )
+    values = settings if isinstance(settings, dict) else {}
+    name = values.get("builder")
+    arguments = values.get("arguments")
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise StorageError(f"{path} is damaged (settings is {settings}). Make the network again.")
     if builder is not None and ":" in name:

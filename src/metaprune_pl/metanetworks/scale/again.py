@@ -65,7 +65,12 @@ class _Again(Function):
             outputs = ctx.function(ctx.piece, *inputs)
         leaves = [*inputs, *tensors[ctx.count :]]
         wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need]
-        results = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
+        results = torch.autograd.grad(
+            outputs,
+            wanted,
+            gradients,
+            allow_unused=True,
+        )
         remaining = iter(results)
         own = [next(remaining) if need else None for need in needed]
         return None, None, None, *own

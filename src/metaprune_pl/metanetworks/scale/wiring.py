@@ -84,7 +84,14 @@ def wire(graph: WeightGraph, *, width: int, symmetric: bool, device: torch.devic
         symmetric=with_symmetry.to(device),
         degrees=_degrees(graph).to(device),
         normed=following_norms(graph)[1].to(device),
-        pieces=tuple(_pieces(graph, width, with_symmetry, device)),
+        pieces=tuple(
+            _pieces(
+                graph,
+                width,
+                with_symmetry,
+                device,
+            )
+        ),
     )
 
 
