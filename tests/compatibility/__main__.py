@@ -3,8 +3,8 @@
 It takes networks through the whole line.
 
 Each network runs in a process of its own. Rows go to `tests/compatibility/report.csv`, which is
-added to, so that a stopped report goes on where it was; the summary between the marks in the README of src
-is written anew.
+added to, so that a stopped report goes on where it was; the summary between the marks in the README
+of src is written anew.
 """
 
 import csv

@@ -24,21 +24,23 @@ def cut(images: Tensor, size: tuple[int, int], draws: Tensor, *, flip: bool) -> 
         [B, C, h, w].
     """
     count, channels, rows, columns = images.shape
-    room = rows - size[0], columns - size[1]
-    down, right = ((draws[:, axis] * (room[axis] + 1)).long() for axis in (0, 1))
+    height, width = size
+    down = (draws[:, 0] * (rows - height + 1)).long()
+    right = (draws[:, 1] * (columns - width + 1)).long()
     index = torch.arange(count, device=images.device)
     if flip:  # windows of mirrored images, counted from the other side
         mirrored = draws[:, 2] >= 0.5
         index = index + count * mirrored
-        right = torch.where(mirrored, room[1] - right, right)
+        right = torch.where(mirrored, columns - width - right, right)
         images = torch.cat([images, images.flip(3)])
-    channel, row = (torch.arange(n, device=images.device) for n in (channels, size[0]))
-    first = (index * channels)[:, None] + channel  # index of each map, [B, C]
-    starts = ((first * rows + down[:, None])[:, :, None] + row) * columns + right[
-        :, None, None
-    ]  # of each row, [B, C, h]
-    pieces = images.reshape(-1).unfold(0, size[1], 1)  # a view of all pieces of w pixels
-    return pieces.index_select(0, starts.flatten()).view(count, channels, *size)
+    channel = torch.arange(channels, device=images.device)
+    row = torch.arange(height, device=images.device)
+    maps = (index * channels)[:, None] + channel  # index of each map, [B, C]
+    first_rows = maps * rows + down[:, None]
+    window_rows = first_rows[:, :, None] + row  # index of each row of a window, [B, C, h]
+    starts = window_rows * columns + right[:, None, None]  # index of its first pixel
+    pieces = images.reshape(-1).unfold(0, width, 1)  # a view of all pieces of w pixels
+    return pieces.index_select(0, starts.flatten()).view(count, channels, height, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Augmentation:
     """What is done to training images.
 
     Attributes:
-        shift: Largest shift in each direction, in pixels; places without image are zero.
+        shift: Largest shift in each direction, in pixels; pixels without image are zero.
         flip: Mirror half of the images.
     """
 

@@ -1,4 +1,4 @@
-"""Networks with known accuracies, as data for those who predict the one from the other."""
+"""Networks with known accuracies, as data for predicting accuracies from weights."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +49,10 @@ class Architecture:
     state: dict[str, Tensor]
     accuracy: Tensor
     bases: list[str]
+
+    def indices(self, bases: set[str]) -> list[int]:
+        """Return the networks that come from some trainings."""
+        return [index for index, base in enumerate(self.bases) if base in bases]
 
 
 class NetworkZoo(LightningDataModule):
@@ -142,10 +146,7 @@ class NetworkZoo(LightningDataModule):
         start = 0
         for name, end in ends.items():
             chosen = set(order[start:end])
-            parts[name] = [
-                [i for i, base in enumerate(one.bases) if base in chosen]
-                for one in self.architectures
-            ]
+            parts[name] = [one.indices(chosen) for one in self.architectures]
             start = end
         return parts
 
@@ -199,7 +200,7 @@ class Batches:
         return sum(-(-length // self.size) for length in self.lengths)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Places in the list of all networks of a part."""
+        """Indices in the list of all networks of a part."""
         generator = torch.Generator().manual_seed((self.seed or 0) * 100_003 + self.epoch)
         batches = []
         start = 0

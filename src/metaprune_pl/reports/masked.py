@@ -27,10 +27,11 @@ class Masked(Result):
         dense: Weights that a pattern leaves whole, as M does not divide their input channels.
         accuracy_given: Test accuracy of the network as it was given.
         accuracy_before: Test accuracy straight before masking.
-        accuracy_masked: Test accuracy straight after masking, and after the re-estimate of statistics
-            or the repair that belong to it.
+        accuracy_masked: Test accuracy straight after masking, and after the re-estimate of
+            statistics or the repair that belong to it.
         accuracy_finetuned: Test accuracy after masking and finetuning.
-        accuracy_stale: Test accuracy straight after masking without these; None where there are none.
+        accuracy_stale: Test accuracy straight after masking without these; None where there
+            are none.
     """
 
     figure_name: ClassVar[str | None] = "masks.png"

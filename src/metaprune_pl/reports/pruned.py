@@ -27,7 +27,8 @@ class Pruned(Result):
         accuracy_pruned: Test accuracy straight after pruning, and after the re-estimate of
             statistics or the repair that belong to it.
         accuracy_finetuned: Test accuracy after pruning and finetuning.
-        accuracy_stale: Test accuracy straight after pruning without these; None where there are none.
+        accuracy_stale: Test accuracy straight after pruning without these; None where there
+            are none.
         plan: Plan that was chosen among several; None where there was one.
         latency: Measured milliseconds of a forward pass, by number of images in it.
         latency_unpruned: The same of the unpruned network in the same run.

@@ -38,7 +38,7 @@ def accuracy(
     device: torch.device,
     order: Order | None = None,
 ) -> float:
-    """Share of the images of a part of the data, or of an order, that a network classifies correctly."""
+    """Share of images of a part of the data, or of an order, that are classified correctly."""
     network = network.to(device).eval()
     correct = total = 0
     for images, labels in data.evaluation(split, device, order):
