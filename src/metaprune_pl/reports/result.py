@@ -19,7 +19,7 @@ class Result(ABC):
     """What was measured of one network for one target.
 
     Attributes:
-        figure_name: File of the picture of several results; None where there is none.
+        figure_name: File of the figure of several results; None where there is none.
     """
 
     figure_name: ClassVar[str | None] = None
