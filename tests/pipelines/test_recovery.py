@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from metaprune_pl.stages.accuracy import accuracy
 
 CPU = torch.device("cpu")
 UNTRAINED = ["--metanetwork=null", "--finetune.epochs=0", "--finetune_after.epochs=0"]
+DEFAULT = [*UNTRAINED, "--network=trained/finetuned/network", "--latency_batches=[1]"]
 STATISTICS = "--statistics={images: 200}"
 REPAIR = "--repair={images: 200}"
 FEW = "{rankings: [uniform], ceilings: [0.75], random: 1, images: 100}"
@@ -27,8 +30,7 @@ Rows = list[dict[str, Any]]
 
 def run(name: str, *flags: str) -> Rows:
     """Prune without any training unless flags say so, and give the report."""
-    quick = [*UNTRAINED, "--network=trained/finetuned/network", "--latency_batches=[1]"]
-    main(tiny("prune prune", *quick, *flags, f"--trainer.default_root_dir={name}"))
+    main(tiny("prune prune", *DEFAULT, *flags, f"--trainer.default_root_dir={name}"))
     return json.loads(Path(name, "report.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -171,6 +173,28 @@ def test_budgeted_training_is_a_control() -> None:
         weights(way, "finetuned", "network") for way in ("trained", "budgeted", "distilled")
     )
     assert len({float(state["fc.weight"].sum()) for state in (given, one, other)}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_devices_give_what_one_gives() -> None:
+    flags = [STATISTICS, f"--choice={FEW}", "--data.init_args.eval_batch_size=50"]
+    one, two = run("one", *flags), ["--trainer.devices=2", "--trainer.strategy=ddp", *flags]
+    command = tiny("prune prune", *DEFAULT, *two, "--trainer.default_root_dir=two")
+    done = subprocess.run(
+        [sys.executable, "-m", "metaprune_pl", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for row, other in zip(one, json.loads(Path("two/report.json").read_text()), strict=True):
+        assert (row["plan"], row["accuracy_pruned"]) == (other["plan"], other["accuracy_pruned"])
+        name = f"speed_up_{row['target']:g}"
+        mine, theirs = (weights(way, name, "network") for way in ("one", "two"))
+        for key, value in mine.items():
+            torch.testing.assert_close(value, theirs[key], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("criterion", ["Energy", "Elimination", "UnitTaylor"])
