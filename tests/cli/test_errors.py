@@ -267,7 +267,8 @@ def test_misspelt(
         ),
         (
             ["detect", "--data=VOC", "--trainer.max_epochs=3"],
-            "no effect on detect: set detection.finetune.epochs, detection.finetune_after.epochs and",
+            "no effect on detect: set detection.finetune.epochs, "
+            "detection.finetune_after.epochs and",
         ),
     ],
 )

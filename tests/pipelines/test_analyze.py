@@ -12,9 +12,9 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.networks import load_network
 from metaprune_pl.reports import Curve
 from metaprune_pl.reports.analysis import BINS, Analysis, histograms
+from metaprune_pl.reports.curves import FLAT_DROP
 from metaprune_pl.reports.figures import draw_beside
 from metaprune_pl.reports.statistics_figures import draw_analysis
-from metaprune_pl.reports.summary import FLAT_DROP
 
 STATISTICS = ["l1", "l2", "taylor", "correlation", "effective_rank", "norm_scale", "group_score"]
 

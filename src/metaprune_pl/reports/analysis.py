@@ -6,9 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from rich.console import RenderableType
 from torch import Tensor
 
 from metaprune_pl.pruning.statistics import Statistics
+from metaprune_pl.reports.text import percent, text_table
 
 BINS = 30
 """Most bins of a histogram; one of few values has fewer."""
@@ -107,6 +109,23 @@ class Analysis:
                 for (low, high), origin, after in zip(pairwise(edges), *counts, strict=True):
                     row = {"statistic": name, "layer": layer, "from": low, "to": high}
                     yield {**row, "origin": origin, "after": after}
+
+    def tables(self) -> list[RenderableType]:
+        """Return the means of the statistics before and after."""
+        rows = [
+            (
+                LABELS[row["statistic"]],
+                f"{row['origin']:.4g}",
+                f"{row['after']:.4g}",
+                "" if row["ratio"] is None else f"{row['ratio']:.3g}",
+                f"{row['lower_in']} of {row['layers']}",
+            )
+            for row in self.summary()
+        ]
+        before, after = (percent(value) for value in self.accuracy)
+        rows.append((f"accuracy %, {self.images} validation images", before, after, "", ""))
+        title = f"{self.network}, {self.change}: mean over layers"
+        return [text_table(title, ["statistic", "origin", "after", "ratio", "lower in"], rows)]
 
 
 def _moments(prefix: str, values: Tensor) -> dict[str, float]:

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import RenderableType
+
 from metaprune_pl.reports.curves import Curve
 from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.summary import curve_rows, methods_of, pruned_rows
+from metaprune_pl.reports.text import decimal, percent, text_table
 
 MEASURES = {
     "accuracy_finetuned": "test accuracy after pruning and finetuning (%)",
@@ -80,3 +83,22 @@ class Comparison:
                     row[f"{column}_std"] = spread
                 rows.append(row)
         return rows
+
+    def tables(self) -> list[RenderableType]:
+        """Return a matrix for each measure.
+
+        A row for the networks of each experiment, a column for each method.
+        """
+        tables: list[RenderableType] = []
+        for measure, title in MEASURES.items():
+            write = decimal if measure == "flat_region" else percent
+            labels = self.labels(measure)
+            rows = []
+            for name, entries in self.matrix(measure).items():
+                cells = [write(*entries[c]) if c in entries else "" for c in self.columns]
+                rows.append([labels[name], *cells])
+            names = [column.replace("_", " ").replace(" ", "\n", 1) for column in self.columns]
+            if rows:
+                capitalised = f"{title[0].upper()}{title[1:]}"
+                tables.append(text_table(capitalised, ["networks of", *names], rows))
+        return tables

@@ -6,7 +6,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import RenderableType
+
 from metaprune_pl.files import read_json
+from metaprune_pl.reports.text import count, percent, text_table
+
+FLAT_DROP = 0.02
+"""A curve is flat as long as accuracy stays within this of the unpruned network's."""
+
+OVER = {
+    "speed_up": ("speed-up", "multiply-accumulates of the unpruned network / of the pruned one"),
+    "compression": ("compression", "parameters / those that are not zero"),
+}
+"""What a curve is over to what it is called, and what that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +96,19 @@ class Curve:
             if b < floor:
                 return w + (x - w) * (a - floor) / (a - b)
         return self.line[-1][0]
+
+    def tables(self) -> list[RenderableType]:
+        """Return the points of this curve."""
+        rows = [
+            (f"{x:.2f}x", percent(accuracy), count(p.macs), count(p.left * p.parameters))
+            for p, (x, accuracy) in zip(self.points, self.line, strict=True)
+        ]
+        title = (
+            f"{self.network}, {self.method}, {self.split}: flat to "
+            f"{self.flat_region(FLAT_DROP):.2f}x, "
+            f"area {self.area:.4f}"
+        )
+        return [text_table(title, [OVER[self.over][0], "accuracy %", "MACs", "parameters"], rows)]
 
     @classmethod
     def from_json(cls, path: Path) -> "Curve":
@@ -171,6 +196,24 @@ class Selection:
             f"is possible up to {self.last_kept}: a new meta-training may lower its learning rate "
             f"there, `milestones: [{self.milestone}]`."
         )
+
+    def tables(self) -> list[RenderableType]:
+        """Return the metanetworks whose curves were drawn."""
+        rows = [
+            (
+                row["epoch"],
+                percent(row["accuracy"]),
+                "yes" if row["kept"] else "no",
+                f"{row['area']:.4f}",
+                "chosen" if row["chosen"] else "",
+            )
+            for row in self.rows()
+        ]
+        columns = ["metanetwork", "flat region %", "kept", "area", ""]
+        return [
+            text_table(f"Validation curves, {len(rows)} of {self.candidates}", columns, rows),
+            self.reason,
+        ]
 
     @classmethod
     def from_json(cls, path: Path) -> "Selection":

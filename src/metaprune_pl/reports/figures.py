@@ -11,9 +11,9 @@ import numpy as np
 
 from metaprune_pl.files import whole_file
 from metaprune_pl.reports.comparison import MEASURES, Comparison
-from metaprune_pl.reports.curves import Curve, Selection
+from metaprune_pl.reports.curves import FLAT_DROP, OVER, Curve, Selection
 from metaprune_pl.reports.results import StageCost
-from metaprune_pl.reports.summary import FLAT_DROP, OVER, amortised, break_even, methods_of
+from metaprune_pl.reports.summary import amortised, break_even, methods_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

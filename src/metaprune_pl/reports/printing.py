@@ -8,9 +8,6 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from metaprune_pl.reports import tables
-from metaprune_pl.reports.analysis import Analysis
-from metaprune_pl.reports.comparison import Comparison
-from metaprune_pl.reports.curves import Curve, Selection
 from metaprune_pl.reports.masks import whole_sentence
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
@@ -25,7 +22,7 @@ def print_result(result: Any) -> None:
 
 @singledispatch
 def parts_of(result: Any) -> Sequence[RenderableType]:
-    """Return tables and sentences of a result: by default those that its method `tables` returns."""
+    """Return tables and sentences of a result: those of its method `tables`, if nothing else."""
     parts: Sequence[RenderableType] = result.tables()
     return parts
 
@@ -33,26 +30,6 @@ def parts_of(result: Any) -> Sequence[RenderableType]:
 @parts_of.register(list)
 def _(results: list[Any]) -> Sequence[RenderableType]:
     return [type(results[0]).table(results)] if results else []
-
-
-@parts_of.register
-def _(curve: Curve) -> Sequence[RenderableType]:
-    return [tables.curve_table(curve)]
-
-
-@parts_of.register
-def _(selection: Selection) -> Sequence[RenderableType]:
-    return [tables.selection_table(selection), selection.reason]
-
-
-@parts_of.register
-def _(analysis: Analysis) -> Sequence[RenderableType]:
-    return [tables.analysis_table(analysis)]
-
-
-@parts_of.register
-def _(comparison: Comparison) -> Sequence[RenderableType]:
-    return tables.comparison_tables(comparison)
 
 
 @parts_of.register

@@ -5,19 +5,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from metaprune_pl.reports.curves import FLAT_DROP
 from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment, StageCost
 
 METHODS = ("none", "sparsity_learning", "metanetwork")
-FLAT_DROP = 0.02
-"""A curve is flat as long as accuracy stays within this of the unpruned network's."""
-
-OVER = {
-    "speed_up": ("speed-up", "multiply-accumulates of the unpruned network / of the pruned one"),
-    "compression": ("compression", "parameters / those that are not zero"),
-}
-"""What a curve is over to what it is called, and what that is."""
-
 CLEAR_GAIN = 0.05
 """Flat regions that differ by less than this count as equal."""
 

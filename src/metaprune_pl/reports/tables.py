@@ -6,28 +6,12 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from metaprune_pl.reports.analysis import LABELS, Analysis
-from metaprune_pl.reports.comparison import MEASURES, Comparison
-from metaprune_pl.reports.curves import Curve, Selection
+from metaprune_pl.reports.curves import FLAT_DROP, OVER
 from metaprune_pl.reports.masked import target_name
 from metaprune_pl.reports.masks import masked_rows
 from metaprune_pl.reports.results import Experiment, StageCost
-from metaprune_pl.reports.summary import FLAT_DROP, OVER, curve_rows, pruned_rows
+from metaprune_pl.reports.summary import curve_rows, pruned_rows
 from metaprune_pl.reports.text import count, decimal, percent, text_table
-
-
-def curve_table(curve: Curve) -> Table:
-    """Return the points of one curve."""
-    rows = [
-        (f"{x:.2f}x", percent(accuracy), count(p.macs), count(p.left * p.parameters))
-        for p, (x, accuracy) in zip(curve.points, curve.line, strict=True)
-    ]
-    title = (
-        f"{curve.network}, {curve.method}, {curve.split}: flat to "
-        f"{curve.flat_region(FLAT_DROP):.2f}x, "
-        f"area {curve.area:.4f}"
-    )
-    return text_table(title, [OVER[curve.over][0], "accuracy %", "MACs", "parameters"], rows)
 
 
 def data_model_table(records: Sequence[Mapping[str, Any]]) -> Table:
@@ -42,40 +26,6 @@ def data_model_table(records: Sequence[Mapping[str, Any]]) -> Table:
     return text_table(
         "Data models: validation accuracy", ["seed", "speed-up", "trained %", "as stored %"], rows
     )
-
-
-def selection_table(selection: Selection) -> Table:
-    """Return the metanetworks whose curves were drawn."""
-    rows = [
-        (
-            row["epoch"],
-            percent(row["accuracy"]),
-            "yes" if row["kept"] else "no",
-            f"{row['area']:.4f}",
-            "chosen" if row["chosen"] else "",
-        )
-        for row in selection.rows()
-    ]
-    columns = ["metanetwork", "flat region %", "kept", "area", ""]
-    return text_table(f"Validation curves, {len(rows)} of {selection.candidates}", columns, rows)
-
-
-def analysis_table(analysis: Analysis) -> Table:
-    """Return the means of the statistics before and after."""
-    rows = [
-        (
-            LABELS[row["statistic"]],
-            f"{row['origin']:.4g}",
-            f"{row['after']:.4g}",
-            "" if row["ratio"] is None else f"{row['ratio']:.3g}",
-            f"{row['lower_in']} of {row['layers']}",
-        )
-        for row in analysis.summary()
-    ]
-    before, after = (percent(value) for value in analysis.accuracy)
-    rows.append((f"accuracy %, {analysis.images} validation images", before, after, "", ""))
-    title = f"{analysis.network}, {analysis.change}: mean over layers"
-    return text_table(title, ["statistic", "origin", "after", "ratio", "lower in"], rows)
 
 
 def experiment_tables(experiment: Experiment) -> list[RenderableType]:
@@ -145,26 +95,6 @@ def _curves_table(experiment: Experiment) -> Table:
     over = OVER[experiment.curves[0].over][0] if rows else ""
     columns = ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"]
     return text_table(f"Curves: accuracy over {over}, before finetuning", columns, rows)
-
-
-def comparison_tables(comparison: Comparison) -> list[RenderableType]:
-    """Return a matrix for each measure.
-
-    A row for the networks of each experiment, a column for each method.
-    """
-    tables: list[RenderableType] = []
-    for measure, title in MEASURES.items():
-        write = decimal if measure == "flat_region" else percent
-        labels = comparison.labels(measure)
-        rows = []
-        for name, entries in comparison.matrix(measure).items():
-            cells = [write(*entries[c]) if c in entries else "" for c in comparison.columns]
-            rows.append([labels[name], *cells])
-        names = [column.replace("_", " ").replace(" ", "\n", 1) for column in comparison.columns]
-        if rows:
-            capitalised = f"{title[0].upper()}{title[1:]}"
-            tables.append(text_table(capitalised, ["networks of", *names], rows))
-    return tables
 
 
 def _latency_table(experiment: Experiment) -> Table:

@@ -8,9 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.reports.comparison import Comparison
-from metaprune_pl.reports.curves import Curve
+from metaprune_pl.reports.curves import OVER, Curve
 from metaprune_pl.reports.figures import draw_curves, draw_matrix
-from metaprune_pl.reports.summary import OVER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
