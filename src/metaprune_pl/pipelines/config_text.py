@@ -1,6 +1,7 @@
 """Configs as text: what they include, within bounds, with no code that nobody has trusted."""
 
 import importlib.util
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,26 @@ def check_trusted(settings: Any, key: str = "") -> None:
             f"the config would run code of '{module}', as {key}: {settings}. If you know it, add "
             f"--trust {module}"
         )
+
+
+def check_finite(settings: Any, key: str = "") -> None:
+    """Refuse NaN and infinity, which no setting takes.
+
+    Args:
+        settings: Values of plain types.
+        key: Dotted name of the setting that they are the value of.
+
+    Raises:
+        ConfigError: A number is not finite.
+    """
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            check_finite(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            check_finite(value, key)
+    elif isinstance(settings, float) and not math.isfinite(settings):
+        raise ConfigError(f"{key} is {settings}: it must be a finite number.")
 
 
 def _is_code(value: str, key: str) -> bool:

@@ -5,6 +5,7 @@ Trained, pruned a little, finetuned.
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -56,10 +57,10 @@ class InitialPruning:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
-        if self.speed_up <= 1:
+        if not 1 < self.speed_up < math.inf:
             raise ConfigError(
-                f"initial.speed_up is {self.speed_up:g}; it is above 1. Leave `initial` out for "
-                "none."
+                f"initial.speed_up is {self.speed_up:g}; it is finite and above 1. Leave `initial` "
+                "out for none."
             )
 
 

@@ -32,7 +32,12 @@ from metaprune_pl.pruning import (
     examine,
     measure_latencies,
 )
-from metaprune_pl.pruning.targets import PrunedNetwork, check_targets, speed_up_targets
+from metaprune_pl.pruning.targets import (
+    PrunedNetwork,
+    check_speed_ups,
+    check_targets,
+    speed_up_targets,
+)
 from metaprune_pl.reports import Detected, write_json
 from metaprune_pl.reports.report import write_report
 from metaprune_pl.stages import DetectorTraining
@@ -72,6 +77,9 @@ class DetectionSettings:
     finetune_after: TrainingSettings = field(default_factory=TrainingSettings)
     statistics: Statistics = "stale"
     repair: RepairSettings | None = None
+
+    def __post_init__(self) -> None:
+        check_speed_ups(self.speed_ups)
 
 
 def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list[Detected]:

@@ -20,7 +20,7 @@ from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metaprune_pl.errors import ConfigError, MetapruneError
-from metaprune_pl.pipelines.config_text import load_settings, with_included
+from metaprune_pl.pipelines.config_text import check_finite, load_settings, with_included
 from metaprune_pl.pipelines.short_errors import shorten
 from metaprune_pl.stages.trainer import StageTrainer
 
@@ -97,6 +97,16 @@ class CommandParser(LightningArgumentParser):
             super().error(message, ex)
         options = self.get_defaults(skip_validation=True).keys()
         raise SettingsError(shorten(message, options, self.start), self.prog) from ex
+
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """Refuse settings of another type, and numbers that are not finite.
+
+        Raises:
+            ConfigError: A number is NaN or infinity.
+        """
+        super().validate(namespace, *args, **kwargs)
+        if self.exit_on_error:  # a parser within this one does not know a setting's whole name
+            check_finite(namespace.as_dict())
 
     @property
     def start(self) -> str | None:

@@ -45,7 +45,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.pruning.targets import check_targets
 from metaprune_pl.stages import BudgetedTraining, Distillation, Finetuning, OptimizerSettings
 from metaprune_pl.stages.accuracy import accuracy
-from metaprune_pl.stages.checks import check_fits
+from metaprune_pl.stages.checks import check_fits, check_smoothing
 from metaprune_pl.stages.finetuning import Keep
 
 
@@ -102,6 +102,10 @@ class FinetuneSettings(TrainingSettings):
     label_smoothing: float = 0.0
     distillation: Distillation | None = None
     keep: Keep = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_smoothing(self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,16 @@ def _count_classes(network: nn.Module, card: NetworkCard) -> int:
         ) from error
 
 
+def check_smoothing(label_smoothing: float) -> None:
+    """Refuse a share of the label that makes no sense.
+
+    Raises:
+        ConfigError: It is not at least 0 and below 1.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(f"label_smoothing is {label_smoothing}: it is at least 0 and below 1.")
+
+
 def whole_set(module: LightningModule, count: int) -> dict[str, Any]:
     """Return options of `log` for a mean over all images of a set.
 

@@ -19,7 +19,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.stages.accuracy import accuracies, top
-from metaprune_pl.stages.checks import check_fits, whole_set
+from metaprune_pl.stages.checks import check_fits, check_smoothing, whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
 from metaprune_pl.stages.stage import Stage
 
@@ -39,8 +39,8 @@ class DataModelTraining(Stage):
         label_smoothing: Share of the label spread over the other classes.
 
     Raises:
-        ConfigError: There are no seeds, one is given twice, or there is both a network to build and
-            one to go on from.
+        ConfigError: There are no seeds, one is given twice, there is both a network to build and
+            one to go on from, or `label_smoothing` is no share.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class DataModelTraining(Stage):
         start: NetworkSource | None = None,
     ) -> None:
         super().__init__()
+        check_smoothing(label_smoothing)
         if not seeds or len(set(seeds)) != len(seeds):
             raise ConfigError(f"model.seeds {seeds}: name at least one seed, and each once.")
         if start is not None and network != NetworkSettings():

@@ -16,7 +16,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkSource, load_network, read_card
 from metaprune_pl.pruning import AttentionUnits, Magnitude, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.accuracy import accuracies, accuracy
-from metaprune_pl.stages.checks import check_fits, whole_set
+from metaprune_pl.stages.checks import check_fits, check_smoothing, whole_set
 from metaprune_pl.stages.distillation import Distillation
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
@@ -46,6 +46,7 @@ class Finetuning(NetworkTraining):
             `best` accuracy on the validation images, the first of equals.
 
     Raises:
+        ConfigError: `label_smoothing` is no share.
         StorageError: There is no such network or teacher.
     """
 
@@ -67,6 +68,7 @@ class Finetuning(NetworkTraining):
         keep: Keep = "last",
     ) -> None:
         super().__init__()
+        check_smoothing(label_smoothing)
         self.source = NetworkSource(network=network, arguments=arguments or {}, state=state)
         if self.source.stored:
             self.network, self.card = self.source.open()
