@@ -28,7 +28,11 @@ def add(call: Call) -> Activation:
             f"{call.module}.add".lstrip("."), len(nodes), depth=builder.depth(nodes)
         )
         for operand in operands:
-            builder.connect_identity(call.module, operand.labels.flatten(), target)
+            builder.connect_identity(
+                call.module,
+                operand.labels.flatten(),
+                target,
+            )
         return Activation(target.reshape(left.labels.shape))
     main = max(fresh, key=lambda operand: builder.depth(operand.labels))
     shortcut = right if main is left else left
@@ -36,7 +40,8 @@ def add(call: Call) -> Activation:
     if shortcut.owner is not None and builder.can_absorb(main.owner, shortcut.owner):
         builder.absorb(main.owner, shortcut.owner)
     else:
-        source, target = shortcut.labels.flatten(), main.labels.flatten()
+        source = shortcut.labels.flatten()
+        target = main.labels.flatten()
         builder.connect_identity(call.module, source, target)
         builder.fixed += target[source == NOBODY].tolist()
     return Activation(main.labels)
@@ -111,7 +116,11 @@ def _ranked(x: Activation, rank: int) -> Activation:
         return x
     lead = [1] * (rank - x.labels.dim())
     partners = tuple(part.reshape(*lead, *part.shape) for part in x.partners)
-    return Activation(x.labels.reshape(*lead, *x.labels.shape), x.owner, partners)
+    return Activation(
+        x.labels.reshape(*lead, *x.labels.shape),
+        x.owner,
+        partners,
+    )
 
 
 def _joined(call: Call, left: Activation, right: Activation) -> Activation:
@@ -120,7 +129,8 @@ def _joined(call: Call, left: Activation, right: Activation) -> Activation:
         raise TraceError(f"{call.name} joins tensors of other channels: {call.where}")
     builder = call.builder
     x, gate = sorted((left, right), key=lambda operand: builder.depth(operand.labels))
-    source, target = gate.labels.flatten(), x.labels.flatten()
+    source = gate.labels.flatten()
+    target = x.labels.flatten()
     both = (source != NOBODY) & (target != NOBODY)
     builder.connect_identity(call.module, source[both], target[both])
     builder.fix(source[target == NOBODY])
@@ -164,7 +174,10 @@ def _follow(call: Call, x: Activation) -> None:
                 if math.prod(parameter.shape) > 1:
                     elements = parameter.elements.expand(shape)
                     call.builder.follow(
-                        parameter.name, parameter.shape, elements, x.labels.expand(shape)
+                        parameter.name,
+                        parameter.shape,
+                        elements,
+                        x.labels.expand(shape),
                     )
         elif isinstance(argument, torch.fx.Node) and not isinstance(value, Activation):
             wide = call.shape_of(argument)

@@ -30,7 +30,11 @@ def attention(call: Call) -> Activation:
     builder.mixed += nodes[:2]
     if len(nodes[2]) == len(nodes[0]):
         builder.tie(torch.stack(nodes))
-        builder.attend(call.module, nodes[0].numel() // queries.shape[-1], *nodes)
+        builder.attend(
+            call.module,
+            nodes[0].numel() // queries.shape[-1],
+            *nodes,
+        )
         may_equal_input(call, nodes[0])
         if all(part.numel() == full.numel() for part, full in _pairs(query, key, value, nodes)):
             builder.heads.append((nodes[0], nodes[1], nodes[2]))
@@ -47,7 +51,10 @@ def attention(call: Call) -> Activation:
 
 
 def _pairs(
-    query: Activation, key: Activation, value: Activation, nodes: list[Tensor]
+    query: Activation,
+    key: Activation,
+    value: Activation,
+    nodes: list[Tensor],
 ) -> list[tuple[Tensor, Tensor]]:
     return list(zip((query.labels, key.labels, value.labels), nodes, strict=True))
 

@@ -80,9 +80,11 @@ class GraphBuilder:
     def new_group(self, name: str, size: int, *, depth: int = 0) -> tuple[str, Tensor]:
         """Add neurons and return the group's unique name and their node numbers, [size]."""
         taken = {group.name for group in self.groups}
-        unique, number = name, 2
+        unique = name
+        number = 2
         while unique in taken:
-            unique, number = f"{name}:{number}", number + 1
+            unique = f"{name}:{number}"
+            number = number + 1
         start = self.groups[-1].start + self.groups[-1].size if self.groups else 0
         self.groups.append(_Group(unique, start, size, {}, depth))
         return unique, torch.arange(start, start + size)
@@ -165,7 +167,13 @@ class GraphBuilder:
         """Keep neurons: something counts on how many they are."""
         self.fixed += nodes[nodes >= 0].flatten().tolist()
 
-    def follow(self, parameter: str, shape: Sequence[int], index: Tensor, nodes: Tensor) -> None:
+    def follow(
+        self,
+        parameter: str,
+        shape: Sequence[int],
+        index: Tensor,
+        nodes: Tensor,
+    ) -> None:
         """Note which dimension of a parameter outside the graph belongs to neurons.
 
         Where none does, neurons stay.
@@ -178,7 +186,8 @@ class GraphBuilder:
         """
         if not varying(shrink(index)) & varying(shrink(nodes)):
             return  # the same for all neurons
-        index, nodes = index.flatten(), nodes.flatten()
+        index = index.flatten()
+        nodes = nodes.flatten()
         coordinates = torch.unravel_index(index, list(shape))
         for shared in (
             False,
@@ -220,18 +229,21 @@ class GraphBuilder:
 
     def can_absorb(self, main: str, shortcut: str) -> bool:
         """Whether the shortcut's parameters find free slots on the main branch's nodes."""
-        own, other = self.group(main), self.group(shortcut)
+        own = self.group(main)
+        other = self.group(shortcut)
         if own.size != other.size or any(
             slot.startswith("shortcut_") for slot in (*own.slots, *other.slots)
         ):
             return False
-        first, last = other.start, other.start + other.size
+        first = other.start
+        last = other.start + other.size
         ends_here = [c for c in self.connections if first <= int(c.target.flatten()[0]) < last]
         return all(connection.parameter is not None for connection in ends_here)
 
     def absorb(self, main: str, shortcut: str) -> None:
         """Move the shortcut's connections and slots to the main branch's nodes."""
-        own, other = self.group(main), self.group(shortcut)
+        own = self.group(main)
+        other = self.group(shortcut)
         own.slots.update({f"shortcut_{slot}": parameter for slot, parameter in other.slots.items()})
         other.absorbed_by = own
 
@@ -258,11 +270,15 @@ class GraphBuilder:
             followed=tuple(replace(f, nodes=number[f.nodes]) for f in self.followed),
         )
         inside = set(graph.parameters)
-        return replace(graph, outside=tuple(name for name in parameters if name not in inside))
+        return replace(
+            graph,
+            outside=tuple(name for name in parameters if name not in inside),
+        )
 
     def _constraints(self, number: Tensor, program: Any) -> PruningConstraints:
         """What pruning must respect, by final node numbers."""
-        none, pairs = torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
+        none = torch.zeros(0, dtype=torch.long)
+        pairs = torch.zeros(2, 0, dtype=torch.long)
         return PruningConstraints(
             fixed=number[self.fixed],
             ties=number[torch.cat([pairs, *self.ties], 1)],
@@ -274,11 +290,19 @@ class GraphBuilder:
             ),
             products=tuple(replace(p, nodes=number[p.nodes]) for p in self.products),
             attentions=tuple(
-                replace(a, parts=tuple(number[p] for p in a.parts)) for a in self.attentions
+                replace(
+                    a,
+                    parts=tuple(number[p] for p in a.parts),
+                )
+                for a in self.attentions
             ),
             scales=tuple(replace(a, nodes=number[a.nodes]) for a in self.scales),
             extents=tuple(
-                replace(e, parts=tuple(number[part] for part in e.parts)) for e in self.extents
+                replace(
+                    e,
+                    parts=tuple(number[part] for part in e.parts),
+                )
+                for e in self.extents
             ),
             masked=MaskedProgram(program, self._renumbered_mixing(number)),
         )
@@ -293,7 +317,9 @@ class GraphBuilder:
                 continue
             start = groups[-1].stop if groups else 0
             rows = fused.get(group.name)
-            slots, parts, size = group.slots, {}, group.size
+            slots = group.slots
+            parts = {}
+            size = group.size
             if rows is None:
                 number[group.start : group.start + size] = torch.arange(start, start + size)
             else:
@@ -302,7 +328,13 @@ class GraphBuilder:
                 if (bias := group.slots.get("bias")) is not None:
                     parts = {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
                     slots = dict.fromkeys(parts, bias)
-            new = NeuronGroup(name=group.name, start=start, size=size, slots=slots, rows=parts)
+            new = NeuronGroup(
+                name=group.name,
+                start=start,
+                size=size,
+                slots=slots,
+                rows=parts,
+            )
             groups.append(new)
         for group in self.groups:
             if (main := group.absorbed_by) is not None:
@@ -370,5 +402,9 @@ class GraphBuilder:
         places = connection.kernel[0] * connection.kernel[1]
         kernel = (1, 3) if places == 1 else (3, places)
         return replace(
-            connection, target=target, source=number[connection.source], rows=rows, kernel=kernel
+            connection,
+            target=target,
+            source=number[connection.source],
+            rows=rows,
+            kernel=kernel,
         )

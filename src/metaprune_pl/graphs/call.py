@@ -96,7 +96,11 @@ class Call:
 
         Partners may lie along others only.
         """
-        nodes = channels(activation.labels, dim, self.shape_of(self.argument(0)))
+        nodes = channels(
+            activation.labels,
+            dim,
+            self.shape_of(self.argument(0)),
+        )
         crossed = any(part.shape[dim] > 1 for part in activation.partners)
         if nodes is None or crossed or bool((nodes == NOBODY).all()):
             raise TraceError(
@@ -124,7 +128,11 @@ class Call:
             )
 
     def produce(
-        self, outputs: int, inputs: Tensor, weight: Parameter, bias: int | None
+        self,
+        outputs: int,
+        inputs: Tensor,
+        weight: Parameter,
+        bias: int | None,
     ) -> tuple[str, Tensor]:
         """Add the neurons of a layer that reads the given nodes.
 
@@ -146,7 +154,12 @@ class Call:
             for dim, nodes in enumerate((target, inputs)):
                 if elements.dim() > dim and elements.shape[dim] == len(nodes) > 1:
                     along = elements.movedim(dim, 0).flatten(1)[:, 0]
-                    self.builder.follow(companion.name, companion.shape, along, nodes)
+                    self.builder.follow(
+                        companion.name,
+                        companion.shape,
+                        along,
+                        nodes,
+                    )
         if weight.normalized:
             self.builder.mixed.append(inputs)
             self.builder.several.append(inputs)
@@ -161,7 +174,10 @@ class Call:
             for part, size in value.parts:
                 if part is not None:
                     self.builder.follow(
-                        part.name, part.shape, part.elements, target[first : first + size]
+                        part.name,
+                        part.shape,
+                        part.elements,
+                        target[first : first + size],
                     )
                 first += size
         elif self.argument(index) is not None:
@@ -170,7 +186,10 @@ class Call:
             self.builder.group(owner).slots["bias"] = bias.name
             for companion in bias.companions:
                 self.builder.follow(
-                    companion.name, companion.shape, companion.elements.expand(target.shape), target
+                    companion.name,
+                    companion.shape,
+                    companion.elements.expand(target.shape),
+                    target,
                 )
 
     def again(self, weight: Parameter, inputs: Tensor, positions: int) -> Tensor | None:

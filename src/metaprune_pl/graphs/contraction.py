@@ -55,7 +55,13 @@ def einsum(call: Call) -> Activation:
     if inputs.count(",") != 1:
         raise TraceError(f"{call.name} of more than two tensors is not supported: {call.where}")
     left, right = inputs.split(",")
-    return _contract(call, left, right, output, operands=call.node.args[1])
+    return _contract(
+        call,
+        left,
+        right,
+        output,
+        operands=call.node.args[1],
+    )
 
 
 def _one(call: Call, letters: str, output: str) -> Activation:
@@ -92,7 +98,12 @@ def added_product(call: Call) -> Activation:
         elif math.prod(bias.shape) > 1:
             shape = call.shape_of(call.node)
             elements = bias.elements.expand(shape)
-            call.builder.follow(bias.name, bias.shape, elements, result.labels.expand(shape))
+            call.builder.follow(
+                bias.name,
+                bias.shape,
+                elements,
+                result.labels.expand(shape),
+            )
     return result
 
 
@@ -110,7 +121,11 @@ class _Factor:
 
 
 def _contract(
-    call: Call, left: str, right: str, output: str, operands: object = None
+    call: Call,
+    left: str,
+    right: str,
+    output: str,
+    operands: object = None,
 ) -> Activation:
     arguments = (
         list(operands)
@@ -125,7 +140,14 @@ def _contract(
         value = call.value(argument)
         if not isinstance(value, Activation):
             for factor in factors:
-                _meets_constant(call, factor, value, letters, call.shape_of(argument), size)
+                _meets_constant(
+                    call,
+                    factor,
+                    value,
+                    letters,
+                    call.shape_of(argument),
+                    size,
+                )
     summed = (set(left) | set(right)) - set(output)
     consumed = [factor for factor in factors if factor.varies & summed]
     kept = [factor for factor in factors if not factor.varies & summed]
@@ -139,7 +161,11 @@ def _contract(
     if summed and not consumed and len(kept) == 1:
         values = kept[0].labels
         if values.numel() > values.shape[-1] > 1:
-            call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
+            call.builder.attend(
+                call.module,
+                values.numel() // values.shape[-1],
+                values.flatten(),
+            )
     return _product(call, kept, output)
 
 
@@ -178,7 +204,15 @@ def _note_scores(
         if not both & summed:
             continue
         shared = [x for x in dict.fromkeys(one.letters + other.letters) if x in both]
-        rows = [_aligned(f.labels, f.letters, shared, size) for f in (one, other)]
+        rows = [
+            _aligned(
+                f.labels,
+                f.letters,
+                shared,
+                size,
+            )
+            for f in (one, other)
+        ]
         call.builder.tie(torch.stack(rows))
         may_equal_input(call, rows[0])
         if not kept:
@@ -219,10 +253,15 @@ def _layer(
 ) -> Activation | None:
     """A product with a parameter that reads channels and gives others is a linear layer."""
     values = [call.value(argument) for argument in arguments]
-    index = next((i for i, value in enumerate(values) if isinstance(value, Parameter)), None)
+    index = next(
+        (i for i, value in enumerate(values) if isinstance(value, Parameter)),
+        None,
+    )
     if index is None or not isinstance(x := values[1 - index], Activation):
         return None
-    weight, own, read = values[index], letters[index], letters[1 - index]
+    weight = values[index]
+    own = letters[index]
+    read = letters[1 - index]
     assert isinstance(weight, Parameter)
     wide = [letter for letter in own if size[letter] > 1]
     inner = [letter for letter in wide if letter in read and letter not in output]
@@ -243,7 +282,12 @@ def _layer(
     shape = [-1 if letter in outer else 1 for letter in output]
     if (known := call.again(weight, source, positions)) is not None:
         return Activation(known.reshape(shape))
-    owner, target = call.produce(elements.shape[0], source, weight, None)
+    owner, target = call.produce(
+        elements.shape[0],
+        source,
+        weight,
+        None,
+    )
     call.builder.connect(
         Connection(
             name=call.module,
@@ -279,7 +323,12 @@ def _meets_constant(
     call.builder.follow(value.name, value.shape, index, nodes)
 
 
-def _aligned(labels: Tensor, letters: str, shared: list[str], size: dict[str, int]) -> Tensor:
+def _aligned(
+    labels: Tensor,
+    letters: str,
+    shared: list[str],
+    size: dict[str, int],
+) -> Tensor:
     """Lay out labels by the shared letters and flatten them."""
     rest = [index for index, letter in enumerate(letters) if letter not in shared]
     order = [letters.index(letter) for letter in shared if letter in letters]

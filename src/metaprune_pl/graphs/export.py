@@ -36,7 +36,12 @@ def export(network: nn.Module, example: Example) -> Any:
             torch.no_grad(),
             contextlib.redirect_stderr(io.StringIO()),
         ):  # it prints what it could not follow
-            return torch.export.export(clean, positional, by_name, strict=False)
+            return torch.export.export(
+                clean,
+                positional,
+                by_name,
+                strict=False,
+            )
     except ERRORS as error:
         raise TraceError(_explanation(error, example)) from error
 
@@ -65,7 +70,8 @@ def _explanation(error: Exception, example: Example) -> str:
 
 def _user_line(error: Exception) -> str:
     """The last line outside PyTorch that an error went through."""
-    found, step = "", error.__traceback__
+    found = ""
+    step = error.__traceback__
     root = str(torch.__path__[0])
     while step is not None:
         name = step.tb_frame.f_code.co_filename

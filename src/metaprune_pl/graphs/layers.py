@@ -22,9 +22,11 @@ def convolution(call: Call) -> Activation:
 
     Its outputs are new neurons.
     """
-    weight, groups = call.parameter(1), call.argument(6, 1)
+    weight = call.parameter(1)
+    groups = call.argument(6, 1)
     assert weight is not None
-    shape, own = call.shape_of(call.node), call.shape_of(call.argument(1))
+    shape = call.shape_of(call.node)
+    own = call.shape_of(call.argument(1))
     x = call.activation()
     if is_nobody(x.labels) or (x.labels.shape[1] == 1 and varying(x.labels)):
         return _mix_places(call, x)
@@ -39,7 +41,11 @@ def convolution(call: Call) -> Activation:
     count = positions[0] * math.prod(positions[2:])
     known = call.again(weight, source, count)
     if known is not None:
-        return Activation(known.reshape(1, -1, *[1] * (len(shape) - 2)), None, x.partners)
+        return Activation(
+            known.reshape(1, -1, *[1] * (len(shape) - 2)),
+            None,
+            x.partners,
+        )
     owner, target = call.produce(shape[1], source, weight, 2)
     call.builder.connect(
         Connection(
@@ -52,7 +58,11 @@ def convolution(call: Call) -> Activation:
             inputs_first=transposed,
         )
     )
-    return Activation(target.reshape(1, -1, *[1] * (len(shape) - 2)), owner, x.partners)
+    return Activation(
+        target.reshape(1, -1, *[1] * (len(shape) - 2)),
+        owner,
+        x.partners,
+    )
 
 
 def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activation:
@@ -60,7 +70,8 @@ def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activ
 
     A depthwise one treats the channels of all heads alike.
     """
-    kernel, after = call.shape_of(call.argument(1)), call.shape_of(call.node)
+    kernel = call.shape_of(call.argument(1))
+    after = call.shape_of(call.node)
     places = varying(x.labels) - {1}
     if call.argument(6, 1) == kernel[0] == after[1] and places == {0}:
         call.share(x, 1, [weight])
@@ -80,7 +91,12 @@ def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activ
     raise AssertionError("neurons() refuses channels in several dimensions")
 
 
-def _filter(call: Call, x: Activation, weight: Parameter, source: Tensor) -> Activation:
+def _filter(
+    call: Call,
+    x: Activation,
+    weight: Parameter,
+    source: Tensor,
+) -> Activation:
     """A fixed filter, the same for each channel, such as a blur."""
     if not call.argument(6, 1) == len(source) == call.shape_of(call.node)[1]:
         raise TraceError(f"{call.name} with constant weights is not supported: {call.where}")
@@ -115,7 +131,11 @@ def linear(call: Call) -> Activation:
     positions = math.prod(shape[:-1])
     known = call.again(weight, source, positions)
     if known is not None:
-        return Activation(known.reshape(*[1] * (len(shape) - 1), -1), None, x.partners)
+        return Activation(
+            known.reshape(*[1] * (len(shape) - 1), -1),
+            None,
+            x.partners,
+        )
     owner, target = call.produce(shape[-1], source, weight, 2)
     call.builder.connect(
         Connection(
@@ -128,7 +148,11 @@ def linear(call: Call) -> Activation:
             positions=positions,
         )
     )
-    return Activation(target.reshape(*[1] * (len(shape) - 1), -1), owner, x.partners)
+    return Activation(
+        target.reshape(*[1] * (len(shape) - 1), -1),
+        owner,
+        x.partners,
+    )
 
 
 def _order(features: Tensor) -> tuple[Tensor, int, bool]:
@@ -181,7 +205,8 @@ def _mix_places(call: Call, x: Activation) -> Activation:
     Its weights connect no neurons.
     """
     nodes = x.labels[x.labels != NOBODY]
-    before, after = call.shape_of(call.argument(0)), call.shape_of(call.node)
+    before = call.shape_of(call.argument(0))
+    after = call.shape_of(call.node)
     changed = {dim for dim in varying(x.labels) if before[dim] != after[dim]}
     if changed:
         raise TraceError(f"{call.name} changes the number of channels on its way: {call.where}")

@@ -140,7 +140,10 @@ def _stays(labels: Tensor, kept: Tensor) -> Tensor:
 
 
 def _with_zeros(
-    node: torch.fx.Node, mixing: Mixing, values: Mapping[torch.fx.Node, Any], kept: Tensor
+    node: torch.fx.Node,
+    mixing: Mixing,
+    values: Mapping[torch.fx.Node, Any],
+    kept: Tensor,
 ) -> Any:
     def value(source: torch.fx.Node) -> Any:
         result = values[source]
@@ -178,7 +181,10 @@ def _chosen(value: Tensor, index: Mapping[int, Tensor]) -> Tensor:
 
 
 def _with_kept_only(
-    node: torch.fx.Node, mixing: Mixing, values: Mapping[torch.fx.Node, Any], kept: Tensor
+    node: torch.fx.Node,
+    mixing: Mixing,
+    values: Mapping[torch.fx.Node, Any],
+    kept: Tensor,
 ) -> Any:
     indices = {source: _index(parts, kept) for source, parts in mixing.inputs.items()}
 
@@ -208,14 +214,23 @@ def _with_kept_only(
     return parts if several else parts[0]
 
 
-def _spread(part: Tensor, labels: tuple[Tensor, ...], shape: torch.Size, kept: Tensor) -> Tensor:
+def _spread(
+    part: Tensor,
+    labels: tuple[Tensor, ...],
+    shape: torch.Size,
+    kept: Tensor,
+) -> Tensor:
     """Put what is kept back where it lies in the whole tensor; the rest is 0."""
     if part.shape == shape:
         return part
     for dim, places in _index(labels, kept).items():
         sizes = list(part.shape)
         sizes[dim] = shape[dim]
-        part = part.new_zeros(sizes).index_copy(dim, places.to(part.device), part)
+        part = part.new_zeros(sizes).index_copy(
+            dim,
+            places.to(part.device),
+            part,
+        )
     if part.shape != shape:
         raise Incomparable
     return part

@@ -164,7 +164,11 @@ def _joined(call: Call, full: list[Tensor]) -> list[Tensor]:
         return full
     for index, part in enumerate(small[1:], 1):
         if part.shape == small[0].shape and not torch.equal(part, small[0]):
-            call.builder.connect_identity(call.module, part.flatten(), small[0].flatten())
+            call.builder.connect_identity(
+                call.module,
+                part.flatten(),
+                small[0].flatten(),
+            )
             full[index] = small[0].expand(full[index].shape)
     return full
 
@@ -189,10 +193,14 @@ def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
 
     A parameter beside activations (class token) follows their channels.
     """
-    value, shape = call.value(source), call.shape_of(source)
+    value = call.value(source)
+    shape = call.shape_of(source)
     if isinstance(value, Activation):
         return value.labels.expand(shape)
-    beside = next((v for s in sources if isinstance(v := call.value(s), Activation)), None)
+    beside = next(
+        (v for s in sources if isinstance(v := call.value(s), Activation)),
+        None,
+    )
     if not isinstance(value, Parameter) or beside is None:
         return torch.full(shape, NOBODY)
     axis = call.argument(1, 0)
@@ -200,7 +208,12 @@ def _full_labels(call: Call, source: Any, sources: list[Any]) -> Tensor:
         call.builder.whole.add(value.name)
         return torch.full(shape, NOBODY)
     labels = beside.labels.expand(shape)
-    call.builder.follow(value.name, value.shape, value.elements.expand(shape), labels)
+    call.builder.follow(
+        value.name,
+        value.shape,
+        value.elements.expand(shape),
+        labels,
+    )
     return labels
 
 
@@ -240,7 +253,8 @@ def pad(call: Call) -> Activation:
 
 def overwritten(call: Call) -> Activation:
     """A tensor written over another of the same neurons."""
-    old, new = call.activation(), call.activation(1)
+    old = call.activation()
+    new = call.activation(1)
     if not torch.equal(old.labels, new.labels) and not (
         is_nobody(old.labels) and is_nobody(new.labels)
     ):

@@ -22,7 +22,8 @@ def batch_norm(call: Call) -> Activation:
 
 def prelu(call: Call) -> Activation:
     """A slope for all channels, or for each, in the second dimension."""
-    x, slope = call.activation(), call.parameter(1)
+    x = call.activation()
+    slope = call.parameter(1)
     if slope is not None and slope.elements.numel() > 1:
         call.share(x, 1, [slope])
     return x
@@ -30,7 +31,8 @@ def prelu(call: Call) -> Activation:
 
 def group_norm(call: Call) -> Activation:
     """Group norm: channels of one norm group together."""
-    x, groups = as_map(call, call.activation()), call.argument(1)
+    x = as_map(call, call.activation())
+    groups = call.argument(1)
     nodes = call.neurons(x, 1)
     if groups > 1:  # whole norm groups are removed: their nodes go together
         call.builder.tie(nodes.reshape(groups, -1).t())
@@ -57,7 +59,11 @@ def layer_norm(call: Call) -> Activation:
         len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1
     ):  # each head by itself, with the same parameters
         call.builder.mixed.append(x.labels.flatten())
-        call.share(x, -1, [p for _, index in names if (p := call.parameter(index)) is not None])
+        call.share(
+            x,
+            -1,
+            [p for _, index in names if (p := call.parameter(index)) is not None],
+        )
         return Activation(x.labels, None, x.partners)
     nodes = call.neurons(x, -1)
     call.builder.mixed.append(nodes)
@@ -70,7 +76,11 @@ def layer_norm(call: Call) -> Activation:
 
 
 def _norm(
-    call: Call, x: Activation, dim: int, home: str | None, found: dict[str, str]
+    call: Call,
+    x: Activation,
+    dim: int,
+    home: str | None,
+    found: dict[str, str],
 ) -> Activation:
     """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
     source = call.neurons(x, dim)

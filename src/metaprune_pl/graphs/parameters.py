@@ -98,7 +98,11 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
         return None
     shape = parameter.elements.shape
     companions = tuple(
-        Parameter(companion.name, companion.shape, shrink(move(companion.elements.expand(shape))))
+        Parameter(
+            companion.name,
+            companion.shape,
+            shrink(move(companion.elements.expand(shape))),
+        )
         for companion in parameter.companions
     )
     return replace(parameter, moved=result, companions=companions)
@@ -122,7 +126,13 @@ def _elementwise(call: Call, found: list[Parameter], operands: list[Any]) -> Par
             *[1] * (len(shape) - 2),
         ]  # a norm's parameters belong to the second dimension
         others = [
-            Parameter(p.name, p.shape, p.elements.reshape(channel), p.companions) for p in others
+            Parameter(
+                p.name,
+                p.shape,
+                p.elements.reshape(channel),
+                p.companions,
+            )
+            for p in others
         ]
     flat = [
         *main.companions,
@@ -140,7 +150,12 @@ def _elementwise(call: Call, found: list[Parameter], operands: list[Any]) -> Par
             return None
         indices = indices.reshape([1] * (len(shape) - indices.dim()) + list(indices.shape))
         companions.append(Parameter(parameter.name, parameter.shape, indices))
-    return replace(main, moved=elements, companions=tuple(companions), normalized=normalized)
+    return replace(
+        main,
+        moved=elements,
+        companions=tuple(companions),
+        normalized=normalized,
+    )
 
 
 def _joined(call: Call) -> Joined | None:

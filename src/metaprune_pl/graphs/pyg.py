@@ -19,7 +19,8 @@ def to_pyg(graph: WeightGraph, features: Features) -> Data:
         number of its connection.
     """
     width = max(edges.shape[-1] for edges in features.edges)
-    values, blocks = [], []
+    values = []
+    blocks = []
     for number, edges in enumerate(features.edges):
         flat = edges.reshape(-1, edges.shape[-1])
         values.append(torch.nn.functional.pad(flat, (0, width - flat.shape[-1])))

@@ -18,9 +18,11 @@ def recurrent(call: Call) -> list[Activation]:
     x = call.activation()
     states = call.argument(1)
     states = list(states) if isinstance(states, list | tuple) else [states]
-    layers, both = int(call.argument(4)), bool(call.argument(7))
+    layers = int(call.argument(4))
+    both = bool(call.argument(7))
     biases = bool(call.argument(3))
-    directions, step = 2 if both else 1, 4 if biases else 2
+    directions = 2 if both else 1
+    step = 4 if biases else 2
     weights = [call.value(node) for node in call.argument(2)]
     if any(isinstance(call.value(state), Activation) for state in states):
         raise TraceError(f"{call.name} with a computed state is not supported: {call.where}")
@@ -28,7 +30,8 @@ def recurrent(call: Call) -> list[Activation]:
         raise TraceError(f"{call.name} with a projection is not supported: {call.where}")
     shape = call.shape_of(call.argument(0))
     positions = shape[:-1].numel()
-    source, groups = call.neurons(x, -1), []
+    source = call.neurons(x, -1)
+    groups = []
     for layer in range(layers):
         outputs = []
         for direction in range(directions):
@@ -63,7 +66,12 @@ def cell(call: Call) -> Activation | list[Activation]:
     return [result] * len(call.node.meta["val"]) if several else result
 
 
-def _layer(call: Call, source: Tensor, parameters: list[Any], positions: int) -> Tensor:
+def _layer(
+    call: Call,
+    source: Tensor,
+    parameters: list[Any],
+    positions: int,
+) -> Tensor:
     """Add the hidden neurons of one layer in one direction, [H]."""
     if not all(isinstance(p, Parameter) and p.moved is None for p in parameters):
         raise TraceError(f"{call.name} with computed weights is not supported: {call.where}")
@@ -75,7 +83,11 @@ def _layer(call: Call, source: Tensor, parameters: list[Any], positions: int) ->
     gates = from_state.shape[0] // size
     builder = call.builder
     name = from_input.name.removesuffix(".weight_ih").replace(".weight_ih_", ".")
-    _, target = builder.new_group(name, size, depth=builder.depth(source) + 1)
+    _, target = builder.new_group(
+        name,
+        size,
+        depth=builder.depth(source) + 1,
+    )
     rows = torch.arange(gates * size).reshape(gates, size).t()
     for weight, nodes in ((from_input, source), (from_state, target)):
         builder.connect(
@@ -90,5 +102,10 @@ def _layer(call: Call, source: Tensor, parameters: list[Any], positions: int) ->
             )
         )
     for bias in biases:
-        builder.follow(bias.name, bias.shape, torch.arange(gates * size), target.repeat(gates))
+        builder.follow(
+            bias.name,
+            bias.shape,
+            torch.arange(gates * size),
+            target.repeat(gates),
+        )
     return target

@@ -61,15 +61,18 @@ def reduce(call: Call) -> Activation:
     reduced = {
         dim % rank for dim in ([dims] if isinstance(dims, int) else list(dims or range(rank)))
     }
-    labels, owner = x.labels, x.owner
+    labels = x.labels
+    owner = x.owner
     over = varying(labels) & reduced
     rest = varying(labels) - reduced
     branches = over and rest and (max(over) < min(rest) or _stacked(call, over))
     if branches and not bool((labels == NOBODY).any()):
-        labels, owner = sum_of_parts(call, labels, sorted(over)), None
+        labels = sum_of_parts(call, labels, sorted(over))
+        owner = None
     elif over:  # over channels: the result belongs to none of them
         call.builder.mixed.append(labels[labels != NOBODY])
-        labels, owner = torch.full([1] * rank, NOBODY), None
+        labels = torch.full([1] * rank, NOBODY)
+        owner = None
     partners = []
     for part in x.partners:
         if varying(part) & reduced:

@@ -28,8 +28,16 @@ _LINEAR = {
     "type_as.default",
 }
 """Operations of one tensor that pass a factor on."""
-_LAYERS = {"linear.default": (1, 2), "conv1d.default": (1, 2), "conv2d.default": (1, 2)}
-_NORMS = {"layer_norm.default": (2, 3), "rms_norm.default": (2,), "batch_norm.default": (1, 2)}
+_LAYERS = {
+    "linear.default": (1, 2),
+    "conv1d.default": (1, 2),
+    "conv2d.default": (1, 2),
+}
+_NORMS = {
+    "layer_norm.default": (2, 3),
+    "rms_norm.default": (2,),
+    "batch_norm.default": (1, 2),
+}
 """Operations with a weight and a bias, and where these stand among the arguments."""
 
 
@@ -55,24 +63,51 @@ def note_scale(call: Call, queries: Tensor, keys: Tensor) -> None:
         and _collect(call, call.argument(1), keys, of_keys, 2)
         and shared.keys() == of_keys.keys()
     ):
-        scale = AttentionScale(module=call.module, nodes=rows, rows=shared, power=0.5)
+        scale = AttentionScale(
+            module=call.module,
+            nodes=rows,
+            rows=shared,
+            power=0.5,
+        )
         call.builder.scales.append(scale)
         return
     call.builder.fix(queries)
     call.builder.fix(keys)
 
 
-def _collect(call: Call, node: Any, queries: Tensor, rows: Rows, users: int) -> bool:
+def _collect(
+    call: Call,
+    node: Any,
+    queries: Tensor,
+    rows: Rows,
+    users: int,
+) -> bool:
     if not isinstance(node, torch.fx.Node) or node.op != "call_function":
         return False
     name = str(node.target).removeprefix("aten.")
     if name in _LAYERS or name in _NORMS:
         places = _LAYERS.get(name) or _NORMS[name]
-        return _collect_layer(call, node, queries, rows, places, users)
+        return _collect_layer(
+            call,
+            node,
+            queries,
+            rows,
+            places,
+            users,
+        )
     if name in _LINEAR:
         first: Any = node.args[0]
         parts = list(first) if isinstance(first, list | tuple) else [first]
-        return all(_collect(call, part, queries, rows, users) for part in parts)
+        return all(
+            _collect(
+                call,
+                part,
+                queries,
+                rows,
+                users,
+            )
+            for part in parts
+        )
     operands = [part for part in node.all_input_nodes if isinstance(call.value(part), Activation)]
     others = [call.value(part) for part in node.all_input_nodes if part not in operands]
     if any(value is not None for value in others):  # a parameter that is added or multiplied
@@ -80,7 +115,16 @@ def _collect(call: Call, node: Any, queries: Tensor, rows: Rows, users: int) -> 
     if (name == "mul.Tensor" and len(operands) == 1) or name == "div.Tensor":
         return operands == [node.args[0]] and _collect(call, operands[0], queries, rows, users)
     if name in {"add.Tensor", "sub.Tensor"} and len(operands) == 2:
-        return all(_collect(call, part, queries, rows, users) for part in operands)
+        return all(
+            _collect(
+                call,
+                part,
+                queries,
+                rows,
+                users,
+            )
+            for part in operands
+        )
     return False
 
 
@@ -88,7 +132,12 @@ def note_possible_scale(call: Call, node: Any, queries: Tensor) -> None:
     """Attention that is written out may divide by its width: pruning finds out by trial."""
     own: Rows = {}
     if queries.dim() == 2 and _collect(call, node, queries, own, 1):
-        scale = AttentionScale(module=call.module, nodes=queries, rows=own, certain=False)
+        scale = AttentionScale(
+            module=call.module,
+            nodes=queries,
+            rows=own,
+            certain=False,
+        )
         call.builder.scales.append(scale)
 
 

@@ -71,7 +71,8 @@ def following_norms(graph: WeightGraph) -> tuple[list[int], Tensor]:
 def common_factors(graph: WeightGraph) -> Tensor:
     """Number the sets of nodes that must be multiplied alike, since identities connect them, [N]."""
     following, _ = following_norms(graph)
-    numbers, before = torch.arange(graph.num_nodes), None
+    numbers = torch.arange(graph.num_nodes)
+    before = None
     while before is None or not torch.equal(numbers, before):
         before = numbers.clone()
         for connection, norm in zip(graph.connections, following, strict=True):
@@ -99,18 +100,29 @@ def rescale(graph: WeightGraph, state: Mapping[str, Tensor], factors: Tensor) ->
     edges = list(features.edges)
     for index, (connection, norm) in enumerate(zip(graph.connections, following, strict=True)):
         if connection.parameter is not None:
-            factor = edge_factors(factors, connection.target, connection.source, norm)
+            factor = edge_factors(
+                factors,
+                connection.target,
+                connection.source,
+                norm,
+            )
             edges[index] = edges[index] * factor
         elif norm:
             before[connection.target[:, 0]] = factors[connection.source[:, 0]]
     columns = dict(zip(schema.slots, features.nodes.unbind(1), strict=True))
     for prefix, has in zip(("", "shortcut_"), normed.to(factors.device), strict=True):
-        weight, bias = f"{prefix}norm.weight", f"{prefix}norm.bias"
+        weight = f"{prefix}norm.weight"
+        bias = f"{prefix}norm.bias"
         columns[weight] = columns[weight] * torch.where(has, factors / before, 1)
         columns[bias] = columns[bias] * torch.where(has, factors, 1)
         columns[f"{prefix}bias"] = columns[f"{prefix}bias"] * torch.where(has, 1, factors)
     nodes = torch.stack(list(columns.values()), 1)
-    new = write(graph, Features(nodes=nodes, edges=tuple(edges)), state, schema)
+    new = write(
+        graph,
+        Features(nodes=nodes, edges=tuple(edges)),
+        state,
+        schema,
+    )
     for group in graph.groups:
         if "norm.mean" in group.slots:  # statistics are not written otherwise
             name = group.slots["norm.mean"]
@@ -118,7 +130,12 @@ def rescale(graph: WeightGraph, state: Mapping[str, Tensor], factors: Tensor) ->
     return new
 
 
-def edge_factors(factors: Tensor, target: Tensor, source: Tensor, norm: int) -> Tensor:
+def edge_factors(
+    factors: Tensor,
+    target: Tensor,
+    source: Tensor,
+    norm: int,
+) -> Tensor:
     """What multiplies a connection's weights, [G, O, I, 1]: a norm that follows takes the target's part."""
     own = 1 if norm else factors[target][:, :, None, None]
     return own / factors[source][:, None, :, None]

@@ -38,7 +38,11 @@ def trace(network: nn.Module, example: Example) -> WeightGraph:
     program = export(network, example)
     graph = _graph(network, program, channels_last=False)
     if not _complete(graph) and _has_another_layout(program):
-        graph = min(graph, _graph(network, program, channels_last=True), key=_left_out(network))
+        graph = min(
+            graph,
+            _graph(network, program, channels_last=True),
+            key=_left_out(network),
+        )
     for node in program.graph.nodes:
         node.meta.clear()  # example tensors and stack traces
     return graph
@@ -86,11 +90,21 @@ def _graph(network: nn.Module, program: Any, *, channels_last: bool) -> WeightGr
         program: What `export` gave.
         channels_last: The last dimension of inputs of more than two are channels, not the second.
     """
-    builder, aliases = GraphBuilder(), aliases_of(network)
-    values, known = _values(program, builder, aliases, channels_last)
+    builder = GraphBuilder()
+    aliases = aliases_of(network)
+    values, known = _values(
+        program,
+        builder,
+        aliases,
+        channels_last,
+    )
     if not builder.groups:
         builder.new_input(0)
-    state = Walk(builder=builder, values=values, constants=Constants(known))
+    state = Walk(
+        builder=builder,
+        values=values,
+        constants=Constants(known),
+    )
     labels = _output_labels(walk(program.graph_module, state))
     builder.add_names(dict(network.named_modules(remove_duplicate=False)))
     parameters = [name for name, _ in network.named_parameters()]
@@ -98,7 +112,10 @@ def _graph(network: nn.Module, program: Any, *, channels_last: bool) -> WeightGr
 
 
 def _values(
-    program: Any, builder: GraphBuilder, aliases: dict[str, str], channels_last: bool
+    program: Any,
+    builder: GraphBuilder,
+    aliases: dict[str, str],
+    channels_last: bool,
 ) -> tuple[dict[torch.fx.Node, Any], dict[torch.fx.Node, Any]]:
     """What the program's arguments stand for, and the values of those that are constant."""
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
@@ -114,7 +131,11 @@ def _values(
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             constant = spec.kind is InputKind.BUFFER
             name = aliases.get(str(spec.target), str(spec.target))
-            values[node] = Parameter(name, tuple(node.meta["val"].shape), constant=constant)
+            values[node] = Parameter(
+                name,
+                tuple(node.meta["val"].shape),
+                constant=constant,
+            )
             if constant:
                 buffers = {**program.constants, **program.state_dict}
                 known[node] = buffers.get(spec.target)

@@ -17,7 +17,9 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
 
     It is for `read` and `write`: what is there for pruning alone is that of the first.
     """
-    groups, connections, start = [], [], 0
+    groups = []
+    connections = []
+    start = 0
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     followed: list[Followed] = []
@@ -28,7 +30,8 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
             groups.append(replace(group, start=start + group.start, slots=slots))
         for connection in graph.connections:
             parameter = None if connection.parameter is None else f"{number}.{connection.parameter}"
-            source, target = connection.source + start, connection.target + start
+            source = connection.source + start
+            target = connection.target + start
             connections.append(
                 replace(connection, parameter=parameter, source=source, target=target)
             )

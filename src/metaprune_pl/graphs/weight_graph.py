@@ -80,7 +80,12 @@ class Connection:
         groups, outputs, inputs, taps = self.shape
         if self.rows is not None:
             rows = parameter.reshape(len(parameter), inputs, -1)[self.rows]  # [O, R, I, K]
-            return rows.transpose(1, 2).reshape(1, outputs, inputs, taps)
+            return rows.transpose(1, 2).reshape(
+                1,
+                outputs,
+                inputs,
+                taps,
+            )
         if self.taps_first:
             return parameter.reshape(groups, outputs, taps, inputs).transpose(2, 3)
         if self.inputs_first:
@@ -172,6 +177,7 @@ class WeightGraph:
         total = sum(int(kept[product.nodes].sum()) * product.positions for product in products)
         for connection in self.connections:
             if connection.positions:
-                outputs, inputs = kept[connection.target].sum(1), kept[connection.source].sum(1)
+                outputs = kept[connection.target].sum(1)
+                inputs = kept[connection.source].sum(1)
                 total += int((outputs * inputs).sum()) * connection.shape[3] * connection.positions
         return total

@@ -91,8 +91,19 @@ class _Sums:
                 nodes[connection.target] -= own
                 following[index] = 0
         common = common_factors(graph)
-        bound = torch.zeros(graph.num_nodes).index_add(0, common, (~hidden_nodes(graph)).float())
-        return cls(graph, nodes, tuple(edges), following, common, bound[common] == 0)
+        bound = torch.zeros(graph.num_nodes).index_add(
+            0,
+            common,
+            (~hidden_nodes(graph)).float(),
+        )
+        return cls(
+            graph,
+            nodes,
+            tuple(edges),
+            following,
+            common,
+            bound[common] == 0,
+        )
 
     def at(self, factors: Tensor, members: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Sums of what grows and of what shrinks with each node's factor, [N] each.
@@ -101,10 +112,13 @@ class _Sums:
             factors: Where.
             members: Indices of the connections to count.
         """
-        grows, shrinks = self.nodes * factors, torch.zeros_like(self.nodes)
+        grows = self.nodes * factors
+        shrinks = torch.zeros_like(self.nodes)
         for index in members:
-            connection, norm = self.graph.connections[index], self.following[index]
-            target, source = connection.target, connection.source
+            connection = self.graph.connections[index]
+            norm = self.following[index]
+            target = connection.target
+            source = connection.source
             now = self.edges[index] * edge_factors(factors, target, source, norm)[..., 0]
             if norm == 0:
                 grows.index_add_(0, target.flatten(), now.sum(2).flatten())
@@ -113,7 +127,12 @@ class _Sums:
 
     def total(self, factors: Tensor) -> float:
         """The l1 norm at these factors."""
-        pairs = zip(self.graph.connections, self.edges, self.following, strict=True)
+        pairs = zip(
+            self.graph.connections,
+            self.edges,
+            self.following,
+            strict=True,
+        )
         edges = [
             (e * edge_factors(factors, c.target, c.source, norm)[..., 0]).sum()
             for c, e, norm in pairs
@@ -133,13 +152,20 @@ def _factors(sums: _Sums) -> Tensor:
         total = sums.total(factors)
         if not total < least:
             break
-        gain, best, least = (least - total) / least, factors, total
+        gain = (least - total) / least
+        best = factors
+        least = total
         if gain < TOLERANCE:
             break
     return best
 
 
-def _balanced(sums: _Sums, factors: Tensor, layer: Tensor, members: Sequence[int]) -> Tensor:
+def _balanced(
+    sums: _Sums,
+    factors: Tensor,
+    layer: Tensor,
+    members: Sequence[int],
+) -> Tensor:
     """What to multiply the factors of a layer by, given those of all others, [N]."""
     grows, shrinks = (
         torch.zeros_like(part).index_add(0, sums.common, part)[sums.common]
@@ -152,7 +178,8 @@ def _balanced(sums: _Sums, factors: Tensor, layer: Tensor, members: Sequence[int
 
 def _layers(sums: _Sums) -> list[Tensor]:
     """Nodes whose factors can be found together: a group with all that goes with it, bool [N] each."""
-    layers, done = [], ~sums.free
+    layers = []
+    done = ~sums.free
     for group in sums.graph.groups:
         nodes = torch.zeros_like(done)
         nodes[group.start : group.stop] = True

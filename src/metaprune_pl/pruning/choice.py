@@ -136,7 +136,14 @@ def candidate_plans(
     seen: set[bytes] = set()
     for name, importance, values, own in _combinations(measured, pruning, settings):
         try:
-            (kept,) = plan(groups, values, importance, own, [budget], cost)
+            (kept,) = plan(
+                groups,
+                values,
+                importance,
+                own,
+                [budget],
+                cost,
+            )
         except PruningError:  # out of reach with this ceiling
             continue
         if (key := kept.numpy().tobytes()) not in seen:

@@ -14,7 +14,10 @@ from metaprune_pl.pruning.unpruned import Unpruned
 
 
 def prune_by_depgraph(
-    network: nn.Module, unpruned: Unpruned, settings: PruningSettings, budgets: Sequence[float]
+    network: nn.Module,
+    unpruned: Unpruned,
+    settings: PruningSettings,
+    budgets: Sequence[float],
 ) -> Iterator[nn.Module]:
     """Prune a network as torch-pruning does, by its own importance, ranking and groups.
 
@@ -31,7 +34,8 @@ def prune_by_depgraph(
     Raises:
         PruningError: A budget is out of reach.
     """
-    pruned, example = copy.deepcopy(network).eval(), unpruned.example_for(network)
+    pruned = copy.deepcopy(network).eval()
+    example = unpruned.example_for(network)
     ignored = [pruned.get_submodule(name) for name in _output_layers(unpruned.graph)]
     pruner = _pruner(pruned, example, ignored, settings)
     for budget in budgets:
@@ -47,7 +51,10 @@ def prune_by_depgraph(
 
 
 def _pruner(
-    network: nn.Module, example: Any, ignored: list[nn.Module], settings: PruningSettings
+    network: nn.Module,
+    example: Any,
+    ignored: list[nn.Module],
+    settings: PruningSettings,
 ) -> Any:
     import torch_pruning  # takes some time, for a control alone
 

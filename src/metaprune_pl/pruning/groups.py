@@ -82,7 +82,13 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
     owner = torch.cat(
         [torch.full((group.size,), number) for number, group in enumerate(graph.groups)]
     )
-    first_owner = unit.new_zeros(count).scatter_reduce(0, unit, owner, "amin", include_self=False)
+    first_owner = unit.new_zeros(count).scatter_reduce(
+        0,
+        unit,
+        owner,
+        "amin",
+        include_self=False,
+    )
     kinds, group = torch.unique(
         torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True
     )
@@ -91,7 +97,11 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
         prunable[unit[nodes]] = False
     entry_unit, entry_member = _entries(graph, unit)
     first = entry_unit.new_zeros(count).scatter_reduce(
-        0, entry_unit, entry_member, "amin", include_self=False
+        0,
+        entry_unit,
+        entry_member,
+        "amin",
+        include_self=False,
     )
     distinct = torch.unique(torch.stack([entry_unit, entry_member]), dim=1)[0]
     return PruningGroups(
@@ -162,7 +172,10 @@ def groups_of_layers(groups: PruningGroups, pattern: str) -> Tensor:
 
 
 def magnitudes(
-    graph: WeightGraph, state: Mapping[str, Tensor], p: float, kept: Tensor | None = None
+    graph: WeightGraph,
+    state: Mapping[str, Tensor],
+    p: float,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Sum |w|^p of every parameter over all but the neuron that it belongs to, differentiable, [P].
 

@@ -73,7 +73,8 @@ def _tied(rows: Tensor) -> Tensor:
 def _tables(attention: Attention, graph: WeightGraph, network: nn.Module) -> list[Follower]:
     """Parameters of an attention module with one value, row or column for each head."""
     known = {*graph.parameters, *(follower.parameter for follower in graph.constraints.followers)}
-    heads, prefix = attention.parts[0][:, 0], f"{attention.module}." if attention.module else ""
+    heads = attention.parts[0][:, 0]
+    prefix = f"{attention.module}." if attention.module else ""
     found = []
     for name, parameter in network.named_parameters():
         dims = [dim for dim, size in enumerate(parameter.shape) if size == len(heads) > 1]

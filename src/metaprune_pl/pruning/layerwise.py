@@ -85,15 +85,25 @@ class Layer:
         """Return what the rows of `matrix` are multiplied with, [G, rows, K]."""
         if not self.stride:
             return inputs.reshape(1, -1, inputs.shape[-1])
-        padded = F.pad(inputs, [side for pair in reversed(self.padding) for side in pair])
+        padded = F.pad(
+            inputs,
+            [side for pair in reversed(self.padding) for side in pair],
+        )
         taps = [padded[window].flatten(2) for window in self._windows(padded.shape[2:])]
         stacked = torch.stack(taps, -1)  # [B, C, positions, T]
-        parts: Tensor = stacked.unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2, 4)
+        parts: Tensor = stacked.unflatten(1, (self.groups, -1)).permute(
+            1,
+            0,
+            3,
+            2,
+            4,
+        )
         return parts.reshape(self.groups, -1, self.weight[0].numel())
 
     def _windows(self, sizes: torch.Size) -> Iterator[tuple[slice, ...]]:
         """Give the part of the padded inputs that each tap meets."""
-        kernel, dims = self.weight.shape[2:], range(len(sizes))
+        kernel = self.weight.shape[2:]
+        dims = range(len(sizes))
         steps = [
             (sizes[d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] for d in dims
         ]
@@ -197,7 +207,11 @@ class LayerwiseNetwork:
     def _call(node: Node, values: dict[Node, Any]) -> Callable[[], Any]:
         function: Any = node.target
         arguments = map_arg(node.args, values.__getitem__)
-        return partial(function, *arguments, **map_arg(node.kwargs, values.__getitem__))
+        return partial(
+            function,
+            *arguments,
+            **map_arg(node.kwargs, values.__getitem__),
+        )
 
     def _layer(self, node: Node, values: dict[Node, Any], compute: Callable[[], Tensor]) -> Layer:
         given: tuple[Any, ...] = node.args
@@ -205,7 +219,12 @@ class LayerwiseNetwork:
         bias: Any = given[2] if len(given) > 2 else None
         options: dict[str, Any] = {}
         if dimensions := _DIMENSIONS[str(node.target)]:
-            defaults: list[Any] = [[1] * dimensions, [0] * dimensions, [1] * dimensions, 1]
+            defaults: list[Any] = [
+                [1] * dimensions,
+                [0] * dimensions,
+                [1] * dimensions,
+                1,
+            ]
             stride, padding, dilation, groups = (*given[3:], *defaults[max(0, len(given) - 3) :])
             kernel = self._tensors[weight].shape[2:]
             options = {
@@ -240,7 +259,11 @@ def _sides(
 def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with torch.no_grad():
-            return torch.export.export(copy.deepcopy(network).eval(), (example,), strict=False)
+            return torch.export.export(
+                copy.deepcopy(network).eval(),
+                (example,),
+                strict=False,
+            )
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise PruningError(

@@ -33,7 +33,8 @@ class NormalEquations:
             inputs: [G, rows, K].
             outputs: [G, rows, O].
         """
-        inputs, outputs = inputs.double(), outputs.double()
+        inputs = inputs.double()
+        outputs = outputs.double()
         self.gram = self.gram.to(inputs.device) + inputs.mT @ inputs
         self.cross = self.cross.to(inputs.device) + outputs.mT @ inputs
         self.square = self.square.to(inputs.device) + outputs.square().sum((1, 2))
@@ -71,7 +72,11 @@ def _solve(systems: Tensor, right: Tensor) -> Tensor:
     """Solve X A = R for symmetric A: [G, K, K] and [G, O, K] -> [G, O, K]; 0 where A is singular."""
     factors, failed = torch.linalg.cholesky_ex(systems)
     solved = torch.cholesky_solve(right.mT, factors).mT
-    return torch.where((failed > 0)[:, None, None] | ~solved.isfinite(), 0.0, solved)
+    return torch.where(
+        (failed > 0)[:, None, None] | ~solved.isfinite(),
+        0.0,
+        solved,
+    )
 
 
 def slices(layer: Layer, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,7 +93,8 @@ def slices(layer: Layer, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     positions = outputs.numel() // len(outputs) // len(layer.weight)
     few = max(1, ENTRIES // (positions * width))
     for inputs, expected in zip(layer.inputs.split(few), outputs.split(few), strict=True):
-        patches, rows = layer.patches(inputs), layer.rows(expected)
+        patches = layer.patches(inputs)
+        rows = layer.rows(expected)
         if layer.constant is not None:
             rows = rows - layer.constant.reshape(layer.groups, 1, -1)
         yield with_bias(layer, patches, torch.ones_like(patches[..., 0])), rows

@@ -52,12 +52,23 @@ def _trilinear(
     return 2 * math.prod(extents)
 
 
-def _onednn_lstm_layer(inputs: Size, to_gates: Size, from_state: Size, *_: Any, **__: Any) -> int:
+def _onednn_lstm_layer(
+    inputs: Size,
+    to_gates: Size,
+    from_state: Size,
+    *_: Any,
+    **__: Any,
+) -> int:
     """One layer in one direction; `inputs` are [T, B, D]."""
     return 2 * math.prod(inputs[:-1]) * (math.prod(to_gates) + math.prod(from_state))
 
 
-def _fused_recurrent(inputs: Size, weights: list[Size], *_: Any, **__: Any) -> int:
+def _fused_recurrent(
+    inputs: Size,
+    weights: list[Size],
+    *_: Any,
+    **__: Any,
+) -> int:
     """All layers and directions; `inputs` are [T, B, D], or [tokens, D] of packed sequences."""
     matrices = [shape for shape in weights if len(shape) == 2]
     return 2 * math.prod(inputs[:-1]) * sum(math.prod(shape) for shape in matrices)

@@ -46,7 +46,11 @@ def maskable(groups: PruningGroups) -> Tensor:
 
 
 def straight_through(
-    importance: Tensor, kept: Tensor, costs: Tensor, competition: Tensor, temperature: float
+    importance: Tensor,
+    kept: Tensor,
+    costs: Tensor,
+    competition: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Return a mask of zeros and ones whose gradient is that of a soft one, [U].
 
@@ -64,10 +68,16 @@ def straight_through(
     zeros = scores.new_zeros(int(competition.max()) + 1)
     fixed = scores.detach()
     lowest = torch.full_like(zeros, torch.inf).scatter_reduce(
-        0, competition, fixed.where(kept, torch.inf), "amin"
+        0,
+        competition,
+        fixed.where(kept, torch.inf),
+        "amin",
     )
     highest = torch.full_like(zeros, -torch.inf).scatter_reduce(
-        0, competition, fixed.where(~kept, -torch.inf), "amax"
+        0,
+        competition,
+        fixed.where(~kept, -torch.inf),
+        "amax",
     )
     threshold = ((lowest + highest) / 2)[competition]
     soft = torch.sigmoid((fixed - threshold) / temperature)

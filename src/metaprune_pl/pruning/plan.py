@@ -98,7 +98,13 @@ def plan(
     Raises:
         PruningError: A budget is out of reach.
     """
-    removal = _Removal(groups, measured, criterion, settings, cost or groups.graph.macs)
+    removal = _Removal(
+        groups,
+        measured,
+        criterion,
+        settings,
+        cost or groups.graph.macs,
+    )
     chosen = []
     for budget in budgets:
         while (kept := removal.within(budget)) is None:
@@ -140,7 +146,8 @@ class _Removal:
             return self._kept(0)
         if not len(self.order) or self._cost(len(self.order)) > budget:
             return None
-        low, high = 1, len(self.order)
+        low = 1
+        high = len(self.order)
         while low < high:
             middle = (low + high) // 2
             enough = self._cost(middle) <= budget
@@ -162,7 +169,13 @@ class _Removal:
         self._rank()
 
     def _rank(self) -> None:
-        order = _ranking(self.groups, self.measured, self.criterion, self.settings, self.units)
+        order = _ranking(
+            self.groups,
+            self.measured,
+            self.criterion,
+            self.settings,
+            self.units,
+        )
         self.priority[order] = len(self.units) + torch.arange(len(order))
         self.order = _removable(self.groups, order, self.floor)[: self.per_step]
         gone = int((self.groups.prunable & ~self.units).sum())
@@ -193,7 +206,13 @@ def fewest_nodes(
     """
     state = {name: value.cpu() for name, value in state.items()}
     floor = _floor(groups, settings)
-    order = _ranking(groups, state, criterion, settings, groups.prunable)
+    order = _ranking(
+        groups,
+        state,
+        criterion,
+        settings,
+        groups.prunable,
+    )
     priority = torch.zeros_like(groups.group)
     priority[order] = torch.arange(len(order))
     units = _without(groups.prunable, _removable(groups, order, floor))

@@ -59,7 +59,10 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
     no_tensor_twice = {id(value): value for value in all_tensors(network).values()}
     pruned = copy_network(network, no_tensor_twice)
-    set_tensors(pruned, {name: value.detach().clone() for name, value in tensors.items()})
+    set_tensors(
+        pruned,
+        {name: value.detach().clone() for name, value in tensors.items()},
+    )
     _set_attributes(network, pruned, graph, kept)
     return pruned
 
@@ -94,7 +97,10 @@ def _cut_slots(group: NeuronGroup, tensors: dict[str, Tensor], kept: Tensor) -> 
 
 
 def _set_attributes(
-    network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor
+    network: nn.Module,
+    pruned: nn.Module,
+    graph: WeightGraph,
+    kept: Tensor,
 ) -> None:
     """Set the attributes of modules that count neurons, and scales that follow the width of a head."""
     for extent in graph.constraints.extents:
@@ -115,10 +121,8 @@ def _set_attributes(
 
 def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
     block = connection.block(parameter)
-    targets, sources = (
-        kept[connection.target].to(block.device),
-        kept[connection.source].to(block.device),
-    )
+    targets = kept[connection.target].to(block.device)
+    sources = kept[connection.source].to(block.device)
     if connection.rows is not None:
         rows = connection.rows.to(block.device)[targets[0]].flatten().sort().values
         return parameter[rows][:, sources[0]]
@@ -154,7 +158,11 @@ class Comparison:
 
 @torch.no_grad()
 def check_masked(
-    network: nn.Module, pruned: nn.Module, graph: WeightGraph, kept: Tensor, example: Example
+    network: nn.Module,
+    pruned: nn.Module,
+    graph: WeightGraph,
+    kept: Tensor,
+    example: Example,
 ) -> Comparison:
     """Compare a pruned network with the original whose removed channels nobody reads.
 
@@ -171,7 +179,11 @@ def check_masked(
         PruningError: The pruned network does not run, or differs.
     """
     images = drawn(example)
-    return compare(pruned, images, masked_outputs(network, graph, kept, images))
+    return compare(
+        pruned,
+        images,
+        masked_outputs(network, graph, kept, images),
+    )
 
 
 def drawn(example: Example) -> Example:
@@ -220,7 +232,10 @@ def check_repeatable(network: nn.Module, example: Example) -> None:
 
 @torch.no_grad()
 def masked_outputs(
-    network: nn.Module, graph: WeightGraph, kept: Tensor, images: Example
+    network: nn.Module,
+    graph: WeightGraph,
+    kept: Tensor,
+    images: Example,
 ) -> list[Tensor] | str:
     """Return all outputs of the masked network in order, or why they cannot be told."""
     assert graph.constraints.masked is not None

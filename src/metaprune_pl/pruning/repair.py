@@ -71,13 +71,15 @@ def repair(
     if len(images) < 4:
         raise ConfigError(f"repair: {len(images)} images are too few; give at least 4.")
     batches = equal_batches(images)
-    unpruned, changed = LayerwiseNetwork(network, batches[0]), LayerwiseNetwork(pruned, batches[0])
+    unpruned = LayerwiseNetwork(network, batches[0])
+    changed = LayerwiseNetwork(pruned, batches[0])
     outputs = _outputs_that_stay(graph, kept.to(images.device))
     names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
     sources = [unpruned.run(batch, names) for batch in batches]
     targets = [changed.run(batch, names) for batch in batches]
     for name in names:
-        index, mask = outputs[graph.aliases.get(name, name)], (masks or {}).get(name)
+        index = outputs[graph.aliases.get(name, name)]
+        mask = (masks or {}).get(name)
         pairs = zip(map(next, sources), map(next, targets), strict=True)
         yield _repair_layer(list(pairs), index, mask)
 
@@ -110,7 +112,8 @@ def _repair_layer(
     expected = first.compute().index_select(first.channel_dim, index)
     if torch.allclose(layer.compute(), expected, rtol=1e-6, atol=1e-6 * float(expected.std())):
         return LayerRepair(name=layer.name, before=0.0, after=0.0)  # nothing before it has changed
-    fitted, apart = NormalEquations(), NormalEquations()
+    fitted = NormalEquations()
+    apart = NormalEquations()
     for number, (source, layer) in enumerate(pairs):
         expected = source.compute().index_select(source.channel_dim, index)
         for inputs, outputs in slices(layer, expected):
@@ -120,7 +123,11 @@ def _repair_layer(
     support = None
     if mask is not None:
         allowed = mask.reshape(layer.matrix.shape).to(start.device)
-        support = with_bias(layer, allowed, torch.ones(len(layer.weight), device=start.device))
+        support = with_bias(
+            layer,
+            allowed,
+            torch.ones(len(layer.weight), device=start.device),
+        )
     before = least = apart.error(start)
     best = start
     for ridge in RIDGES:

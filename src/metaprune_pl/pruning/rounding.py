@@ -62,9 +62,16 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
     )  # of each unit
     stay = torch.zeros_like(sizes).index_add(0, groups.group, channels * ~groups.prunable)
     per_unit = torch.zeros_like(sizes).scatter_reduce(
-        0, groups.group, channels * groups.prunable, "amax"
+        0,
+        groups.group,
+        channels * groups.prunable,
+        "amax",
     )
-    nearest = torch.zeros(len(sizes), int(sizes.max()) + 1 if len(sizes) else 1, dtype=torch.long)
+    nearest = torch.zeros(
+        len(sizes),
+        int(sizes.max()) + 1 if len(sizes) else 1,
+        dtype=torch.long,
+    )
     for number, size in enumerate(sizes.tolist()):
         if size:
             counts = torch.arange(size + 1)

@@ -12,7 +12,8 @@ from torch.sparse import to_sparse_semi_structured
 
 from metaprune_pl.errors import PruningError
 
-ROWS, COLUMNS = 32, 64
+ROWS = 32
+COLUMNS = 64
 """Weights of half precision have a multiple of so many outputs and inputs; cuSPARSELt would take
 less than CUTLASS."""
 LEAST_CAPABILITY = (8, 0)

@@ -81,7 +81,11 @@ class Sparsity:
             gamma = self.shrinkage(groups, scores) * groups.prunable.to(scores.device)
             value = (gamma * scores / criterion.normalizer(groups, scores)).sum()
         if exact:
-            parts = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            parts = torch.autograd.grad(
+                value,
+                list(leaves.values()),
+                allow_unused=True,
+            )
             for name, own in zip(names, parts, strict=True):
                 if own is not None:
                     self._add(gradients, name, own)
@@ -110,12 +114,20 @@ class Sparsity:
 
 @torch.no_grad()
 def _decay(
-    groups: PruningGroups, state: Mapping[str, Tensor], gamma: Tensor, into: dict[str, Tensor]
+    groups: PruningGroups,
+    state: Mapping[str, Tensor],
+    gamma: Tensor,
+    into: dict[str, Tensor],
 ) -> None:
     """Add gamma * w for each parameter, summed over the groups that it is in."""
     node = gamma[groups.unit.to(gamma.device)]
 
-    def add(name: str, weight: Tensor, factor: Tensor, own: Tensor | None) -> None:
+    def add(
+        name: str,
+        weight: Tensor,
+        factor: Tensor,
+        own: Tensor | None,
+    ) -> None:
         if own is None:
             into[name] = (weight * factor).reshape(state[name].shape)
         else:
@@ -132,11 +144,21 @@ def _decay(
                 and not connection.taps_first
                 and into.get(name, weight).is_contiguous()
             ):
-                add(name, weight, factor, connection.block(into[name]) if name in into else None)
+                add(
+                    name,
+                    weight,
+                    factor,
+                    connection.block(into[name]) if name in into else None,
+                )
             else:
                 own = connection.unblock(weight * factor, state[name])
                 into[name] = into[name].add_(own) if name in into else own
     for group in groups.graph.groups:
         for slot, name in group.slots.items():
             if slot.endswith("norm.weight"):
-                add(name, state[name], node[group.start : group.stop], into.get(name))
+                add(
+                    name,
+                    state[name],
+                    node[group.start : group.stop],
+                    into.get(name),
+                )

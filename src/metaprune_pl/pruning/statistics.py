@@ -40,11 +40,16 @@ def loss_gradients(
     for images, labels in batches:
         logits = copied(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        found = torch.autograd.grad(
+            loss,
+            list(parameters.values()),
+            allow_unused=True,
+        )
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
                 total[name] += gradient
-        count, correct = count + len(labels), correct + int((logits.argmax(1) == labels).sum())
+        count = count + len(labels)
+        correct = correct + int((logits.argmax(1) == labels).sum())
     assert count, "there is no image"
     return {name: value / count for name, value in total.items()}, correct / count
 
@@ -70,7 +75,11 @@ def correlation(matrix: Tensor) -> Tensor:
     """
     rows = matrix - matrix.mean(1, keepdim=True)
     norms = rows.norm(dim=1, keepdim=True)
-    rows = torch.where(norms > 1e-12 * matrix.norm(dim=1, keepdim=True), rows / norms, 0.0)
+    rows = torch.where(
+        norms > 1e-12 * matrix.norm(dim=1, keepdim=True),
+        rows / norms,
+        0.0,
+    )
     return (rows @ rows.T).abs().fill_diagonal_(0.0).sum(1) / max(1, len(matrix) - 1)
 
 

@@ -87,10 +87,17 @@ def _every(groups: PruningGroups) -> Tensor:
 def _trial(network: nn.Module, example: Example, graph: WeightGraph) -> "_Trial":
     """Take a network to trial, in double precision where it runs so: what differs a little differs."""
     precise = copy_network(network).double()
-    images = convert(drawn(example), lambda x: x.double() if x.is_floating_point() else x)
+    images = convert(
+        drawn(example),
+        lambda x: x.double() if x.is_floating_point() else x,
+    )
     everything = torch.ones(graph.num_nodes, dtype=torch.bool)
     try:
-        compare(precise, images, masked_outputs(precise, graph, everything, images))
+        compare(
+            precise,
+            images,
+            masked_outputs(precise, graph, everything, images),
+        )
     except (PruningError, *FORWARD_ERRORS):
         return _Trial(network=network, images=drawn(example))
     return _Trial(network=precise, images=images)
@@ -173,9 +180,18 @@ class _Trial:
     def _error(self, groups: PruningGroups, kept: Tensor) -> Exception | None:
         key = kept.numpy().tobytes()
         if key not in self.masked:
-            self.masked[key] = masked_outputs(self.network, groups.graph, kept, self.images)
+            self.masked[key] = masked_outputs(
+                self.network,
+                groups.graph,
+                kept,
+                self.images,
+            )
         try:
-            compare(remove(self.network, groups.graph, kept), self.images, self.masked[key])
+            compare(
+                remove(self.network, groups.graph, kept),
+                self.images,
+                self.masked[key],
+            )
         except PruningError as error:
             return error
         return None

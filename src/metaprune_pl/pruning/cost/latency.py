@@ -15,7 +15,11 @@ from metaprune_pl.networks.examples import Example, call, convert, tensors_of
 
 @torch.inference_mode()
 def measure_latencies(
-    networks: Sequence[nn.Module], example: Example, batch_size: int, *, seconds: float = 0.1
+    networks: Sequence[nn.Module],
+    example: Example,
+    batch_size: int,
+    *,
+    seconds: float = 0.1,
 ) -> list[float]:
     """Measure the time of a forward pass of several networks in turn.
 
@@ -30,7 +34,10 @@ def measure_latencies(
     Returns:
         Median milliseconds per pass of each network.
     """
-    images = convert(example, lambda t: t.expand(batch_size, *t.shape[1:]).contiguous())
+    images = convert(
+        example,
+        lambda t: t.expand(batch_size, *t.shape[1:]).contiguous(),
+    )
     device = next(tensor.device for _, tensor in tensors_of(example))
     times: list[list[float]] = [[] for _ in networks]
     for index in range(10_000):

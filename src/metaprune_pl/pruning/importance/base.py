@@ -78,8 +78,17 @@ class Importance(ABC):
         scores = {}
         for name, score in self.raw_weight_scores(measured).items():
             flat = score.flatten()
-            layer = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
-            divisors = self.divisors(flat, layer, 1, torch.ones_like(layer).bool())
+            layer = torch.zeros(
+                len(flat),
+                dtype=torch.long,
+                device=flat.device,
+            )
+            divisors = self.divisors(
+                flat,
+                layer,
+                1,
+                torch.ones_like(layer).bool(),
+            )
             scores[name] = (flat / divisors).view_as(score)
         return scores
 
@@ -90,7 +99,13 @@ class Importance(ABC):
             "take Magnitude, Lamp, Taylor or Random."
         )
 
-    def divisors(self, scores: Tensor, index: Tensor, count: int, there: Tensor) -> Tensor:
+    def divisors(
+        self,
+        scores: Tensor,
+        index: Tensor,
+        count: int,
+        there: Tensor,
+    ) -> Tensor:
         """Return what each score is divided by: by default nothing, that is 1.
 
         Args:
@@ -113,7 +128,12 @@ class Importance(ABC):
         """
         index = groups.group.to(scores.device)
         there = torch.ones_like(index, dtype=torch.bool) if kept is None else kept.to(scores.device)
-        return self.divisors(scores.detach(), index, len(groups.names), there & scores.isfinite())
+        return self.divisors(
+            scores.detach(),
+            index,
+            len(groups.names),
+            there & scores.isfinite(),
+        )
 
     def importance(self, groups: PruningGroups, measured: Mapping[str, Tensor]) -> Tensor:
         """Equation (25): score of each unit, divided within its group, [U]."""
@@ -131,14 +151,25 @@ class Normalized(Importance):
 
     normalize: Literal["none", "mean", "max"] = "max"
 
-    def divisors(self, scores: Tensor, index: Tensor, count: int, there: Tensor) -> Tensor:
+    def divisors(
+        self,
+        scores: Tensor,
+        index: Tensor,
+        count: int,
+        there: Tensor,
+    ) -> Tensor:
         """Return the number of each score's group."""
         if self.normalize == "none":
             return torch.ones_like(scores)
         scores = torch.where(there, scores, 0.0)
         zeros = scores.new_zeros(count)
         if self.normalize == "max":
-            value = zeros.scatter_reduce(0, index, scores, "amax")
+            value = zeros.scatter_reduce(
+                0,
+                index,
+                scores,
+                "amax",
+            )
         else:
             sizes = zeros.index_add(0, index, there.to(scores))
             value = zeros.index_add(0, index, scores) / sizes.clamp(min=1)

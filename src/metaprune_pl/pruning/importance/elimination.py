@@ -61,7 +61,12 @@ class Elimination(Energy):
             values = outputs.double().movedim(layer.channel_dim, 0).flatten(1)
             moments.append(torch.stack([values.mean(1), values.square().mean(1)]))
         return [
-            Reader.of_layer(layer, readers(graph)[name], equations.gram[0], torch.stack(moments))
+            Reader.of_layer(
+                layer,
+                readers(graph)[name],
+                equations.gram[0],
+                torch.stack(moments),
+            )
             for name, (equations, moments, layer) in found.items()
         ]
 
@@ -85,7 +90,12 @@ class Reader:
     columns: Tensor
 
     @staticmethod
-    def of_layer(layer: Layer, connection: Connection, gram: Tensor, moments: Tensor) -> "Reader":
+    def of_layer(
+        layer: Layer,
+        connection: Connection,
+        gram: Tensor,
+        moments: Tensor,
+    ) -> "Reader":
         """Make one of a layer.
 
         Args:

@@ -58,14 +58,22 @@ class Energy(Normalized):
                 values.double().movedim(layer.channel_dim, 0).flatten(1)
                 for values in (layer.inputs, layer.compute())
             )
-            parts = [read.square().mean(1), given.mean(1), given.square().mean(1)]
+            parts = [
+                read.square().mean(1),
+                given.mean(1),
+                given.square().mean(1),
+            ]
             moments.setdefault(name, []).append(torch.cat(parts))
             weights[name] = layer.weight.double()
         energy = torch.full((graph.num_nodes,), torch.nan, dtype=torch.float64)
         for name, connection in readers(graph).items():
             if name in moments:
                 source = connection.source[0]
-                shares = _shares(connection, weights[name], torch.stack(moments[name]).mean(0))
+                shares = _shares(
+                    connection,
+                    weights[name],
+                    torch.stack(moments[name]).mean(0),
+                )
                 energy[source] = energy[source].nan_to_num() + shares.cpu()
         return {"energy": energy}
 
@@ -73,7 +81,8 @@ class Energy(Normalized):
         self, network: nn.Module, graph: WeightGraph, images: Images | None
     ) -> Iterator[tuple[str, Layer]]:
         """Give each layer that mixes channels, for each of several batches of the same size."""
-        batches, known = equal_batches(self._sample(images)), readers(graph)
+        batches = equal_batches(self._sample(images))
+        known = readers(graph)
         program = LayerwiseNetwork(network, batches[0])
         names = {name: graph.aliases.get(name, name) for name in program.layers}
         names = {name: first for name, first in names.items() if first in known}
@@ -101,8 +110,13 @@ class Energy(Normalized):
     ) -> Tensor:
         """Sum the energy of a unit's nodes: see `Importance.scores`."""
         energy = measured["energy"]
-        unread, zeros = energy.isnan(), energy.new_zeros(len(groups.group))
-        total = zeros.index_add(0, groups.unit, energy.masked_fill(unread, 0.0))
+        unread = energy.isnan()
+        zeros = energy.new_zeros(len(groups.group))
+        total = zeros.index_add(
+            0,
+            groups.unit,
+            energy.masked_fill(unread, 0.0),
+        )
         heard = zeros.index_add(0, groups.unit, (~unread).to(energy))
         return total.masked_fill(heard == 0, torch.inf)
 
@@ -136,7 +150,8 @@ def _shares(connection: Connection, weight: Tensor, moments: Tensor) -> Tensor:
         weight: Its weight, [O, I, ...].
         moments: Mean squares of its inputs, then means and mean squares of its outputs.
     """
-    outputs, kernel = len(weight), [1] * (weight.dim() - 2)
+    outputs = len(weight)
+    kernel = [1] * (weight.dim() - 2)
     squares, mean, power = moments.split([len(moments) - 2 * outputs, outputs, outputs])
     variance = power - mean.square()
     parts = weight.square() * squares.reshape(1, -1, *kernel)

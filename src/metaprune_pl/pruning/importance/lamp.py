@@ -34,13 +34,31 @@ class Lamp(Importance):
         """Return |w|^p of each weight."""
         return powers(measured, self.p)
 
-    def divisors(self, scores: Tensor, index: Tensor, count: int, there: Tensor) -> Tensor:
+    def divisors(
+        self,
+        scores: Tensor,
+        index: Tensor,
+        count: int,
+        there: Tensor,
+    ) -> Tensor:
         """Return for each score the sum of those of its group that are at least as high."""
         scores = torch.where(there, scores, 0.0)
         order = torch.argsort(scores, descending=True, stable=True)
         order = order[torch.argsort(index[order], stable=True)]
-        sums = scores.new_zeros(count).double().index_add(0, index, scores.double())
+        sums = (
+            scores.new_zeros(count)
+            .double()
+            .index_add(
+                0,
+                index,
+                scores.double(),
+            )
+        )
         earlier_groups = (sums.cumsum(0) - sums)[index[order]]
         so_far = scores[order].double().cumsum(0) - earlier_groups
-        value = torch.empty_like(scores).index_copy(0, order, so_far.to(scores))
+        value = torch.empty_like(scores).index_copy(
+            0,
+            order,
+            so_far.to(scores),
+        )
         return torch.where(value > 0, value, 1.0)

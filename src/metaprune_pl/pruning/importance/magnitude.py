@@ -31,7 +31,13 @@ class Magnitude(Normalized):
         self, groups: PruningGroups, measured: Mapping[str, Tensor], kept: Tensor | None = None
     ) -> Tensor:
         """Equation (24), differentiable: see `Importance.scores`."""
-        return power_sums(groups, measured, self.p, kept, first=self.reduce == "first")
+        return power_sums(
+            groups,
+            measured,
+            self.p,
+            kept,
+            first=self.reduce == "first",
+        )
 
     def raw_weight_scores(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return |w|^p of each weight."""

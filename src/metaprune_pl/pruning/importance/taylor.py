@@ -37,7 +37,11 @@ class Taylor(Normalized):
         measured = super().measure(network, graph)
         named = network.named_parameters(remove_duplicate=False)
         parameters = {name: value for name, value in named if value.requires_grad}
-        gradients, count = _summed_gradients(network, list(parameters.values()), images)
+        gradients, count = _summed_gradients(
+            network,
+            list(parameters.values()),
+            images,
+        )
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             measured[name] = (parameter.detach() * gradient / count).cpu()
         return measured

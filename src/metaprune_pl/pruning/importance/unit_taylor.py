@@ -46,7 +46,11 @@ class UnitTaylor(Normalized):
         for batch, labels in self._batches(images):
             with torch.enable_grad():
                 loss = F.cross_entropy(network(batch), labels)
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            gradients = torch.autograd.grad(
+                loss,
+                list(parameters.values()),
+                allow_unused=True,
+            )
             pairs = zip(parameters.items(), gradients, strict=True)
             products = {n: p.detach() * g for (n, p), g in pairs if g is not None}
             changes.append(self._by_node(graph, products).cpu())
@@ -83,5 +87,9 @@ class UnitTaylor(Normalized):
         changes = measured["changes"]
         zeros = changes.new_zeros(len(changes), len(groups.group))
         sums = zeros.index_add(1, groups.unit, changes.nan_to_num())
-        counted = zeros[0].index_add(0, groups.unit, (~changes[0].isnan()).to(changes))
+        counted = zeros[0].index_add(
+            0,
+            groups.unit,
+            (~changes[0].isnan()).to(changes),
+        )
         return sums.square().mean(0).masked_fill(counted == 0, torch.inf)

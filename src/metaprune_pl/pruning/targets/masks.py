@@ -69,7 +69,12 @@ class MaskTarget(Target):
         """Set weights to zero: see `Target.reach`."""
         measured = criterion.measure(network, unpruned.graph, images)
         for target in targets:
-            masks = find_masks(unpruned.graph, measured, criterion, target)
+            masks = find_masks(
+                unpruned.graph,
+                measured,
+                criterion,
+                target,
+            )
             masked = apply_masks(network if weights is None else weights, masks)
             kept = torch.ones(unpruned.graph.num_nodes, dtype=torch.bool)
             yield PrunedNetwork(network=masked, kept=kept, masks=masks)

@@ -58,7 +58,12 @@ class Pattern(MaskTarget):
         kept = {}
         for name, (dim, groups) in dimensions.items():
             if scores[name].shape[dim] // groups % self.of == 0:
-                kept[name] = pattern_mask(scores[name], self.keep, self.of, dim)
+                kept[name] = pattern_mask(
+                    scores[name],
+                    self.keep,
+                    self.of,
+                    dim,
+                )
         if not kept:
             raise PruningError(
                 f"no layer of the network has input channels that {self.of} divides, as {self.text} "
@@ -78,6 +83,11 @@ def pattern_mask(scores: Tensor, keep: int, of: int, dim: int) -> Tensor:
     """
     moved = scores.movedim(dim, -1)
     grouped = moved.reshape(-1, of)
-    order = torch.argsort(grouped, dim=1, descending=True, stable=True)
+    order = torch.argsort(
+        grouped,
+        dim=1,
+        descending=True,
+        stable=True,
+    )
     mask = torch.zeros_like(grouped, dtype=torch.bool).scatter(1, order[:, :keep], True)
     return mask.reshape(moved.shape).movedim(-1, dim)

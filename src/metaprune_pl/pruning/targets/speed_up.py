@@ -46,10 +46,17 @@ class SpeedUp(Target):
 
     def check(self, network: nn.Module, unpruned: Unpruned) -> None:
         """Refuse a speed-up that is out of reach, or that the network has: see `Target.check`."""
-        groups, cost = unpruned.groups, self.settings.cost
+        groups = unpruned.groups
+        cost = self.settings.cost
         assert groups is not None
-        example, base = unpruned.example_for(network), unpruned.base(cost)
-        left = fewest_nodes(groups, network.state_dict(), Magnitude(), self.settings)
+        example = unpruned.example_for(network)
+        base = unpruned.base(cost)
+        left = fewest_nodes(
+            groups,
+            network.state_dict(),
+            Magnitude(),
+            self.settings,
+        )
         reach = base / cost.of_kept(network, groups.graph, example)(left)
         if self.value > reach:
             raise PruningError(
@@ -81,7 +88,8 @@ class SpeedUp(Target):
         weights: nn.Module | None = None,
     ) -> Iterator[PrunedNetwork]:
         """Remove channels, and check each result: see `Target.reach`."""
-        groups, source = unpruned.groups, network if weights is None else weights
+        groups = unpruned.groups
+        source = network if weights is None else weights
         assert groups is not None
         example = unpruned.example_for(network)
         measured = criterion.measure(network, groups.graph, images)
@@ -91,7 +99,12 @@ class SpeedUp(Target):
             if settings.pruner == "depgraph":
                 if weights is not None:
                     raise ConfigError("pruning.pruner: depgraph prunes at once; set rounds to 1.")
-                results = prune_by_depgraph(network, unpruned, settings, budgets)
+                results = prune_by_depgraph(
+                    network,
+                    unpruned,
+                    settings,
+                    budgets,
+                )
                 yield from (PrunedNetwork(network=result) for result in results)
                 continue
             cost = settings.cost.of_kept(network, groups.graph, example)
@@ -99,7 +112,12 @@ class SpeedUp(Target):
                 yield without(source, unpruned, kept, example)
 
 
-def without(source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Example) -> PrunedNetwork:
+def without(
+    source: nn.Module,
+    unpruned: Unpruned,
+    kept: Tensor,
+    example: Example,
+) -> PrunedNetwork:
     """Remove what is not kept, and check the result.
 
     Args:
@@ -112,7 +130,13 @@ def without(source: nn.Module, unpruned: Unpruned, kept: Tensor, example: Exampl
         PruningError: It cannot be pruned exactly.
     """
     pruned = remove(source, unpruned.graph, kept)
-    comparison = check_masked(source, pruned, unpruned.graph, kept, example)
+    comparison = check_masked(
+        source,
+        pruned,
+        unpruned.graph,
+        kept,
+        example,
+    )
     return PrunedNetwork(network=pruned, kept=kept, comparison=comparison)
 
 
@@ -179,7 +203,12 @@ def prune(
     """
     own = PruningSettings() if settings is None else settings
     targets = speed_up_targets(speed_ups, own)
-    unpruned = examine(network, example, original=original, attention=own.attention)
+    unpruned = examine(
+        network,
+        example,
+        original=original,
+        attention=own.attention,
+    )
     targets[-1].check(network, unpruned)
     chosen = Magnitude() if criterion is None else criterion
     for result in SpeedUp.reach(targets, network, unpruned, chosen, images, weights):
