@@ -89,8 +89,8 @@ def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activ
 
 def _operands(call: Call) -> list[Activation]:
     rank = len(call.shape_of(call.node))
-    found = [call.activation_of(call.argument(index)) for index in (0, 1)]
-    return [_ranked(x, rank) for x in found if x is not None]
+    activations = [call.activation_of(call.argument(index)) for index in (0, 1)]
+    return [_ranked(x, rank) for x in activations if x is not None]
 
 
 def pointwise(call: Call) -> Activation:

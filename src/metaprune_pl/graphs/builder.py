@@ -81,10 +81,10 @@ class GraphBuilder:
         """Add neurons and return the group's unique name and their node numbers, [size]."""
         taken = {group.name for group in self.groups}
         unique = name
-        number = 2
+        suffix = 2
         while unique in taken:
-            unique = f"{name}:{number}"
-            number = number + 1
+            unique = f"{name}:{suffix}"
+            suffix = suffix + 1
         start = self.groups[-1].start + self.groups[-1].size if self.groups else 0
         self.groups.append(_Group(unique, start, size, {}, depth))
         return unique, torch.arange(start, start + size)
@@ -258,16 +258,16 @@ class GraphBuilder:
         none = torch.zeros(0, dtype=torch.long)
         self._fix_whole()
         fused = self._fused()
-        groups, number = self._final_groups(fused)
-        connections = tuple(self._renumbered(c, number, fused) for c in self.connections)
+        groups, index = self._final_groups(fused)
+        connections = tuple(self._renumbered(c, index, fused) for c in self.connections)
         graph = WeightGraph(
             groups=tuple(groups),
             connections=connections,
-            inputs=number[torch.cat([none, *self.inputs])],
-            output=number[output],
-            constraints=self._constraints(number, program),
+            inputs=index[torch.cat([none, *self.inputs])],
+            output=index[output],
+            constraints=self._constraints(index, program),
             unfollowed=tuple(dict.fromkeys(self.unfollowed)),
-            followed=tuple(replace(f, nodes=number[f.nodes]) for f in self.followed),
+            followed=tuple(replace(f, nodes=index[f.nodes]) for f in self.followed),
         )
         inside = set(graph.parameters)
         return replace(
@@ -275,42 +275,42 @@ class GraphBuilder:
             outside=tuple(name for name in parameters if name not in inside),
         )
 
-    def _constraints(self, number: Tensor, program: Any) -> PruningConstraints:
+    def _constraints(self, index: Tensor, program: Any) -> PruningConstraints:
         """What pruning must respect, by final node numbers."""
         none = torch.zeros(0, dtype=torch.long)
         pairs = torch.zeros(2, 0, dtype=torch.long)
         return PruningConstraints(
-            fixed=number[self.fixed],
-            ties=number[torch.cat([pairs, *self.ties], 1)],
-            equals=number[torch.cat([pairs, *self.equals], 1)],
-            mixed=number[torch.cat([none, *self.mixed])],
-            several=number[torch.cat([none, *self.several])],
+            fixed=index[self.fixed],
+            ties=index[torch.cat([pairs, *self.ties], 1)],
+            equals=index[torch.cat([pairs, *self.equals], 1)],
+            mixed=index[torch.cat([none, *self.mixed])],
+            several=index[torch.cat([none, *self.several])],
             followers=tuple(
-                replace(f, nodes=number[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers
+                replace(f, nodes=index[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers
             ),
-            products=tuple(replace(p, nodes=number[p.nodes]) for p in self.products),
+            products=tuple(replace(p, nodes=index[p.nodes]) for p in self.products),
             attentions=tuple(
                 replace(
                     a,
-                    parts=tuple(number[p] for p in a.parts),
+                    parts=tuple(index[p] for p in a.parts),
                 )
                 for a in self.attentions
             ),
-            scales=tuple(replace(a, nodes=number[a.nodes]) for a in self.scales),
+            scales=tuple(replace(a, nodes=index[a.nodes]) for a in self.scales),
             extents=tuple(
                 replace(
                     e,
-                    parts=tuple(number[part] for part in e.parts),
+                    parts=tuple(index[part] for part in e.parts),
                 )
                 for e in self.extents
             ),
-            masked=MaskedProgram(program, self._renumbered_mixing(number)),
+            masked=MaskedProgram(program, self._renumbered_mixing(index)),
         )
 
     def _final_groups(self, fused: dict[str, Tensor]) -> tuple[list[NeuronGroup], Tensor]:
         """The groups that are left, and the final number of each provisional node."""
         last = self.groups[-1]
-        number = torch.zeros(last.start + last.size, dtype=torch.long)
+        index = torch.zeros(last.start + last.size, dtype=torch.long)
         groups: list[NeuronGroup] = []
         for group in self.groups:
             if group.absorbed_by is not None:
@@ -321,10 +321,10 @@ class GraphBuilder:
             parts = {}
             size = group.size
             if rows is None:
-                number[group.start : group.start + size] = torch.arange(start, start + size)
+                index[group.start : group.start + size] = torch.arange(start, start + size)
             else:
                 size = len(rows)
-                number[group.start + rows] = torch.arange(start, start + size)[:, None]
+                index[group.start + rows] = torch.arange(start, start + size)[:, None]
                 if (bias := group.slots.get("bias")) is not None:
                     parts = {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
                     slots = dict.fromkeys(parts, bias)
@@ -338,13 +338,13 @@ class GraphBuilder:
             groups.append(new)
         for group in self.groups:
             if (main := group.absorbed_by) is not None:
-                whole = number[main.start : main.start + main.size]
-                number[group.start : group.start + group.size] = whole
-        return groups, number
+                whole = index[main.start : main.start + main.size]
+                index[group.start : group.start + group.size] = whole
+        return groups, index
 
-    def _renumbered_mixing(self, number: Tensor) -> dict[torch.fx.Node, Mixing]:
+    def _renumbered_mixing(self, index: Tensor) -> dict[torch.fx.Node, Mixing]:
         def new(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(number[part].where(part >= 0, -1) for part in parts)
+            return tuple(index[part].where(part >= 0, -1) for part in parts)
 
         return {
             node: replace(
@@ -384,7 +384,7 @@ class GraphBuilder:
         return fused
 
     def _renumbered(
-        self, connection: Connection, number: Tensor, fused: dict[str, Tensor]
+        self, connection: Connection, index: Tensor, fused: dict[str, Tensor]
     ) -> Connection:
         """Return a connection between final nodes.
 
@@ -396,15 +396,15 @@ class GraphBuilder:
         )
         if rows is None or connection.parameter is None:
             return replace(
-                connection, target=number[connection.target], source=number[connection.source]
+                connection, target=index[connection.target], source=index[connection.source]
             )
-        target = number[first + rows[:, 0]][None]
+        target = index[first + rows[:, 0]][None]
         places = connection.kernel[0] * connection.kernel[1]
         kernel = (1, 3) if places == 1 else (3, places)
         return replace(
             connection,
             target=target,
-            source=number[connection.source],
+            source=index[connection.source],
             rows=rows,
             kernel=kernel,
         )

@@ -87,7 +87,8 @@ class Call:
         chosen = self.argument(1)
         places = [None if index is None else self.constant(index) for index in chosen]
         known = all(
-            index is None or place is not None for index, place in zip(chosen, places, strict=True)
+            index is None or position is not None
+            for index, position in zip(chosen, places, strict=True)
         )
         return places if known else None
 

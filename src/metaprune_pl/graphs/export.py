@@ -70,15 +70,15 @@ def _explanation(error: Exception, example: Example) -> str:
 
 def _user_line(error: Exception) -> str:
     """The last line outside PyTorch that an error went through."""
-    found = ""
+    line = ""
     step = error.__traceback__
     root = str(torch.__path__[0])
     while step is not None:
         name = step.tb_frame.f_code.co_filename
         if not name.startswith(root) and "metaprune_pl" not in name and not name.startswith("<"):
-            found = f"{name}:{step.tb_lineno}"
+            line = f"{name}:{step.tb_lineno}"
         step = step.tb_next
-    return found
+    return line
 
 
 def aliases_of(network: nn.Module) -> dict[str, str]:

@@ -158,20 +158,20 @@ def _with_zeros(
 
 def _index(parts: tuple[Tensor, ...], kept: Tensor) -> dict[int, Tensor]:
     """Indices that are kept along each dimension that neurons lie in."""
-    found: dict[int, Tensor] = {}
+    result: dict[int, Tensor] = {}
     for labels in parts:
         mask = _stays(labels, kept)
         whole = torch.ones_like(mask)
         for dim, size in enumerate(labels.shape):
             if size > 1:
                 along = mask.movedim(dim, 0).flatten(1).any(1)
-                found[dim] = along.nonzero().flatten()
+                result[dim] = along.nonzero().flatten()
                 shape = [1] * mask.dim()
                 shape[dim] = -1
                 whole = whole & along.reshape(shape)
         if not torch.equal(whole, mask):
             raise Incomparable
-    return found
+    return result
 
 
 def _chosen(value: Tensor, index: Mapping[int, Tensor]) -> Tensor:
@@ -198,9 +198,9 @@ def _with_kept_only(
         dim = 1 if name.startswith("group") else args[0].dim() - 1
         along = indices[node.args[0]].get(dim)  # type: ignore[index]
         if along is not None:
-            for place in _WITH_WEIGHTS[name]:
-                if len(args) > place and args[place] is not None:
-                    args[place] = args[place][along.to(args[place].device)]
+            for position in _WITH_WEIGHTS[name]:
+                if len(args) > position and args[position] is not None:
+                    args[position] = args[position][along.to(args[position].device)]
             if dim != 1 or not name.startswith("group"):
                 args[1] = [len(along)]
     result = function(*args, **torch.fx.map_arg(node.kwargs, value))

@@ -11,13 +11,13 @@ from metaprune_pl.graphs.reductions import as_map
 def batch_norm(call: Call) -> Activation:
     """Batch norm: each channel by itself."""
     names = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
-    found = {
+    slots = {
         slot: p.name
         for index, slot in enumerate(names, 1)
         if (p := call.parameter(index)) is not None
     }
     x = as_map(call, call.activation())
-    return _norm(call, x, 1, x.owner, found)
+    return _norm(call, x, 1, x.owner, slots)
 
 
 def prelu(call: Call) -> Activation:
@@ -41,8 +41,8 @@ def group_norm(call: Call) -> Activation:
         call.builder.mixed.append(nodes)
     call.builder.count(call.module, nodes)
     names = (("norm.weight", 2), ("norm.bias", 3))
-    found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
-    return _norm(call, x, 1, x.owner, found)
+    slots = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
+    return _norm(call, x, 1, x.owner, slots)
 
 
 def layer_norm(call: Call) -> Activation:
@@ -68,11 +68,11 @@ def layer_norm(call: Call) -> Activation:
     nodes = call.neurons(x, -1)
     call.builder.mixed.append(nodes)
     call.builder.count(call.module, nodes)
-    found = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
+    slots = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
     home = call.builder.owner_of(
         nodes
     )  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
-    return _norm(call, x, -1, home, found)
+    return _norm(call, x, -1, home, slots)
 
 
 def _norm(
@@ -80,13 +80,13 @@ def _norm(
     x: Activation,
     dim: int,
     home: str | None,
-    found: dict[str, str],
+    slots: dict[str, str],
 ) -> Activation:
     """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
     source = call.neurons(x, dim)
-    if not found:
+    if not slots:
         return x
-    names = set(found.values())
+    names = set(slots.values())
     if (
         names and (known := call.builder.filled_by(names)) is not None
     ):  # the same norm once more: the same neurons
@@ -96,15 +96,15 @@ def _norm(
     if (
         group is not None
         and group.size == len(source)
-        and not any(slot in group.slots for slot in found)
+        and not any(slot in group.slots for slot in slots)
     ):
-        group.slots.update(found)
+        group.slots.update(slots)
         return x
     owner, target = call.builder.new_group(
         call.module, len(source), depth=call.builder.depth(source)
     )
     call.builder.connect_identity(call.module, source, target)
-    call.builder.group(owner).slots.update(found)
+    call.builder.group(owner).slots.update(slots)
     shape = [1] * x.labels.dim()
     shape[dim] = -1
     return Activation(target.reshape(shape), owner, x.partners)

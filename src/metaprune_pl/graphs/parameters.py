@@ -55,7 +55,7 @@ def computed(call: Call) -> Any:
     None is a constant, or more than is followed here.
     """
     operands = [call.value(node) for node in call.node.all_input_nodes]
-    found = [value for value in operands if isinstance(value, Parameter)]
+    parameters = [value for value in operands if isinstance(value, Parameter)]
     first = call.value(call.argument(0))
     if call.operator == "<built-in function getitem>":
         if isinstance(first, tuple):
@@ -66,18 +66,18 @@ def computed(call: Call) -> Any:
     if call.operator == "cat.default":
         return _joined(call)
     if call.operator in _STATISTICS and (
-        found or any(isinstance(value, Statistic) for value in operands)
+        parameters or any(isinstance(value, Statistic) for value in operands)
     ):
         return Statistic()
     if isinstance(first, Parameter) and call.operator in MOVES | _LIKE | {"index.Tensor"}:
         return _moved(call, first)
-    if found and (
+    if parameters and (
         call.operator in _ELEMENTWISE or call.operator.replace("_.", ".") in _ELEMENTWISE
     ):
-        return _elementwise(call, found, operands)
+        return _elementwise(call, parameters, operands)
     return (
         Statistic()
-        if not found and any(isinstance(value, Statistic) for value in operands)
+        if not parameters and any(isinstance(value, Statistic) for value in operands)
         else None
     )
 
@@ -108,14 +108,14 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
     return replace(parameter, moved=result, companions=companions)
 
 
-def _elementwise(call: Call, found: list[Parameter], operands: list[Any]) -> Parameter | None:
+def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -> Parameter | None:
     """The largest operand, element by element, with smaller ones beside it."""
     shape = call.shape_of(call.node)
-    main = max(found, key=lambda parameter: parameter.elements.numel())
+    main = max(parameters, key=lambda parameter: parameter.elements.numel())
     if main.elements.numel() != shape.numel():
         return None
-    others = [parameter for parameter in found if parameter is not main]
-    normalized = any(value.normalized for value in found) or any(
+    others = [parameter for parameter in parameters if parameter is not main]
+    normalized = any(value.normalized for value in parameters) or any(
         isinstance(value, Statistic) for value in operands
     )
     if call.operator == "batch_norm.default":

@@ -38,7 +38,7 @@ def indexed(call: Call) -> Activation:
         if x.labels.numel() == 1:
             return Activation(x.labels)
         raise TraceError(f"{call.name} with computed places is not supported: {call.where}")
-    if {dim for dim, place in enumerate(places) if place is not None} & varying(x.labels):
+    if {dim for dim, position in enumerate(places) if position is not None} & varying(x.labels):
         call.builder.fix(x.labels)  # the places are for this width
     full = x.labels.expand(call.shape_of(call.argument(0)))
     return Activation(shrink(torch.ops.aten.index.Tensor(full, places)))

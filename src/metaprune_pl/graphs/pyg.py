@@ -21,10 +21,10 @@ def to_pyg(graph: WeightGraph, features: Features) -> Data:
     width = max(edges.shape[-1] for edges in features.edges)
     values = []
     blocks = []
-    for number, edges in enumerate(features.edges):
+    for index, edges in enumerate(features.edges):
         flat = edges.reshape(-1, edges.shape[-1])
         values.append(torch.nn.functional.pad(flat, (0, width - flat.shape[-1])))
-        blocks.append(torch.full((len(flat),), number))
+        blocks.append(torch.full((len(flat),), index))
     return Data(
         x=features.nodes,
         edge_index=edge_index(graph, features.nodes.device),

@@ -150,7 +150,7 @@ def _collect_layer(
     users: int,
 ) -> bool:
     value = call.value(node)
-    given = [node.args[place] for place in places if len(node.args) > place]
+    given = [node.args[position] for position in places if len(node.args) > position]
     parameters = [call.value(part) for part in given if part is not None]
     if not parameters or not isinstance(value, Activation):
         return False

@@ -158,14 +158,14 @@ def _input_labels(builder: GraphBuilder, value: Tensor, channels_last: bool) -> 
 
 def _output_labels(outputs: list[Any]) -> Tensor:
     """Nodes of all outputs, each once, [K]."""
-    found: dict[int, None] = {}
+    nodes: dict[int, None] = {}
     depends = False
     for value in outputs:
         for part in value if isinstance(value, list) else [value]:
             depends = depends or isinstance(part, Activation | Unfollowed)
             if isinstance(part, Activation):
                 for labels in part.all_labels:
-                    found.update(dict.fromkeys(labels[labels != NOBODY].flatten().tolist()))
+                    nodes.update(dict.fromkeys(labels[labels != NOBODY].flatten().tolist()))
     if not depends:
         raise TraceError("the network's output is no tensor that depends on its input.")
-    return torch.tensor(list(found), dtype=torch.long)
+    return torch.tensor(list(nodes), dtype=torch.long)

@@ -24,20 +24,18 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
     outputs: list[Tensor] = []
     followed: list[Followed] = []
     aliases: dict[str, str] = {}
-    for number, graph in enumerate(graphs):
+    for index, graph in enumerate(graphs):
         for group in graph.groups:
-            slots = {slot: f"{number}.{name}" for slot, name in group.slots.items()}
+            slots = {slot: f"{index}.{name}" for slot, name in group.slots.items()}
             groups.append(replace(group, start=start + group.start, slots=slots))
         for connection in graph.connections:
-            parameter = None if connection.parameter is None else f"{number}.{connection.parameter}"
+            parameter = None if connection.parameter is None else f"{index}.{connection.parameter}"
             source = connection.source + start
             target = connection.target + start
             connections.append(
                 replace(connection, parameter=parameter, source=source, target=target)
             )
-        aliases |= {
-            f"{number}.{alias}": f"{number}.{name}" for alias, name in graph.aliases.items()
-        }
+        aliases |= {f"{index}.{alias}": f"{index}.{name}" for alias, name in graph.aliases.items()}
         followed += [replace(part, nodes=part.nodes + start) for part in graph.followed]
         inputs.append(graph.inputs + start)
         outputs.append(graph.output + start)
@@ -56,7 +54,7 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
 def unite_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The parameters and buffers of all networks, by the names that they have in the united graph."""
     return {
-        f"{number}.{name}": value
-        for number, state in enumerate(states)
+        f"{index}.{name}": value
+        for index, state in enumerate(states)
         for name, value in state.items()
     }

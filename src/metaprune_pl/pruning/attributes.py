@@ -12,12 +12,12 @@ Pair = tuple[str, str]
 
 def pairs_of(network: nn.Module, graph: WeightGraph) -> list[Pair]:
     """Return the attributes that pruning would set, of modules that are not PyTorch's own."""
-    found = {
+    pairs = {
         (_kind(network, extent.module), name)
         for extent in graph.constraints.extents
         for name in extent.names
     }
-    return sorted(pair for pair in found if not pair[0].startswith("torch.nn."))
+    return sorted(pair for pair in pairs if not pair[0].startswith("torch.nn."))
 
 
 def without_pairs(network: nn.Module, graph: WeightGraph, pairs: set[Pair]) -> WeightGraph:
@@ -36,12 +36,12 @@ def without_pairs(network: nn.Module, graph: WeightGraph, pairs: set[Pair]) -> W
 
 def attributes_set(graph: WeightGraph) -> tuple[str, ...]:
     """Return the paths of all attributes that pruning sets."""
-    found = {
+    paths = {
         f"{extent.module}.{name}".lstrip(".")
         for extent in graph.constraints.extents
         for name in extent.names
     }
-    return tuple(sorted(found))
+    return tuple(sorted(paths))
 
 
 def _kind(network: nn.Module, path: str) -> str:

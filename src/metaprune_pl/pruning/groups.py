@@ -80,7 +80,7 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
     unit = _components(torch.cat(pairs, 1), graph.num_nodes)
     count = int(unit.max()) + 1
     owner = torch.cat(
-        [torch.full((group.size,), number) for number, group in enumerate(graph.groups)]
+        [torch.full((group.size,), index) for index, group in enumerate(graph.groups)]
     )
     first_owner = unit.new_zeros(count).scatter_reduce(
         0,
@@ -224,12 +224,12 @@ def input_dimensions(graph: WeightGraph) -> dict[str, tuple[int, int]]:
     These are the weights of convolutions and linear layers, the first and the last ones too; not
     factors of a channel.
     """
-    found = {}
+    dimensions = {}
     for connection in graph.connections:
         groups, *rest = connection.shape
         if connection.parameter is not None and rest != [1, 1, 1]:
-            found[connection.parameter] = (0, groups) if connection.inputs_first else (1, 1)
-    return found
+            dimensions[connection.parameter] = (0, groups) if connection.inputs_first else (1, 1)
+    return dimensions
 
 
 def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,18 +240,18 @@ def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
     units: list[Tensor] = []
     orders: list[int] = []
     last = len(graph.connections)
-    for number, connection in enumerate(graph.connections):
+    for index, connection in enumerate(graph.connections):
         if connection.parameter is not None:
             if connection.shape[0] > 1:
                 units.append(unit[connection.target[:, 0]])
-                orders.append(number)
+                orders.append(index)
             else:
                 units += [unit[connection.target.flatten()], unit[connection.source.flatten()]]
-                orders += [number, last + number]
-    for number, group in enumerate(graph.groups):
+                orders += [index, last + index]
+    for index, group in enumerate(graph.groups):
         for slot, _ in enumerate(_norm_weights(group.slots)):
             units.append(unit[group.start : group.stop])
-            orders.append(2 * last + 2 * number + slot)
+            orders.append(2 * last + 2 * index + slot)
     return torch.cat(units), torch.cat(
         [torch.full((len(part),), order) for part, order in zip(units, orders, strict=True)]
     )

@@ -26,10 +26,10 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
             positions, temperatures).
     """
     head, owner = torch.full((2, graph.num_nodes), -1)
-    for number, attention in enumerate(graph.constraints.attentions):
+    for index, attention in enumerate(graph.constraints.attentions):
         for part in attention.parts:
             head[part] = torch.arange(len(part))[:, None].expand_as(part)
-            owner[part] = number
+            owner[part] = index
     first, second = graph.constraints.ties
     across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
     whole = [_tied(part) for attention in graph.constraints.attentions for part in attention.parts]
@@ -75,9 +75,9 @@ def _tables(attention: Attention, graph: WeightGraph, network: nn.Module) -> lis
     known = {*graph.parameters, *(follower.parameter for follower in graph.constraints.followers)}
     heads = attention.parts[0][:, 0]
     prefix = f"{attention.module}." if attention.module else ""
-    found = []
+    followers = []
     for name, parameter in network.named_parameters():
         dims = [dim for dim, size in enumerate(parameter.shape) if size == len(heads) > 1]
         if name.startswith(prefix) and name not in known and len(dims) == 1:
-            found.append(Follower(parameter=name, dim=dims[0], nodes=heads))
-    return found
+            followers.append(Follower(parameter=name, dim=dims[0], nodes=heads))
+    return followers

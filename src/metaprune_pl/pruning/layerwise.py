@@ -177,8 +177,8 @@ class LayerwiseNetwork:
         """Whether a node is a parameter, and the only reader of it reads nothing else."""
         if node not in self._names:
             return False
-        place = self._tensors[node].data_ptr()
-        same = [other for other in self._names if self._tensors[other].data_ptr() == place]
+        address = self._tensors[node].data_ptr()
+        same = [other for other in self._names if self._tensors[other].data_ptr() == address]
         return sum(len(other.users) for other in same) == 1
 
     def run(self, images: Tensor, names: Sequence[str]) -> Iterator[Layer]:

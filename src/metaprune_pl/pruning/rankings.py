@@ -29,16 +29,16 @@ def competition(groups: PruningGroups, ranking: Ranking) -> Tensor:
 def _kinds(groups: PruningGroups) -> list[tuple[object, ...]]:
     """Describe what each group's units hang on, whatever the widths: layers, norms and shortcuts."""
     graph = groups.graph
-    found: list[list[object]] = [[] for _ in groups.names]
+    kinds: list[list[object]] = [[] for _ in groups.names]
     for connection in graph.connections:
         for role, nodes in (("writes", connection.target), ("reads", connection.source)):
-            for number in groups.group[groups.unit[nodes.flatten()]].unique().tolist():
-                found[number].append((role, *_kind(connection)))
+            for index in groups.group[groups.unit[nodes.flatten()]].unique().tolist():
+                kinds[index].append((role, *_kind(connection)))
     for neurons in graph.groups:
         owners = groups.group[groups.unit[neurons.start : neurons.stop]].unique().tolist()
-        for number in owners:
-            found[number].append(("holds", *sorted(neurons.slots)))
-    return [tuple(sorted(map(str, parts))) for parts in found]
+        for index in owners:
+            kinds[index].append(("holds", *sorted(neurons.slots)))
+    return [tuple(sorted(map(str, parts))) for parts in kinds]
 
 
 def _kind(connection: Connection) -> tuple[object, ...]:

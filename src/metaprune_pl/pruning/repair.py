@@ -86,16 +86,16 @@ def repair(
 
 def _outputs_that_stay(graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
     """Return the outputs of each layer that stay, by the name of its weight, [O]."""
-    found = {}
+    outputs = {}
     for connection in graph.connections:
         if connection.parameter is not None and not connection.inputs_first:
             stays = kept[connection.target.to(kept.device)]
             if connection.rows is None:
-                found[connection.parameter] = stays.flatten().nonzero().flatten()
+                outputs[connection.parameter] = stays.flatten().nonzero().flatten()
             else:
                 rows = connection.rows.to(kept.device)[stays[0]]
-                found[connection.parameter] = rows.flatten().sort().values
-    return found
+                outputs[connection.parameter] = rows.flatten().sort().values
+    return outputs
 
 
 def _repair_layer(

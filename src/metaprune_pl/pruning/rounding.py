@@ -53,7 +53,7 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
     """
     sizes = groups.sizes()
     owner = torch.cat(
-        [torch.full((group.size,), number) for number, group in enumerate(groups.graph.groups)]
+        [torch.full((group.size,), index) for index, group in enumerate(groups.graph.groups)]
     )
     none = torch.full_like(groups.group, len(groups.graph.groups))
     first = none.scatter_reduce(0, groups.unit, owner, "amin")
@@ -72,14 +72,14 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
         int(sizes.max()) + 1 if len(sizes) else 1,
         dtype=torch.long,
     )
-    for number, size in enumerate(sizes.tolist()):
+    for index, size in enumerate(sizes.tolist()):
         if size:
             counts = torch.arange(size + 1)
-            allowed = (counts * per_unit[number] + stay[number]) % multiple == 0
-            allowed[: max(1, int(floor[number]))] = False
+            allowed = (counts * per_unit[index] + stay[index]) % multiple == 0
+            allowed[: max(1, int(floor[index]))] = False
             allowed[size] = True
             choice = allowed.nonzero().flatten().flip(0)  # of two as near the wider one
-            nearest[number, : size + 1] = choice[(counts[:, None] - choice).abs().argmin(1)]
+            nearest[index, : size + 1] = choice[(counts[:, None] - choice).abs().argmin(1)]
     return Rounding(groups=groups, nearest=nearest)
 
 

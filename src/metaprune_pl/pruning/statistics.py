@@ -40,12 +40,12 @@ def loss_gradients(
     for images, labels in batches:
         logits = copied(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             loss,
             list(parameters.values()),
             allow_unused=True,
         )
-        for name, gradient in zip(parameters, found, strict=True):
+        for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 total[name] += gradient
         count = count + len(labels)

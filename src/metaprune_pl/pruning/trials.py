@@ -62,11 +62,13 @@ def prunable_groups(
         raise PruningError(
             f"whole heads cannot be pruned in this network ({reason}). Take attention: width."
         )
-    found = []
+    candidates = []
     for groups in readings:
         stuck = trial.stuck(groups, _every(groups))
-        found.append(replace(groups, prunable=groups.prunable & ~torch.isin(groups.group, stuck)))
-    best = max(found, key=lambda groups: int(groups.members[groups.prunable].sum()))
+        candidates.append(
+            replace(groups, prunable=groups.prunable & ~torch.isin(groups.group, stuck))
+        )
+    best = max(candidates, key=lambda groups: int(groups.members[groups.prunable].sum()))
     return trial.settle(best)[0] or best
 
 

@@ -103,5 +103,5 @@ def _groups(network: nn.Module, example: Example, attention: AttentionUnits) -> 
 
 def _unfollowed(groups: PruningGroups) -> str:
     """What the trace could not follow, for errors."""
-    found = groups.graph.unfollowed
-    return f", or beside operations that are not followed ({found[0]})" if found else ""
+    operations = groups.graph.unfollowed
+    return f", or beside operations that are not followed ({operations[0]})" if operations else ""

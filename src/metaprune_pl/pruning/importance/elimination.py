@@ -41,8 +41,8 @@ class Elimination(Energy):
         groups = find_groups(graph)
         energy = self.scores(groups, measured)
         layers = self._readers(network, graph, images)
-        for number in range(len(groups.names)):
-            units = ((groups.group == number) & groups.prunable).nonzero().flatten()
+        for index in range(len(groups.names)):
+            units = ((groups.group == index) & groups.prunable).nonzero().flatten()
             own = [copied for reader in layers if (copied := reader.of(groups.unit, units))]
             if len(units) > 1 and own:
                 energy[units[eliminate(own)]] = energy[units].sort().values
@@ -52,10 +52,10 @@ class Elimination(Energy):
         self, network: nn.Module, graph: WeightGraph, images: Images | None
     ) -> list["Reader"]:
         """Return what elimination needs of each layer that mixes channels."""
-        found: dict[str, tuple[NormalEquations, list[Tensor], Layer]] = {}
+        layers: dict[str, tuple[NormalEquations, list[Tensor], Layer]] = {}
         for name, layer in self._visits(network, graph, images):
             outputs = layer.compute()
-            equations, moments, _ = found.setdefault(name, (NormalEquations(), [], layer))
+            equations, moments, _ = layers.setdefault(name, (NormalEquations(), [], layer))
             for inputs, rows in slices(layer, outputs):
                 equations.add(inputs, rows)
             values = outputs.double().movedim(layer.channel_dim, 0).flatten(1)
@@ -67,7 +67,7 @@ class Elimination(Energy):
                 equations.gram[0],
                 torch.stack(moments),
             )
-            for name, (equations, moments, layer) in found.items()
+            for name, (equations, moments, layer) in layers.items()
         ]
 
 

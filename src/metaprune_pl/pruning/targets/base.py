@@ -134,5 +134,5 @@ def reach(
 ) -> Iterator[PrunedNetwork]:
     """Prune a network to each of several targets: see `Target.reach`."""
     for kind, same in groupby(targets, key=type):
-        found: type[Target] = kind
-        yield from found.reach(list(same), network, unpruned, criterion, images, weights)
+        target_class: type[Target] = kind
+        yield from target_class.reach(list(same), network, unpruned, criterion, images, weights)

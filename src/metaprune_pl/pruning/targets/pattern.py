@@ -36,10 +36,10 @@ class Pattern(MaskTarget):
         Raises:
             ConfigError: The text is none.
         """
-        found = re.fullmatch(r"(\d+):(\d+)", text)
-        if found is None:
+        match = re.fullmatch(r"(\d+):(\d+)", text)
+        if match is None:
             raise _no_pattern(text)
-        return cls(keep=int(found[1]), of=int(found[2]))
+        return cls(keep=int(match[1]), of=int(match[2]))
 
     @property
     def label(self) -> str:
