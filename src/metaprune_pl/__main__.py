@@ -1,4 +1,4 @@
-"""`metaprune`: answers help and version without importing torch, and leaves the rest to `cli.app`."""
+"""`metaprune`: answers help and version without importing torch; `cli.app` does the rest."""
 
 import sys
 

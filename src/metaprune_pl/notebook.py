@@ -1,4 +1,4 @@
-"""What a notebook or script starts with, in a line each, with defaults for all that can be guessed."""
+"""What a notebook or script starts with, in a line each, with sensible defaults."""
 
 import copy
 from pathlib import Path

@@ -31,7 +31,7 @@ TOLERANCE = 1e-6
 
 
 def balance(graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a network's state with balanced channels: the same function, an l1 norm at most as large.
+    """Balance channels: the same function, with an l1 norm that is at most as large.
 
     Args:
         graph: Topology of the network.
@@ -177,7 +177,7 @@ def _balanced(
 
 
 def _layers(sums: _Sums) -> list[Tensor]:
-    """Nodes whose factors can be found together: a group with all that goes with it, bool [N] each."""
+    """Nodes whose factors are computed together: a group and all tied to it, bool [N] each."""
     layers = []
     done = ~sums.free
     for group in sums.graph.groups:

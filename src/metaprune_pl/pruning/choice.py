@@ -205,7 +205,7 @@ class RandomShares(Importance):
     def scores(
         self, groups: PruningGroups, measured: Mapping[str, Tensor], kept: Tensor | None = None
     ) -> Tensor:
-        """Return the place of a unit in its group over a number drawn for the group, [U]."""
+        """Return the rank of a unit in its group over a value drawn for the group, [U]."""
         inner = self.within.scores(groups, measured, kept).detach()
         generator = torch.Generator().manual_seed(self.seed)
         pace = 0.25 + 0.75 * torch.rand(len(groups.names), generator=generator, dtype=torch.float64)

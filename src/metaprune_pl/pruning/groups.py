@@ -52,7 +52,7 @@ class PruningGroups:
         return (units | ~self.prunable)[self.unit]
 
     def sizes(self, kept: Tensor | None = None) -> Tensor:
-        """Number of prunable units in each group, or of those that are kept (bool [U]), [groups]."""
+        """Count the prunable units in each group, or those that are kept (bool [U]), [groups]."""
         chosen = self.prunable if kept is None else self.prunable & kept
         return torch.zeros(len(self.names), dtype=torch.long).index_add(
             0, self.group, chosen.long()
@@ -219,10 +219,10 @@ def _sum_of_powers(values: Tensor, p: float) -> Tensor:
 
 
 def input_dimensions(graph: WeightGraph) -> dict[str, tuple[int, int]]:
-    """Return the weights that may be masked, each with the dimension of its input channels and its conv groups there.
+    """Return the dimension of the input channels, and its conv groups, of each maskable weight.
 
-    These are the weights of convolutions and linear layers, the first and the last ones too; not
-    factors of a channel.
+    Weights of convolutions and linear layers may be masked, the first and the last ones too, but
+    not factors of a channel.
     """
     dimensions = {}
     for connection in graph.connections:

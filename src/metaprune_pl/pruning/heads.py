@@ -11,6 +11,7 @@ from metaprune_pl.graphs.constraints import (
     Attention,
     Extent,
     Follower,
+    PruningConstraints,
 )
 
 AttentionUnits = Literal["width", "heads"]
@@ -25,44 +26,60 @@ def by_heads(graph: WeightGraph, network: nn.Module) -> WeightGraph:
         network: Its network, for parameters with a value for each head (tables of relative
             positions, temperatures).
     """
+    constraints = graph.constraints
+    head, owner = _heads_and_owners(graph)
+    first, second = constraints.ties
+    across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
+    counts = [
+        Extent(
+            module=attention.module,
+            parts=(attention.parts[0][:, 0],),
+            heads=True,
+        ).named(network.get_submodule(attention.module))
+        for attention in constraints.attentions
+    ]
+    tables = [
+        follower
+        for attention in constraints.attentions
+        for follower in _tables(attention, graph, network)
+    ]
+    by_head = replace(
+        constraints,
+        ties=torch.cat([constraints.ties[:, ~across], *_ties_of_heads(constraints)], 1),
+        mixed=constraints.mixed[owner[constraints.mixed] < 0],
+        extents=(
+            *(e for e in constraints.extents if not _within_a_head(e, head, owner)),
+            *counts,
+        ),
+        followers=(*constraints.followers, *tables),
+    )
+    return replace(graph, constraints=by_head)
+
+
+def _heads_and_owners(graph: WeightGraph) -> tuple[Tensor, Tensor]:
+    """Index of the head and of the attention that each node belongs to, -1 for none, [N] each."""
     head, owner = torch.full((2, graph.num_nodes), -1)
     for index, attention in enumerate(graph.constraints.attentions):
         for part in attention.parts:
             head[part] = torch.arange(len(part))[:, None].expand_as(part)
             owner[part] = index
-    first, second = graph.constraints.ties
-    across = (owner[first] >= 0) & (owner[first] == owner[second]) & (head[first] != head[second])
-    whole = [_tied(part) for attention in graph.constraints.attentions for part in attention.parts]
-    whole += [
-        _tied(torch.stack([p[:, 0] for p in attention.parts], 1))
-        for attention in graph.constraints.attentions
+    return head, owner
+
+
+def _ties_of_heads(constraints: PruningConstraints) -> list[Tensor]:
+    """Pairs that tie the channels of each head, then the parts of a head, [2, pairs] each."""
+    within = [_tied(part) for attention in constraints.attentions for part in attention.parts]
+    between = [
+        _tied(torch.stack([part[:, 0] for part in attention.parts], 1))
+        for attention in constraints.attentions
     ]
-    inside = [
-        extent
-        for extent in graph.constraints.extents
-        if bool((owner[torch.cat(extent.parts)] >= 0).all())
-        and len(head[torch.cat(extent.parts)].unique()) == 1
-    ]
-    counts = [
-        Extent(module=a.module, parts=(a.parts[0][:, 0],), heads=True).named(
-            network.get_submodule(a.module)
-        )
-        for a in graph.constraints.attentions
-    ]
-    constraints = replace(
-        graph.constraints,
-        ties=torch.cat([graph.constraints.ties[:, ~across], *whole], 1),
-        mixed=graph.constraints.mixed[owner[graph.constraints.mixed] < 0],
-        extents=(
-            *(e for e in graph.constraints.extents if all(e is not other for other in inside)),
-            *counts,
-        ),
-        followers=(
-            *graph.constraints.followers,
-            *(f for a in graph.constraints.attentions for f in _tables(a, graph, network)),
-        ),
-    )
-    return replace(graph, constraints=constraints)
+    return within + between
+
+
+def _within_a_head(extent: Extent, head: Tensor, owner: Tensor) -> bool:
+    """Whether an extent counts the channels of a single head."""
+    nodes = torch.cat(extent.parts)
+    return bool((owner[nodes] >= 0).all()) and len(head[nodes].unique()) == 1
 
 
 def _tied(rows: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class NormalEquations:
 
 
 def _solve(systems: Tensor, right: Tensor) -> Tensor:
-    """Solve X A = R for symmetric A: [G, K, K] and [G, O, K] -> [G, O, K]; 0 where A is singular."""
+    """Solve X A = R, [G, K, K] and [G, O, K] -> [G, O, K], A symmetric; 0 where it is singular."""
     factors, failed = torch.linalg.cholesky_ex(systems)
     solved = torch.cholesky_solve(right.mT, factors).mT
     return torch.where(

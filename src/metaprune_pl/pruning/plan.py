@@ -1,4 +1,4 @@
-"""Which channels stay, so that a network comes down to a cost: the ranking, its steps and floors."""
+"""Which channels stay so that a network reaches a cost: the ranking, its steps and floors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

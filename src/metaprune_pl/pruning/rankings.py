@@ -16,7 +16,7 @@ RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 
 
 def competition(groups: PruningGroups, ranking: Ranking) -> Tensor:
-    """Return the number of the competition that each unit is in, [U]."""
+    """Return the index of the competition that each unit is in, [U]."""
     if ranking == "global":
         return torch.zeros_like(groups.group)
     if ranking == "uniform":
@@ -27,7 +27,7 @@ def competition(groups: PruningGroups, ranking: Ranking) -> Tensor:
 
 
 def _kinds(groups: PruningGroups) -> list[tuple[object, ...]]:
-    """Describe what each group's units hang on, whatever the widths: layers, norms and shortcuts."""
+    """Describe the layers, norms and shortcuts of each group, whatever the widths."""
     graph = groups.graph
     kinds: list[list[object]] = [[] for _ in groups.names]
     for connection in graph.connections:

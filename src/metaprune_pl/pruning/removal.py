@@ -102,7 +102,7 @@ def _set_attributes(
     graph: WeightGraph,
     kept: Tensor,
 ) -> None:
-    """Set the attributes of modules that count neurons, and scales that follow the width of a head."""
+    """Set the attributes that count neurons, and scales that follow the width of a head."""
     for extent in graph.constraints.extents:
         module = pruned.get_submodule(extent.module)
         new = [int(kept[part].sum()) for part in extent.parts]

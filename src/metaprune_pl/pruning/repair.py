@@ -1,8 +1,8 @@
 """Least-squares repair: a pruned network learns from unlabelled images what its layers gave before.
 
-Layer by layer, in the order of the forward pass, a layer of the pruned network gets the weights that
-come closest to the unpruned layer's outputs at the neurons that stay, given what the layers before
-it, repaired already, now give.
+Layer by layer, in the order of the forward pass, a layer of the pruned network gets the weights
+that come closest to the unpruned layer's outputs at the neurons that stay, given the outputs of the
+layers before it, which are repaired already.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def repair(
 ) -> Iterator[LayerRepair]:
     """Give the layers of a pruned network weights that reproduce the outputs of the unpruned one.
 
-    A quarter of the images is kept apart: the penalty of the ridge regression is chosen on them, and
+    A quarter of the images is held out: the penalty of the ridge regression is chosen on them, and
     a layer (of a grouped convolution, a group) whose error there does not fall is left as it is.
     Layers whose weights are read twice, and transposed convolutions, are left too. Statistics of
     batch norms are right as they are, those of the unpruned network.
@@ -114,10 +114,10 @@ def _repair_layer(
         return LayerRepair(name=layer.name, before=0.0, after=0.0)  # nothing before it has changed
     fitted = NormalEquations()
     apart = NormalEquations()
-    for number, (source, layer) in enumerate(pairs):
+    for batch, (source, layer) in enumerate(pairs):
         expected = source.compute().index_select(source.channel_dim, index)
         for inputs, outputs in slices(layer, expected):
-            (apart if number % 4 == 3 else fitted).add(inputs, outputs)
+            (apart if batch % 4 == 3 else fitted).add(inputs, outputs)
     layer = pairs[0][1]
     start = with_bias(layer, layer.matrix.double(), layer.bias)
     support = None

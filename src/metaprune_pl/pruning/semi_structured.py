@@ -36,7 +36,7 @@ class SemiStructured(NamedTuple):
 
 @torch.no_grad()
 def semi_structured(network: nn.Module) -> SemiStructured:
-    """Return a copy of a network whose linear layers with 2:4 masks are kept and multiplied as such.
+    """Return a copy of a network whose linear layers with 2:4 masks are stored and run as such.
 
     Args:
         network: In half precision (float16 or bfloat16) on a CUDA device with sparse tensor cores.
@@ -75,7 +75,7 @@ def semi_structured(network: nn.Module) -> SemiStructured:
 
 
 def layers_to_convert(network: nn.Module) -> tuple[list[str], dict[str, str]]:
-    """Return the linear layers that sparse tensor cores take, and the other layers with the reason why not."""
+    """Return the linear layers that sparse tensor cores take, and why not the other layers."""
     converted: list[str] = []
     left: dict[str, str] = {}
     for name, layer in network.named_modules():
@@ -95,7 +95,7 @@ def layers_to_convert(network: nn.Module) -> tuple[list[str], dict[str, str]]:
 
 
 def is_two_of_four(weight: Tensor) -> bool:
-    """Whether at most two of each four weights that follow each other along the inputs are not zero, [O, I]."""
+    """Whether at most two of each four consecutive weights of a row are not zero, [O, I]."""
     return weight.shape[1] % 4 == 0 and bool(((weight.reshape(-1, 4) != 0).sum(1) <= 2).all())
 
 

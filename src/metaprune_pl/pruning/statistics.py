@@ -24,7 +24,7 @@ operations."""
 def loss_gradients(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[dict[str, Tensor], float]:
-    """Gradient of the mean cross-entropy over all images, for every parameter of a network in evaluation mode.
+    """Compute the gradient of the mean cross-entropy over all images, in evaluation mode.
 
     Args:
         network: Left as it is, with its gradients, running statistics and modes.
@@ -48,8 +48,8 @@ def loss_gradients(
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 total[name] += gradient
-        count = count + len(labels)
-        correct = correct + int((logits.argmax(1) == labels).sum())
+        count += len(labels)
+        correct += int((logits.argmax(1) == labels).sum())
     assert count, "there is no image"
     return {name: value / count for name, value in total.items()}, correct / count
 
@@ -69,7 +69,9 @@ def weight_matrices(graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str
 
 
 def correlation(matrix: Tensor) -> Tensor:
-    """Mean absolute Pearson correlation of each output channel's weights with those of the others: [O, K] -> [O].
+    """Mean absolute Pearson correlation of each output channel's weights with the others'.
+
+    [O, K] -> [O].
 
     Constant channels, and a layer with one, correlate with none.
     """

@@ -1,4 +1,4 @@
-"""Pruning groups that a forward pass can follow: what it counts on is found by trial."""
+"""Pruning groups that a forward pass can follow: trials show what it counts on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -73,7 +73,7 @@ def prunable_groups(
 
 
 def _scales(graph: WeightGraph) -> Iterator[WeightGraph]:
-    """The graph with the scales of attention that are certain to follow its width, then with all."""
+    """The graph with the scales of attention that surely follow its width, then with all."""
     certain = tuple(scale for scale in graph.constraints.scales if scale.certain)
     yield replace(graph, constraints=replace(graph.constraints, scales=certain))
     if len(certain) < len(graph.constraints.scales):
@@ -87,7 +87,7 @@ def _every(groups: PruningGroups) -> Tensor:
 
 
 def _trial(network: nn.Module, example: Example, graph: WeightGraph) -> "_Trial":
-    """Take a network to trial, in double precision where it runs so: what differs a little differs."""
+    """Prepare a network for trials, in double precision where it runs: any difference counts."""
     precise = copy_network(network).double()
     images = convert(
         drawn(example),

@@ -1,4 +1,4 @@
-"""What networks cost: one class each, which a config names as `pruning.cost`; and measured times."""
+"""Costs of networks, one class each, which a config names as `pruning.cost`; measured times."""
 
 from metaprune_pl.pruning.cost.base import Cost
 from metaprune_pl.pruning.cost.latency import measure_latencies

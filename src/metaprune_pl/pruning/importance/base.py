@@ -95,8 +95,8 @@ class Importance(ABC):
     def raw_weight_scores(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Score each single weight, not yet divided within its layer: see `weight_scores`."""
         raise ConfigError(
-            f"criterion: {type(self).__name__} scores whole channels, not single weights. For masks "
-            "take Magnitude, Lamp, Taylor or Random."
+            f"criterion: {type(self).__name__} scores whole channels, not single weights. "
+            "For masks take Magnitude, Lamp, Taylor or Random."
         )
 
     def divisors(
@@ -143,10 +143,10 @@ class Importance(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Normalized(Importance):
-    """An importance whose scores are divided by a number of their group.
+    """An importance whose scores are divided by a value of their group.
 
     Attributes:
-        normalize: That number: 1 (`none`), the group's `mean`, or its `max`.
+        normalize: That value: 1 (`none`), the group's `mean`, or its `max`.
     """
 
     normalize: Literal["none", "mean", "max"] = "max"
@@ -158,7 +158,7 @@ class Normalized(Importance):
         count: int,
         there: Tensor,
     ) -> Tensor:
-        """Return the number of each score's group."""
+        """Return the divisor of each score's group."""
         if self.normalize == "none":
             return torch.ones_like(scores)
         scores = torch.where(there, scores, 0.0)

@@ -78,7 +78,7 @@ class Reader:
     Letters: K inputs (channels times taps, and 1 for the bias), U units, C inputs of each of them.
 
     Attributes:
-        inverse: Inverse of the second moments of its inputs, [K, K]; the rows of what is gone are 0.
+        inverse: Inverse of the second moments of its inputs, [K, K]; rows of removed ones are 0.
         weights: Its weights in units of each output's deviation, [O, K].
         source: Node of each of its inputs; -1 is none, [K].
         columns: Inputs of each unit, [U, C].
@@ -121,20 +121,20 @@ class Reader:
         )
 
     def of(self, unit: Tensor, units: Tensor) -> "Reader | None":
-        """Return it for the elimination of some units, [U]; None where it reads no equal number of each.
+        """Return it for the elimination of some units, [U]; None where it reads them unequally.
 
         Args:
             unit: Unit of each node, [N].
             units: The units.
         """
         owner = torch.where(self.source >= 0, unit[self.source], -1)
-        columns = [(owner == number).nonzero().flatten() for number in units.tolist()]
+        columns = [(owner == index).nonzero().flatten() for index in units.tolist()]
         if not columns or len({len(own) for own in columns}) > 1 or not len(columns[0]):
             return None
         return replace(self, columns=torch.stack(columns).to(self.weights.device))
 
     def costs(self) -> Tensor:
-        """Return what the loss of each unit costs, as a share of the variance of the outputs, [U]."""
+        """Return the cost of losing each unit, as a share of the outputs' variance, [U]."""
         blocks = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
         weights = self.weights[:, self.columns].transpose(0, 1)  # [U, O, C]
         costs: Tensor = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))

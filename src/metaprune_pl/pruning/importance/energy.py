@@ -123,7 +123,7 @@ class Energy(Normalized):
     def normalizer(
         self, groups: PruningGroups, scores: Tensor, kept: Tensor | None = None
     ) -> Tensor:
-        """Return the group's number over a power of how many layers read a unit, [U]."""
+        """Return the group's divisor over a power of the number of layers that read a unit, [U]."""
         divisor = super().normalizer(groups, scores, kept)
         counts = torch.zeros_like(divisor)
         for connection in readers(groups.graph).values():

@@ -1,4 +1,4 @@
-"""The loss's change to first order (Molchanov et al. 2019; for single weights SNIP, Lee et al. 2019)."""
+"""The loss's change to first order (Molchanov et al. 2019; of single weights Lee et al. 2019)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

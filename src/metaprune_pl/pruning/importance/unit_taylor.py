@@ -16,15 +16,15 @@ from metaprune_pl.pruning.importance.base import Images, Normalized
 
 @dataclass(frozen=True, kw_only=True)
 class UnitTaylor(Normalized):
-    """How much the loss changes without a unit: the sum of w * dL/dw over it, squared, over batches.
+    """Change of the loss without a unit: the sum of w * dL/dw over it, squared, over batches.
 
     Unlike `Taylor` it does not vanish where training has converged: single batches still pull at
     the weights, though not all of them together.
 
     Attributes:
         normalize: What scores are divided by within their group: 1 (`none`), their `mean` or `max`.
-        of: What w is: scale and shift of a unit's norms, which is a gate behind them (`norms`; units
-            without one stay), or the `weights` that make it, biases and norms too.
+        of: What w is: scale and shift of a unit's norms, which is a gate behind them
+            (`norms`; units without one stay), or the `weights` that make it, biases and norms too.
         batch: Images in each of the batches.
     """
 

@@ -66,8 +66,8 @@ class Pattern(MaskTarget):
                 )
         if not kept:
             raise PruningError(
-                f"no layer of the network has input channels that {self.of} divides, as {self.text} "
-                "needs."
+                f"no layer of the network has input channels that {self.of} divides, "
+                f"as {self.text} needs."
             )
         return Masks(kept=kept, dense=tuple(sorted(dimensions.keys() - kept.keys())))
 
