@@ -10,7 +10,10 @@ from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody,
 
 
 def add(call: Call) -> Activation:
-    """A sum joins neurons: a shortcut layer is absorbed by the main branch, another is an identity (paper, 4.1)."""
+    """A sum joins neurons (paper, 4.1).
+
+    The main branch absorbs the layer of a shortcut; a shortcut without one becomes an identity.
+    """
     operands = _operands(call)
     if len(operands) == 1:  # a number, a constant or a parameter outside the graph
         _follow(call, operands[0])
@@ -72,7 +75,10 @@ def multiply(call: Call) -> Activation:
 
 
 def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activation | None:
-    """What comes of operands of the same neurons, or where one belongs to nobody (scores, a mask) or to one neuron."""
+    """The result where no edges are needed, or None.
+
+    The operands have the same neurons, or one belongs to nobody (scores, a mask) or to one neuron.
+    """
     if torch.equal(left.labels, right.labels):
         return Activation(left.labels, None, left.partners)
     for one, x in ((left, right), (right, left)):
@@ -94,12 +100,12 @@ def _operands(call: Call) -> list[Activation]:
 
 
 def pointwise(call: Call) -> Activation:
-    """Each element depends on the element at its place only."""
+    """Each element depends on the element at its position only."""
     return call.activation()
 
 
 def combined(call: Call) -> Activation:
-    """Each element depends on those at its place of all operands (a maximum, a choice)."""
+    """Each element depends on those at its position in all operands (a maximum, a choice)."""
     operands = [x for node in call.node.all_input_nodes if (x := call.activation_of(node))]
     result, *others = operands
     rank = len(call.shape_of(call.node))
@@ -124,7 +130,7 @@ def _ranked(x: Activation, rank: int) -> Activation:
 
 
 def _joined(call: Call, left: Activation, right: Activation) -> Activation:
-    """Neurons that go together, since they meet element by element: the deeper lead to the others."""
+    """Tie neurons that meet element by element: the deeper ones lead to the others."""
     if left.labels.shape != right.labels.shape:
         raise TraceError(f"{call.name} joins tensors of other channels: {call.where}")
     builder = call.builder
@@ -165,7 +171,7 @@ def glu(call: Call) -> Activation:
 
 
 def _follow(call: Call, x: Activation) -> None:
-    """Note that a parameter or constant outside the graph meets an activation element by element."""
+    """Note a parameter or constant outside the graph that meets an activation elementwise."""
     shape = call.shape_of(call.node)
     for argument in call.node.args:
         value = call.value(argument)

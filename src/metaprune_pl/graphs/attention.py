@@ -60,7 +60,7 @@ def _pairs(
 
 
 def _heads(call: Call, index: int) -> Tensor:
-    """Labels of one operand, with as many heads as the queries have where any operand has several."""
+    """Labels of one operand, with the queries' heads where any operand has several."""
     labels = call.activation(index).labels
     rank = labels.dim()
     if rank < 3:

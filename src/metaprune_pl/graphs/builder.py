@@ -1,4 +1,4 @@
-"""What a trace has found so far: neuron groups and connections under provisional node numbers."""
+"""What a trace has collected so far: groups and connections under provisional node indices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +84,7 @@ class GraphBuilder:
         suffix = 2
         while unique in taken:
             unique = f"{name}:{suffix}"
-            suffix = suffix + 1
+            suffix += 1
         start = self.groups[-1].start + self.groups[-1].size if self.groups else 0
         self.groups.append(_Group(unique, start, size, {}, depth))
         return unique, torch.arange(start, start + size)
@@ -136,7 +136,7 @@ class GraphBuilder:
         self.ties.append(torch.stack([first.flatten(), nodes.flatten()]))
 
     def attend(self, module: str, heads: int, *parts: Tensor) -> None:
-        """Note attention: queries and keys, then values, or all at once, each in the order of the heads."""
+        """Note attention: queries and keys, then values, or all at once; heads in order."""
         rows = tuple(part.reshape(heads, -1) for part in parts)
         if len(parts) == 1:  # values of the scores that were last met here
             index = max(
@@ -308,7 +308,7 @@ class GraphBuilder:
         )
 
     def _final_groups(self, fused: dict[str, Tensor]) -> tuple[list[NeuronGroup], Tensor]:
-        """The groups that are left, and the final number of each provisional node."""
+        """The groups that are left, and the final index of each provisional node."""
         last = self.groups[-1]
         index = torch.zeros(last.start + last.size, dtype=torch.long)
         groups: list[NeuronGroup] = []

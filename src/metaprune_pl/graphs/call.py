@@ -17,7 +17,7 @@ class Call:
     """One operation of the exported program.
 
     Attributes:
-        builder: What the trace has found so far.
+        builder: What the trace has collected so far.
         node: The operation.
         operator: Its name without `aten.`.
         module: Path of the innermost module that it runs in.
@@ -51,7 +51,10 @@ class Call:
         return value.shape if isinstance(value, Tensor) else torch.Size()
 
     def value(self, argument: Any) -> Any:
-        """What an argument stands for: Activation, Parameter, None (a constant tensor) or a plain number or list."""
+        """What an argument stands for.
+
+        An `Activation`, a `Parameter`, None (a constant tensor), or a plain number or list.
+        """
         return self.values.get(argument) if isinstance(argument, torch.fx.Node) else argument
 
     def argument(self, index: int, default: Any = None) -> Any:
@@ -59,7 +62,7 @@ class Call:
         return self.node.args[index] if len(self.node.args) > index else default
 
     def activation_of(self, node: Any) -> Activation | None:
-        """Return what a node stands for where that is an activation; fresh where nobody else reads it."""
+        """Return a node's activation, if it has one; fresh where nobody else reads it."""
         value = self.value(node)
         if not isinstance(value, Activation):
             return None
@@ -73,7 +76,7 @@ class Call:
         return value
 
     def parameter(self, index: int) -> Parameter | None:
-        """Return an argument that must be a parameter or buffer, perhaps computed element by element, or absent."""
+        """Return an argument that is absent, a parameter or buffer, or elementwise of one."""
         node = self.argument(index)
         value = self.value(node)
         if node is None:
@@ -83,7 +86,7 @@ class Call:
         raise TraceError(f"{self.name} with computed weights is not supported: {self.where}")
 
     def places(self) -> list[Tensor | None] | None:
-        """Return the constant places that an indexing chooses along each dimension, or None where some are computed."""
+        """Return the constant indices along each dimension, or None where some are computed."""
         chosen = self.argument(1)
         places = [None if index is None else self.constant(index) for index in chosen]
         known = all(
@@ -116,7 +119,7 @@ class Call:
         return nodes
 
     def share(self, activation: Activation, dim: int, parameters: list[Parameter]) -> None:
-        """Let parameters follow a dimension of an activation whose neurons also change along others (heads)."""
+        """Let parameters follow a dimension where neurons also change along others (heads)."""
         along = activation.labels.movedim(dim, -1)
         for parameter in parameters:
             self.builder.follow(

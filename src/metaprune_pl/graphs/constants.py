@@ -7,7 +7,7 @@ import torch
 
 
 class Constants:
-    """Values of nodes that depend on no activation and no parameter, computed where they are asked for."""
+    """Values of nodes that depend on no activation and no parameter, computed on demand."""
 
     def __init__(self, known: dict[torch.fx.Node, Any]) -> None:
         self._known = known

@@ -9,7 +9,7 @@ from metaprune_pl.graphs.masked import MaskedProgram
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Follower:
-    """A parameter that is not in the graph but as wide as neurons are many, such as a position embedding.
+    """A parameter outside the graph with a value for each neuron, such as a position embedding.
 
     Attributes:
         parameter: Name of the parameter.
@@ -37,7 +37,7 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extent:
-    """A place where a forward pass names how many neurons there are, perhaps by an attribute of its module.
+    """A count of neurons that a forward pass relies on, perhaps as an attribute of its module.
 
     Attributes:
         module: Path of the module.

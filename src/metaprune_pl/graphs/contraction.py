@@ -1,4 +1,4 @@
-"""Products of activations with each other and with parameters, written out as matrices or einsum."""
+"""Products of activations and parameters, written out as matrices or einsum."""
 
 import math
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def added_product(call: Call) -> Activation:
 
 @dataclass(frozen=True, eq=False)
 class _Factor:
-    """One labelling of one operand: labels with a letter for each dimension, and which operand it is."""
+    """One labelling of an operand: labels, a letter for each dimension, and the operand's index."""
 
     labels: Tensor
     letters: str

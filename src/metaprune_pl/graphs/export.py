@@ -51,7 +51,7 @@ def _leaves(_: nn.Module, __: Any, output: Any) -> tuple[Tensor, ...]:
 
 
 def _explanation(error: Exception, example: Example) -> str:
-    """What went wrong, with the line of the user's code where a value decides on what is computed."""
+    """What went wrong, and the line of the user's code where a value decides what runs."""
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
     message = f"the network cannot be exported with an input of {shape_text(example)}: {reason}"

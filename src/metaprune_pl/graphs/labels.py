@@ -128,6 +128,6 @@ def moved(activation: Activation, shape: torch.Size, move: Callable[[Tensor], Te
 
 
 def channels(labels: Tensor, dim: int, shape: torch.Size) -> Tensor | None:
-    """Return the labels along one dimension of a tensor of the given shape, [C], or None where they vary elsewhere."""
+    """Return the labels along one dimension of a tensor, [C], or None where they vary elsewhere."""
     dim %= labels.dim()
     return labels.flatten().expand(shape[dim]) if labels.numel() == labels.shape[dim] else None

@@ -82,7 +82,7 @@ def _norm(
     home: str | None,
     slots: dict[str, str],
 ) -> Activation:
-    """Keep a norm's parameters on the neurons of `home`, or on neurons of its own where that place is taken."""
+    """Keep a norm's parameters on the neurons of `home`, or on its own where those are taken."""
     source = call.neurons(x, dim)
     if not slots:
         return x

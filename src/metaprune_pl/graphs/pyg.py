@@ -1,4 +1,4 @@
-"""The graph as torch_geometric data, for networks of its users and for the reference metanetwork."""
+"""The graph as torch_geometric data, for its users and the reference metanetwork."""
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def to_pyg(graph: WeightGraph, features: Features) -> Data:
 
 
 def edge_index(graph: WeightGraph, device: torch.device) -> Tensor:
-    """Return the ends of all edges, [2, E], from the input neuron to the output neuron of each weight."""
+    """Return the ends of all edges, from input neuron to output neuron, [2, E]."""
     index = []
     for connection in graph.connections:
         shape = connection.shape[:3]

@@ -26,7 +26,10 @@ def pooled_with_indices(call: Call) -> list[Activation]:
 
 
 def as_map(call: Call, x: Activation) -> Activation:
-    """Places of a map that have neurons of their own (of a linear layer, of a pixel shuffle) are a channel each."""
+    """Count each position of a map with neurons of its own as a channel.
+
+    Such maps come from a linear layer or a pixel shuffle.
+    """
     shape = call.shape_of(call.argument(0))
     over = sorted(varying(x.labels) - {0, 1})
     if not over or x.partners or 0 in varying(x.labels) or x.labels.shape[1] != shape[1]:

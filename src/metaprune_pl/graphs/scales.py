@@ -42,7 +42,7 @@ _NORMS = {
 
 
 def note_scale(call: Call, queries: Tensor, keys: Tensor) -> None:
-    """Without a scale of its own, attention divides by the root of its width, which pruning changes.
+    """Note the scale of attention that divides by the root of its width, which pruning changes.
 
     Where nothing can make up for that, the width stays.
     """

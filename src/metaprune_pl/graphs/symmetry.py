@@ -1,4 +1,4 @@
-"""What the channels of a network may be multiplied by, and divided by afterwards, without changing it.
+"""Factors that channels may be multiplied by, and divided by afterwards, without any effect.
 
 Any positive number where ReLU or another function that is linear along rays follows; -1 where an
 odd function such as tanh follows; both where only linear operations do.
@@ -69,7 +69,7 @@ def following_norms(graph: WeightGraph) -> tuple[list[int], Tensor]:
 
 
 def common_factors(graph: WeightGraph) -> Tensor:
-    """Number the sets of nodes that must be multiplied alike, since identities connect them, [N]."""
+    """Number the sets of nodes that identities connect, so that they share a factor, [N]."""
     following, _ = following_norms(graph)
     numbers = torch.arange(graph.num_nodes)
     before = None
@@ -136,6 +136,6 @@ def edge_factors(
     source: Tensor,
     norm: int,
 ) -> Tensor:
-    """What multiplies a connection's weights, [G, O, I, 1]: a norm that follows takes the target's part."""
+    """Factor of a connection's weights, [G, O, I, 1]; a norm that follows takes the target's."""
     own = 1 if norm else factors[target][:, :, None, None]
     return own / factors[source][:, None, :, None]

@@ -1,4 +1,4 @@
-"""From a network to its graph: a walk over the exported program that carries, for each tensor, its neurons.
+"""From a network to its graph: a walk over the exported program that follows the neurons.
 
 `torch.export` gives every tensor operation of a forward pass. The walk labels each activation with
 the node that each of its elements belongs to. Around an operation that it does not know, all
@@ -145,7 +145,7 @@ def _values(
 
 
 def _input_labels(builder: GraphBuilder, value: Tensor, channels_last: bool) -> Activation:
-    """The channels of an image [B, C, ...] or of tokens [B, ..., C]; ids and masks have no neurons."""
+    """Channels of an image [B, C, ...] or of tokens [B, ..., C]; ids and masks have none."""
     rank = value.dim()
     if not value.is_floating_point() or rank < 2:
         return nobody(rank)

@@ -1,4 +1,4 @@
-"""Several networks as one graph without edges between them, so that a metanetwork takes them in one pass."""
+"""Several networks as one graph, so that a metanetwork takes them in one pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,7 +52,7 @@ def unite(graphs: Sequence[WeightGraph]) -> WeightGraph:
 
 
 def unite_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The parameters and buffers of all networks, by the names that they have in the united graph."""
+    """Parameters and buffers of all networks, by their names in the united graph."""
     return {
         f"{index}.{name}": value
         for index, state in enumerate(states)

@@ -27,7 +27,7 @@ class Walk:
 
 
 def walk(program: torch.fx.GraphModule, state: Walk) -> list[Any]:
-    """Label the result of each operation in turn, and return what the program's outputs stand for."""
+    """Label the result of each operation in turn, and return those of the outputs."""
     for node in program.graph.nodes:
         if node.op == "get_attr":
             state.values[node] = getattr(program, str(node.target))
@@ -44,7 +44,10 @@ def walk(program: torch.fx.GraphModule, state: Walk) -> list[Any]:
 
 def _label(node: torch.fx.Node, state: Walk) -> Any:
     """Label the result of one operation."""
-    programs = [isinstance(state.values.get(part), torch.fx.GraphModule) for part in node.args]  # type: ignore[arg-type]
+    programs = [
+        isinstance(state.values.get(part), torch.fx.GraphModule)  # type: ignore[arg-type]
+        for part in node.args
+    ]
     if isinstance(node.target, torch._ops.HigherOrderOperator) and sum(programs) == 1:
         return _inside(node, programs.index(True), state)
     call = _call(node, state)
@@ -140,7 +143,7 @@ def _give_neurons(call: Call, dim: int) -> None:
 
 
 def _beside_unfollowed(call: Call, inputs: list[Any]) -> Any:
-    """Whatever meets a tensor that was not followed stays, and is still known where it keeps its shape."""
+    """Keep whatever meets a tensor that was not followed; it stays known in its own shape."""
     _keep(call, inputs)
     followed = [
         call.value(node)

@@ -1,4 +1,4 @@
-"""The topology of a network: which neurons there are, and which parameters connect them. It holds no values."""
+"""The topology of a network: its neurons and the parameters that connect them, without values."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -158,7 +158,7 @@ class WeightGraph:
 
     @property
     def num_edges(self) -> int:
-        """Number of edges; absent ones (an identity's off-diagonal, other conv groups) are not counted."""
+        """Number of edges, without those off an identity's diagonal or between conv groups."""
         return sum(connection.num_edges for connection in self.connections)
 
     @cached_property
