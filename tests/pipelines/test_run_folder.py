@@ -149,3 +149,17 @@ def test_the_work_of_many_seeds_has_a_name_that_a_file_can_have() -> None:
     names = {_name_of(range(start, start + 51)) for start in (0, 1, 51)}
     assert len(names) == 3
     assert max(map(len, names)) <= 255
+
+
+def test_square_brackets_in_a_name_are_printed_as_they_are(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store("[red]net")
+    main(["inspect", "[red]net"])
+    assert "[red]net" in capsys.readouterr().out
+    command = [*OUT_OF_REACH, "--network=[red]net", "--finetune_after.epochs=0"]
+    command += ["--speed_ups=[1.5]", "--trainer.default_root_dir=runs/[/b]x"]
+    for said in ("Results are in runs/[/b]x.", "runs/[/b]x is finished"):
+        main(command)
+        assert said in capsys.readouterr().err
+    assert Path("runs/[/b]x/report.json").is_file()

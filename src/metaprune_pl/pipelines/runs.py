@@ -59,10 +59,16 @@ def goes_on(
     return mark
 
 
-def tell(text: str) -> None:
-    """Tell a person how a run goes on, once for all its processes."""
+def tell(text: str, style: str | None = None) -> None:
+    """Tell a person how a run goes on, once for all its processes.
+
+    Args:
+        text: The text, in which square brackets are what they are.
+        style: Of all of it, such as `bold`.
+    """
     if is_main_process():
-        Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        console.print(text, style=style)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +114,8 @@ class Run:
             if is_main_process():
                 kept = held.enter_context(folder.running(self.config, keep=bool(rule.ignored)))
                 if kept is not None:
-                    tell(f"[yellow]{folder.path} held a report with other settings, now in {kept}")
+                    text = f"{folder.path} held a report with other settings, now in {kept}"
+                    tell(text, "yellow")
             if not self.part:
                 self.trainer.join()
             result = work()
@@ -131,7 +138,7 @@ class Run:
             print_result(result)
 
     def _tell_finished(self, path: Path) -> None:
-        tell(f"[dim]{path} is finished; it is not run again, even if images have changed since.")
+        tell(f"{path} is finished; it is not run again, even if images have changed since.", "dim")
         if not self.part:
             tell(
                 f"Results are in {path}. To run again: another --trainer.default_root_dir, or "
@@ -141,11 +148,12 @@ class Run:
 
 def _make_room(folder: RunFolder) -> None:
     """Move another run out of the way, and back what this one has done before."""
-    tell(f"[yellow]{folder.path} held a run with other settings; it is now {folder.move_aside()}")
+    aside = folder.move_aside()
+    tell(f"{folder.path} held a run with other settings; it is now {aside}", "yellow")
     if folder.bring_back():
         tell(
-            f"[yellow]{folder.path} is again the run with these settings that was moved aside "
-            "before"
+            f"{folder.path} is again the run with these settings that was moved aside before",
+            "yellow",
         )
 
 

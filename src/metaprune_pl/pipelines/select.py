@@ -14,7 +14,8 @@ from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pipelines.prepare import Preparation
 from metaprune_pl.pruning import MaskSettings
-from metaprune_pl.reports import Curve, Selection, read_json, write_csv, write_json
+from metaprune_pl.records import as_record, read_record
+from metaprune_pl.reports import Curve, Selection, write_csv, write_json
 from metaprune_pl.reports.figures import draw_epochs, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
 from metaprune_pl.stages.accuracy import accuracy
@@ -153,7 +154,10 @@ def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", 
 
 
 def _epoch(metanetwork: Path) -> int:
-    return int(read_json(metanetwork / "metanetwork.json")["record"]["epoch"])
+    path = metanetwork / "metanetwork.json"
+    card = read_record(dict[str, Any], path)
+    record = as_record(dict[str, Any], card.get("record"), path)
+    return as_record(int, record.get("epoch"), path)
 
 
 def _curve(

@@ -51,6 +51,6 @@ class Stage:
             "trainer.enable_model_summary": False,
             **{f"trainer.{name}": value for name, value in context.hardware.items()},
         }
-        tell(f"[bold]{self.command.__name__}[/bold] {self.config} -> {folder}")
+        tell(f"{self.command.__name__} {self.config} -> {folder}", "bold")
         settings = parse_config(self.command, self.config, shared, self.changes, given)
         run_command(self.command, settings, part=True)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from rich.console import RenderableType
 
-from metaprune_pl.files import read_json
+from metaprune_pl.errors import StorageError
+from metaprune_pl.records import as_record, read_record
 from metaprune_pl.reports.text import count, percent, text_table
 
 FLAT_DROP = 0.02
@@ -112,13 +113,15 @@ class Curve:
 
     @classmethod
     def from_json(cls, path: Path) -> "Curve":
-        """Read a curve that `write_json` wrote."""
-        return cls.from_dict(read_json(path))
+        """Read a curve that `write_json` wrote.
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Curve":
-        """Return the curve of its plain values."""
-        return cls(**{**data, "points": [CurvePoint(**point) for point in data["points"]]})
+        Raises:
+            StorageError: The file is missing or damaged.
+        """
+        curve = read_record(cls, path)
+        if not curve.points:
+            raise StorageError(f"{path} is damaged (there are no points).")
+        return curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +220,15 @@ class Selection:
 
     @classmethod
     def from_json(cls, path: Path) -> "Selection":
-        """Read a choice that was written with its reason and areas."""
-        data = read_json(path)
-        for derived in ("reason", "areas"):
-            data.pop(derived, None)
-        curves = {name: Curve.from_dict(curve) for name, curve in data["curves"].items()}
-        return cls(**{**data, "curves": curves})
+        """Read a choice that was written with its reason and areas.
+
+        Raises:
+            StorageError: The file is missing or damaged.
+        """
+        data = read_record(dict[str, Any], path)
+        values = {name: data[name] for name in data if name not in ("reason", "areas")}
+        choice = as_record(cls, values, path)
+        drawn = choice.curves.get(Path(choice.metanetwork).name)
+        if drawn is None or not all(curve.points for curve in choice.curves.values()):
+            raise StorageError(f"{path} is damaged (a curve or its points are missing).")
+        return choice

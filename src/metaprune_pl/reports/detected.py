@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from rich.table import Table
 
+from metaprune_pl.records import as_record
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.text import count, percent, text_table
 
@@ -70,9 +72,11 @@ class Detected(Result):
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_plain(cls, data: Any, file: Path) -> Self:
         """Return the result of its plain values; those of before had shorter names."""
-        return cls(**{re.sub("^precision", "average_precision", key): data[key] for key in data})
+        values = as_record(dict[str, Any], data, file)
+        names = {key: re.sub("^precision", "average_precision", key) for key in values}
+        return super().from_plain({names[key]: values[key] for key in values}, file)
 
     @classmethod
     def table(cls, results: Sequence[Self]) -> Table:

@@ -15,7 +15,8 @@ from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_re
 
 def print_result(result: Any) -> None:
     """Print a result of a command; None, of a training, has nothing to show."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    width = None if sys.stdout.isatty() else 150
+    console = Console(width=width, markup=False, emoji=False)
     for part in () if result is None else parts_of(result):
         console.print(part)
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from metaprune_pl.errors import StorageError
-from metaprune_pl.files import read_json, write_json
+from metaprune_pl.files import write_json
+from metaprune_pl.records import read_record
 from metaprune_pl.reports.figures import save_figure
 from metaprune_pl.reports.files import write_csv
 from metaprune_pl.reports.result import Result
@@ -31,9 +32,10 @@ def read_report(folder: Path, kind: type[R]) -> list[R]:
     """Read what `write_report` wrote.
 
     Raises:
-        StorageError: The folder holds no finished pruning.
+        StorageError: The folder holds no finished pruning, or its report is damaged.
     """
     file = folder / "report.json"
     if not file.is_file():
         raise StorageError(f"'{folder}' holds no report.json of `metaprune prune`.")
-    return [kind.from_dict(row) for row in read_json(file)]
+    rows = read_record(list[Any], file)
+    return [kind.from_plain(row, file) for row in rows]

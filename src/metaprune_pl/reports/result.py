@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rich.table import Table
 
 from metaprune_pl.files import read_json
+from metaprune_pl.records import as_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,9 +60,17 @@ class Result(ABC):
         raise NotImplementedError
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the result of its plain values."""
-        return cls(**data)
+    def from_plain(cls, data: Any, file: Path) -> Self:
+        """Return the result of its plain values.
+
+        Args:
+            data: The values.
+            file: Where they come from, for errors.
+
+        Raises:
+            StorageError: They are something else.
+        """
+        return as_record(cls, data, file)
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -70,4 +79,4 @@ class Result(ABC):
         Raises:
             StorageError: The file is missing or damaged.
         """
-        return cls.from_dict(read_json(file))
+        return cls.from_plain(read_json(file), file)
