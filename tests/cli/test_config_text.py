@@ -28,6 +28,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "{b: " * 20_000 + "}" * 20_000, "it nests more than 50 levels deep"),
         ("a: &a [*a]", r"the alias *a stands within what it names"),
         ("a: " + "x" * 1_000_001, "it has 1,000,004 characters"),
+        (
+            "a: !!timestamp 2001-99-99",
+            "is no YAML: a value cannot be read (month must be in 1..12)",
+        ),
+        ("a: !!bool maybe", "is no YAML: a value cannot be read ('maybe')"),
     ],
 )
 def test_a_bomb_is_refused_at_once(

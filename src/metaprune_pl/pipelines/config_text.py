@@ -96,9 +96,14 @@ def load_settings(text: str) -> Any:
 
     Raises:
         ConfigError: It is too large, or names code that nobody has trusted.
+        MarkedYAMLError: It is no YAML.
     """
     check_size(text)
-    settings = get_loader("yaml")(text)
+    try:
+        settings = get_loader("yaml")(text)
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # what the loader makes of `2001-99-99`, `!!bool maybe` or 5000 digits
+        raise yaml.MarkedYAMLError(problem=f"a value cannot be read ({error})") from error
     if isinstance(settings, dict | list):
         check_trusted(settings)
     return rewrite_old(settings)
