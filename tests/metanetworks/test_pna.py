@@ -152,7 +152,10 @@ def resnet_graph(
 
 
 def run(metanetwork: Metanetwork, graph: WeightGraph, features: Features) -> dict[str, Tensor]:
-    """Return outputs and all gradients of a fixed random projection of them."""
+    """Return outputs and all gradients of a random projection of them.
+
+    The projection is the same in every precision and on every device.
+    """
     metanetwork.zero_grad()
     leaves = [
         value.detach().clone().requires_grad_() for value in (features.nodes, *features.edges)
@@ -164,7 +167,7 @@ def run(metanetwork: Metanetwork, graph: WeightGraph, features: Features) -> dic
     }
     generator = torch.Generator().manual_seed(7)
     projected = [
-        (v * torch.randn(v.shape, generator=generator, dtype=v.dtype)).sum() for v in found.values()
+        (v * torch.randn(v.shape, generator=generator).to(v)).sum() for v in found.values()
     ]
     torch.stack(projected).sum().backward()
     result = {name: value.detach() for name, value in found.items()}
