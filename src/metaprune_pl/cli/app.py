@@ -26,7 +26,6 @@ from metaprune_pl.pipelines.parsing import (
     add_trainer,
     has_trainer,
     new_parser,
-    parser_of,
 )
 from metaprune_pl.pipelines.runs import run_command
 from metaprune_pl.reports.printing import print_result
@@ -96,7 +95,7 @@ def run(args: list[str]) -> None:
     elif command in LIGHTNING:
         TrainingCLI(function, flags).execute()
     elif has_trainer(function):
-        run_command(function, parser_of(function).parse_args(join_overrides(flags)))
+        run_command(function, new_parser(function).parse_args(join_overrides(flags)))
     else:
         _answer(function, flags, as_json=asked.json)
 
@@ -126,7 +125,7 @@ def _print_help(function: Callable[..., Any], *, trainer: bool) -> None:
 
 def _answer(function: Callable[..., Any], flags: list[str], *, as_json: bool) -> None:
     """Call a function that trains nothing, and print what it returns."""
-    parser = parser_of(function)
+    parser = new_parser(function)
     arguments = parser.instantiate(parser.parse_args(flags))
     del arguments["config"]
     result = function(**arguments)

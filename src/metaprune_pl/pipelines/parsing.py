@@ -210,9 +210,16 @@ def parse_config(
 
 def _changed(parser: CommandParser, settings: Namespace, change: Mapping[str, Any]) -> Namespace:
     """Return settings with changes over them, in turn; what is required may still be missing."""
+    together: dict[str, Any] = {}
     for key, value in change.items():
+        if any(key.startswith(f"{outer}.") for outer in together):
+            settings = parser.parse_object(
+                together, settings, defaults=False, _skip_validation=True
+            )
+            together = {}
         name, whole = _within_dicts(settings, key, value)
-        settings = parser.parse_object({name: whole}, settings, _skip_validation=True)
+        together[name] = whole
+    settings = parser.parse_object(together, settings, defaults=False, _skip_validation=True)
     return settings
 
 
