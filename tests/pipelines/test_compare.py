@@ -27,7 +27,7 @@ from metaprune_pl.networks import (
 )
 from metaprune_pl.pipelines.compare import CompareSettings, check_fit
 from metaprune_pl.pipelines.configs import find_config
-from metaprune_pl.pipelines.experiment import ExperimentSettings
+from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Curve, CurvePoint, Experiment, Pruned
 from metaprune_pl.reports.comparison import Comparison
 

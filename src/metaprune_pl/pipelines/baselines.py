@@ -1,4 +1,4 @@
-"""Baselines that an experiment compares with, each a way to prune that any of our runs can take by hand."""
+"""Baselines that an experiment compares with, each a way to prune that any run can take."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -100,7 +100,7 @@ def untrained_copy(network: Path, folder: Path) -> Path:
 
 
 def training_of(data_models: Path) -> dict[str, Any]:
-    """Return the finetuning that is as long and goes as the training of a folder of data models did."""
+    """Return the finetuning that is as long as the training of a folder of data models, and alike."""
     config = yaml.safe_load((data_models / "config.yaml").read_text())
     model = config["model"]["init_args"]
     settings = {"epochs": config["trainer"]["max_epochs"], "optimizer": model["optimizer"]}

@@ -1,4 +1,4 @@
-"""Several experiments beside each other, each metanetwork also on the networks of the others (paper, F.1 to F.3)."""
+"""Several experiments beside each other, their metanetworks exchanged (paper, F.1 to F.3)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,13 +13,8 @@ from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.experiment import (
-    ExperimentSettings,
-    Line,
-    Overrides,
-    experiment,
-    refuse_rehearsal,
-)
+from metaprune_pl.pipelines.experiment import Line, experiment, refuse_rehearsal
+from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
 from metaprune_pl.pipelines.parsing import parse_config, parser_of
 from metaprune_pl.pipelines.runs import goes_on
 from metaprune_pl.reports import write_csv, write_json
@@ -55,7 +50,8 @@ class CompareSettings:
                 raise ConfigError(f"matrix.experiments: '{name}' is no name of a folder.")
             if not isinstance(own.get("config"), str):
                 raise ConfigError(
-                    f"matrix.experiments, {name}: name a config of `experiment`: {{config: X.yaml}}."
+                    f"matrix.experiments, {name}: name a config of `experiment`: "
+                    "{config: X.yaml}."
                 )
 
     @cached_property

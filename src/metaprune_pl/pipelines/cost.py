@@ -41,7 +41,7 @@ def reset_peaks() -> None:
 
 
 def peak_memory() -> Cost:
-    """Return the largest amounts of host and device memory that this process had since `reset_peaks`.
+    """Return the most host and device memory that this process had since `reset_peaks`.
 
     Where the system cannot start anew, the host's is that since the start of the process.
     """

@@ -117,8 +117,7 @@ def data_models(
         raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
     if side_by_side < 1 or (model.pretrained and side_by_side > 1):
         raise ConfigError(
-            "side_by_side is 1 for pretrained networks, which differ by the order of the images "
-            "only."
+            "side_by_side is 1 for pretrained networks: only their images' order differs."
         )
     seeds = model.seeds
     groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]

@@ -1,4 +1,4 @@
-"""Meta-evaluation: how far networks can be pruned after each epoch of meta-training (paper, D.1.1). An option."""
+"""Meta-evaluation: how far networks can be pruned after each epoch (paper, D.1.1)."""
 
 import copy
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from metaprune_pl.stages import MetaTraining
 
 
 class MetaEvaluation(Callback):
-    """Passes networks through the metanetwork, finetunes them, and prunes until accuracy falls below a threshold.
+    """Rewrites networks, finetunes them, and prunes until accuracy falls below a threshold.
 
     The mean speed-up that is reached is logged as `meta_eval/speed_up` and written to
     `meta_evaluation/epoch_NNN/result.json` in the run's folder, the curves beside it. Name it among
@@ -65,7 +65,8 @@ class MetaEvaluation(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate this device's share of the networks, and log the mean over all."""
         epoch = trainer.current_epoch + 1
-        if not isinstance(pl_module, MetaTraining) or trainer.fast_dev_run or epoch % self.every:  # type: ignore[attr-defined]
+        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not isinstance(pl_module, MetaTraining) or rehearsal or epoch % self.every:
             return
         folder = Path(trainer.default_root_dir) / "meta_evaluation" / f"epoch_{epoch:03d}"
         own = self.networks[trainer.global_rank :: trainer.world_size]

@@ -77,7 +77,7 @@ class ConfigFile(ActionConfigFile):
         """Apply a config to what was read before."""
         for path, text in with_included(values):
             with Path_fr(path).relative_path_context():
-                super().__call__(parser, cfg, text or "{}", option_string)  # type: ignore[no-untyped-call]
+                ActionConfigFile.apply_config(parser, cfg, self.dest, text or "{}")
 
 
 class CommandParser(LightningArgumentParser):

@@ -1,0 +1,189 @@
+"""Which stages an experiment has, and with which settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Any, Self
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.pipelines.baselines import (
+    BASELINES,
+    UNIFORM,
+    baseline,
+)
+from metaprune_pl.pipelines.curve import curve
+from metaprune_pl.pipelines.data_models import data_models
+from metaprune_pl.pipelines.fit import fit
+from metaprune_pl.pipelines.prune import prune
+from metaprune_pl.pipelines.select import SearchSettings, select
+from metaprune_pl.pipelines.stage import Stage
+from metaprune_pl.pruning import MaskSettings, Sparsity
+from metaprune_pl.pruning.targets import check_speed_ups
+from metaprune_pl.reports.summary import (
+    METHODS,
+)
+
+STAGES: Mapping[str, Callable[..., Any]] = {
+    "data_models": data_models,
+    "meta_training": fit,
+    "choice": select,
+    "curve": curve,
+    "prune": prune,
+}
+"""Name of a stage to its command."""
+_PRUNED = ("choice", "curve", "prune")
+"""Stages that take a network and a metanetwork that were made before."""
+Overrides = dict[str, dict[str, Any]]
+"""Stage to settings that override its config's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings:
+    """Which stages an experiment chains, and what it compares.
+
+    Attributes:
+        data_models: Config of `data_models`; those with the last seeds are held out.
+        meta_training: Config of `fit` that trains the metanetwork.
+        curve: Config of `curve`, and of `select`, which chooses the metanetwork.
+        prune: Config of `prune`.
+        held_out: Number of networks that are pruned and that no metanetwork has seen.
+        search: How the metanetwork is chosen among those of all epochs.
+        speed_ups: Targets; none is curves alone.
+        masks: Shares and patterns of weights that become zero, in place of speed-ups; the curves
+            are over the shares.
+        sparsity: Sparsity term of the control `sparsity_learning`.
+        methods: What is compared: `none`, `sparsity_learning`, `metanetwork`, and baselines:
+            `random`, `magnitude_l1`, `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`,
+            `iterative_magnitude`, `snip`, each with `_uniform` behind it for the same share of each
+            group.
+        images: Data module (`class_path` and `init_args`) in place of that of every config; None
+            leaves them.
+        overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that
+            override its config's; the `choice` of the metanetwork has those of `curve`, and its own
+            over them.
+        metanetworks: Several metanetworks in place of one: name to the overrides that make it
+            another one.
+    """
+
+    data_models: str
+    meta_training: str
+    curve: str
+    prune: str
+    held_out: int = 2
+    search: SearchSettings = field(default_factory=SearchSettings)
+    speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
+    masks: MaskSettings | None = None
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    images: dict[str, Any] | None = None
+    overrides: Overrides = field(default_factory=dict)
+    metanetworks: dict[str, Overrides] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.speed_ups:
+            check_speed_ups(self.speed_ups)
+        if self.masks is not None and not self.masks.sparsities:
+            raise ConfigError(
+                "chain.masks: give sparsities, too: by curves over them the metanetwork is chosen."
+            )
+        if self.held_out < 1:
+            raise ConfigError("chain.held_out is at least 1.")
+        for name, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
+            if other := sorted(overrides.keys() - set(STAGES)):
+                raise ConfigError(f"chain, {name}: '{other[0]}' is none of {', '.join(STAGES)}.")
+            if name != "overrides" and "data_models" in overrides:
+                raise ConfigError(
+                    f"chain.metanetworks, {name}: all metanetworks learn from the same data models."
+                )
+        if unknown := [
+            method for method in self.methods if method not in METHODS and baseline(method) is None
+        ]:
+            known = f"{', '.join([*METHODS, *BASELINES])} (these also with {UNIFORM})"
+            raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {known}.")
+
+    def check_held_out(self, data_models: int) -> None:
+        """Refuse to hold out all data models.
+
+        Raises:
+            ConfigError: None of this many are left to train on.
+        """
+        if data_models <= self.held_out:
+            raise ConfigError(
+                f"{self.data_models} trains {data_models} data models and {self.held_out} are "
+                "held out: "
+                "add seeds to it, or lower chain.held_out."
+            )
+
+    def stage(self, name: str, method: str) -> Stage:
+        """Return a stage as a method runs it."""
+        config = self.curve if name == "choice" else getattr(self, name)
+        data = "data.init_args.images" if name == "meta_training" else "data"
+        images = {} if self.images is None else {data: self.images}
+        changes = {**images, **self.changes(method)[name]}
+        return Stage(command=STAGES[name], config=config, changes=changes)
+
+    @cached_property
+    def checked(self) -> Self:
+        """These settings, after all that stages will be run with was read.
+
+        A mistake in the last stage is found before the first begins.
+
+        Raises:
+            MetapruneError: A setting of a stage makes no sense, or there is none of that name.
+        """
+        read: list[tuple[str, Stage]] = []
+        for method, name in product(self.compared, STAGES):
+            stage = self.stage(name, method)
+            if (name, stage) in read:
+                continue
+            read.append((name, stage))
+            made = {"network": "made before", "metanetwork": "made before"}
+            settings = stage.parse(**(made if name in _PRUNED else {}))
+            seeds = settings.get("model.init_args.seeds")
+            if name == "data_models" and isinstance(seeds, list):
+                self.check_held_out(len(seeds))
+        return self
+
+    @property
+    def compared(self) -> dict[str, Overrides]:
+        """Methods by the names that they have in the report, with what each changes."""
+        compared: dict[str, Overrides] = {}
+        for method in self.methods:
+            several = self.metanetworks if method == "metanetwork" else {}
+            other = baseline(method)
+            own = (
+                other.overrides(method.endswith(UNIFORM), masks=self.masks is not None)
+                if other
+                else {}
+            )
+            compared |= {f"{method}_{name}": changes for name, changes in several.items()} or {
+                method: own
+            }
+        return compared
+
+    def changes(self, method: str) -> Overrides:
+        """Return what overrides the configs of a method's stages, or of all where it is none."""
+        own = self.compared.get(method, {})
+        masks = (
+            {}
+            if self.masks is None
+            else {stage: {"masks": asdict(self.masks)} for stage in ("curve", "prune")}
+        )
+        parts = (masks, self.overrides, own)  # what comes later wins
+        changes = {
+            stage: {k: v for part in parts for k, v in part.get(stage, {}).items()}
+            for stage in STAGES
+        }
+        return {
+            **changes,
+            "choice": {"search": asdict(self.search), **changes["curve"], **changes["choice"]},
+        }
+
+    def first_like(self, method: str, *stages: str) -> str:
+        """Return the first metanetwork with the same settings of these stages as another one."""
+        wanted = [self.changes(method)[stage] for stage in stages]
+        metanetworks = (other for other in self.compared if other.startswith("metanetwork"))
+        return next(
+            m for m in metanetworks if [self.changes(m)[stage] for stage in stages] == wanted
+        )
