@@ -9,6 +9,8 @@ LAYERS = [
     {"__main__", "notebook"},
     {"cli"},
     {"pipelines"},
+    {"runs"},
+    {"settings"},
     {"stages"},
     {"data", "metanetworks", "reports"},
     {"pruning"},

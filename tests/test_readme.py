@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from conftest import TINY
 from metaprune_pl.__main__ import main
-from metaprune_pl.pipelines.configs import find_config
+from metaprune_pl.settings.shipped import find_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "configs/README.md", "src/metaprune_pl/README.md")

@@ -25,7 +25,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in {"-h", "--help"}:
         from metaprune_pl.cli.commands import COMMANDS, summary
-        from metaprune_pl.pipelines.configs import shipped_configs
+        from metaprune_pl.settings.shipped import shipped_configs
 
         commands = "\n".join(f"  {name:<13}{summary(name)}" for name in COMMANDS)
         sys.stdout.write(HELP.format(commands=commands, configs=" ".join(shipped_configs())))

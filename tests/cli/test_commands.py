@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.context import Context
+from metaprune_pl.runs.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

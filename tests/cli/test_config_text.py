@@ -11,7 +11,7 @@ import yaml
 from metaprune_pl.__main__ import main
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import trust
-from metaprune_pl.pipelines.config_text import check_size, load_settings
+from metaprune_pl.settings.config_text import check_size, load_settings
 
 LEVELS = "abcdefghi"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -14,9 +14,9 @@ from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.errors import StorageError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
-from metaprune_pl.pipelines.configs import shipped_configs
-from metaprune_pl.pipelines.parsing import new_parser
-from metaprune_pl.pipelines.run_folder import RunFolder
+from metaprune_pl.runs.run_folder import RunFolder
+from metaprune_pl.settings.parsing import new_parser
+from metaprune_pl.settings.shipped import shipped_configs
 from scenes import draw_voc
 
 DATA = ["data_models", "--config", "data_quickstart.yaml"]

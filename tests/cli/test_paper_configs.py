@@ -10,7 +10,7 @@ import yaml
 from conftest import QUIET
 from fake_data import fake_cifar, fake_folders, fake_svhn
 from metaprune_pl.__main__ import main
-from metaprune_pl.pipelines.configs import shipped_configs
+from metaprune_pl.settings.shipped import shipped_configs
 
 EXPERIMENTS = sorted(
     name.removesuffix(".yaml") for name in shipped_configs() if f"meta_{name}" in shipped_configs()

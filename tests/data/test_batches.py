@@ -14,8 +14,8 @@ from metaprune_pl.data import DataModelZoo, Digits, ImageDataModule, TensorLoade
 from metaprune_pl.data.batches import SteppedDataModule, device_batch
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.config_text import with_included
-from metaprune_pl.pipelines.configs import shipped_configs
+from metaprune_pl.settings.config_text import with_included
+from metaprune_pl.settings.shipped import shipped_configs
 
 COUNT = 3000
 """Images of a made-up data set, fewer than some big batches."""

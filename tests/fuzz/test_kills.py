@@ -20,7 +20,7 @@ from helpers import random_resnet
 from metaprune_pl import files
 from metaprune_pl.files import UNFINISHED, whole_file, whole_folder, write_json, write_text
 from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
-from metaprune_pl.pipelines.run_folder import RunFolder
+from metaprune_pl.runs.run_folder import RunFolder
 
 STRIDE = 1 if "METAPRUNE_FUZZ" in os.environ else 9
 ARGUMENTS = {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3}

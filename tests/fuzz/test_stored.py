@@ -23,7 +23,7 @@ from metaprune_pl.files import write_json
 from metaprune_pl.metanetworks import PNAMetanetwork, load_metanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
 from metaprune_pl.networks.states import load_state, read_state
-from metaprune_pl.pipelines.run_folder import RunFolder
+from metaprune_pl.runs.run_folder import RunFolder
 
 MUTATIONS = int(os.environ.get("METAPRUNE_FUZZ", "60"))
 ARGUMENTS = {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3}

@@ -14,8 +14,8 @@ import pytest
 
 from metaprune_pl.cli.commands import load
 from metaprune_pl.errors import LONGEST, MetapruneError
-from metaprune_pl.pipelines.configs import shipped_configs
-from metaprune_pl.pipelines.parsing import parser_of
+from metaprune_pl.settings.parsing import parser_of
+from metaprune_pl.settings.shipped import shipped_configs
 
 MUTATIONS = int(os.environ.get("METAPRUNE_FUZZ", "12"))
 LONGEST_SECONDS = 10

@@ -15,9 +15,9 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import create_network, load_network
 from metaprune_pl.pipelines.baselines import BASELINES, baseline
-from metaprune_pl.pipelines.configs import find_config
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
+from metaprune_pl.settings.shipped import find_config
 
 
 def values(network: nn.Module) -> Tensor:

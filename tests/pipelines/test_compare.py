@@ -26,10 +26,10 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.pipelines.compare import CompareSettings, check_fit
-from metaprune_pl.pipelines.configs import find_config
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Curve, CurvePoint, Experiment, Pruned
 from metaprune_pl.reports.comparison import Comparison
+from metaprune_pl.settings.shipped import find_config
 
 TOY: dict[str, Any] = {
     "data_models": {"model.init_args.seeds": [0, 1], "trainer.max_epochs": 2},

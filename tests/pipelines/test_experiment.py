@@ -18,7 +18,7 @@ import yaml
 
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
-from metaprune_pl.pipelines.configs import find_config
+from metaprune_pl.settings.shipped import find_config
 
 FRACTION = {"data.init_args.fraction": 0.2}
 IMAGES = Digits(fraction=0.2).count("train")

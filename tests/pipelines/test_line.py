@@ -29,12 +29,12 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Ready, accuracies_before
 from metaprune_pl.pipelines.pruning_loop import narrow_layers
 from metaprune_pl.pruning import count_macs, count_parameters, examine
 from metaprune_pl.reports import Curve, Experiment, Pruned
 from metaprune_pl.reports.tables import experiment_tables
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
 RUNS = Path("runs/quickstart")

@@ -14,7 +14,7 @@ from metaprune_pl.errors import StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
 from metaprune_pl.pipelines.data_models import _name_of
-from metaprune_pl.pipelines.run_folder import RunFolder
+from metaprune_pl.runs.run_folder import RunFolder
 
 OUT_OF_REACH = [
     "prune",
@@ -95,7 +95,7 @@ def test_a_stopped_run_that_fails_keeps_what_it_had(workdir: Path) -> None:
 def test_the_second_process_is_told_who_is_at_the_run(workdir: Path) -> None:
     code = (
         "import time; from pathlib import Path\n"
-        "from metaprune_pl.pipelines.run_folder import RunFolder\n"
+        "from metaprune_pl.runs.run_folder import RunFolder\n"
         "with RunFolder(Path('out'), 'prune', 'key').running('a: 1'):\n"
         "    print('in', flush=True); time.sleep(60)"
     )

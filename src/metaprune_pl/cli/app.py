@@ -20,15 +20,15 @@ from metaprune_pl.cli.lightning_cli import TrainingCLI
 from metaprune_pl.errors import MetapruneError, did_you_mean
 from metaprune_pl.networks.trust import trust
 from metaprune_pl.pipelines import meta_evaluation  # noqa: F401  (a short name in configs)
-from metaprune_pl.pipelines.parsing import (
+from metaprune_pl.reports.printing import print_result
+from metaprune_pl.runs.command import run_command
+from metaprune_pl.settings.parsing import (
     CommandParser,
     SettingsError,
     add_trainer,
     has_trainer,
     new_parser,
 )
-from metaprune_pl.pipelines.runs import run_command
-from metaprune_pl.reports.printing import print_result
 
 LIGHTNING = ("fit", "validate", "test")
 """Commands that LightningCLI runs."""

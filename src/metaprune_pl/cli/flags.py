@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.old_settings import rewrite_old_flag
+from metaprune_pl.settings.old_settings import rewrite_old_flag
 
 _OVERRIDE = re.compile(r"(--(?:chain|matrix)\.overrides\.\w+)(?:\.([\w.]+))?(?:=(.*))?", re.DOTALL)
 """A flag with the settings of a stage, or with one of them."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from metaprune_pl.pipelines.parsing import CommandParser, ConfigFile, example
-from metaprune_pl.pipelines.runs import Run
+from metaprune_pl.runs.command import Run
+from metaprune_pl.settings.parsing import CommandParser, ConfigFile, example
 from metaprune_pl.stages.trainer import StageTrainer
 
 

@@ -9,7 +9,6 @@ from rich.progress import track
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Preparation, prepare
 from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import SpeedUp
@@ -19,6 +18,7 @@ from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.reports.figures import save_figure
 from metaprune_pl.reports.statistics_figures import draw_analysis
 from metaprune_pl.reports.tensorboard import log_analysis
+from metaprune_pl.runs.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,15 @@ from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.experiment import Line, experiment, refuse_rehearsal
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
-from metaprune_pl.pipelines.parsing import parse_config, parser_of
-from metaprune_pl.pipelines.runs import goes_on
 from metaprune_pl.reports import write_csv, write_json
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.figures import draw_curves, draw_matrix, save_figure
 from metaprune_pl.reports.tensorboard import log_curves, log_matrix
+from metaprune_pl.runs.command import goes_on
+from metaprune_pl.runs.context import Context
+from metaprune_pl.settings.parsing import parse_config, parser_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks.examples import Example
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Preparation, Ready, prepare
 from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import (
@@ -30,6 +29,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
 from metaprune_pl.reports.figures import draw_beside, draw_curves, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
 

@@ -22,18 +22,18 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     as_built,
     run_finetuning,
     unpruned_macs,
 )
-from metaprune_pl.pipelines.run_folder import CLAIMS, RunFolder
-from metaprune_pl.pipelines.runs import goes_on
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.tables import data_model_table
+from metaprune_pl.runs.command import goes_on
+from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.run_folder import CLAIMS, RunFolder
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.accuracy import accuracy
 

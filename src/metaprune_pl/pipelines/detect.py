@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import NetworkCard, NetworkSource, load_network, read_card
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import TrainingSettings, as_built, rewrite, store
 from metaprune_pl.pipelines.pruner import Pruner
 from metaprune_pl.pipelines.pruning_loop import Task, prune_to_targets
@@ -40,6 +39,7 @@ from metaprune_pl.pruning.targets import (
 )
 from metaprune_pl.reports import Detected, write_json
 from metaprune_pl.reports.report import write_report
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import DetectorTraining
 from metaprune_pl.stages.detection import AveragePrecision, check_detector
 

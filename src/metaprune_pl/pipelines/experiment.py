@@ -15,10 +15,7 @@ from metaprune_pl.pipelines.baselines import (
     training_of,
     untrained_copy,
 )
-from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.cost import cost_of
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
-from metaprune_pl.pipelines.runs import goes_on
 from metaprune_pl.reports import (
     Cost,
     Curve,
@@ -39,6 +36,9 @@ from metaprune_pl.reports.summary import (
     pruned_rows,
 )
 from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.runs.command import goes_on
+from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.cost import cost_of
 
 
 @goes_on("seed_everything", "trainer", "chain", check=lambda arguments: arguments["chain"].checked)

@@ -17,12 +17,12 @@ from metaprune_pl.pipelines.data_models import data_models
 from metaprune_pl.pipelines.fit import fit
 from metaprune_pl.pipelines.prune import prune
 from metaprune_pl.pipelines.select import SearchSettings, select
-from metaprune_pl.pipelines.stage import Stage
 from metaprune_pl.pruning import MaskSettings, Sparsity
 from metaprune_pl.pruning.targets import check_speed_ups
 from metaprune_pl.reports.summary import (
     METHODS,
 )
+from metaprune_pl.runs.stage import Stage
 
 STAGES: Mapping[str, Callable[..., Any]] = {
     "data_models": data_models,

@@ -2,7 +2,7 @@
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from metaprune_pl.pipelines.context import Context
+from metaprune_pl.runs.context import Context
 
 
 def fit(

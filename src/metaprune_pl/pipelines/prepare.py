@@ -27,7 +27,6 @@ from metaprune_pl.networks import (
     load_network,
     save_network,
 )
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.recovery import RepairSettings, Statistics, training_recovery
 from metaprune_pl.pruning import (
     AttentionUnits,
@@ -43,6 +42,7 @@ from metaprune_pl.pruning import (
     examine,
 )
 from metaprune_pl.pruning.targets import check_targets
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import BudgetedTraining, Distillation, Finetuning, OptimizerSettings
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits, check_smoothing

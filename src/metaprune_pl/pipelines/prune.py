@@ -10,7 +10,6 @@ from torch import nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.networks import load_network
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
     Preparation,
@@ -35,6 +34,7 @@ from metaprune_pl.pruning.targets import PrunedNetwork, speed_up_targets
 from metaprune_pl.pruning.targets.masks import MaskTarget
 from metaprune_pl.reports import Masked, Pruned, Result
 from metaprune_pl.reports.report import write_report
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
 R = TypeVar("R", Pruned, Masked)

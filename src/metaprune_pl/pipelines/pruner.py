@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.prepare import Preparation
 from metaprune_pl.pipelines.recovery import Recovery, training_recovery
 from metaprune_pl.pruning import (
@@ -26,6 +25,7 @@ from metaprune_pl.pruning.choice import Candidate
 from metaprune_pl.pruning.importance import Images
 from metaprune_pl.pruning.targets import PrunedNetwork, reach
 from metaprune_pl.pruning.targets.speed_up import without
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
 

@@ -14,9 +14,9 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.networks.frozen_norms import thawed
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pruning import recalibrate, repair
 from metaprune_pl.pruning.targets import PrunedNetwork
+from metaprune_pl.runs.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

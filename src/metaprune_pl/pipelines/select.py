@@ -10,7 +10,6 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import whole_folder
 from metaprune_pl.metanetworks.storage import stored_metanetworks
-from metaprune_pl.pipelines.context import Context
 from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pipelines.prepare import Preparation
 from metaprune_pl.pruning import MaskSettings
@@ -18,6 +17,7 @@ from metaprune_pl.records import as_record, read_record
 from metaprune_pl.reports import Curve, Selection, write_csv, write_json
 from metaprune_pl.reports.figures import draw_epochs, save_figure
 from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
 

@@ -26,7 +26,9 @@ from metaprune_pl.files import (
     write_text,
     writing,
 )
-from metaprune_pl.pipelines.cost import (
+from metaprune_pl.records import read_record
+from metaprune_pl.reports import Cost
+from metaprune_pl.runs.cost import (
     RunFacts,
     cost_of,
     current_files,
@@ -34,8 +36,6 @@ from metaprune_pl.pipelines.cost import (
     reset_peaks,
     trained_images,
 )
-from metaprune_pl.records import read_record
-from metaprune_pl.reports import Cost
 
 HARDWARE = {
     "accelerator",

@@ -11,8 +11,8 @@ from jsonargparse import get_loader
 
 from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.networks.trust import is_trusted
-from metaprune_pl.pipelines.configs import find_config
-from metaprune_pl.pipelines.old_settings import rewrite_old
+from metaprune_pl.settings.old_settings import rewrite_old
+from metaprune_pl.settings.shipped import find_config
 
 LARGEST_TEXT = 1_000_000
 """Characters."""

@@ -20,8 +20,8 @@ from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metaprune_pl.errors import ConfigError, MetapruneError
-from metaprune_pl.pipelines.config_text import check_finite, load_settings, with_included
-from metaprune_pl.pipelines.short_errors import shorten
+from metaprune_pl.settings.config_text import check_finite, load_settings, with_included
+from metaprune_pl.settings.short_errors import shorten
 from metaprune_pl.stages.trainer import StageTrainer
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stages stay settings

@@ -13,10 +13,10 @@ from lightning.pytorch import seed_everything
 from rich.console import Console
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.parsing import parser_of
-from metaprune_pl.pipelines.run_folder import RunFolder, run_key
 from metaprune_pl.reports.printing import print_result
+from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.run_folder import RunFolder, run_key
+from metaprune_pl.settings.parsing import parser_of
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,9 +7,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from metaprune_pl.pipelines.context import Context
-from metaprune_pl.pipelines.parsing import parse_config
-from metaprune_pl.pipelines.runs import run_command, tell
+from metaprune_pl.runs.command import run_command, tell
+from metaprune_pl.runs.context import Context
+from metaprune_pl.settings.parsing import parse_config
 
 
 @dataclass(frozen=True, kw_only=True)
