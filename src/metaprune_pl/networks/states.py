@@ -60,7 +60,7 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             data: Any = dict(sorted(load_file(file).items(), key=lambda item: _natural(item[0])))
         else:
-            _check_unpacked(file, largest)
+            check_unpacked(file, largest)
             data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StorageError(
@@ -84,16 +84,20 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _check_unpacked(file: Path, largest: int) -> None:
-    """Refuse an archive that unpacks to more than is expected, by what its directory says."""
+def check_unpacked(file: Path, largest: float) -> None:
+    """Refuse an archive that unpacks to more than is expected, by what its directory says.
+
+    Raises:
+        StorageError: It would have more than `largest` bytes.
+    """
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > largest:
         raise StorageError(
-            f"'{file}' unpacks to {unpacked} bytes, far more than the network has. Store the "
-            "network's state_dict()."
+            f"'{file}' unpacks to {unpacked} bytes, and {largest:.0f} at most are expected. Store "
+            "what it holds again, by torch.save."
         )
 
 

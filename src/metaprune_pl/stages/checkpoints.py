@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from metaprune_pl.errors import StorageError
-from metaprune_pl.files import whole_file
-from metaprune_pl.networks.states import DAMAGED
+from metaprune_pl.files import check_file, whole_file
+from metaprune_pl.networks.bounds import memory
+from metaprune_pl.networks.states import DAMAGED, check_unpacked
 
+_KEYS = {"epoch", "global_step", "state_dict"}
 _AGAIN = "Train again in a new folder, or remove this file."
 
 
@@ -41,16 +43,19 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         Raises:
             StorageError: The file is missing, damaged, or holds more than tensors and plain values.
         """
+        file = Path(path)
+        if not file.exists():
+            raise StorageError(f"no checkpoint {path}.")
+        check_file(file, memory())
         try:
-            checkpoint: dict[str, Any] = torch.load(
-                path, map_location=map_location, weights_only=True
-            )
-            return checkpoint
-        except FileNotFoundError as error:
-            raise StorageError(f"no checkpoint {path}.") from error
+            check_unpacked(file, file.stat().st_size)  # it is stored without compression
+            checkpoint = torch.load(file, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise StorageError(
                 f"{path} is no checkpoint of tensors only; it is not loaded. {_AGAIN}"
             ) from error
-        except DAMAGED as error:
+        except (OSError, *DAMAGED) as error:
             raise StorageError(f"{path} is damaged. {_AGAIN}") from error
+        if not isinstance(checkpoint, dict) or not _KEYS <= checkpoint.keys():
+            raise StorageError(f"{path} is no checkpoint of a training. {_AGAIN}")
+        return checkpoint
