@@ -66,11 +66,9 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
         graph: Topology.
         equal_widths: Keep attention as wide as what it reads, for forward passes that count on it.
     """
-    pairs = (
-        [graph.constraints.ties, graph.constraints.equals]
-        if equal_widths
-        else [graph.constraints.ties]
-    )
+    pairs = [graph.constraints.ties]
+    if equal_widths:
+        pairs.append(graph.constraints.equals)
     for connection in graph.connections:
         if connection.parameter is None:
             pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))
@@ -193,11 +191,9 @@ def magnitudes(
         if connection.parameter is not None:
             block = _sum_of_powers(connection.block(state[connection.parameter]), p)  # [G, O, I]
             if kept is not None:
-                block = (
-                    block
-                    * kept[connection.target][:, :, None]
-                    * kept[connection.source][:, None, :]
-                )
+                targets = kept[connection.target][:, :, None]
+                sources = kept[connection.source][:, None, :]
+                block = block * targets * sources
             if connection.shape[0] > 1:
                 values.append(block.sum((1, 2)))
             else:

@@ -4,6 +4,7 @@ Letters: G conv groups, O outputs of one, K inputs of one (channels times taps, 
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ class NormalEquations:
 
     def error(self, weights: Tensor) -> Tensor:
         """Return the squared error of weights [G, O, K], [G]."""
-        inner = (weights * (weights @ self.gram - 2 * self.cross)).sum((1, 2))
+        slope = weights @ self.gram - 2 * self.cross
+        inner = (weights * slope).sum((1, 2))
         return (self.square + inner).clamp(min=0)
 
     def solve(self, start: Tensor, ridge: float, support: Tensor | None = None) -> Tensor:
@@ -57,14 +59,17 @@ class NormalEquations:
         """
         missing = self.cross - start @ self.gram
         mean = self.gram.diagonal(dim1=1, dim2=2).mean(1)
-        system = self.gram + ridge * torch.diag_embed(mean[:, None].expand(start.shape[::2]))
+        diagonal = mean[:, None].expand(start.shape[::2])
+        system = self.gram + ridge * torch.diag_embed(diagonal)
         if support is None:
             return start + _solve(system, missing)
         change = torch.zeros_like(start)
-        for group, row in torch.cartesian_prod(*map(torch.arange, start.shape[:2])).tolist():
+        groups, outputs, _ = start.shape
+        for group, row in product(range(groups), range(outputs)):
             chosen = support[group, row].nonzero().flatten()
             part = system[group][chosen][:, chosen]
-            change[group, row, chosen] = _solve(part[None], missing[group, row, chosen][None, None])
+            right = missing[group, row, chosen]
+            change[group, row, chosen] = _solve(part[None], right[None, None])
         return start + change
 
 
@@ -90,18 +95,20 @@ def slices(layer: Layer, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         Inputs [G, rows, K] with the bias's 1, and outputs [G, rows, O].
     """
     width = layer.matrix.shape[2] * layer.groups
-    positions = outputs.numel() // len(outputs) // len(layer.weight)
+    positions = outputs[0].numel() // len(layer.weight)
     few = max(1, ENTRIES // (positions * width))
     for inputs, expected in zip(layer.inputs.split(few), outputs.split(few), strict=True):
         patches = layer.patches(inputs)
         rows = layer.rows(expected)
         if layer.constant is not None:
             rows = rows - layer.constant.reshape(layer.groups, 1, -1)
-        yield with_bias(layer, patches, torch.ones_like(patches[..., 0])), rows
+        ones = torch.ones_like(patches[..., 0])
+        yield with_bias(layer, patches, ones), rows
 
 
 def with_bias(layer: Layer, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """Append a column for the bias, [G, rows, K] -> [G, rows, K + 1], where the layer has one."""
     if layer.bias is None or bias is None:
         return matrix
-    return torch.cat([matrix, bias.reshape(*matrix.shape[:2], 1).to(matrix)], 2)
+    column = bias.reshape(*matrix.shape[:2], 1).to(matrix)
+    return torch.cat([matrix, column], 2)

@@ -131,8 +131,11 @@ class _Removal:
         settings: PruningSettings,
         cost: Callable[[Tensor], float],
     ) -> None:
-        self.groups, self.measured, self.criterion = groups, measured, criterion
-        self.settings, self.cost = settings, cost
+        self.groups = groups
+        self.measured = measured
+        self.criterion = criterion
+        self.settings = settings
+        self.cost = cost
         self.floor = _floor(groups, settings)
         self.rounded = rounding(groups, self.floor, settings.round_to)
         self.per_step = max(1, round(settings.step * int(groups.prunable.sum())))
@@ -150,8 +153,10 @@ class _Removal:
         high = len(self.order)
         while low < high:
             middle = (low + high) // 2
-            enough = self._cost(middle) <= budget
-            low, high = (low, middle) if enough else (middle + 1, high)
+            if self._cost(middle) <= budget:
+                high = middle
+            else:
+                low = middle + 1
         return self._kept(low)
 
     def go_on(self, budget: float) -> None:
@@ -244,7 +249,8 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
     """Channels that must stay in each group, [groups]."""
     sizes = groups.sizes()
     ratios = torch.full(sizes.shape, settings.max_ratio, dtype=torch.double)
-    for pattern, ratio in (*settings.max_ratios.items(), *((name, 0.0) for name in settings.keep)):
+    kept = [(name, 0.0) for name in settings.keep]
+    for pattern, ratio in [*settings.max_ratios.items(), *kept]:
         chosen = groups_of_layers(groups, pattern)
         ratios[chosen] = ratios[chosen].clamp(max=ratio)
     by_ratio = sizes - torch.floor(sizes.double() * ratios + 1e-9).long()

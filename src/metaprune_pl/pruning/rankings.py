@@ -30,13 +30,15 @@ def _kinds(groups: PruningGroups) -> list[tuple[object, ...]]:
     """Describe the layers, norms and shortcuts of each group, whatever the widths."""
     graph = groups.graph
     kinds: list[list[object]] = [[] for _ in groups.names]
+    group_of_node = groups.group[groups.unit]
     for connection in graph.connections:
         for role, nodes in (("writes", connection.target), ("reads", connection.source)):
-            for index in groups.group[groups.unit[nodes.flatten()]].unique().tolist():
+            members = group_of_node[nodes.flatten()]
+            for index in members.unique().tolist():
                 kinds[index].append((role, *_kind(connection)))
     for neurons in graph.groups:
-        owners = groups.group[groups.unit[neurons.start : neurons.stop]].unique().tolist()
-        for index in owners:
+        members = group_of_node[neurons.start : neurons.stop]
+        for index in members.unique().tolist():
             kinds[index].append(("holds", *sorted(neurons.slots)))
     return [tuple(sorted(map(str, parts))) for parts in kinds]
 
@@ -45,6 +47,9 @@ def _kind(connection: Connection) -> tuple[object, ...]:
     """Describe a layer whatever its width."""
     conv_groups, outputs, inputs, _ = connection.shape
     grouping = "depthwise" if outputs == inputs == 1 else "grouped"
-    several = 0 if connection.rows is None else connection.rows.shape[1]
-    identity = connection.parameter is None
-    return (identity, connection.kernel, grouping if conv_groups > 1 else "full", several)
+    return (
+        connection.parameter is None,
+        connection.kernel,
+        grouping if conv_groups > 1 else "full",
+        0 if connection.rows is None else connection.rows.shape[1],
+    )

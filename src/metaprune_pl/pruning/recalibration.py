@@ -51,7 +51,8 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
             network(batch)
     finally:
         for norm, hook, (mean, variance) in zip(norms, hooks, statistics, strict=True):
-            norm.running_mean, norm.running_var = mean, variance
+            norm.running_mean = mean
+            norm.running_var = variance
             hook.remove()
     if dist.is_available() and dist.is_initialized():
         for total in totals:

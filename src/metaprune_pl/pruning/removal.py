@@ -8,13 +8,9 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import Connection, WeightGraph
-from metaprune_pl.graphs.constraints import (
-    AttentionScale,
-)
+from metaprune_pl.graphs.constraints import AttentionScale
 from metaprune_pl.graphs.masked import Incomparable
-from metaprune_pl.graphs.weight_graph import (
-    NeuronGroup,
-)
+from metaprune_pl.graphs.weight_graph import NeuronGroup
 from metaprune_pl.networks.examples import Example, call, random_like, single, tensors_of
 from metaprune_pl.networks.widths import all_tensors, copy_network, set_tensors
 
@@ -143,7 +139,7 @@ def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What was compared of a pruned network and the original with masked neurons.
+    """Comparison of a pruned network and the original with masked neurons.
 
     Attributes:
         outputs: Paths of the outputs whose values were compared; '' is a single tensor.
@@ -270,9 +266,14 @@ def _difference(path: str, before: Tensor, after: Tensor) -> float:
         return 0.0
     share = TOLERANCE[before.dtype]
     high = float(before.abs().max()) if before.numel() else 0.0
-    if not torch.allclose(
-        before, after, rtol=10 * share, atol=share * high + share / 100, equal_nan=True
-    ):
+    close = torch.allclose(
+        before,
+        after,
+        rtol=10 * share,
+        atol=share * high + share / 100,
+        equal_nan=True,
+    )
+    if not close:
         raise PruningError(
             f"{where} differs from that of the masked one by {_gap(before, after):.2g} (largest "
             f"value {high:.2g}): it cannot be pruned exactly."

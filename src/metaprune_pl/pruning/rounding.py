@@ -36,9 +36,8 @@ class Rounding:
             return units
         there = self.groups.prunable.nonzero().flatten()
         there = there[torch.argsort(priority[there], descending=True, stable=True)]
-        chosen = there[
-            rank_within(self.groups.group[there], len(sizes)) < counts[self.groups.group[there]]
-        ]
+        group = self.groups.group[there]
+        chosen = there[rank_within(group, len(sizes)) < counts[group]]
         return torch.zeros_like(units).index_fill(0, chosen, True)
 
 
@@ -57,9 +56,8 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
     )
     none = torch.full_like(groups.group, len(groups.graph.groups))
     first = none.scatter_reduce(0, groups.unit, owner, "amin")
-    channels = torch.bincount(
-        groups.unit[owner == first[groups.unit]], minlength=len(none)
-    )  # of each unit
+    of_first_layer = owner == first[groups.unit]
+    channels = torch.bincount(groups.unit[of_first_layer], minlength=len(none))  # of each unit
     stay = torch.zeros_like(sizes).index_add(0, groups.group, channels * ~groups.prunable)
     per_unit = torch.zeros_like(sizes).scatter_reduce(
         0,
@@ -67,11 +65,8 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
         channels * groups.prunable,
         "amax",
     )
-    nearest = torch.zeros(
-        len(sizes),
-        int(sizes.max()) + 1 if len(sizes) else 1,
-        dtype=torch.long,
-    )
+    largest = int(sizes.max()) if len(sizes) else 0
+    nearest = torch.zeros(len(sizes), largest + 1, dtype=torch.long)
     for index, size in enumerate(sizes.tolist()):
         if size:
             counts = torch.arange(size + 1)
@@ -79,7 +74,8 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
             allowed[: max(1, int(floor[index]))] = False
             allowed[size] = True
             choice = allowed.nonzero().flatten().flip(0)  # of two as near the wider one
-            nearest[index, : size + 1] = choice[(counts[:, None] - choice).abs().argmin(1)]
+            distance = (counts[:, None] - choice).abs()
+            nearest[index, : size + 1] = choice[distance.argmin(1)]
     return Rounding(groups=groups, nearest=nearest)
 
 

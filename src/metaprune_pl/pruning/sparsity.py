@@ -122,12 +122,7 @@ def _decay(
     """Add gamma * w for each parameter, summed over the groups that it is in."""
     node = gamma[groups.unit.to(gamma.device)]
 
-    def add(
-        name: str,
-        weight: Tensor,
-        factor: Tensor,
-        own: Tensor | None,
-    ) -> None:
+    def add(name: str, weight: Tensor, factor: Tensor, own: Tensor | None) -> None:
         if own is None:
             into[name] = (weight * factor).reshape(state[name].shape)
         else:

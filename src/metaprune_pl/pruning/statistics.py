@@ -77,12 +77,10 @@ def correlation(matrix: Tensor) -> Tensor:
     """
     rows = matrix - matrix.mean(1, keepdim=True)
     norms = rows.norm(dim=1, keepdim=True)
-    rows = torch.where(
-        norms > 1e-12 * matrix.norm(dim=1, keepdim=True),
-        rows / norms,
-        0.0,
-    )
-    return (rows @ rows.T).abs().fill_diagonal_(0.0).sum(1) / max(1, len(matrix) - 1)
+    varies = norms > 1e-12 * matrix.norm(dim=1, keepdim=True)
+    rows = torch.where(varies, rows / norms, 0.0)
+    others = (rows @ rows.T).abs().fill_diagonal_(0.0)
+    return others.sum(1) / max(1, len(matrix) - 1)
 
 
 def effective_rank(matrix: Tensor) -> Tensor:

@@ -105,8 +105,9 @@ class Reader:
             moments: Means and mean squares of its outputs for each batch, [batches, 2, O].
         """
         mean, power = moments.mean(0)
-        deviation = (power - mean.square()).clamp(min=0).sqrt()
-        weights = with_bias(layer, layer.matrix.double(), layer.bias)[0] / deviation[:, None]
+        variance = (power - mean.square()).clamp(min=0)
+        matrix = with_bias(layer, layer.matrix.double(), layer.bias)[0]
+        weights = matrix / variance.sqrt()[:, None]
         gram = gram / gram.diagonal().mean()
         ridge = RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         order = torch.arange(layer.matrix.shape[2]).expand_as(layer.matrix[0])
@@ -129,21 +130,25 @@ class Reader:
         """
         owner = torch.where(self.source >= 0, unit[self.source], -1)
         columns = [(owner == index).nonzero().flatten() for index in units.tolist()]
-        if not columns or len({len(own) for own in columns}) > 1 or not len(columns[0]):
+        counts = {len(own) for own in columns}
+        if len(counts) != 1 or 0 in counts:
             return None
-        return replace(self, columns=torch.stack(columns).to(self.weights.device))
+        stacked = torch.stack(columns)
+        return replace(self, columns=stacked.to(self.weights.device))
 
     def costs(self) -> Tensor:
         """Return the cost of losing each unit, as a share of the outputs' variance, [U]."""
         blocks = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
         weights = self.weights[:, self.columns].transpose(0, 1)  # [U, O, C]
-        costs: Tensor = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))
+        solved = torch.linalg.solve(blocks, weights.mT).mT
+        costs: Tensor = (solved * weights).sum((1, 2))
         return costs / len(self.weights)
 
     def without(self, index: int) -> "Reader":
         """Return it without a unit, for which what it reads of the others makes up."""
         gone = self.columns[index]
-        change = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])  # [C, K]
+        rows = self.inverse[gone]
+        change = torch.linalg.solve(rows[:, gone], rows)  # [C, K]
         return replace(
             self,
             inverse=self.inverse - self.inverse[:, gone] @ change,

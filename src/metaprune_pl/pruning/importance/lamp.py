@@ -45,15 +45,8 @@ class Lamp(Importance):
         scores = torch.where(there, scores, 0.0)
         order = torch.argsort(scores, descending=True, stable=True)
         order = order[torch.argsort(index[order], stable=True)]
-        sums = (
-            scores.new_zeros(count)
-            .double()
-            .index_add(
-                0,
-                index,
-                scores.double(),
-            )
-        )
+        zeros = scores.new_zeros(count).double()
+        sums = zeros.index_add(0, index, scores.double())
         earlier_groups = (sums.cumsum(0) - sums)[index[order]]
         so_far = scores[order].double().cumsum(0) - earlier_groups
         value = torch.empty_like(scores).index_copy(
