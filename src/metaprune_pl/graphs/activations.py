@@ -3,9 +3,7 @@
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import NOBODY, Activation
 from metaprune_pl.graphs.moves import MOVES
-from metaprune_pl.graphs.weight_graph import (
-    Followed,
-)
+from metaprune_pl.graphs.weight_graph import Followed
 
 _SCALE = frozenset(
     (

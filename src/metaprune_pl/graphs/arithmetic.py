@@ -28,7 +28,9 @@ def add(call: Call) -> Activation:
     if not fresh:
         nodes = left.labels.flatten()
         _, target = builder.new_group(
-            f"{call.module}.add".lstrip("."), len(nodes), depth=builder.depth(nodes)
+            f"{call.module}.add".lstrip("."),
+            len(nodes),
+            depth=builder.depth(nodes),
         )
         for operand in operands:
             builder.connect_identity(
@@ -58,14 +60,13 @@ def multiply(call: Call) -> Activation:
     operands = _operands(call)
     if len(operands) == 1:
         x = operands[0]
-        other = call.value(
-            call.argument(1 if isinstance(call.value(call.argument(0)), Activation) else 0)
-        )
+        first = call.value(call.argument(0))
+        other = call.value(call.argument(1)) if isinstance(first, Activation) else first
         group = None if x.owner is None else call.builder.group(x.owner)
         if isinstance(other, Parameter) and group is not None and "scale" not in group.slots:
-            if math.prod(other.shape) == group.size and torch.equal(
-                other.elements.flatten(), torch.arange(group.size)
-            ):
+            in_order = torch.arange(group.size)
+            same_size = math.prod(other.shape) == group.size
+            if same_size and torch.equal(other.elements.flatten(), in_order):
                 group.slots["scale"] = other.name
                 return x
         _follow(call, x)
@@ -85,10 +86,8 @@ def _without_new_edges(call: Call, left: Activation, right: Activation) -> Activ
         if is_nobody(one.labels):
             return Activation(x.labels, None, x.partners)
     for one, x in ((left, right), (right, left)):
-        if (
-            one.labels.numel() == 1 < x.labels.numel()
-        ):  # one neuron for all channels: it has to stay
-            call.builder.fix(one.labels)
+        if one.labels.numel() == 1 < x.labels.numel():
+            call.builder.fix(one.labels)  # one neuron for all channels has to stay
             return Activation(x.labels, None, x.partners)
     return None
 
@@ -187,9 +186,10 @@ def _follow(call: Call, x: Activation) -> None:
                     )
         elif isinstance(argument, torch.fx.Node) and not isinstance(value, Activation):
             wide = call.shape_of(argument)
+            added = len(shape) - len(wide)  # dimensions that broadcasting adds in front
             if any(
-                x.labels.shape[dim] > 1 < wide[dim - len(shape) + len(wide)]
+                x.labels.shape[dim] > 1 < wide[dim - added]
                 for dim in range(len(shape))
-                if dim - len(shape) + len(wide) >= 0
+                if dim >= added
             ):
                 call.builder.fix(x.labels)  # the constant was made for this width

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.constraints import (
-    Product,
-)
+from metaprune_pl.graphs.constraints import Product
 from metaprune_pl.graphs.contraction import may_equal_input
 from metaprune_pl.graphs.labels import Activation
 from metaprune_pl.graphs.scales import note_scale
@@ -30,33 +28,24 @@ def attention(call: Call) -> Activation:
     builder.mixed += nodes[:2]
     if len(nodes[2]) == len(nodes[0]):
         builder.tie(torch.stack(nodes))
-        builder.attend(
-            call.module,
-            nodes[0].numel() // queries.shape[-1],
-            *nodes,
-        )
+        heads = nodes[0].numel() // queries.shape[-1]
+        builder.attend(call.module, heads, *nodes)
         may_equal_input(call, nodes[0])
-        if all(part.numel() == full.numel() for part, full in _pairs(query, key, value, nodes)):
+        whole = zip((query, key, value), nodes, strict=True)
+        if all(x.labels.numel() == part.numel() for x, part in whole):
             builder.heads.append((nodes[0], nodes[1], nodes[2]))
     note_scale(call, queries, keys)
+    shape = call.shape_of(call.argument(0))
     tokens = call.shape_of(call.argument(1))[-2]
-    places = call.shape_of(call.argument(0)).numel() // call.shape_of(call.argument(0))[-1]
-    for part, index in ((queries, 0), (values, 2)):
-        work = places * tokens * call.shape_of(call.argument(index))[-1]
-        nodes_of_part = part.flatten()
-        builder.products.append(Product(nodes=nodes_of_part, positions=work // len(nodes_of_part)))
+    places = shape.numel() // shape[-1]
+    for part, index in ((nodes[0], 0), (nodes[2], 2)):
+        width = call.shape_of(call.argument(index))[-1]
+        positions = places * tokens * width // len(part)
+        builder.products.append(Product(nodes=part, positions=positions))
     rank = len(call.shape_of(call.node))
-    laid = values.reshape(*[1] * (rank - values.dim()), *values.shape)
+    lead = [1] * (rank - values.dim())
+    laid = values.reshape(*lead, *values.shape)
     return replace(value, labels=laid, owner=None)
-
-
-def _pairs(
-    query: Activation,
-    key: Activation,
-    value: Activation,
-    nodes: list[Tensor],
-) -> list[tuple[Tensor, Tensor]]:
-    return list(zip((query.labels, key.labels, value.labels), nodes, strict=True))
 
 
 def _heads(call: Call, index: int) -> Tensor:
@@ -69,7 +58,11 @@ def _heads(call: Call, index: int) -> Tensor:
     heads = call.shape_of(call.argument(0))[-3] if several else 1
     own = call.shape_of(call.argument(index))[-3]
     if several and own not in (1, heads):  # grouped queries
-        labels = labels.expand(*labels.shape[:-3], own, *labels.shape[-2:])
+        labels = labels.expand(
+            *labels.shape[:-3],
+            own,
+            *labels.shape[-2:],
+        )
         return labels.repeat_interleave(heads // own, -3)
     sizes = list(labels.shape)
     sizes[-3] = heads if labels.shape[-3] == 1 else labels.shape[-3]

@@ -139,18 +139,17 @@ class GraphBuilder:
         """Note attention: queries and keys, then values, or all at once; heads in order."""
         rows = tuple(part.reshape(heads, -1) for part in parts)
         if len(parts) == 1:  # values of the scores that were last met here
-            index = max(
-                (i for i, a in enumerate(self.attentions) if a.module == module), default=-1
-            )
-            if index >= 0 and len(self.attentions[index].parts) == 2:
-                before = self.attentions[index]
-                self.attentions[index] = replace(before, parts=(*before.parts, *rows))
+            here = [i for i, known in enumerate(self.attentions) if known.module == module]
+            if here and len(self.attentions[here[-1]].parts) == 2:
+                before = self.attentions[here[-1]]
+                self.attentions[here[-1]] = replace(before, parts=(*before.parts, *rows))
         else:
             self.attentions.append(Attention(module=module, parts=rows))
 
     def count(self, module: str, *parts: Tensor) -> None:
         """Note that a forward pass names how many neurons there are in each part."""
-        self.extents.append(Extent(module=module, parts=tuple(part.flatten() for part in parts)))
+        flat = tuple(part.flatten() for part in parts)
+        self.extents.append(Extent(module=module, parts=flat))
 
     def add_names(self, modules: Mapping[str, object]) -> None:
         """Find the attributes that count neurons, and tie neurons that the same one counts."""
@@ -189,51 +188,44 @@ class GraphBuilder:
         index = index.flatten()
         nodes = nodes.flatten()
         coordinates = torch.unravel_index(index, list(shape))
-        for shared in (
-            False,
-            True,
-        ):  # last, whether a place may meet several neurons: those of all heads
+        # first without, then with indices that meet several neurons: those of all heads
+        for shared in (False, True):
             for dim, coordinate in enumerate(coordinates):
-                of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
-                fits = torch.equal(of_index[coordinate], nodes)
+                of_index = torch.full((shape[dim],), -1).scatter(
+                    0,
+                    coordinate,
+                    nodes,
+                )
+                first = of_index[coordinate]
+                fits = torch.equal(first, nodes)
                 if shared:
-                    highest = torch.full((int(nodes.max()) + 2,), -1).scatter(
-                        0, nodes + 1, coordinate
-                    )
+                    none = torch.full((int(nodes.max()) + 2,), -1)
+                    highest = none.scatter(0, nodes + 1, coordinate)
                     fits = torch.equal(highest[nodes + 1], coordinate)
                 if shape[dim] > 1 and bool((of_index >= 0).any()) and fits:
                     if shared:
-                        self.ties.append(
-                            torch.stack([of_index[coordinate], nodes])[:, nodes >= 0].unique(dim=1)
-                        )
+                        pairs = torch.stack([first, nodes])[:, nodes >= 0]
+                        self.ties.append(pairs.unique(dim=1))
                     self._add_follower(Follower(parameter=parameter, dim=dim, nodes=of_index))
                     return
         self.fix(nodes)
 
     def _add_follower(self, follower: Follower) -> None:
-        known = next(
-            (
-                f
-                for f in self.followers
-                if (f.parameter, f.dim) == (follower.parameter, follower.dim)
-            ),
-            None,
-        )
-        if known is None:
-            self.followers.append(follower)
-        elif not torch.equal(
-            known.nodes, follower.nodes
-        ):  # it meets the neurons of two layers: they go together
-            both = torch.stack([known.nodes, follower.nodes])
-            self.ties.append(both[:, (both >= 0).all(0)])
+        for known in self.followers:
+            if (known.parameter, known.dim) == (follower.parameter, follower.dim):
+                if not torch.equal(known.nodes, follower.nodes):
+                    # it meets the neurons of two layers: they go together
+                    both = torch.stack([known.nodes, follower.nodes])
+                    self.ties.append(both[:, (both >= 0).all(0)])
+                return
+        self.followers.append(follower)
 
     def can_absorb(self, main: str, shortcut: str) -> bool:
         """Whether the shortcut's parameters find free slots on the main branch's nodes."""
         own = self.group(main)
         other = self.group(shortcut)
-        if own.size != other.size or any(
-            slot.startswith("shortcut_") for slot in (*own.slots, *other.slots)
-        ):
+        slots = (*own.slots, *other.slots)
+        if own.size != other.size or any(slot.startswith("shortcut_") for slot in slots):
             return False
         first = other.start
         last = other.start + other.size
@@ -244,7 +236,8 @@ class GraphBuilder:
         """Move the shortcut's connections and slots to the main branch's nodes."""
         own = self.group(main)
         other = self.group(shortcut)
-        own.slots.update({f"shortcut_{slot}": parameter for slot, parameter in other.slots.items()})
+        for slot, parameter in other.slots.items():
+            own.slots[f"shortcut_{slot}"] = parameter
         other.absorbed_by = own
 
     def build(self, output: Tensor, parameters: list[str], program: Any) -> WeightGraph:
@@ -259,7 +252,14 @@ class GraphBuilder:
         self._fix_whole()
         fused = self._fused()
         groups, index = self._final_groups(fused)
-        connections = tuple(self._renumbered(c, index, fused) for c in self.connections)
+        connections = tuple(
+            self._renumbered(
+                c,
+                index,
+                fused,
+            )
+            for c in self.connections
+        )
         graph = WeightGraph(
             groups=tuple(groups),
             connections=connections,
@@ -396,7 +396,9 @@ class GraphBuilder:
         )
         if rows is None or connection.parameter is None:
             return replace(
-                connection, target=index[connection.target], source=index[connection.source]
+                connection,
+                target=index[connection.target],
+                source=index[connection.source],
             )
         target = index[first + rows[:, 0]][None]
         places = connection.kernel[0] * connection.kernel[1]

@@ -143,7 +143,9 @@ class Call:
         `bias` is the index of that argument, where there is one.
         """
         owner, target = self.builder.new_group(
-            weight.name.removesuffix(".weight"), outputs, depth=self.builder.depth(inputs) + 1
+            weight.name.removesuffix(".weight"),
+            outputs,
+            depth=self.builder.depth(inputs) + 1,
         )
         slots = self.builder.group(owner).slots
         for companion in weight.companions:

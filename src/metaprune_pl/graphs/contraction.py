@@ -9,14 +9,10 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.constraints import (
-    Product,
-)
+from metaprune_pl.graphs.constraints import Product
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, nobody, varying
 from metaprune_pl.graphs.scales import note_possible_scale
-from metaprune_pl.graphs.weight_graph import (
-    Connection,
-)
+from metaprune_pl.graphs.weight_graph import Connection
 
 
 def may_equal_input(call: Call, queries: Tensor) -> None:
@@ -205,13 +201,8 @@ def _note_scores(
             continue
         shared = [x for x in dict.fromkeys(one.letters + other.letters) if x in both]
         rows = [
-            _aligned(
-                f.labels,
-                f.letters,
-                shared,
-                size,
-            )
-            for f in (one, other)
+            _aligned(one.labels, one.letters, shared, size),
+            _aligned(other.labels, other.letters, shared, size),
         ]
         call.builder.tie(torch.stack(rows))
         may_equal_input(call, rows[0])
@@ -318,9 +309,15 @@ def _meets_constant(
         return
     union = list(dict.fromkeys(factor.letters + letters))
     union = [letter for letter in union if letter in wide | factor.varies]
-    nodes = _aligned(factor.labels, factor.letters, union, size).reshape([size[x] for x in union])
-    index = _aligned(value.elements, letters, union, size).reshape([size[x] for x in union])
-    call.builder.follow(value.name, value.shape, index, nodes)
+    sizes = [size[letter] for letter in union]
+    nodes = _aligned(factor.labels, factor.letters, union, size)
+    index = _aligned(value.elements, letters, union, size)
+    call.builder.follow(
+        value.name,
+        value.shape,
+        index.reshape(sizes),
+        nodes.reshape(sizes),
+    )
 
 
 def _aligned(

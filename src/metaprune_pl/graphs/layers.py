@@ -7,14 +7,10 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.constraints import (
-    Product,
-)
+from metaprune_pl.graphs.constraints import Product
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, varying
 from metaprune_pl.graphs.reductions import as_map, sum_of_parts
-from metaprune_pl.graphs.weight_graph import (
-    Connection,
-)
+from metaprune_pl.graphs.weight_graph import Connection
 
 
 def convolution(call: Call) -> Activation:
@@ -39,13 +35,10 @@ def convolution(call: Call) -> Activation:
     transposed = call.operator.startswith("conv_transpose")
     positions = call.shape_of(call.argument(0)) if transposed else shape
     count = positions[0] * math.prod(positions[2:])
+    laid = [1, -1, *[1] * (len(shape) - 2)]
     known = call.again(weight, source, count)
     if known is not None:
-        return Activation(
-            known.reshape(1, -1, *[1] * (len(shape) - 2)),
-            None,
-            x.partners,
-        )
+        return Activation(known.reshape(laid), None, x.partners)
     owner, target = call.produce(shape[1], source, weight, 2)
     call.builder.connect(
         Connection(
@@ -58,11 +51,7 @@ def convolution(call: Call) -> Activation:
             inputs_first=transposed,
         )
     )
-    return Activation(
-        target.reshape(1, -1, *[1] * (len(shape) - 2)),
-        owner,
-        x.partners,
-    )
+    return Activation(target.reshape(laid), owner, x.partners)
 
 
 def _convolution_of_parts(call: Call, x: Activation, weight: Parameter) -> Activation:
@@ -103,7 +92,8 @@ def _filter(
     along = weight.elements.flatten(1)[:, 0]
     call.builder.follow(weight.name, weight.shape, along, source)
     call.builder.count(call.module, source)
-    work = call.shape_of(call.node).numel() * call.shape_of(call.argument(1))[1:].numel()
+    taps = call.shape_of(call.argument(1))[1:].numel()
+    work = call.shape_of(call.node).numel() * taps
     call.builder.products.append(Product(nodes=source, positions=work // len(source)))
     return Activation(x.labels, None, x.partners)
 
@@ -129,13 +119,10 @@ def linear(call: Call) -> Activation:
     source, taps, taps_first = _order(features)
     side = math.isqrt(taps)
     positions = math.prod(shape[:-1])
+    laid = [*[1] * (len(shape) - 1), -1]
     known = call.again(weight, source, positions)
     if known is not None:
-        return Activation(
-            known.reshape(*[1] * (len(shape) - 1), -1),
-            None,
-            x.partners,
-        )
+        return Activation(known.reshape(laid), None, x.partners)
     owner, target = call.produce(shape[-1], source, weight, 2)
     call.builder.connect(
         Connection(
@@ -148,11 +135,7 @@ def linear(call: Call) -> Activation:
             positions=positions,
         )
     )
-    return Activation(
-        target.reshape(*[1] * (len(shape) - 1), -1),
-        owner,
-        x.partners,
-    )
+    return Activation(target.reshape(laid), owner, x.partners)
 
 
 def _order(features: Tensor) -> tuple[Tensor, int, bool]:

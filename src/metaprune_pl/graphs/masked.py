@@ -112,19 +112,15 @@ class MaskedProgram:
                 values.get(a) if isinstance(a, torch.fx.Node) else a for a in node.args
             ]
             index = next(i for i, p in enumerate(parts) if isinstance(p, torch.fx.GraphModule))
-            inner = dict(
-                zip(
-                    parts[index].graph.find_nodes(op="placeholder"),
-                    parts[index + 1 :],
-                    strict=True,
-                )
-            )
+            inputs = parts[index].graph.find_nodes(op="placeholder")
+            inner = dict(zip(inputs, parts[index + 1 :], strict=True))
             return self._run(parts[index], inner, kept)
         function: Any = node.target
         mixing = self.mixing.get(node)
         if mixing is None or not _touched(mixing, kept):
             args = torch.fx.map_arg(node.args, values.__getitem__)
-            return function(*args, **torch.fx.map_arg(node.kwargs, values.__getitem__))
+            keywords = torch.fx.map_arg(node.kwargs, values.__getitem__)
+            return function(*args, **keywords)
         if str(node.target).removeprefix("aten.").startswith(_SUMS):
             return _with_zeros(node, mixing, values, kept)
         return _with_kept_only(node, mixing, values, kept)
@@ -153,7 +149,8 @@ def _with_zeros(
 
     function: Any = node.target
     args = torch.fx.map_arg(node.args, value)
-    return function(*args, **torch.fx.map_arg(node.kwargs, value))
+    keywords = torch.fx.map_arg(node.kwargs, value)
+    return function(*args, **keywords)
 
 
 def _index(parts: tuple[Tensor, ...], kept: Tensor) -> dict[int, Tensor]:
@@ -203,13 +200,13 @@ def _with_kept_only(
                     args[position] = args[position][along.to(args[position].device)]
             if dim != 1 or not name.startswith("group"):
                 args[1] = [len(along)]
-    result = function(*args, **torch.fx.map_arg(node.kwargs, value))
+    keywords = torch.fx.map_arg(node.kwargs, value)
+    result = function(*args, **keywords)
     several = isinstance(result, tuple | list)
+    results = result if several else [result]
     parts = [
         _spread(part, labels, shape, kept)
-        for part, labels, shape in zip(
-            result if several else [result], mixing.results, mixing.shapes, strict=True
-        )
+        for part, labels, shape in zip(results, mixing.results, mixing.shapes, strict=True)
     ]
     return parts if several else parts[0]
 

@@ -55,23 +55,18 @@ def layer_norm(call: Call) -> Activation:
         names.pop()
     if x.labels.shape[-1] == 1 and call.shape_of(call.argument(0))[-1] > 1:
         raise TraceError(f"{call.name} over places is not supported: {call.where}")
-    if (
-        len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1
-    ):  # each head by itself, with the same parameters
+    if len(varying(x.labels)) > 1 and x.labels.shape[-1] > 1:
+        # each head by itself, with the same parameters
         call.builder.mixed.append(x.labels.flatten())
-        call.share(
-            x,
-            -1,
-            [p for _, index in names if (p := call.parameter(index)) is not None],
-        )
+        parameters = [p for _, index in names if (p := call.parameter(index)) is not None]
+        call.share(x, -1, parameters)
         return Activation(x.labels, None, x.partners)
     nodes = call.neurons(x, -1)
     call.builder.mixed.append(nodes)
     call.builder.count(call.module, nodes)
     slots = {slot: p.name for slot, index in names if (p := call.parameter(index)) is not None}
-    home = call.builder.owner_of(
-        nodes
-    )  # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
+    # the norm that reads a stream is kept on the stream's nodes (paper, G.1)
+    home = call.builder.owner_of(nodes)
     return _norm(call, x, -1, home, slots)
 
 
@@ -86,10 +81,8 @@ def _norm(
     source = call.neurons(x, dim)
     if not slots:
         return x
-    names = set(slots.values())
-    if (
-        names and (known := call.builder.filled_by(names)) is not None
-    ):  # the same norm once more: the same neurons
+    known = call.builder.filled_by(set(slots.values()))
+    if known is not None:  # the same norm once more: the same neurons
         call.builder.tie(torch.stack([known, source]))
         return Activation(x.labels, None, x.partners)
     group = None if home is None else call.builder.group(home)
@@ -100,8 +93,11 @@ def _norm(
     ):
         group.slots.update(slots)
         return x
+    depth = call.builder.depth(source)
     owner, target = call.builder.new_group(
-        call.module, len(source), depth=call.builder.depth(source)
+        call.module,
+        len(source),
+        depth=depth,
     )
     call.builder.connect_identity(call.module, source, target)
     call.builder.group(owner).slots.update(slots)

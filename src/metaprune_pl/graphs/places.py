@@ -15,17 +15,20 @@ def along(call: Call) -> Activation:
     if x.labels.dim() and any(part.shape[dim] > 1 for part in x.all_labels):
         raise TraceError(f"{call.name} along the channels is not supported: {call.where}")
     for node in call.node.all_input_nodes[1:]:
-        if (other := call.activation_of(node)) is not None and varying(other.labels):
-            if not torch.equal(other.labels, x.labels):
-                raise TraceError(f"{call.name} of several activations: {call.where}")
+        other = call.activation_of(node)
+        if other is None or not varying(other.labels):
+            continue
+        if not torch.equal(other.labels, x.labels):
+            raise TraceError(f"{call.name} of several activations: {call.where}")
     return Activation(x.labels, None, x.partners)
 
 
 def sorted_along(call: Call) -> list[Activation]:
     """Values in order, and where they were."""
     x = call.activation()
-    first = call.argument(2 if call.operator.startswith("topk") else 1, -1)
-    if any(part.shape[first] > 1 for part in x.all_labels):
+    position = 2 if call.operator.startswith("topk") else 1
+    dim = call.argument(position, -1)
+    if any(part.shape[dim] > 1 for part in x.all_labels):
         raise TraceError(f"{call.name} along the channels is not supported: {call.where}")
     return [Activation(x.labels, None, x.partners)] * 2
 
@@ -38,7 +41,8 @@ def indexed(call: Call) -> Activation:
         if x.labels.numel() == 1:
             return Activation(x.labels)
         raise TraceError(f"{call.name} with computed places is not supported: {call.where}")
-    if {dim for dim, position in enumerate(places) if position is not None} & varying(x.labels):
+    chosen = {dim for dim, index in enumerate(places) if index is not None}
+    if chosen & varying(x.labels):
         call.builder.fix(x.labels)  # the places are for this width
     full = x.labels.expand(call.shape_of(call.argument(0)))
     return Activation(shrink(torch.ops.aten.index.Tensor(full, places)))
@@ -48,6 +52,7 @@ def overlapped(call: Call) -> Activation:
     """Places of patches are summed back into a map (fold): each channel by itself."""
     x = call.activation()
     full = x.labels.expand(call.shape_of(call.argument(0))).double()
-    total, times = (rerun(call, part) for part in (full, torch.ones_like(full)))
+    total = rerun(call, full)
+    times = rerun(call, torch.ones_like(full))
     labels = (total / times.clamp(min=1)).round().long()
     return Activation(shrink(labels.where(times > 0, labels.flatten()[0])))

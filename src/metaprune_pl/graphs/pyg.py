@@ -5,9 +5,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from metaprune_pl.graphs.features import Features
-from metaprune_pl.graphs.weight_graph import (
-    WeightGraph,
-)
+from metaprune_pl.graphs.weight_graph import WeightGraph
 
 
 def to_pyg(graph: WeightGraph, features: Features) -> Data:
@@ -16,14 +14,15 @@ def to_pyg(graph: WeightGraph, features: Features) -> Data:
     Returns:
         `x` [N, F]; `edge_index` [2, E], from the input neuron to the output neuron of each weight;
         `edge_attr` [E, max T], each edge's taps first and zeros behind them; `edge_block` [E], the
-        number of its connection.
+        index of its connection.
     """
     width = max(edges.shape[-1] for edges in features.edges)
     values = []
     blocks = []
     for index, edges in enumerate(features.edges):
         flat = edges.reshape(-1, edges.shape[-1])
-        values.append(torch.nn.functional.pad(flat, (0, width - flat.shape[-1])))
+        missing = width - flat.shape[-1]
+        values.append(torch.nn.functional.pad(flat, (0, missing)))
         blocks.append(torch.full((len(flat),), index))
     return Data(
         x=features.nodes,
@@ -46,7 +45,8 @@ def edge_index(graph: WeightGraph, device: torch.device) -> Tensor:
 
 def from_pyg(graph: WeightGraph, nodes: Tensor, edges: Tensor) -> Features:
     """Undo `to_pyg` for new values: [N, F] and [E, max T]."""
-    parts = edges.split([connection.num_edges for connection in graph.connections])
+    sizes = [connection.num_edges for connection in graph.connections]
+    parts = edges.split(sizes)
     blocks = tuple(
         part[:, : connection.shape[-1]].reshape(connection.shape)
         for connection, part in zip(graph.connections, parts, strict=True)

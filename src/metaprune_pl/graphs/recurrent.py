@@ -8,9 +8,7 @@ from torch import Tensor
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import Activation, Parameter
-from metaprune_pl.graphs.weight_graph import (
-    Connection,
-)
+from metaprune_pl.graphs.weight_graph import Connection
 
 
 def recurrent(call: Call) -> list[Activation]:
@@ -43,10 +41,14 @@ def recurrent(call: Call) -> list[Activation]:
     call.builder.tie(torch.stack(groups))  # one hidden size for all
     results = call.node.meta["val"]
     rank = results[0].dim()
-    last = torch.stack(groups).reshape(len(groups), *[1] * (rank - 2), -1)
-    return [Activation(source.reshape(*[1] * (rank - 1), -1))] + [Activation(last)] * (
-        len(results) - 1
+    last = torch.stack(groups).reshape(
+        len(groups),
+        *[1] * (rank - 2),
+        -1,
     )
+    outputs_of_all = Activation(source.reshape(*[1] * (rank - 1), -1))
+    last_states = [Activation(last)] * (len(results) - 1)
+    return [outputs_of_all, *last_states]
 
 
 def cell(call: Call) -> Activation | list[Activation]:
@@ -62,8 +64,8 @@ def cell(call: Call) -> Activation | list[Activation]:
     for module in {call.module, call.module.rpartition(".")[0]}:
         call.builder.count(module, target)
     result = Activation(target.reshape(1, -1))
-    several = isinstance(call.node.meta["val"], tuple | list)
-    return [result] * len(call.node.meta["val"]) if several else result
+    value = call.node.meta["val"]
+    return [result] * len(value) if isinstance(value, tuple | list) else result
 
 
 def _layer(

@@ -13,9 +13,11 @@ def spatial(call: Call) -> Activation:
     if x.partners or varying(x.labels) - {1}:
         call.neurons(x, 1)
     for node in call.node.all_input_nodes[1:]:  # coordinates to sample at
-        if (other := call.activation_of(node)) is not None and other.labels.numel() > 1:
-            if not torch.equal(other.labels, x.labels):
-                call.builder.fix(other.labels)
+        other = call.activation_of(node)
+        if other is None or other.labels.numel() <= 1:
+            continue
+        if not torch.equal(other.labels, x.labels):
+            call.builder.fix(other.labels)
     return x
 
 
@@ -43,8 +45,8 @@ def norm(call: Call) -> Activation:
     """Length of vectors: over places, of each channel; over channels, of none."""
     x = call.activation()
     rank = x.labels.dim()
-    dims = call.argument(2)
-    over = {dim % rank for dim in (dims if dims else range(rank))}
+    dims = call.argument(2) or range(rank)
+    over = {dim % rank for dim in dims}
     keep = bool(call.argument(3, False))
     laid = []
     for part in x.all_labels:
@@ -61,9 +63,9 @@ def reduce(call: Call) -> Activation:
     x = call.activation()
     rank = x.labels.dim()
     dims = call.argument(1)
-    reduced = {
-        dim % rank for dim in ([dims] if isinstance(dims, int) else list(dims or range(rank)))
-    }
+    if isinstance(dims, int):
+        dims = [dims]
+    reduced = {dim % rank for dim in dims or range(rank)}
     labels = x.labels
     owner = x.owner
     over = varying(labels) & reduced
@@ -83,7 +85,8 @@ def reduce(call: Call) -> Activation:
         else:
             partners.append(part)
     result = call.node.meta["val"]
-    if (result[0] if isinstance(result, tuple | list) else result).dim() < rank:  # keepdim is off
+    first = result[0] if isinstance(result, tuple | list) else result
+    if first.dim() < rank:  # keepdim is off
         labels, *partners = (part.squeeze(sorted(reduced)) for part in (labels, *partners))
     return Activation(labels, owner, tuple(partners))
 
@@ -93,7 +96,8 @@ def _stacked(call: Call, over: set[int]) -> bool:
     node = call.argument(0)
     stacked = str(node.target) == "aten.stack.default"
     rank = len(call.shape_of(node))
-    return stacked and over == {(node.args[1] if len(node.args) > 1 else 0) % rank}
+    dim = node.args[1] if len(node.args) > 1 else 0
+    return stacked and over == {dim % rank}
 
 
 def sum_of_parts(call: Call, labels: Tensor, over: list[int]) -> Tensor:
@@ -101,13 +105,14 @@ def sum_of_parts(call: Call, labels: Tensor, over: list[int]) -> Tensor:
     kept = [dim for dim in range(labels.dim()) if dim not in over]
     branches = labels.permute(*over, *kept).flatten(0, len(over) - 1).flatten(1)
     builder = call.builder
-    _, target = builder.new_group(
-        f"{call.module}.sum".lstrip("."), branches.shape[1], depth=builder.depth(labels.flatten())
-    )
+    name = f"{call.module}.sum".lstrip(".")
+    depth = builder.depth(labels.flatten())
+    _, target = builder.new_group(name, branches.shape[1], depth=depth)
     distinct = {tuple(branch.tolist()): branch for branch in branches}  # of a map, each once
     for branch in distinct.values():
         builder.connect_identity(call.module, branch, target)
-    return target.reshape([1 if dim in over else labels.shape[dim] for dim in range(labels.dim())])
+    shape = [1 if dim in over else size for dim, size in enumerate(labels.shape)]
+    return target.reshape(shape)
 
 
 def several(call: Call) -> list[Activation]:

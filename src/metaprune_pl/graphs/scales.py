@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.constraints import (
-    AttentionScale,
-)
+from metaprune_pl.graphs.constraints import AttentionScale
 from metaprune_pl.graphs.labels import Activation, Joined, Parameter
 from metaprune_pl.graphs.moves import MOVES
 
@@ -169,7 +167,14 @@ def _collect_layer(
         not isinstance(part, torch.fx.Node) or len(part.users) > users for part in given if part
     ):
         return False
-    return all(_add_rows(parameter, chosen, rows) for parameter in parameters)
+    return all(
+        _add_rows(
+            parameter,
+            chosen,
+            rows,
+        )
+        for parameter in parameters
+    )
 
 
 def _add_rows(parameter: Any, chosen: Tensor, rows: Rows) -> bool:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.features import Features, read, schema_of, write
-from metaprune_pl.graphs.weight_graph import (
-    WeightGraph,
-)
+from metaprune_pl.graphs.weight_graph import WeightGraph
 
 Factor = Literal["scale", "sign"]
 """A positive number, or -1."""
@@ -36,7 +34,11 @@ def refusal(graph: WeightGraph, factor: Factor) -> str | None:
 def hidden_nodes(graph: WeightGraph) -> Tensor:
     """Nodes that are neither inputs nor outputs, bool [N]."""
     ends = torch.cat([graph.inputs, graph.output])
-    return torch.ones(graph.num_nodes, dtype=torch.bool).index_fill(0, ends, False)
+    return torch.ones(graph.num_nodes, dtype=torch.bool).index_fill(
+        0,
+        ends,
+        False,
+    )
 
 
 def following_norms(graph: WeightGraph) -> tuple[list[int], Tensor]:
@@ -77,10 +79,11 @@ def common_factors(graph: WeightGraph) -> Tensor:
         before = numbers.clone()
         for connection, norm in zip(graph.connections, following, strict=True):
             if connection.parameter is None and norm == 0:
-                ends = connection.source[:, 0], connection.target[:, 0]
-                low = torch.minimum(numbers[ends[0]], numbers[ends[1]])
-                for end in ends:
-                    numbers.scatter_reduce_(0, end, low, "amin")
+                source = connection.source[:, 0]
+                target = connection.target[:, 0]
+                low = torch.minimum(numbers[source], numbers[target])
+                numbers.scatter_reduce_(0, source, low, "amin")
+                numbers.scatter_reduce_(0, target, low, "amin")
     return numbers
 
 
@@ -113,9 +116,10 @@ def rescale(graph: WeightGraph, state: Mapping[str, Tensor], factors: Tensor) ->
     for prefix, has in zip(("", "shortcut_"), normed.to(factors.device), strict=True):
         weight = f"{prefix}norm.weight"
         bias = f"{prefix}norm.bias"
+        own_bias = f"{prefix}bias"
         columns[weight] = columns[weight] * torch.where(has, factors / before, 1)
         columns[bias] = columns[bias] * torch.where(has, factors, 1)
-        columns[f"{prefix}bias"] = columns[f"{prefix}bias"] * torch.where(has, 1, factors)
+        columns[own_bias] = columns[own_bias] * torch.where(has, 1, factors)
     nodes = torch.stack(list(columns.values()), 1)
     new = write(
         graph,

@@ -18,9 +18,7 @@ from metaprune_pl.graphs.constants import Constants
 from metaprune_pl.graphs.export import aliases_of, export
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, Unfollowed, nobody
 from metaprune_pl.graphs.walk import Walk, walk
-from metaprune_pl.graphs.weight_graph import (
-    WeightGraph,
-)
+from metaprune_pl.graphs.weight_graph import WeightGraph
 from metaprune_pl.networks.examples import Example
 
 
@@ -125,7 +123,11 @@ def _values(
     for node in program.graph.find_nodes(op="placeholder"):
         spec = kinds[node.name]
         if node in inputs:
-            values[node] = _input_labels(builder, inputs[node], channels_last)
+            values[node] = _input_labels(
+                builder,
+                inputs[node],
+                channels_last,
+            )
         elif spec.kind is InputKind.USER_INPUT:
             known[node] = getattr(spec.arg, "value", None)
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):

@@ -34,10 +34,10 @@ def walk(program: torch.fx.GraphModule, state: Walk) -> list[Any]:
         elif node.op == "call_function":
             state.values[node] = _label(node, state)
         elif node.op == "output":
-            outputs = node.args[0] if isinstance(node.args[0], tuple | list) else [node.args[0]]
+            (outputs,) = node.args
             return [
                 state.values.get(part) if isinstance(part, torch.fx.Node) else part
-                for part in outputs
+                for part in (outputs if isinstance(outputs, tuple | list) else [outputs])
             ]
     raise AssertionError("an exported program has an output")
 
@@ -84,24 +84,24 @@ def _mixing(call: Call, result: Any) -> Mixing:
         if isinstance(value := call.value(source), Activation)
     }
     value = call.node.meta["val"]
-    shapes = tuple(part.shape for part in (value if isinstance(value, tuple | list) else [value]))
+    values = value if isinstance(value, tuple | list) else [value]
     results = result if isinstance(result, list) else [result]
     return Mixing(
         inputs=inputs,
         results=tuple(part.all_labels for part in results),
-        shapes=shapes,
+        shapes=tuple(part.shape for part in values),
     )
 
 
 def _inside(node: torch.fx.Node, index: int, state: Walk) -> list[Any]:
     """Walk through a program that an operation wraps (autocast switched off for a while)."""
     wrapped: Any = state.values.get(node.args[index])  # type: ignore[arg-type]
-    for placeholder, argument in zip(
-        wrapped.graph.find_nodes(op="placeholder"), node.args[index + 1 :], strict=True
-    ):
-        state.values[placeholder] = (
-            state.values.get(argument) if isinstance(argument, torch.fx.Node) else argument
-        )
+    placeholders = wrapped.graph.find_nodes(op="placeholder")
+    for placeholder, argument in zip(placeholders, node.args[index + 1 :], strict=True):
+        if isinstance(argument, torch.fx.Node):
+            state.values[placeholder] = state.values.get(argument)
+        else:
+            state.values[placeholder] = argument
     return walk(wrapped, state)
 
 
