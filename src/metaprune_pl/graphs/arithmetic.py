@@ -133,7 +133,10 @@ def _joined(call: Call, left: Activation, right: Activation) -> Activation:
     if left.labels.shape != right.labels.shape:
         raise TraceError(f"{call.name} joins tensors of other channels: {call.where}")
     builder = call.builder
-    x, gate = sorted((left, right), key=lambda operand: builder.depth(operand.labels))
+    x, gate = sorted(
+        (left, right),
+        key=lambda operand: builder.depth(operand.labels),
+    )
     source = gate.labels.flatten()
     target = x.labels.flatten()
     both = (source != NOBODY) & (target != NOBODY)

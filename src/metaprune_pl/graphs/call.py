@@ -66,7 +66,10 @@ class Call:
         value = self.value(node)
         if not isinstance(value, Activation):
             return None
-        return replace(value, owner=value.owner if len(node.users) == 1 else None)
+        return replace(
+            value,
+            owner=value.owner if len(node.users) == 1 else None,
+        )
 
     def activation(self, index: int = 0) -> Activation:
         """Return an argument that must be an activation."""

@@ -149,7 +149,14 @@ def _contract(
     kept = [factor for factor in factors if not factor.varies & summed]
     for factor in consumed:  # scores: what neurons say to each other
         call.builder.mixed.append(factor.labels.flatten())
-    _note_scores(call, arguments, consumed, kept, summed, size)
+    _note_scores(
+        call,
+        arguments,
+        consumed,
+        kept,
+        summed,
+        size,
+    )
     if main := (consumed or kept)[:1]:
         nodes = main[0].labels.flatten()
         work = math.prod(size.values())
@@ -310,8 +317,18 @@ def _meets_constant(
     union = list(dict.fromkeys(factor.letters + letters))
     union = [letter for letter in union if letter in wide | factor.varies]
     sizes = [size[letter] for letter in union]
-    nodes = _aligned(factor.labels, factor.letters, union, size)
-    index = _aligned(value.elements, letters, union, size)
+    nodes = _aligned(
+        factor.labels,
+        factor.letters,
+        union,
+        size,
+    )
+    index = _aligned(
+        value.elements,
+        letters,
+        union,
+        size,
+    )
     call.builder.follow(
         value.name,
         value.shape,

@@ -39,7 +39,12 @@ def convolution(call: Call) -> Activation:
     known = call.again(weight, source, count)
     if known is not None:
         return Activation(known.reshape(laid), None, x.partners)
-    owner, target = call.produce(shape[1], source, weight, 2)
+    owner, target = call.produce(
+        shape[1],
+        source,
+        weight,
+        2,
+    )
     call.builder.connect(
         Connection(
             name=call.module,
@@ -90,7 +95,12 @@ def _filter(
     if not call.argument(6, 1) == len(source) == call.shape_of(call.node)[1]:
         raise TraceError(f"{call.name} with constant weights is not supported: {call.where}")
     along = weight.elements.flatten(1)[:, 0]
-    call.builder.follow(weight.name, weight.shape, along, source)
+    call.builder.follow(
+        weight.name,
+        weight.shape,
+        along,
+        source,
+    )
     call.builder.count(call.module, source)
     taps = call.shape_of(call.argument(1))[1:].numel()
     work = call.shape_of(call.node).numel() * taps
@@ -123,7 +133,12 @@ def linear(call: Call) -> Activation:
     known = call.again(weight, source, positions)
     if known is not None:
         return Activation(known.reshape(laid), None, x.partners)
-    owner, target = call.produce(shape[-1], source, weight, 2)
+    owner, target = call.produce(
+        shape[-1],
+        source,
+        weight,
+        2,
+    )
     call.builder.connect(
         Connection(
             name=call.module,

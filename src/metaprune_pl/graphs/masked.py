@@ -122,8 +122,18 @@ class MaskedProgram:
             keywords = torch.fx.map_arg(node.kwargs, values.__getitem__)
             return function(*args, **keywords)
         if str(node.target).removeprefix("aten.").startswith(_SUMS):
-            return _with_zeros(node, mixing, values, kept)
-        return _with_kept_only(node, mixing, values, kept)
+            return _with_zeros(
+                node,
+                mixing,
+                values,
+                kept,
+            )
+        return _with_kept_only(
+            node,
+            mixing,
+            values,
+            kept,
+        )
 
 
 def _touched(mixing: Mixing, kept: Tensor) -> bool:

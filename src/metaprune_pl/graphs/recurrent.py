@@ -57,7 +57,12 @@ def cell(call: Call) -> Activation | list[Activation]:
     state: Any = call.argument(1)
     states = list(state) if isinstance(state, list | tuple) else [state]
     parameters = [call.value(node) for node in call.node.args[2:] if node is not None]
-    target = _layer(call, call.neurons(x, -1), parameters, 1)
+    target = _layer(
+        call,
+        call.neurons(x, -1),
+        parameters,
+        1,
+    )
     for before in states:
         if (value := call.activation_of(before)) is not None:
             call.builder.tie(torch.stack([target, value.labels.flatten()]))

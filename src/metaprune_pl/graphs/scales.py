@@ -55,7 +55,13 @@ def note_scale(call: Call, queries: Tensor, keys: Tensor) -> None:
         return
     shared: Rows = {}
     of_keys: Rows = {}
-    both = _collect(call, call.argument(0), queries, shared, 2)
+    both = _collect(
+        call,
+        call.argument(0),
+        queries,
+        shared,
+        2,
+    )
     if (
         both
         and _collect(call, call.argument(1), keys, of_keys, 2)

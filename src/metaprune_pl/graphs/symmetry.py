@@ -82,8 +82,18 @@ def common_factors(graph: WeightGraph) -> Tensor:
                 source = connection.source[:, 0]
                 target = connection.target[:, 0]
                 low = torch.minimum(numbers[source], numbers[target])
-                numbers.scatter_reduce_(0, source, low, "amin")
-                numbers.scatter_reduce_(0, target, low, "amin")
+                numbers.scatter_reduce_(
+                    0,
+                    source,
+                    low,
+                    "amin",
+                )
+                numbers.scatter_reduce_(
+                    0,
+                    target,
+                    low,
+                    "amin",
+                )
     return numbers
 
 

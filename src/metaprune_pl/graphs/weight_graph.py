@@ -90,7 +90,12 @@ class Connection:
             return parameter.reshape(groups, outputs, taps, inputs).transpose(2, 3)
         if self.inputs_first:
             return parameter.reshape(groups, inputs, outputs, taps).transpose(1, 2)
-        return parameter.reshape(groups, outputs, inputs, taps)
+        return parameter.reshape(
+            groups,
+            outputs,
+            inputs,
+            taps,
+        )
 
     def unblock(self, edges: Tensor, like: Tensor) -> Tensor:
         """Undo `block`: [G, O, I, T] -> the shape of `like`."""
