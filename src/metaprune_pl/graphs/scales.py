@@ -102,16 +102,7 @@ def _collect(
     if name in _LINEAR:
         first: Any = node.args[0]
         parts = list(first) if isinstance(first, list | tuple) else [first]
-        return all(
-            _collect(
-                call,
-                part,
-                queries,
-                rows,
-                users,
-            )
-            for part in parts
-        )
+        return all(_collect(call, part, queries, rows, users) for part in parts)
     operands = [part for part in node.all_input_nodes if isinstance(call.value(part), Activation)]
     others = [call.value(part) for part in node.all_input_nodes if part not in operands]
     if any(value is not None for value in others):  # a parameter that is added or multiplied
@@ -119,16 +110,7 @@ def _collect(
     if (name == "mul.Tensor" and len(operands) == 1) or name == "div.Tensor":
         return operands == [node.args[0]] and _collect(call, operands[0], queries, rows, users)
     if name in {"add.Tensor", "sub.Tensor"} and len(operands) == 2:
-        return all(
-            _collect(
-                call,
-                part,
-                queries,
-                rows,
-                users,
-            )
-            for part in operands
-        )
+        return all(_collect(call, part, queries, rows, users) for part in operands)
     return False
 
 

@@ -80,13 +80,7 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
     owner = torch.cat(
         [torch.full((group.size,), index) for index, group in enumerate(graph.groups)]
     )
-    first_owner = unit.new_zeros(count).scatter_reduce(
-        0,
-        unit,
-        owner,
-        "amin",
-        include_self=False,
-    )
+    first_owner = _first(owner, unit, count)
     kinds, group = torch.unique(
         torch.stack([first_owner, _readers(graph, unit, count)]), dim=1, return_inverse=True
     )
@@ -94,13 +88,7 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
     for nodes in (graph.inputs, graph.output, graph.constraints.fixed):
         prunable[unit[nodes]] = False
     entry_unit, entry_member = _entries(graph, unit)
-    first = entry_unit.new_zeros(count).scatter_reduce(
-        0,
-        entry_unit,
-        entry_member,
-        "amin",
-        include_self=False,
-    )
+    first = _first(entry_member, entry_unit, count)
     distinct = torch.unique(torch.stack([entry_unit, entry_member]), dim=1)[0]
     return PruningGroups(
         graph=graph,
@@ -112,6 +100,12 @@ def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGro
         entry_first=entry_member == first[entry_unit],
         members=torch.bincount(distinct, minlength=count),
     )
+
+
+def _first(values: Tensor, unit: Tensor, count: int) -> Tensor:
+    """Lowest value of each unit, [U]; 0 for units without any."""
+    zeros = unit.new_zeros(count)
+    return zeros.scatter_reduce(0, unit, values, "amin", include_self=False)
 
 
 def _readers(graph: WeightGraph, unit: Tensor, count: int) -> Tensor:

@@ -32,14 +32,7 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
         return
     names = ("running_mean", "running_var")
     statistics = [tuple(norm.get_buffer(name) for name in names) for norm in norms]
-    totals = [
-        mean.new_zeros(
-            3,
-            len(mean),
-            dtype=torch.float64,
-        )
-        for mean, _ in statistics
-    ]
+    totals = [mean.new_zeros(3, len(mean), dtype=torch.float64) for mean, _ in statistics]
     hooks = [
         norm.register_forward_pre_hook(partial(_add, total))
         for norm, total in zip(norms, totals, strict=True)

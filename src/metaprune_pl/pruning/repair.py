@@ -79,9 +79,8 @@ def repair(
     targets = [changed.run(batch, names) for batch in batches]
     for name in names:
         index = outputs[graph.aliases.get(name, name)]
-        mask = (masks or {}).get(name)
         pairs = zip(map(next, sources), map(next, targets), strict=True)
-        yield _repair_layer(list(pairs), index, mask)
+        yield _repair_layer(list(pairs), index, (masks or {}).get(name))
 
 
 def _outputs_that_stay(graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:

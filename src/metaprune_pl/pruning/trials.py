@@ -65,9 +65,8 @@ def prunable_groups(
     candidates = []
     for groups in readings:
         stuck = trial.stuck(groups, _every(groups))
-        candidates.append(
-            replace(groups, prunable=groups.prunable & ~torch.isin(groups.group, stuck))
-        )
+        free = ~torch.isin(groups.group, stuck)
+        candidates.append(replace(groups, prunable=groups.prunable & free))
     best = max(candidates, key=lambda groups: int(groups.members[groups.prunable].sum()))
     return trial.settle(best)[0] or best
 

@@ -203,12 +203,7 @@ def prune(
     """
     own = PruningSettings() if settings is None else settings
     targets = speed_up_targets(speed_ups, own)
-    unpruned = examine(
-        network,
-        example,
-        original=original,
-        attention=own.attention,
-    )
+    unpruned = examine(network, example, original=original, attention=own.attention)
     targets[-1].check(network, unpruned)
     chosen = Magnitude() if criterion is None else criterion
     for result in SpeedUp.reach(targets, network, unpruned, chosen, images, weights):
