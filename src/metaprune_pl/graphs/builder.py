@@ -191,11 +191,7 @@ class GraphBuilder:
         # first without, then with indices that meet several neurons: those of all heads
         for shared in (False, True):
             for dim, coordinate in enumerate(coordinates):
-                of_index = torch.full((shape[dim],), -1).scatter(
-                    0,
-                    coordinate,
-                    nodes,
-                )
+                of_index = torch.full((shape[dim],), -1).scatter(0, coordinate, nodes)
                 first = of_index[coordinate]
                 fits = torch.equal(first, nodes)
                 if shared:
@@ -252,14 +248,7 @@ class GraphBuilder:
         self._fix_whole()
         fused = self._fused()
         groups, index = self._final_groups(fused)
-        connections = tuple(
-            self._renumbered(
-                c,
-                index,
-                fused,
-            )
-            for c in self.connections
-        )
+        connections = tuple(self._renumbered(c, index, fused) for c in self.connections)
         graph = WeightGraph(
             groups=tuple(groups),
             connections=connections,
@@ -270,10 +259,7 @@ class GraphBuilder:
             followed=tuple(replace(f, nodes=index[f.nodes]) for f in self.followed),
         )
         inside = set(graph.parameters)
-        return replace(
-            graph,
-            outside=tuple(name for name in parameters if name not in inside),
-        )
+        return replace(graph, outside=tuple(name for name in parameters if name not in inside))
 
     def _constraints(self, index: Tensor, program: Any) -> PruningConstraints:
         """What pruning must respect, by final node numbers."""
@@ -290,19 +276,11 @@ class GraphBuilder:
             ),
             products=tuple(replace(p, nodes=index[p.nodes]) for p in self.products),
             attentions=tuple(
-                replace(
-                    a,
-                    parts=tuple(index[p] for p in a.parts),
-                )
-                for a in self.attentions
+                replace(a, parts=tuple(index[p] for p in a.parts)) for a in self.attentions
             ),
             scales=tuple(replace(a, nodes=index[a.nodes]) for a in self.scales),
             extents=tuple(
-                replace(
-                    e,
-                    parts=tuple(index[part] for part in e.parts),
-                )
-                for e in self.extents
+                replace(e, parts=tuple(index[part] for part in e.parts)) for e in self.extents
             ),
             masked=MaskedProgram(program, self._renumbered_mixing(index)),
         )
@@ -328,13 +306,7 @@ class GraphBuilder:
                 if (bias := group.slots.get("bias")) is not None:
                     parts = {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
                     slots = dict.fromkeys(parts, bias)
-            new = NeuronGroup(
-                name=group.name,
-                start=start,
-                size=size,
-                slots=slots,
-                rows=parts,
-            )
+            new = NeuronGroup(name=group.name, start=start, size=size, slots=slots, rows=parts)
             groups.append(new)
         for group in self.groups:
             if (main := group.absorbed_by) is not None:

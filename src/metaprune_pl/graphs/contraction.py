@@ -136,27 +136,13 @@ def _contract(
         value = call.value(argument)
         if not isinstance(value, Activation):
             for factor in factors:
-                _meets_constant(
-                    call,
-                    factor,
-                    value,
-                    letters,
-                    call.shape_of(argument),
-                    size,
-                )
+                _meets_constant(call, factor, value, letters, call.shape_of(argument), size)
     summed = (set(left) | set(right)) - set(output)
     consumed = [factor for factor in factors if factor.varies & summed]
     kept = [factor for factor in factors if not factor.varies & summed]
     for factor in consumed:  # scores: what neurons say to each other
         call.builder.mixed.append(factor.labels.flatten())
-    _note_scores(
-        call,
-        arguments,
-        consumed,
-        kept,
-        summed,
-        size,
-    )
+    _note_scores(call, arguments, consumed, kept, summed, size)
     if main := (consumed or kept)[:1]:
         nodes = main[0].labels.flatten()
         work = math.prod(size.values())
@@ -164,11 +150,7 @@ def _contract(
     if summed and not consumed and len(kept) == 1:
         values = kept[0].labels
         if values.numel() > values.shape[-1] > 1:
-            call.builder.attend(
-                call.module,
-                values.numel() // values.shape[-1],
-                values.flatten(),
-            )
+            call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
     return _product(call, kept, output)
 
 
@@ -251,16 +233,12 @@ def _layer(
 ) -> Activation | None:
     """A product with a parameter that reads channels and gives others is a linear layer."""
     values = [call.value(argument) for argument in arguments]
-    index = next(
-        (i for i, value in enumerate(values) if isinstance(value, Parameter)),
-        None,
-    )
+    index = next((i for i, value in enumerate(values) if isinstance(value, Parameter)), None)
     if index is None or not isinstance(x := values[1 - index], Activation):
         return None
-    weight = values[index]
+    weight: Parameter = values[index]
     own = letters[index]
     read = letters[1 - index]
-    assert isinstance(weight, Parameter)
     wide = [letter for letter in own if size[letter] > 1]
     inner = [letter for letter in wide if letter in read and letter not in output]
     outer = [letter for letter in wide if letter in output and letter not in read]
@@ -271,21 +249,15 @@ def _layer(
     elements = weight.elements.squeeze()
     if [letter for letter in own if letter in wide] == [*inner, *outer]:
         elements = elements.t()
-    order = torch.arange(elements.numel())
-    inputs_first = torch.equal(elements.t().flatten(), order)
-    if not inputs_first and not torch.equal(elements.flatten(), order):
+    inputs_first = _in_order(elements.t())
+    if not inputs_first and not _in_order(elements):
         return None
     source = x.labels.flatten()
     positions = math.prod(size.values()) // elements.numel()
     shape = [-1 if letter in outer else 1 for letter in output]
     if (known := call.again(weight, source, positions)) is not None:
         return Activation(known.reshape(shape))
-    owner, target = call.produce(
-        elements.shape[0],
-        source,
-        weight,
-        None,
-    )
+    owner, target = call.produce(elements.shape[0], source, weight, None)
     call.builder.connect(
         Connection(
             name=call.module,
@@ -297,6 +269,11 @@ def _layer(
         )
     )
     return Activation(target.reshape(shape), owner)
+
+
+def _in_order(elements: Tensor) -> bool:
+    """Whether elements are those of a parameter as it is stored."""
+    return torch.equal(elements.flatten(), torch.arange(elements.numel()))
 
 
 def _meets_constant(

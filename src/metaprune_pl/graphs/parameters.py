@@ -126,13 +126,7 @@ def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -
             *[1] * (len(shape) - 2),
         ]  # a norm's parameters belong to the second dimension
         others = [
-            Parameter(
-                p.name,
-                p.shape,
-                p.elements.reshape(channel),
-                p.companions,
-            )
-            for p in others
+            Parameter(p.name, p.shape, p.elements.reshape(channel), p.companions) for p in others
         ]
     flat = [
         *main.companions,
@@ -150,12 +144,7 @@ def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -
             return None
         indices = indices.reshape([1] * (len(shape) - indices.dim()) + list(indices.shape))
         companions.append(Parameter(parameter.name, parameter.shape, indices))
-    return replace(
-        main,
-        moved=elements,
-        companions=tuple(companions),
-        normalized=normalized,
-    )
+    return replace(main, moved=elements, companions=tuple(companions), normalized=normalized)
 
 
 def _joined(call: Call) -> Joined | None:

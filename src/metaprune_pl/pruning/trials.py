@@ -62,11 +62,7 @@ def prunable_groups(
         raise PruningError(
             f"whole heads cannot be pruned in this network ({reason}). Take attention: width."
         )
-    candidates = []
-    for groups in readings:
-        stuck = trial.stuck(groups, _every(groups))
-        free = ~torch.isin(groups.group, stuck)
-        candidates.append(replace(groups, prunable=groups.prunable & free))
+    candidates = [trial.without_stuck(groups) for groups in readings]
     best = max(candidates, key=lambda groups: int(groups.members[groups.prunable].sum()))
     return trial.settle(best)[0] or best
 
@@ -148,6 +144,12 @@ class _Trial:
         kept = groups.nodes(units)
         first = [kept[attention.parts[0][0]] for attention in groups.graph.constraints.attentions]
         return not all(bool(part.all()) for part in first) or self._error(groups, kept) is None
+
+    def without_stuck(self, groups: PruningGroups) -> PruningGroups:
+        """Return the groups where those that are stuck are not prunable."""
+        stuck = self.stuck(groups, _every(groups))
+        free = groups.prunable & ~torch.isin(groups.group, stuck)
+        return replace(groups, prunable=free)
 
     def stuck(self, groups: PruningGroups, some: Tensor) -> Tensor:
         """Of groups that failed together, [K], those that the forward pass counts on.
