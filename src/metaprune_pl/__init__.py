@@ -29,6 +29,11 @@ _MODULES = {
 }
 
 
+def __dir__() -> list[str]:
+    """Names for completion."""
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """Import what is asked for (PEP 562)."""
     if name not in _MODULES:

@@ -56,6 +56,13 @@ def test_each_seed_is_stored_with_its_facts(runs: Path) -> None:
 def test_the_metanetwork_is_stored_after_each_epoch(runs: Path) -> None:
     folders = sorted(path.name for path in (runs / "meta_training" / "metanetworks").iterdir())
     assert folders == ["epoch_001", "epoch_002"]
+    cards = [
+        runs / "meta_training" / "metanetworks" / name / "metanetwork.json" for name in folders
+    ]
+    engines = {json.loads(card.read_text())["record"]["engine"] for card in cards}
+    assert engines == {"plain"}  # too small for the C++ engine, wherever its library lies
+    pruned = read_card(runs / "prune" / "speed_up_2" / "network")
+    assert pruned.record["engine"] == "plain"
     first, last = (
         load_metanetwork(runs / "meta_training" / "metanetworks" / name) for name in folders
     )

@@ -17,12 +17,16 @@ class Metanetwork(nn.Module, ABC):
         schema: Name of the node features that it reads.
         arguments: All arguments of the constructor, plain values, so that it can be stored and
             built again.
+
+    Attributes:
+        engine_used: Engine that the last forward pass ran in.
     """
 
     def __init__(self, *, schema: str, arguments: dict[str, Any]) -> None:
         super().__init__()
         self.schema: Schema = schema_of(schema)
         self.arguments = arguments
+        self.engine_used = "plain"
 
     @abstractmethod
     def forward(self, graph: WeightGraph, features: Features) -> Any:

@@ -6,6 +6,7 @@ What `plain` does in PyTorch and `native` in C++.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ class Kernels(ABC):
         num_nodes: N.
         inverter: EdgeInvertor, [H].
     """
+
+    name: ClassVar[str]
+    """What the setting `engine` calls it."""
 
     def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
         self.blocks = blocks

@@ -58,6 +58,8 @@ class NativeKernels(Kernels):
         ConfigError: There is no compiler, or it fails.
     """
 
+    name = "native"
+
     def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
         super().__init__(blocks, num_nodes, inverter)
         self.hidden = len(inverter)

@@ -53,6 +53,8 @@ class _Piece:
 class PlainKernels(Kernels):
     """Runs on every device and in float32, float64 and bfloat16."""
 
+    name = "plain"
+
     def __init__(self, blocks: Sequence[EdgeBlock], num_nodes: int, inverter: Tensor) -> None:
         super().__init__(blocks, num_nodes, inverter)
         self._signs = torch.stack([inverter, inverter, torch.ones_like(inverter)])

@@ -134,6 +134,8 @@ class PNAMetanetwork(Rewriter):
         for kernel in {block.kernel for block in blocks}:
             encoders[kernel] = self.coding.edge_encoder(kernel)
             decoders[kernel] = self.coding.edge_decoder(kernel)
+        kernels = self._kernels(graph.num_edges, features.nodes)
+        self.engine_used = kernels.name
         edges = Edges(
             blocks,
             features.edges,
@@ -141,7 +143,7 @@ class PNAMetanetwork(Rewriter):
             [decoders[block.kernel] for block in blocks],
             len(features.nodes),
             self.inverter,
-            self._kernels(graph.num_edges, features.nodes),
+            kernels,
         )
         nodes = self.coding.encode_nodes(features.nodes)
         for layer in self.layers:

@@ -158,7 +158,8 @@ def load_network(
 
     Args:
         folder: Where it is.
-        builder: See `read_card`.
+        builder: Your own function that builds it, where the network is not one of metaprune's,
+            torchvision's or timm's: code that a file names is not imported.
 
     Raises:
         StorageError: The folder holds no network, its files do not fit each other or are far larger

@@ -47,7 +47,7 @@ def refuse_unknown(name: str, where: str) -> None:
     if not is_trusted(name):
         raise StorageError(
             f"{where} names code that is not metaprune's, torchvision's or timm's: '{name}'. It is "
-            f"not imported. If you know it, add --trust {name}"
+            f"not imported. If you know it, add --trust {name} (in Python: pass builder=FUNCTION)"
         )
 
 

@@ -249,8 +249,9 @@ def prepare(
     unpruned = _examine(network, card, targets, preparation.pruning.attention)
     rewritten = None
     if preparation.metanetwork is not None:
-        copied = copy.deepcopy(network)
-        rewritten = rewrite(context, copied, unpruned.graph, preparation.metanetwork)
+        rewritten = copy.deepcopy(network)
+        engine = rewrite(context, rewritten, unpruned.graph, preparation.metanetwork)
+        card = replace(card, record={**card.record, "engine": engine})
         training_recovery(context, data, preparation.statistics).rewritten(rewritten)
     source = Path(given.network) if given.stored else context.folder / "source"
     if not given.stored:
@@ -348,10 +349,11 @@ def unpruned_macs(card: NetworkCard) -> int:
 
 
 @torch.no_grad()
-def rewrite(
-    context: Context, network: nn.Module, graph: WeightGraph, metanetwork: str
-) -> nn.Module:
-    """Give a network, or the part of one that a graph is of, the weights that a metanetwork makes of its own.
+def rewrite(context: Context, network: nn.Module, graph: WeightGraph, metanetwork: str) -> str:
+    """Give a network, or the part of one that a graph is of, the weights of a metanetwork.
+
+    Returns:
+        The engine that the metanetwork ran in.
 
     Raises:
         ConfigError: The metanetwork has no place for a parameter, or does not know a size of its
@@ -359,7 +361,8 @@ def rewrite(
     """
     network.to(context.device)
     try:
-        new = load_metanetwork(metanetwork).to(context.device).rewrite(graph, network.state_dict())
+        rewriter = load_metanetwork(metanetwork).to(context.device)
+        new = rewriter.rewrite(graph, network.state_dict())
     except TraceError as error:
         raise ConfigError(
             f"the metanetwork '{metanetwork}' does not go with the network: {error} Meta-training "
@@ -367,7 +370,7 @@ def rewrite(
             "to go without, set metanetwork to null."
         ) from error
     network.load_state_dict(new)
-    return network
+    return rewriter.engine_used
 
 
 def run_finetuning(

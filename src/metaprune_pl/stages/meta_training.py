@@ -242,7 +242,12 @@ class MetaTraining(Stage):
         if self.trainer.is_global_zero and not trial_run:
             epoch = self.current_epoch + 1
             folder = Path(self.trainer.default_root_dir) / "metanetworks" / f"epoch_{epoch:03d}"
-            save_metanetwork(folder, self.metanetwork, {"epoch": epoch, "steps": self.global_step})
+            record = {
+                "epoch": epoch,
+                "steps": self.global_step,
+                "engine": self.metanetwork.engine_used,
+            }
+            save_metanetwork(folder, self.metanetwork, record)
 
     def on_train_end(self) -> None:
         """Warn where the rewritten networks are no better than chance."""
