@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import stat
@@ -26,6 +27,9 @@ from metaprune_pl.errors import StorageError
 
 UNFINISHED = ".unfinished-"
 """How the names of folders begin that hold what is being written."""
+_BOX = re.compile(re.escape(UNFINISHED) + r"[a-z0-9_]{8}")
+"""What `tempfile` makes of that."""
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 LARGEST_JSON = 64 * 2**20
 """Bytes of JSON that are read at most."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
@@ -157,9 +161,24 @@ def _finite(text: str) -> float:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes have left below a folder, and bring back what they replaced."""
-    for box in [path for path in folder.rglob(f"{UNFINISHED}*") if path.is_dir()]:
+    for box in [path for path in folder.rglob(f"{UNFINISHED}*") if is_unfinished(path)]:
         with suppress(FileNotFoundError):  # it lay in another one, or its writer has finished
             _remove_left(box)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is a folder that we write unfinished things to, and holds nothing else."""
+    if path.is_symlink() or not path.is_dir() or not _BOX.fullmatch(path.name):
+        return False
+    return all(inner.name == "old" or inner.stem == "new" for inner in path.iterdir())
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a path is a lock of ours, not a file or link of the user's."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) in {b"", b"process "}
 
 
 def _remove_left(box: Path) -> None:
@@ -192,7 +211,11 @@ def claim(path: Path) -> Iterator[bool]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        if os.path.lexists(path) and not is_lock(path):
+            raise StorageError(
+                f"'{path}' is no lock of ours, and is left as it is. Choose another folder."
+            )
+        file = os.fdopen(os.open(path, _LOCK_FLAGS, 0o644), "r+")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,7 +32,7 @@ from metaprune_pl.records import as_record
 FORMAT = 1
 FETCHED = {*DOWNLOADS, "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Arguments that have a builder read other files: a stored network has none."""
-LARGEST_IMAGE = 2**28
+LARGEST_IMAGE = 2**25
 """Numbers of one image at most."""
 LARGER = 64
 """How many times larger than its weights an unpruned network may be."""

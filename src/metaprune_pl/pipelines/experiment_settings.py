@@ -96,6 +96,8 @@ class ExperimentSettings:
                 raise ConfigError(
                     f"chain.metanetworks, {name}: all metanetworks learn from the same data models."
                 )
+        if len(set(self.methods)) != max(1, len(self.methods)):
+            raise ConfigError("chain.methods: name at least one, and each once.")
         if unknown := [
             method for method in self.methods if method not in METHODS and baseline(method) is None
         ]:

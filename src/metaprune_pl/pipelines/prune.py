@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import load_network
 from metaprune_pl.pipelines.prepare import (
     FinetuneSettings,
@@ -74,6 +75,8 @@ def prune(
     """
     before = Preparation(**preparation)
     check_rounds(rounds, finetune_after.length)
+    if any(size < 1 for size in latency_batches):
+        raise ConfigError("latency_batches: give numbers of images of at least 1.")
     if masks is not None:
         masking = _task(Masking, context, data, before, masks.targets, finetune_after)
         masked = prune_to_targets(masking, masks.targets, rounds)

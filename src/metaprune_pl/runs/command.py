@@ -177,6 +177,8 @@ def run_command(command: Callable[..., Any], settings: Namespace, *, part: bool 
         MetapruneError: Whatever the command raises.
     """
     parser = parser_of(command)
+    if not isinstance(settings.trainer, Namespace):
+        raise ConfigError("trainer: expected settings such as {accelerator: cpu}.")
     settings.seed_everything = seed(settings.seed_everything)
     config = parser.dump(settings, skip_unset=False)
     built = parser.instantiate(settings)
@@ -195,6 +197,8 @@ def seed(value: int | bool) -> int | bool:
     """Seed all generators; true draws a seed, which is returned, and false leaves them alone."""
     if value is False:
         return False
+    if value is not True and not 0 <= value < 2**32:
+        raise ConfigError(f"seed_everything is {value}; give a whole number from 0 to 2^32 - 1.")
     return seed_everything(None if value is True else value, workers=True)
 
 

@@ -18,9 +18,10 @@ import yaml
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.files import (
-    UNFINISHED,
     check_file,
     claim,
+    is_lock,
+    is_unfinished,
     remove_unfinished,
     write_json,
     write_text,
@@ -177,9 +178,9 @@ class RunFolder:
         return self._holds_others() if known is None else known.key != self.key
 
     def _holds_others(self) -> bool:
-        own = (LOCK, UNFINISHED)
         return self.path.is_dir() and not all(
-            path.name.startswith(own) for path in self.path.iterdir()
+            is_unfinished(path) or (path.name == LOCK and is_lock(path))
+            for path in self.path.iterdir()
         )
 
     @property

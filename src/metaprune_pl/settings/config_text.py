@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import get_loader
 
 from metaprune_pl.errors import ConfigError, StorageError
-from metaprune_pl.networks.trust import is_trusted
+from metaprune_pl.networks.trust import is_trusted, refuse_unknown
 from metaprune_pl.settings.old_settings import rewrite_old
 from metaprune_pl.settings.shipped import find_config
 
@@ -25,7 +25,11 @@ PACKAGES = {"lightning", "metaprune_pl", "timm", "torch", "torchvision"}
 
 _INCLUDE = re.compile(r"^include:.*\n?(?:[ \t-].*\n?)*", re.MULTILINE)
 """The line `include: ...`, and those of a list below it."""
-_CODE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
+_BUILDER = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
+"""A network of the user's own: `package.module:function`."""
+_PATHS = {"default_root_dir", "folder", "root", "state", "network", "metanetwork", "data_models"}
+"""Settings that name files and folders, never a class."""
 
 
 def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tuple[Path, str]]:
@@ -86,6 +90,7 @@ def _read(path: Path) -> str:
         raise StorageError(f"the config {path}{where} is no YAML: {what}.") from error
     except ConfigError as error:
         raise StorageError(f"the config {path}: {error}") from error
+    check_builders(settings, path)
     if not isinstance(settings, dict | None) and text.strip():
         raise StorageError(f"the config {path} holds no settings, KEY: VALUE.")
     return text
@@ -175,6 +180,23 @@ def check_trusted(settings: Any, key: str = "") -> None:
         )
 
 
+def check_builders(settings: Any, path: Path, key: str = "") -> None:
+    """Refuse networks that a config builds with functions which nobody has named otherwise.
+
+    Raises:
+        StorageError: Nobody has trusted one.
+    """
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            check_builders(value, path, str(name))
+    elif isinstance(settings, list):
+        for value in settings:
+            check_builders(value, path, key)
+    elif key.rpartition(".")[2] in {"network", "builder", "backbone"}:
+        if isinstance(settings, str) and _BUILDER.fullmatch(settings):
+            refuse_unknown(settings, f"the config {path}")
+
+
 def check_finite(settings: Any, key: str = "") -> None:
     """Refuse NaN and infinity, which no setting takes.
 
@@ -197,9 +219,12 @@ def check_finite(settings: Any, key: str = "") -> None:
 
 def _is_code(value: str, key: str) -> bool:
     """Whether a value may be imported: one that stands for a class, or has a module's name."""
-    if not _CODE.fullmatch(value) or Path(value).exists():
+    setting = key.rpartition(".")[2]
+    if setting == "class_path":
+        return "." in value
+    if setting in _PATHS or not _CODE.fullmatch(value):
         return False
-    return key == "class_path" or importlib.util.find_spec(value.partition(".")[0]) is not None
+    return importlib.util.find_spec(value.partition(".")[0]) is not None
 
 
 def _is_known(name: str) -> bool:

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 from metaprune_pl.stages.callbacks import CountImages, SameEpochs
 from metaprune_pl.stages.checkpoints import WholeFileCheckpointIO
@@ -32,6 +33,9 @@ HARDWARE = (
     "enable_progress_bar",
 )
 """Settings of a Trainer that the stages of an experiment take over."""
+
+
+MOST_THREADS = 1024
 
 
 class StageTrainer(pl.Trainer):
@@ -48,6 +52,8 @@ class StageTrainer(pl.Trainer):
 
     def __init__(self, *, threads: int | None = None, **kwargs: Any) -> None:
         if threads is not None:
+            if not 1 <= threads <= MOST_THREADS:
+                raise ConfigError(f"trainer.threads is {threads}; give 1 to {MOST_THREADS}.")
             torch.set_num_threads(threads)
         self._settings = {key: value for key, value in kwargs.items() if key != "callbacks"}
         self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
