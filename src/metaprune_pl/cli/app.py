@@ -88,6 +88,8 @@ def run(args: list[str]) -> None:
         raise SettingsError(message, "metaprune")
     function = load(command)
     asked, flags = _ahead(function).parse_known_args(flags)
+    if asked.trust and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own modules lie in the current folder
     for name in asked.trust:
         trust(name)
     if asked.help or asked.trainer_help:
