@@ -257,7 +257,7 @@ def draw(folder: Path, count: int) -> None:
         ),
         (
             ["--initial.speed_up=1"],
-            "initial.speed_up is 1; it is above 1. Leave `initial` out for none.",
+            "initial.speed_up is 1; it is finite and above 1. Leave `initial` out for none.",
         ),
         (["--initial.speed_up=1000"], "is out of reach"),
         (

@@ -125,7 +125,8 @@ def test_an_objective_of_ones_own_is_one_class(
     near = "{class_path: toy_objective.Nearness, init_args: {weight: 1000.0}}"
     flags = "--model.init_args.sparsity={weight: 0.1, alpha: 4.0, form: decay}"
     plain = trained(args, "plain", flags, "--model.init_args.objectives=[Accuracy]")
-    toy = trained(args, "toy", flags, f"--model.init_args.objectives=[Accuracy, {near}]")
+    own = f"--model.init_args.objectives=[Accuracy, {near}]"
+    toy = trained(args, "toy", flags, own, "--trust=toy_objective")
     assert not torch.equal(plain, toy)
     assert {"train/distance", "train/gradient_nearness"} <= logged("toy")
     assert "train/distance" not in logged("plain")
