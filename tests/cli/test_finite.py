@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from metaprune_pl.__main__ import main
 from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.prepare import Preparation
+from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning.targets import Target
 
 STAGES = ("data_models", "meta_training", "curve", "prune")

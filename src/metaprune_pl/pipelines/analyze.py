@@ -1,5 +1,6 @@
-"""`analyze`: what the metanetwork changes: statistics of a network before and after (paper, 5.4 and H)."""
+"""`analyze`: statistics of a network before and after the metanetwork (paper, 5.4 and H)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from rich.progress import track
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.prepare import Preparation, prepare
+from metaprune_pl.pipelines.preparation import Preparation
+from metaprune_pl.pipelines.prepare import prepare
 from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import SpeedUp
-from metaprune_pl.pruning.statistics import loss_gradients, network_statistics
+from metaprune_pl.pruning.statistics import Statistics, loss_gradients, network_statistics
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.reports.figures import save_figure
@@ -64,26 +66,39 @@ def analyze(
     count = data.count("validation")
     every = -(-count // sample.images)
     order = Order(count, batch_size=data.batch_size, train=False, ranks=every)
-    statistics, accuracies = [], []
+    criterion = before.criterion
+    statistics = []
+    accuracies = []
     for name, network in (("origin", origin.to(context.device)), (change, ready.network)):
         batches = data.evaluation("validation", context.device, order)
         tracked = track(batches, f"Gradients, {name}", total=order.batches, transient=True)
         gradients, accuracy = loss_gradients(network, tracked)
-        accuracies.append(accuracy)
-        criterion, state = before.criterion, network.state_dict()
         measured = criterion.measure(network, groups.graph, images(criterion))
+        state = network.state_dict()
         statistics.append(network_statistics(groups, state, gradients, criterion, measured))
-    result = Analysis(
-        network=ready.name,
-        origin=statistics[0],
-        after=statistics[1],
-        change=f"after {change}",
-        images=len(range(0, count, every)),
-        accuracy=accuracies,
-    )
+        accuracies.append(accuracy)
+    result = _analysis(ready.name, change, statistics, accuracies, len(range(0, count, every)))
     if context.is_global_zero:
         _write(context.folder, result)
     return result
+
+
+def _analysis(
+    network: str,
+    change: str,
+    statistics: Sequence[Statistics],
+    accuracies: list[float],
+    images: int,
+) -> Analysis:
+    origin, after = statistics
+    return Analysis(
+        network=network,
+        origin=origin,
+        after=after,
+        change=f"after {change}",
+        images=images,
+        accuracy=accuracies,
+    )
 
 
 def _change(preparation: Preparation) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from metaprune_pl.networks import create_network, read_card, save_network
-from metaprune_pl.pipelines.prepare import BudgetSettings
+from metaprune_pl.pipelines.preparation import BudgetSettings
 from metaprune_pl.pipelines.recovery import RepairSettings
 from metaprune_pl.pruning import Importance, Lamp, Magnitude, Random, Scales, Taylor
 
@@ -100,7 +100,7 @@ def untrained_copy(network: Path, folder: Path) -> Path:
 
 
 def training_of(data_models: Path) -> dict[str, Any]:
-    """Return the finetuning that is as long as the training of a folder of data models, and alike."""
+    """Return the finetuning that equals the training of a folder of data models."""
     config = yaml.safe_load((data_models / "config.yaml").read_text())
     model = config["model"]["init_args"]
     settings = {"epochs": config["trainer"]["max_epochs"], "optimizer": model["optimizer"]}

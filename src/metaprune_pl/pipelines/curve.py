@@ -14,7 +14,8 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks.examples import Example
-from metaprune_pl.pipelines.prepare import Preparation, Ready, prepare
+from metaprune_pl.pipelines.preparation import Preparation
+from metaprune_pl.pipelines.prepare import Ready, prepare
 from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import (
     MaskSettings,
@@ -96,8 +97,7 @@ def curve(
     else:
         ready = prepare(context, data, before, [grid.last(before.pruning)])
         targets = grid.targets(before.pruning, ready)
-    pruner = classifier_pruner(context, data, before)
-    pruned = pruner.reach(targets, ready.network, ready.unpruned)
+    pruned = classifier_pruner(context, data, before).reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
     result = Curve(
         network=ready.name,

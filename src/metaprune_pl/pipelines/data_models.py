@@ -22,12 +22,8 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.prepare import (
-    FinetuneSettings,
-    as_built,
-    run_finetuning,
-    unpruned_macs,
-)
+from metaprune_pl.pipelines.preparation import FinetuneSettings
+from metaprune_pl.pipelines.prepare import as_built, run_finetuning, unpruned_macs
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.tables import data_model_table
@@ -94,8 +90,7 @@ def data_models(
 ) -> DataModels:
     """Make data models: train, prune a little, finetune; several processes may share the work.
 
-    Writes `networks/seed_NNNN` for each that is not there yet, its record in its card, and
-    `data_models.csv` to the run's folder.
+    Writes `networks/seed_NNNN` and its card for each that is missing, and `data_models.csv`.
 
     Args:
         context: Where to run; its Trainer's epochs are the length of the training, 0 takes

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import NetworkCard, NetworkSource, load_network, read_card
-from metaprune_pl.pipelines.prepare import TrainingSettings, as_built, rewrite, store
+from metaprune_pl.pipelines.preparation import TrainingSettings
+from metaprune_pl.pipelines.prepare import as_built, rewrite, store
 from metaprune_pl.pipelines.pruner import Pruner
 from metaprune_pl.pipelines.pruning_loop import Task, prune_to_targets
 from metaprune_pl.pipelines.recovery import Recovery, RepairSettings, Statistics
@@ -289,7 +290,7 @@ def measured(
 
 @torch.inference_mode()
 def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
-    """Return the mean average precision on the test images, over overlaps of 0.5 to 0.95 and at 0.5."""
+    """Return the test mean average precision, over overlaps of 0.5 to 0.95 and at 0.5."""
     metric, detector = AveragePrecision(), detector.to(device).eval()
     batches = track(
         data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True

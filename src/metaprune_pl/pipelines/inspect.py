@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import RenderableType
-from torch import Tensor
+from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.networks import NetworkSource
@@ -125,26 +125,47 @@ def inspect_network(
     if is_detector(network):
         name, network = f"{name}, backbone", network.get_submodule("backbone")
     shape = card.input_shape if input_shape is None else input_shape
-    example = torch.zeros(1, *shape)
+    guessed = not source.stored and input_shape is None
+    groups = _groups(network, shape, attention, guessed)
+    macs = count_macs(network, torch.zeros(1, *shape))
+    if figure is not None:
+        size = f"{count_parameters(network) / 1e6:,.2f} M parameters"
+        title = f"{name} · {size} · {macs / 1e9:,.2f} G multiply-accumulates"
+        save_figure(draw_graph(groups, title), Path(figure))
+    speed_up = 1.0
+    if source.stored and network is whole:
+        speed_up = unpruned_macs(replace(card, input_shape=shape)) / macs
+    return _inspection(name, network, shape, groups, macs, speed_up)
+
+
+def _groups(
+    network: nn.Module, shape: tuple[int, ...], attention: AttentionUnits, guessed: bool
+) -> PruningGroups:
+    """Find the pruning groups; where the image's shape was guessed, an error says so."""
     try:
-        groups = prunable_groups(network, example, attention)
+        return prunable_groups(network, torch.zeros(1, *shape), attention)
     except TraceError as error:
-        if source.stored or input_shape is not None:
+        if not guessed:
             raise
         text = "x".join(map(str, shape))
         raise TraceError(
             f"{error} (Traced with an image of {text}; --input_shape sets another.)"
         ) from error
-    graph, macs = groups.graph, count_macs(network, example)
+
+
+def _inspection(
+    name: str,
+    network: nn.Module,
+    shape: tuple[int, ...],
+    groups: PruningGroups,
+    macs: int,
+    speed_up: float,
+) -> Inspection:
+    graph = groups.graph
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     outside = {name: sizes[name] for name in graph.outside}
     total = count_parameters(network)
     fixed = macs - graph.macs(torch.ones(graph.num_nodes, dtype=torch.bool))
-    if figure is not None:
-        title = (
-            f"{name} · {total / 1e6:,.2f} M parameters · {macs / 1e9:,.2f} G multiply-accumulates"
-        )
-        save_figure(draw_graph(groups, title), Path(figure))
     return Inspection(
         network=name,
         input_shape=shape,
@@ -157,9 +178,7 @@ def inspect_network(
         outside=outside,
         macs=macs,
         groups=_facts(groups),
-        speed_up=unpruned_macs(replace(card, input_shape=shape)) / macs
-        if source.stored and network is whole
-        else 1.0,
+        speed_up=speed_up,
         stays=_stays(groups),
         highest_speed_up=highest_speed_up(
             groups, network.state_dict(), Magnitude(), PruningSettings(), fixed

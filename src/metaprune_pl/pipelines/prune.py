@@ -11,9 +11,8 @@ from torch import nn
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import load_network
+from metaprune_pl.pipelines.preparation import FinetuneSettings, Preparation
 from metaprune_pl.pipelines.prepare import (
-    FinetuneSettings,
-    Preparation,
     Ready,
     accuracies_before,
     as_built,
@@ -84,8 +83,7 @@ def prune(
         return masked
     targets = speed_up_targets(speed_ups, before.pruning)
     task = _task(Pruning, context, data, before, targets, finetune_after)
-    pruned = prune_to_targets(task, targets, rounds)
-    pruned = _timed(task, pruned, latency_batches)
+    pruned = _timed(task, prune_to_targets(task, targets, rounds), latency_batches)
     _report(context, pruned)
     return pruned
 

@@ -1,4 +1,4 @@
-"""How a network comes to its targets: importance, plan, removal, and what follows without training."""
+"""How a network comes to its targets: importance, plan, removal, repair."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.prepare import Preparation
+from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pipelines.recovery import Recovery, training_recovery
 from metaprune_pl.pruning import (
     ChoiceSettings,

@@ -1,4 +1,4 @@
-"""What is done to a network straight after it was rewritten or pruned, without labels or training."""
+"""What follows a rewriting or pruning at once, without labels or training."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""`select`: choice of the metanetwork among those of all epochs, by the validation curve (paper, D.1.2)."""
+"""`select`: which epoch's metanetwork, by validation curves (paper, D.1.2)."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import whole_folder
 from metaprune_pl.metanetworks.storage import stored_metanetworks
 from metaprune_pl.pipelines.curve import CurveSettings, curve
-from metaprune_pl.pipelines.prepare import Preparation
+from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.records import as_record, read_record
 from metaprune_pl.reports import Curve, Selection, write_csv, write_json

@@ -126,7 +126,7 @@ def _kept_settings(file: Path) -> dict[str, Any] | None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether YAML nests a little only and has no aliases, which stand for any amount of settings."""
+    """Whether YAML nests little and has no aliases, which stand for any amount of settings."""
     depth = 0
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -253,7 +253,7 @@ class RunFolder:
             write_text(self.path / "config.yaml", config)
 
     def _difference(self, config: str | None) -> str:
-        """Say in brackets what makes the run that is here another one than one with this config, if that is known."""
+        """Say in brackets which settings of the run that is here differ, if that is known."""
         known, kept = self._read(), _kept_settings(self.path / "config.yaml")
         if known is None or config is None or kept is None:
             return ""
@@ -350,7 +350,7 @@ class RunFolder:
         return aside
 
     def bring_back(self) -> bool:
-        """Rename a folder of this run that was moved aside back, if there is one and its place is free."""
+        """Bring back a folder of this run that was moved aside, if its place is free."""
         for aside in sorted(self.path.parent.glob(f"{self.path.name}.old-*")):
             if not RunFolder(aside, self.command, self.key).foreign:
                 aside.rename(self.path)

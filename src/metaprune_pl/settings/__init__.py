@@ -1,1 +1,1 @@
-"""From YAML, flags and a function's signature to typed settings, and short errors where that fails."""
+"""From YAML, flags and signatures to typed settings, and short errors where that fails."""
