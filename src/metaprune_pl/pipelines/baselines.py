@@ -8,9 +8,9 @@ from typing import Any, Literal
 import yaml
 
 from metaprune_pl.networks import create_network, read_card, save_network
-from metaprune_pl.pipelines.preparation import BudgetSettings
-from metaprune_pl.pipelines.recovery import RepairSettings
 from metaprune_pl.pruning import Importance, Lamp, Magnitude, Random, Scales, Taylor
+from metaprune_pl.pruning.recovery import RepairSettings
+from metaprune_pl.stages.budgeted_training import BudgetSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks.examples import Example
+from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pipelines.prepare import Ready, prepare
-from metaprune_pl.pipelines.pruner import classifier_pruner
 from metaprune_pl.pruning import (
     MaskSettings,
     PruningSettings,

@@ -22,8 +22,7 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.preparation import FinetuneSettings
-from metaprune_pl.pipelines.prepare import as_built, run_finetuning, unpruned_macs
+from metaprune_pl.pipelines.prepare import as_built, train_once, unpruned_macs
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.tables import data_model_table
@@ -32,6 +31,7 @@ from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import CLAIMS, RunFolder
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.training_settings import FinetuneSettings
 
 _POLL_SECONDS = 1.0
 
@@ -209,19 +209,9 @@ def _prune_initially(
         save_network(context.folder / "pruned", pruned, card)
     context.barrier()
     result = context.folder / "pruned"
-    if initial.finetune.length:
-        attention = initial.pruning.attention
-        result = run_finetuning(
-            context,
-            data,
-            "finetuned",
-            result,
-            initial.finetune,
-            None,
-            initial.criterion,
-            attention,
-            teacher=source,
-        )
+    if (settings := initial.finetune).length:
+        build = partial(settings.build, result, teacher=source)
+        result = train_once(context, data, settings, context.folder / "finetuned", build)
     record = {
         "speed_up": macs / count_macs(pruned, example),
         "validation_accuracy_trained": trained,

@@ -6,6 +6,7 @@ A detector is trained; then, for each method, (metanetwork,) finetune, prune the
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,8 @@ from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import NetworkCard, NetworkSource, load_network, read_card
-from metaprune_pl.pipelines.preparation import TrainingSettings
-from metaprune_pl.pipelines.prepare import as_built, rewrite, store
-from metaprune_pl.pipelines.pruner import Pruner
+from metaprune_pl.pipelines.prepare import as_built, rewrite, store, train_once
 from metaprune_pl.pipelines.pruning_loop import Task, prune_to_targets
-from metaprune_pl.pipelines.recovery import Recovery, RepairSettings, Statistics
 from metaprune_pl.pruning import (
     Importance,
     Magnitude,
@@ -32,6 +30,8 @@ from metaprune_pl.pruning import (
     examine,
     measure_latencies,
 )
+from metaprune_pl.pruning.pruner import Pruner
+from metaprune_pl.pruning.recovery import Recovery, RepairSettings, Statistics
 from metaprune_pl.pruning.targets import (
     PrunedNetwork,
     check_speed_ups,
@@ -43,6 +43,7 @@ from metaprune_pl.reports.report import write_report
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import DetectorTraining
 from metaprune_pl.stages.detection import AveragePrecision, check_detector
+from metaprune_pl.stages.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +138,8 @@ def train_detector(
     """
     if not settings.length:
         return source
-    folder = context.folder / name
-    if context.broadcast(not (folder / "network" / "network.json").is_file()):
-        module = DetectorTraining(network=str(source), optimizer=settings.optimizer)
-        settings.make_trainer(context, folder).fit(module, datamodule=data)
-    context.barrier()
-    return folder / "network"
+    build = partial(DetectorTraining, network=str(source), optimizer=settings.optimizer)
+    return train_once(context, data, settings, context.folder / name, build)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,11 +12,11 @@ from metaprune_pl.data import DataModelZoo
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import save_metanetwork
 from metaprune_pl.pipelines.curve import CurveSettings, curve
-from metaprune_pl.pipelines.preparation import FinetuneSettings
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
 from metaprune_pl.reports import write_json
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import MetaTraining
+from metaprune_pl.stages.training_settings import FinetuneSettings
 
 
 class MetaEvaluation(Callback):

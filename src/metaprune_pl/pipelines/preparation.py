@@ -1,4 +1,4 @@
-"""How a network is made ready for pruning, and trained: settings."""
+"""How a network is made ready for pruning: settings."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -6,99 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks import (
-    NetworkSource,
-)
-from metaprune_pl.pipelines.recovery import RepairSettings, Statistics
-from metaprune_pl.pruning import (
-    ChoiceSettings,
-    Importance,
-    Magnitude,
-    PruningSettings,
-    Sparsity,
-)
-from metaprune_pl.runs.context import Context
-from metaprune_pl.stages import BudgetedTraining, Distillation, Finetuning, OptimizerSettings
-from metaprune_pl.stages.checks import check_smoothing
-from metaprune_pl.stages.finetuning import Keep
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """How long a network is trained, and how.
-
-    Attributes:
-        epochs: Length in passes over the images; 0 leaves the step out.
-        steps: Length in optimiser steps, in place of epochs.
-        optimizer: Optimiser and learning rate.
-    """
-
-    epochs: int = 10
-    steps: int | None = None
-    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=0.01))
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or (self.steps is not None and self.steps < 0):
-            raise ConfigError(f"epochs {self.epochs} and steps {self.steps} are at least 0.")
-
-    @property
-    def length(self) -> int:
-        """Largest number of epochs: a step is the shortest."""
-        return self.epochs if self.steps is None else self.steps
-
-    def make_trainer(self, context: Context, folder: Path) -> Trainer:
-        """Return a Trainer for so many epochs or steps."""
-        trainer = context.make_trainer(folder, self.length)
-        if self.steps is not None:
-            trainer.fit_loop.epoch_loop.max_steps = self.steps
-        return trainer
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(TrainingSettings):
-    """An ordinary training of a classifier that was trained before.
-
-    Attributes:
-        epochs: Length in passes over the images; 0 leaves the step out.
-        steps: Length in optimiser steps, in place of epochs.
-        optimizer: Optimiser and learning rate.
-        label_smoothing: Share of the label spread over the other classes.
-        distillation: What the network learns from the scores of the one that was given; None is
-            nothing.
-        keep: Which weights are kept: those of the `last` step, or those of the epoch with the
-            `best` accuracy on the validation images.
-    """
-
-    label_smoothing: float = 0.0
-    distillation: Distillation | None = None
-    keep: Keep = "last"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_smoothing(self.label_smoothing)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetSettings:
-    """Training for every budget: half of each batch goes without the least important channels.
-
-    Attributes:
-        max_speed_up: Speed-ups are drawn from 1 to this, evenly in their logarithm.
-        temperature: How far from the threshold an importance feels the loss, in units of its
-            logarithm.
-        seed: Seed of the speed-ups.
-    """
-
-    max_speed_up: float = 6.0
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 < self.max_speed_up < float("inf") or not 0 < self.temperature < float("inf"):
-            raise ConfigError("budgeted: max_speed_up is above 1, and temperature above 0.")
+from metaprune_pl.networks import NetworkSource
+from metaprune_pl.pruning import ChoiceSettings, Importance, Magnitude, PruningSettings, Sparsity
+from metaprune_pl.pruning.recovery import RepairSettings, Statistics
+from metaprune_pl.stages import BudgetedTraining, Finetuning
+from metaprune_pl.stages.budgeted_training import BudgetSettings
+from metaprune_pl.stages.training_settings import FinetuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +79,17 @@ class Preparation:
         """The network."""
         return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
 
-    @property
-    def training(self) -> Callable[..., Finetuning]:
-        """The finetuning before pruning, as a function of its other settings."""
-        if self.budgeted is None:
-            return Finetuning
-        return partial(BudgetedTraining, pruning=self.pruning, **asdict(self.budgeted))
+    def training(self, network: Path, teacher: Path) -> Finetuning:
+        """Return the finetuning of a network before pruning: see `FinetuneSettings.build`."""
+        kind: Callable[..., Finetuning] = Finetuning
+        if self.budgeted is not None:
+            kind = partial(BudgetedTraining, pruning=self.pruning, **asdict(self.budgeted))
+        criterion = self.criterion if isinstance(self.criterion, Magnitude) else Magnitude()
+        return self.finetune.build(
+            network,
+            teacher,
+            kind,
+            sparsity=self.sparsity,
+            criterion=criterion,
+            attention=self.pruning.attention,
+        )

@@ -6,9 +6,11 @@ Metanetwork or a control, then finetuning.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -17,19 +19,11 @@ from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import (
-    NetworkCard,
-    create_network,
-    load_network,
-    save_network,
-)
-from metaprune_pl.pipelines.preparation import FinetuneSettings, Preparation
-from metaprune_pl.pipelines.recovery import training_recovery
+from metaprune_pl.networks import NetworkCard, create_network, load_network, save_network
+from metaprune_pl.pipelines.classifiers import training_recovery
+from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning import (
     AttentionUnits,
-    Importance,
-    Magnitude,
-    Sparsity,
     SpeedUp,
     Target,
     Unpruned,
@@ -38,9 +32,10 @@ from metaprune_pl.pruning import (
 )
 from metaprune_pl.pruning.targets import check_targets
 from metaprune_pl.runs.context import Context
-from metaprune_pl.stages import Distillation, Finetuning
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits
+from metaprune_pl.stages.network_training import NetworkTraining
+from metaprune_pl.stages.training_settings import TrainingSettings
 
 CHANCE = 1.2
 """Accuracy below so many times that of guessing counts as chance."""
@@ -155,19 +150,9 @@ def _make_ready(
         method = "budgeted"
     elif preparation.sparsity is not None:
         method = "sparsity_learning"
-    if preparation.finetune.length:
-        source = run_finetuning(
-            context,
-            data,
-            "finetuned",
-            source,
-            preparation.finetune,
-            preparation.sparsity,
-            preparation.criterion,
-            preparation.pruning.attention,
-            teacher=given,
-            training=preparation.training,
-        )
+    if (settings := preparation.finetune).length:
+        build = partial(preparation.training, source, teacher=given)
+        source = train_once(context, data, settings, context.folder / "finetuned", build)
     card = replace(card, record={**card.record, "name": name, "method": method})
     if source != given or not preparation.source.stored:
         store(context, source, load_network(source), card)
@@ -218,40 +203,29 @@ def rewrite(context: Context, network: nn.Module, graph: WeightGraph, metanetwor
     return rewriter.engine_used
 
 
-def run_finetuning(
+def train_once(
     context: Context,
-    data: ImageDataModule,
-    name: str,
-    source: Path,
-    settings: FinetuneSettings,
-    sparsity: Sparsity | None,
-    criterion: Importance,
-    attention: AttentionUnits = "width",
-    *,
-    teacher: Path,
-    training: Callable[..., Finetuning] = Finetuning,
+    data: LightningDataModule,
+    settings: TrainingSettings,
+    folder: Path,
+    build: Callable[[], NetworkTraining],
 ) -> Path:
-    """Finetune a stored network in a folder of its own, unless that was done before.
+    """Train a network in a folder of its own, unless that was done before.
 
-    Return the result's folder. It learns from `teacher` where the settings say so.
+    Args:
+        context: Where to run.
+        data: What it learns from.
+        settings: How long.
+        folder: Where the training's files go.
+        build: Returns the training.
+
+    Returns:
+        Folder of the trained network.
     """
-    result = context.folder / name / "network"
-    if context.broadcast(not (result / "network.json").is_file()):
-        module = training(
-            network=str(source),
-            optimizer=settings.optimizer,
-            label_smoothing=settings.label_smoothing,
-            sparsity=sparsity,
-            criterion=criterion if isinstance(criterion, Magnitude) else Magnitude(),
-            attention=attention,
-            teacher=None if settings.distillation is None else str(teacher),
-            distillation=settings.distillation or Distillation(),
-            keep=settings.keep,
-        )
-        trainer = settings.make_trainer(context, context.folder / name)
-        trainer.fit(module, datamodule=data)
+    if context.broadcast(not (folder / "network" / "network.json").is_file()):
+        settings.make_trainer(context.make_trainer, folder).fit(build(), datamodule=data)
     context.barrier()
-    return result
+    return folder / "network"
 
 
 def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> tuple[float, float]:

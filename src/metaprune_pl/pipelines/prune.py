@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,15 +12,9 @@ from torch import nn
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import load_network
-from metaprune_pl.pipelines.preparation import FinetuneSettings, Preparation
-from metaprune_pl.pipelines.prepare import (
-    Ready,
-    accuracies_before,
-    as_built,
-    prepare,
-    run_finetuning,
-)
-from metaprune_pl.pipelines.pruner import classifier_pruner
+from metaprune_pl.pipelines.classifiers import classifier_pruner
+from metaprune_pl.pipelines.preparation import Preparation
+from metaprune_pl.pipelines.prepare import Ready, accuracies_before, as_built, prepare, train_once
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     MaskSettings,
@@ -36,6 +31,7 @@ from metaprune_pl.reports import Masked, Pruned, Result
 from metaprune_pl.reports.report import write_report
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.training_settings import FinetuneSettings
 
 R = TypeVar("R", Pruned, Masked)
 C = TypeVar("C", bound="Classification[Any]")
@@ -108,11 +104,9 @@ class Classification(Task[R]):
         """Finetune a stored network: see `Task.finetune`."""
         if not self.settings.length:
             return source
-        context, data, criterion = self.context, self.data, self.pruner.criterion
-        given, settings = self.ready.given, self.settings
-        return run_finetuning(
-            context, data, "finetuned", source, settings, None, criterion, teacher=given
-        )
+        build = partial(self.settings.build, source, teacher=self.ready.given)
+        folder = self.context.folder / "finetuned"
+        return train_once(self.context, self.data, self.settings, folder, build)
 
     def accuracy(self, network: nn.Module) -> float:
         """Return the test accuracy of a network."""

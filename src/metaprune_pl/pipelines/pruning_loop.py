@@ -13,8 +13,8 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, save_network
 from metaprune_pl.networks.widths import layer_widths
 from metaprune_pl.pipelines.prepare import store
-from metaprune_pl.pipelines.pruner import Pruner
 from metaprune_pl.pruning import Target, Unpruned
+from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.targets import PrunedNetwork
 from metaprune_pl.reports import Result, write_json
 from metaprune_pl.runs.context import Context

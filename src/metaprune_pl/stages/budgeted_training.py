@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,26 @@ from metaprune_pl.pruning.masking import maskable, masked_parameters, straight_t
 from metaprune_pl.pruning.plan import highest_speed_up, plan
 from metaprune_pl.pruning.rankings import competition
 from metaprune_pl.stages.finetuning import Finetuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSettings:
+    """Training for every budget: half of each batch goes without the least important channels.
+
+    Attributes:
+        max_speed_up: Speed-ups are drawn from 1 to this, evenly in their logarithm.
+        temperature: How far from the threshold an importance feels the loss, in units of its
+            logarithm.
+        seed: Seed of the speed-ups.
+    """
+
+    max_speed_up: float = 6.0
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 < self.max_speed_up < math.inf or not 0 < self.temperature < math.inf:
+            raise ConfigError("budgeted: max_speed_up is above 1, and temperature above 0.")
 
 
 class BudgetedTraining(Finetuning):
@@ -46,12 +66,7 @@ class BudgetedTraining(Finetuning):
         **finetuning: Any,
     ) -> None:
         super().__init__(**finetuning)
-        if not 1 < max_speed_up < math.inf or not 0 < temperature < math.inf:
-            raise ConfigError(
-                f"max_speed_up is {max_speed_up:g} and temperature {temperature:g}; they are "
-                "above 1 and above 0."
-            )
-        self.max_speed_up, self.temperature, self.seed = max_speed_up, temperature, seed
+        self.budget = BudgetSettings(max_speed_up=max_speed_up, temperature=temperature, seed=seed)
         self.pruning = replace(pruning, step=1.0)
         self.maskable: PruningGroups | None = None
 
@@ -73,10 +88,10 @@ class BudgetedTraining(Finetuning):
         self.outside = self.whole - groups.graph.macs(every)
         state = self.network.state_dict()
         reach = highest_speed_up(self.maskable, state, self.criterion, self.pruning, self.outside)
-        if self.max_speed_up > reach:
+        if self.budget.max_speed_up > reach:
             raise PruningError(
-                f"max_speed_up {self.max_speed_up:g} is out of reach: channels that a mask can "
-                f"remove come to {reach:.2f}x with {self.pruning.floors}. Lower it."
+                f"max_speed_up {self.budget.max_speed_up:g} is out of reach: channels that a mask "
+                f"can remove come to {reach:.2f}x with {self.pruning.floors}. Lower it."
             )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -96,9 +111,9 @@ class BudgetedTraining(Finetuning):
 
     def drawn(self) -> float:
         """Return the speed-up of this step, the same on all devices and after a resume."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        generator = torch.Generator().manual_seed(self.budget.seed * 1_000_003 + self.global_step)
         share = float(torch.rand((), generator=generator))
-        return float(self.max_speed_up**share)
+        return float(self.budget.max_speed_up**share)
 
     def narrow(self, images: Tensor, speed_up: float) -> Tensor:
         """Return logits without the least important channels, [B, C, H, W] -> [B, K].
@@ -126,6 +141,6 @@ class BudgetedTraining(Finetuning):
             kept[units].to(importance.device),
             unit_costs(groups)[units].to(importance.device),
             competition(groups, self.pruning.ranking)[units].to(importance.device),
-            self.temperature,
+            self.budget.temperature,
         )
         return torch.ones_like(importance).index_put((units.to(own.device),), own)

@@ -10,13 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.networks.frozen_norms import thawed
-from metaprune_pl.pruning import recalibrate, repair
+from metaprune_pl.pruning.recalibration import recalibrate
+from metaprune_pl.pruning.repair import repair
 from metaprune_pl.pruning.targets import PrunedNetwork
-from metaprune_pl.runs.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +119,3 @@ def _of_this_process(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     if not (dist.is_available() and dist.is_initialized()):
         return iter(batches)
     return islice(batches, dist.get_rank(), None, dist.get_world_size())
-
-
-def training_recovery(
-    context: Context,
-    data: ImageDataModule,
-    statistics: Statistics,
-    repair: RepairSettings | None = None,
-) -> Recovery:
-    """Return the recovery of classifiers, by training images without augmentation."""
-
-    def sample(images: int) -> Iterator[Tensor]:
-        order = data.sample("train", images)
-        return (batch for batch, _ in data.evaluation("train", context.device, order))
-
-    return Recovery(sample=sample, statistics=statistics, repair=repair)

@@ -2,31 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.recovery import Recovery, training_recovery
-from metaprune_pl.pruning import (
-    ChoiceSettings,
-    Importance,
-    SpeedUp,
-    Target,
-    Unpruned,
-    candidate_plans,
-    choose,
-)
-from metaprune_pl.pruning.choice import Candidate
-from metaprune_pl.pruning.importance import Images
-from metaprune_pl.pruning.targets import PrunedNetwork, reach
+from metaprune_pl.pruning.choice import Candidate, ChoiceSettings, candidate_plans, choose
+from metaprune_pl.pruning.importance import Images, Importance
+from metaprune_pl.pruning.recovery import Recovery
+from metaprune_pl.pruning.targets import PrunedNetwork, SpeedUp, Target, reach
 from metaprune_pl.pruning.targets.speed_up import without
-from metaprune_pl.runs.context import Context
-from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.pruning.unpruned import Unpruned
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,29 +112,3 @@ class Pruner:
         budget = unpruned.base(pruning.cost) / target.value
         cost = pruning.cost.of_kept(network, groups.graph, unpruned.example_for(network))
         return list(candidate_plans(groups, measured, budget, cost, pruning, settings))
-
-
-def classifier_pruner(context: Context, data: ImageDataModule, preparation: Preparation) -> Pruner:
-    """Return how classifiers are pruned."""
-    settings = preparation.choice
-
-    def images(importance: Importance) -> Images:
-        if not importance.unlabelled:
-            return partial(data.evaluation, "validation", context.device)
-        order = data.sample("train", importance.unlabelled)
-        return partial(data.evaluation, "train", context.device, order)
-
-    def score(network: nn.Module) -> float:
-        assert settings is not None
-        order = data.sample("validation", settings.images)
-        return accuracy(network, data, "validation", context.device, order)
-
-    choice = None
-    if settings is not None:
-        choice = Measured(settings=settings, score=score, broadcast=context.broadcast)
-    return Pruner(
-        criterion=preparation.criterion,
-        images=images,
-        recovery=training_recovery(context, data, preparation.statistics, preparation.repair),
-        choice=choice,
-    )
