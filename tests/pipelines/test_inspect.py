@@ -14,7 +14,7 @@ from metaprune_pl.networks import (
     create_network,
     save_network,
 )
-from metaprune_pl.pipelines.inspect import inspect_network
+from metaprune_pl.pipelines.inspect import inspect
 from metaprune_pl.pruning import count_macs, count_parameters, prunable_groups
 from metaprune_pl.reports.graph_figure import draw_graph
 from metaprune_pl.reports.graph_layout import lay_out
@@ -56,22 +56,20 @@ def test_numbers_are_those_of_the_network(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_what_stays_is_named_with_its_reason() -> None:
-    source = NetworkSource(
-        network="cifar_resnet", arguments={"depth": 8, "width": 4, "shortcut": "pad"}
-    )
-    facts = inspect_network(source, input_shape=(3, 8, 8))
+    arguments = {"depth": 8, "width": 4, "shortcut": "pad"}
+    facts = inspect("cifar_resnet", arguments=arguments, input_shape="3,8,8")
     assert facts.stays["layer2.0.conv2"].startswith(
         "4 of 8 channels: something is made for as many"
     )
     assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
     assert facts.stays["fc"] == "10 of 10 channels: the network's output, or tied to it"
-    facts = inspect_network(NetworkSource(network="helpers:CountingNet"), input_shape=(3, 8, 8))
+    facts = inspect("helpers:CountingNet", input_shape="3,8,8")
     assert (
         facts.stays["first"]
         == "4 of 4 channels: the forward pass does not run with fewer, as a trial has shown"
     )
     assert [group.name for group in facts.groups] == ["second"]
-    facts = inspect_network(NetworkSource(network="test_vit"))
+    facts = inspect("test_vit")
     assert facts.input_shape == (3, 160, 160)
     assert facts.outside == {"cls_token": 64, "pos_embed": 101 * 64}
     assert facts.covered == pytest.approx(1 - 102 * 64 / facts.parameters)
@@ -138,7 +136,7 @@ def test_of_a_detector_the_backbone_is_inspected() -> None:
         "min_size": 64,
         "head_width": 8,
     }
-    facts = inspect_network(NetworkSource(network="faster_rcnn", arguments=arguments))
+    facts = inspect("faster_rcnn", arguments=arguments)
     assert (facts.network, facts.input_shape, facts.covered) == (
         "faster_rcnn, backbone",
         (3, 64, 64),

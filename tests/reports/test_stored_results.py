@@ -11,7 +11,7 @@ import pytest
 from metaprune_pl.errors import StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.reports import Curve, CurvePoint, Detected, Masked, Pruned, Result, Selection
-from metaprune_pl.reports.report import read_report
+from metaprune_pl.reports.writing import read_report
 
 ACCURACIES = {"accuracy_given": 0.9, "accuracy_before": 0.9, "accuracy_finetuned": 1.0}
 PRUNED = Pruned(

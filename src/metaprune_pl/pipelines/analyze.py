@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.progress import track
@@ -15,11 +14,8 @@ from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pipelines.prepare import prepare
 from metaprune_pl.pruning import SpeedUp
 from metaprune_pl.pruning.statistics import Statistics, loss_gradients, network_statistics
-from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.analysis import Analysis
-from metaprune_pl.reports.figures import save_figure
-from metaprune_pl.reports.statistics_figures import draw_analysis
-from metaprune_pl.reports.tensorboard import log_analysis
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 
 
@@ -79,7 +75,7 @@ def analyze(
         accuracies.append(accuracy)
     result = _analysis(ready.name, change, statistics, accuracies, len(range(0, count, every)))
     if context.is_global_zero:
-        _write(context.folder, result)
+        write_result(result, context.folder)
     return result
 
 
@@ -118,13 +114,3 @@ def _change(preparation: Preparation) -> str:
             "nothing would change in the network: set metanetwork, or finetune.epochs, or both."
         )
     return change
-
-
-def _write(folder: Path, analysis: Analysis) -> None:
-    write_csv(folder / "summary.csv", analysis.summary())
-    write_csv(folder / "layers.csv", analysis.layer_rows())
-    write_csv(folder / "histograms.csv", list(analysis.histogram_rows()))
-    figures = draw_analysis(analysis)
-    for name, figure in figures.items():
-        save_figure(figure, folder / f"{name}.png")
-    log_analysis(folder, analysis, figures)

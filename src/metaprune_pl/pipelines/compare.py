@@ -1,7 +1,7 @@
 """Several experiments beside each other, their metanetworks exchanged (paper, F.1 to F.3)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,8 @@ from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.experiment import Line, experiment, refuse_rehearsal
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
-from metaprune_pl.reports import write_csv, write_json
 from metaprune_pl.reports.comparison import Comparison
-from metaprune_pl.reports.figures import draw_curves, draw_matrix, save_figure
-from metaprune_pl.reports.tensorboard import log_curves, log_matrix
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
 from metaprune_pl.settings.parsing import parse_config, parser_of
@@ -124,9 +122,10 @@ def compare(context: Context, matrix: CompareSettings) -> Comparison:
     else:
         for name, line in lines.items():
             line.prune_held_out(networks[name], own[name])
-    result = Comparison(experiments={name: line.result for name, line in lines.items()})
+    results = {name: line.result for name, line in lines.items()}
+    result = Comparison(experiments=results, exchanged=matrix.exchange)
     if context.is_global_zero:
-        _write_report(context.folder, result, together=not matrix.exchange)
+        write_result(result, context.folder)
     return result
 
 
@@ -173,24 +172,3 @@ def check_fit(metanetwork: str, network: Path, names: str) -> None:
         load_metanetwork(metanetwork).rewrite(graph, loaded.state_dict())
     except TraceError as error:
         raise ConfigError(f"compare: {names} do not go together: {error}") from error
-
-
-def _write_report(folder: Path, comparison: Comparison, *, together: bool) -> None:
-    write_csv(folder / "report.csv", comparison.rows())
-    save_figure(draw_matrix(comparison), folder / "matrix.png")
-    log_matrix(folder, comparison)
-    pictures: dict[Path, Sequence[Any]] = {
-        folder / name: experiment.curves for name, experiment in comparison.experiments.items()
-    }
-    if together:
-        pictures[folder] = [
-            replace(curve, method=f"{name}, {curve.method}")
-            for name, experiment in comparison.experiments.items()
-            for curve in experiment.curves
-        ]
-    for where, curves in pictures.items():
-        if curves:
-            save_figure(draw_curves(curves), where / "curve.png")
-            log_curves(where, curves)
-    experiments = {name: asdict(experiment) for name, experiment in comparison.experiments.items()}
-    write_json(folder / "report.json", {"results": comparison.rows(), "experiments": experiments})

@@ -1,7 +1,7 @@
 """`curve`: accuracy over speed-up, or over compression by masks, without finetuning (C.1)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,9 @@ from metaprune_pl.pruning import (
     count_parameters,
     left_parameters,
 )
-from metaprune_pl.reports import Curve, CurvePoint, write_csv, write_json
-from metaprune_pl.reports.figures import draw_beside, draw_curves, save_figure
-from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.reports import Curve, CurvePoint
+from metaprune_pl.reports.figures import draw_beside, save_figure
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
@@ -167,9 +167,6 @@ def _size(network: nn.Module, example: Example) -> tuple[int, int, float]:
 
 
 def _write(folder: Path, curve: Curve, others: Mapping[str, Curve]) -> None:
-    write_csv(folder / "curve.csv", [asdict(point) for point in curve.points])
-    save_figure(draw_curves([curve]), folder / "curve.png")
     if others:
         save_figure(draw_beside({**others, str(folder): curve}), folder / "beside.png")
-    log_curves(folder, [curve])
-    write_json(folder / "curve.json", asdict(curve))
+    write_result(curve, folder)

@@ -39,7 +39,7 @@ from metaprune_pl.pruning.targets import (
     speed_up_targets,
 )
 from metaprune_pl.reports import Detected, write_json
-from metaprune_pl.reports.report import write_report
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import DetectorTraining
 from metaprune_pl.stages.detection import AveragePrecision, check_detector
@@ -113,7 +113,7 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
     for method in ["none", "metanetwork"] if detection.metanetwork is not None else ["none"]:
         results += prune_to_targets(work.inside(method).task(trained, method), targets)
     if context.is_global_zero:
-        write_report(context.folder, results)
+        write_result(results, context.folder)
     return results
 
 

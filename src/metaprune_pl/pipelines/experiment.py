@@ -10,32 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.baselines import (
-    baseline,
-    training_of,
-    untrained_copy,
-)
+from metaprune_pl.pipelines.baselines import baseline, training_of, untrained_copy
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
-from metaprune_pl.reports import (
-    Cost,
-    Curve,
-    Experiment,
-    Masked,
-    Pruned,
-    Selection,
-    write_csv,
-    write_json,
-)
-from metaprune_pl.reports.figures import draw_cost, draw_curves, save_figure
-from metaprune_pl.reports.masks import draw_masks, masked_rows
-from metaprune_pl.reports.report import read_report
-from metaprune_pl.reports.summary import (
-    cost_sentence,
-    curve_rows,
-    flat_region_sentence,
-    pruned_rows,
-)
-from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
+from metaprune_pl.reports.writing import read_report, write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import cost_of
@@ -65,7 +43,7 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     metanetworks = line.make_metanetworks(networks[0])
     line.prune_held_out(networks, metanetworks)
     if context.is_global_zero:
-        _write_report(context.folder, line.result)
+        write_result(line.result, context.folder)
     return line.result
 
 
@@ -211,27 +189,3 @@ _COSTS = {
     "prune": "pruning and finetuning, all targets",
 }
 """Stage of a network to what the report calls it."""
-
-
-def _write_report(folder: Path, experiment: Experiment) -> None:
-    if rows := pruned_rows(experiment) + masked_rows(experiment.masked):
-        write_csv(folder / "report.csv", rows)
-    if experiment.masked:
-        save_figure(draw_masks(experiment.masked), folder / "masks.png")
-    if experiment.curves:  # some baselines have none
-        write_csv(folder / "curves.csv", curve_rows(experiment))
-        save_figure(draw_curves(experiment.curves), folder / "curve.png")
-        log_curves(folder, experiment.curves)
-    save_figure(draw_cost(experiment.costs), folder / "cost.png")
-    report = {
-        "results": {
-            "pruned": pruned_rows(experiment),
-            "masked": masked_rows(experiment.masked),
-            "curves": curve_rows(experiment),
-            "flat_region": flat_region_sentence(experiment),
-            "cost": cost_sentence(experiment.costs),
-            "choices": {method: choice.reason for method, choice in experiment.choices.items()},
-        },
-        **asdict(experiment),
-    }
-    write_json(folder / "report.json", report)

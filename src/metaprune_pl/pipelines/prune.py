@@ -27,8 +27,8 @@ from metaprune_pl.pruning import (
 )
 from metaprune_pl.pruning.targets import PrunedNetwork, speed_up_targets
 from metaprune_pl.pruning.targets.masks import MaskTarget
-from metaprune_pl.reports import Masked, Pruned, Result
-from metaprune_pl.reports.report import write_report
+from metaprune_pl.reports import Masked, Pruned
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.training_settings import FinetuneSettings
@@ -74,14 +74,11 @@ def prune(
         raise ConfigError("latency_batches: give numbers of images of at least 1.")
     if masks is not None:
         masking = _task(Masking, context, data, before, masks.targets, finetune_after)
-        masked = prune_to_targets(masking, masks.targets, rounds)
-        _report(context, masked)
-        return masked
+        return _written(context, prune_to_targets(masking, masks.targets, rounds))
     targets = speed_up_targets(speed_ups, before.pruning)
     task = _task(Pruning, context, data, before, targets, finetune_after)
-    pruned = _timed(task, prune_to_targets(task, targets, rounds), latency_batches)
-    _report(context, pruned)
-    return pruned
+    pruned = prune_to_targets(task, targets, rounds)
+    return _written(context, _timed(task, pruned, latency_batches))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -206,6 +203,7 @@ def _timed(task: Pruning, results: Sequence[Pruned], sizes: Sequence[int]) -> li
     ]
 
 
-def _report(context: Context, results: Sequence[Result]) -> None:
+def _written(context: Context, results: list[R]) -> list[R]:
     if context.is_global_zero:
-        write_report(context.folder, results)
+        write_result(results, context.folder)
+    return results

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,8 @@ from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.records import as_record, read_record
-from metaprune_pl.reports import Curve, Selection, write_csv, write_json
-from metaprune_pl.reports.figures import draw_epochs, save_figure
-from metaprune_pl.reports.tensorboard import log_curves
+from metaprune_pl.reports import Curve, Selection
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
@@ -88,7 +87,7 @@ def select(
     if context.is_global_zero:
         with whole_folder(context.folder / "metanetwork") as new:
             shutil.copytree(result.metanetwork, new, dirs_exist_ok=True)
-        _write(context.folder, result)
+        write_result(result, context.folder)
     return result
 
 
@@ -173,16 +172,3 @@ def _curve(
         return Curve.from_json(folder / "curve.json")
     inside = replace(context, folder=folder)
     return curve(inside, data, grid=grid, masks=masks, **vars(preparation))
-
-
-def _write(folder: Path, selection: Selection) -> None:
-    curves: Sequence[Curve] = [
-        replace(drawn, network=name) for name, drawn in selection.curves.items()
-    ]
-    write_csv(folder / "choice.csv", selection.rows())
-    save_figure(draw_epochs(selection), folder / "curves.png")
-    log_curves(folder, curves)
-    write_json(
-        folder / "choice.json",
-        {"reason": selection.reason, "areas": selection.areas, **asdict(selection)},
-    )

@@ -4,7 +4,7 @@ A row for the networks of each, a column for each way to prune them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import RenderableType
@@ -29,9 +29,20 @@ class Comparison:
 
     Attributes:
         experiments: What each experiment measured, by name.
+        exchanged: Whether the networks of each were pruned by the metanetworks of all.
     """
 
     experiments: Mapping[str, Experiment]
+    exchanged: bool = True
+
+    @property
+    def curves(self) -> list[Curve]:
+        """Curves of all experiments, whose names go before those of their methods."""
+        return [
+            replace(curve, method=f"{name}, {curve.method}")
+            for name, experiment in self.experiments.items()
+            for curve in experiment.curves
+        ]
 
     @property
     def columns(self) -> list[str]:
