@@ -1,6 +1,6 @@
-"""A whole meta-step of ResNet-56, 20 micro-batches of 100 images, beside the authors' way.
+"""A whole meta-step of ResNet-56, 20 micro-batches of images, beside the authors' way.
 
-Run with `python -m tests.benchmarks.meta_step [--device cuda]`. The authors keep the metanetwork's
+Run with `python -m tests.benchmarks.meta_step [--images 500] [--device cuda]`. The authors keep the metanetwork's
 graph through the step and go backward through it once for every micro-batch; their way runs with
 the PyG reference. The share of the metanetwork is its two forward passes and its backward pass in
 the whole step.
@@ -23,7 +23,7 @@ from metaprune_pl.pruning import Magnitude, Sparsity, find_groups
 from metaprune_pl.stages.objectives import Accuracy, DataModel, Rewritten
 
 
-def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
+def step(way: str, micro_batches: int, depth: int, size: int, device: str) -> Any:
     """Return what runs a step one way."""
     torch.manual_seed(0)
     network = create_network("cifar_resnet", depth=depth).eval()
@@ -35,8 +35,8 @@ def step(way: str, micro_batches: int, depth: int, device: str) -> Any:
     )
     model = DataModel(network, graph, groups, state)
     images, labels = (
-        torch.randn(100, 3, 32, 32, device=device),
-        torch.randint(10, (100,), device=device),
+        torch.randn(size, 3, 32, 32, device=device),
+        torch.randint(10, (size,), device=device),
     )
     metanetwork = (PyGMetanetwork if way == "authors" else PNAMetanetwork)(layers=8, hidden=64).to(
         device
@@ -86,17 +86,21 @@ def main() -> None:
     """Measure, or be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child")
+    parser.add_argument("--images", type=int, default=100, help="of a micro-batch")
     parser.add_argument("--device", default="cpu")
     parsed = parser.parse_args()
     if parsed.child:
         return serve(
-            step(parsed.child, 20, 56, parsed.device),
-            step(parsed.child, 1, 8, parsed.device),
+            step(parsed.child, 20, 56, parsed.images, parsed.device),
+            step(parsed.child, 1, 8, parsed.images, parsed.device),
             parsed.device,
         )
-    ways = {way: ["--child", way, "--device", parsed.device] for way in ("authors", "ours")}
+    settings = ["--images", str(parsed.images), "--device", parsed.device]
+    ways = {way: ["--child", way, *settings] for way in ("authors", "ours")}
     found = side_by_side("tests.benchmarks.meta_step", ways, 1)
-    report(f"ResNet-56, 20 micro-batches of 100, {where(parsed.device)}", found, "authors")
+    report(
+        f"ResNet-56, 20 micro-batches of {parsed.images}, {where(parsed.device)}", found, "authors"
+    )
 
 
 if __name__ == "__main__":

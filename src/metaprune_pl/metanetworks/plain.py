@@ -59,6 +59,8 @@ class PlainKernels(Kernels):
         super().__init__(blocks, num_nodes, inverter)
         self._signs = torch.stack([inverter, inverter, torch.ones_like(inverter)])
         self._of_rows = torch.tensor([A, Q, P], device=inverter.device)
+        self._rows: list[list[Tensor]] = [[] for _ in blocks]
+        self._columns: list[list[Tensor]] = [[] for _ in blocks]
 
     def _pieces(self, factors: Sequence[Tensor]) -> Iterator[_Piece]:
         """All blocks in pieces, one after another."""
@@ -67,15 +69,12 @@ class PlainKernels(Kernels):
 
     def _pieces_of(self, index: int, factors: Sequence[Tensor]) -> Iterator[_Piece]:
         values = self.blocks[index]
-        columns = list[Tensor]()
+        self._spread(index, factors)
         end = sum(self.sizes[:index])
         size = PIECES.get(self.inverter.device.type, PIECE)
         for where in values.block.pieces(values.hidden, size):
-            if where[1].start == 0:
-                source = values.block.source[where[0]]
-                columns = [self._column_factors(nodes, source) for nodes in factors]
-            target = values.block.target[where]
-            rows = [self._row_factors(nodes, target) for nodes in factors]
+            rows = [own[:, *where] for own in self._rows[index][: len(factors)]]
+            columns = [own[:, where[0]] for own in self._columns[index][: len(factors)]]
             raw = _cut(values.raw, *where)
             start = end
             end = end + raw.shape[:3].numel() * values.hidden
@@ -89,15 +88,18 @@ class PlainKernels(Kernels):
                 columns,
             )
 
-    def _row_factors(self, nodes: Tensor, target: Tensor) -> Tensor:
-        """Factors of output neurons: [N, 4, H] and [G, R] -> [H, G, R, 3]."""
-        factors = nodes[target[..., None], self._of_rows]
-        return factors.permute(3, 0, 1, 2).contiguous()
+    def _spread(self, index: int, factors: Sequence[Tensor]) -> None:
+        """Give a block's rows and columns the factors of their nodes in each layer so far.
 
-    def _column_factors(self, nodes: Tensor, source: Tensor) -> Tensor:
-        """Factors of input neurons: [N, 4, H] and [G, C] -> [H, G, 3, C]."""
-        factors = nodes[:, A:][source] * self._signs
-        return factors.permute(3, 0, 2, 1).contiguous()
+        They are kept for the whole pass: rows are [H, G, O, 3], columns [H, G, 3, I].
+        """
+        block = self.blocks[index].block
+        rows, columns = self._rows[index], self._columns[index]
+        for nodes in factors[len(rows) :]:
+            of_rows = nodes[block.target[..., None], self._of_rows]
+            rows.append(of_rows.permute(3, 0, 1, 2).contiguous())
+            of_columns = nodes[:, A:][block.source] * self._signs
+            columns.append(of_columns.permute(3, 0, 2, 1).contiguous())
 
     def _new(self) -> list[Tensor]:
         """Room for the taps of each block, [G, O, I, T]."""
