@@ -1,9 +1,9 @@
 """A whole meta-step of ResNet-56, 20 micro-batches of images, beside the authors' way.
 
-Run with `python -m tests.benchmarks.meta_step [--images 500] [--device cuda]`. The authors keep the metanetwork's
-graph through the step and go backward through it once for every micro-batch; their way runs with
-the PyG reference. The share of the metanetwork is its two forward passes and its backward pass in
-the whole step.
+Run with `python -m tests.benchmarks.meta_step [--images 500] [--device cuda]`. The authors keep
+the metanetwork's graph through the step and go backward through it once for every micro-batch;
+their way runs with the PyG reference. The share of the metanetwork is its two forward passes and
+its backward pass in the whole step.
 """
 
 import argparse
