@@ -43,11 +43,11 @@ TINY = [*MAKE, "--model.network.arguments={depth: 8, width: 4}", "--trainer.max_
 PRUNED = "--initial={speed_up: 1.3, pruning: {step: 0.05}, finetune: {epochs: 1}}"
 # records every data model that is stored, then does what `metaprune` does
 RECORDING = (
-    "import sys; from metaprune_pl.pipelines import data_models; real = data_models.save_network\n"
-    "def save(folder, *rest):\n"
+    "import sys; from metaprune_pl.pipelines import data_models; real = data_models.store\n"
+    "def save(context, folder, *rest):\n"
     "    if folder.parent.name == 'networks': open('stored.txt', 'a').write(folder.name + '\\n')\n"
-    "    return real(folder, *rest)\n"
-    "data_models.save_network = save\n"
+    "    return real(context, folder, *rest)\n"
+    "data_models.store = save\n"
     "from metaprune_pl.__main__ import main; main(sys.argv[1:])"
 )
 

@@ -17,6 +17,7 @@ class Digits(MemoryImages):
     Args:
         classes: Digits of each class, such as [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]] for a data set of
             even and odd ones; other digits are left out. None is a class for each.
+        image_size: Pixels of a side, a multiple of 8: each of the digits' own is repeated.
         fraction: Share of the training images that is used, class by class.
         batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
@@ -25,14 +26,15 @@ class Digits(MemoryImages):
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
-        ConfigError: Fewer than two classes, a digit in two of them, or a share that is not between
-            0 and 1.
+        ConfigError: Fewer than two classes, a digit in two of them, a size that is no multiple of
+            8, or a share that is not between 0 and 1.
     """
 
     def __init__(
         self,
         *,
         classes: list[list[int]] | None = None,
+        image_size: int = 8,
         fraction: float = 1.0,
         batch_size: int = 50,
         eval_batch_size: int = 500,
@@ -48,6 +50,9 @@ class Digits(MemoryImages):
             fraction=fraction,
             seed=seed,
         )
+        if image_size < 8 or image_size % 8:
+            raise ConfigError(f"data.image_size is {image_size}; digits have a multiple of 8.")
+        self.image_size = image_size
         self.classes = [[digit] for digit in range(10)] if classes is None else classes
         digits = [digit for digits in self.classes for digit in digits]
         known = set(digits) <= {*range(10)} and len(set(digits)) == len(digits)
@@ -63,6 +68,8 @@ class Digits(MemoryImages):
 
         pixels, digits = load_digits(return_X_y=True)
         images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
+        for dim in (2, 3):
+            images = images.repeat_interleave(self.image_size // 8, dim)
         labels = torch.from_numpy(digits).long()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         parts = order.split([1000, 397, 400])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from metaprune_pl.data.small_cnn_zoo import FILES, read_small_cnn_zoo
 from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.graphs import WeightGraph, trace
-from metaprune_pl.networks import create_network, load_network, read_card
+from metaprune_pl.networks import NetworkCard, create_network, load_network, read_card
 from metaprune_pl.networks.widths import own_state
 
 ACCURACIES = "accuracy", "validation_accuracy"
@@ -217,6 +217,12 @@ class Batches:
                 yield batches[index]
 
 
+def _same_settings(card: NetworkCard) -> tuple[str, dict[str, Any]]:
+    """What networks of one architecture are built with: dropout is not theirs."""
+    arguments = card.settings.arguments
+    return card.settings.builder, {k: v for k, v in arguments.items() if "drop" not in k}
+
+
 def _stored(folder: Path) -> list[Architecture]:
     """Read stored networks, those of equal shapes together."""
     members: dict[str, list[tuple[dict[str, Tensor], float, str]]] = {}
@@ -229,7 +235,7 @@ def _stored(folder: Path) -> list[Architecture]:
                 f"{path} tells no accuracy: its record needs 'accuracy' or 'validation_accuracy'."
             )
         network = load_network(path.parent).eval()
-        key = repr((card.settings, card.input_shape, card.layers))
+        key = repr((_same_settings(card), card.input_shape, card.layers))
         if key not in graphs:
             graphs[key] = trace(network, torch.zeros(1, *card.input_shape))
         state = {name: value.detach() for name, value in own_state(network).items()}

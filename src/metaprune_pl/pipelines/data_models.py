@@ -22,7 +22,8 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.prepare import as_built, train_once, unpruned_macs
+from metaprune_pl.pipelines.copies import CopySettings, make_copies
+from metaprune_pl.pipelines.prepare import as_built, store, train_once, unpruned_macs
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.tables import data_model_table
@@ -86,11 +87,13 @@ def data_models(
     data: ImageDataModule,
     *,
     initial: InitialPruning | None = None,
+    copies: CopySettings | None = None,
     side_by_side: int = 1,
 ) -> DataModels:
     """Make data models: train, prune a little, finetune; several processes may share the work.
 
-    Writes `networks/seed_NNNN` and its card for each that is missing, and `data_models.csv`.
+    Writes `networks/seed_NNNN` and its card for each that is missing, its snapshots and copies
+    below `networks`, and `data_models.csv`.
 
     Args:
         context: Where to run; its Trainer's epochs are the length of the training, 0 takes
@@ -98,6 +101,7 @@ def data_models(
         model: What is trained: one network from each seed.
         data: The images.
         initial: Pruning and finetuning after the training.
+        copies: Copies with zeros, for a zoo to learn accuracies from; None makes none.
         side_by_side: Networks that a process trains in one fit, on the same batches.
 
     Example:
@@ -117,7 +121,7 @@ def data_models(
     seeds = model.seeds
     groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]
     while left := context.broadcast([group for group in groups if _missing(context.folder, group)]):
-        made = [_make_claimed(context, data, model, group, initial) for group in left]
+        made = [_make_claimed(context, data, model, group, initial, copies) for group in left]
         if not any(made):
             with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
                 time.sleep(_POLL_SECONDS)
@@ -142,6 +146,7 @@ def _make_claimed(
     training: DataModelTraining,
     seeds: Sequence[int],
     initial: InitialPruning | None,
+    copies: CopySettings | None,
 ) -> bool:
     """Make data models unless another process is at it; return whether they are there."""
     name = _name_of(seeds)
@@ -163,22 +168,45 @@ def _make_claimed(
         trainer.fit(training.for_seeds(seeds), datamodule=images)
         context.barrier()
         for seed in todo:
-            source = _stored(work.path, seed)
-            record: dict[str, Any] = {"speed_up": 1.0}
-            if initial is not None:
-                source, record = _prune_initially(
-                    replace(own, folder=work.path / source.name), images, source, initial
-                )
-            network, card = load_network(source), read_card(source)
-            record["validation_accuracy"] = accuracy(network, data, "validation", context.device)
-            if context.is_global_zero:
-                save_network(
-                    _stored(context.folder, seed),
-                    network.cpu(),
-                    replace(card, record=card.record | record),
-                )
+            _finish(own, images, context.folder, seed, initial, copies)
             context.barrier()
     return True
+
+
+def _finish(
+    context: Context,
+    data: ImageDataModule,
+    folder: Path,
+    seed: int,
+    initial: InitialPruning | None,
+    copies: CopySettings | None,
+) -> None:
+    """Prune a trained network, make its copies, and store all with their accuracies."""
+    source = _stored(context.folder, seed)
+    base = source.name
+    own = replace(context, folder=context.folder / base)
+    snapshots = sorted(source.parent.glob(f"snapshots/{base}_*"))
+    for snapshot in snapshots:
+        _keep(context, data, snapshot, folder / "networks/snapshots" / snapshot.name, {})
+    record: dict[str, Any] = {"speed_up": 1.0}
+    if initial is not None:
+        source, record = _prune_initially(own, data, source, initial)
+    if copies is not None:
+        for name, copy_, facts in make_copies(own, data, [*snapshots, source], copies, seed):
+            _keep(context, data, copy_, folder / "networks/copies" / f"{base}_{name}", facts)
+    _keep(context, data, source, _stored(folder, seed), record)
+
+
+def _keep(
+    context: Context, data: ImageDataModule, source: Path, target: Path, record: dict[str, Any]
+) -> None:
+    """Store a network where it belongs, with its accuracy on the validation images."""
+    network = load_network(source)
+    card = read_card(source)
+    reached = accuracy(network, data, "validation", context.device)
+    known = {**card.record, **record, "validation_accuracy": reached}
+    known["base"] = f"seed_{card.record['seed']:04d}"
+    store(context, target, network.cpu(), replace(card, record=known))
 
 
 def _name_of(seeds: Sequence[int]) -> str:

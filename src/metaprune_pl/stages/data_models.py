@@ -1,6 +1,7 @@
 """Train data models: several networks of one kind from different seeds, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from metaprune_pl.stages.accuracy import accuracies, top
 from metaprune_pl.stages.checks import check_fits, check_smoothing, whole_set
 from metaprune_pl.stages.optimizers import OptimizerSettings
 from metaprune_pl.stages.stage import Stage
+from metaprune_pl.stages.variation import Variation, scale_weights, with_drawn
 
 
 class DataModelTraining(Stage):
@@ -37,10 +39,12 @@ class DataModelTraining(Stage):
             with a file of weights.
         optimizer: Optimiser and learning rate.
         label_smoothing: Share of the label spread over the other classes.
+        vary: What the seed draws beside the initial weights; such networks are trained one by one.
+        snapshots: Epochs after which the networks are stored, too, in `networks/snapshots`.
 
     Raises:
         ConfigError: There are no seeds, one is given twice, there is both a network to build and
-            one to go on from, or `label_smoothing` is no share.
+            one to go on from, `label_smoothing` is no share, or an epoch is below 1.
     """
 
     def __init__(
@@ -51,9 +55,13 @@ class DataModelTraining(Stage):
         optimizer: OptimizerSettings,
         label_smoothing: float = 0.0,
         start: NetworkSource | None = None,
+        vary: Variation | None = None,
+        snapshots: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         check_smoothing(label_smoothing)
+        if snapshots and min(snapshots) < 1:
+            raise ConfigError(f"model.snapshots {list(snapshots)}: epochs count from 1.")
         if not seeds or len(set(seeds)) != len(seeds):
             raise ConfigError(f"model.seeds {seeds}: name at least one seed, and each once.")
         if start is not None and network != NetworkSettings():
@@ -66,13 +74,22 @@ class DataModelTraining(Stage):
         self.optimizer = optimizer
         self.label_smoothing = label_smoothing
         self.start = start
+        self.vary = vary
+        self.snapshots = snapshots
+        self.drawn: dict[str, Any] = {}
         self.networks = nn.ModuleList()
         self.metrics = nn.ModuleDict()
 
     def setup(self, stage: str) -> None:
-        """Build the networks for the data's sizes."""
+        """Build the networks for the data's sizes.
+
+        Raises:
+            ConfigError: Networks that draw settings of their own are to be trained together.
+        """
         if len(self.networks):
             return
+        if self.vary is not None:
+            self._draw(self.vary)
         if self.start is not None:
             data = self._data
             for _ in self.seeds:
@@ -85,9 +102,9 @@ class DataModelTraining(Stage):
             return
         self.settings = self.settings.for_data(self._data.num_classes, self._data.input_shape[0])
         for seed in self.seeds:
-            self.networks.append(
-                create_network(self.settings.builder, seed=seed, **self.settings.arguments)
-            )
+            network = create_network(self.settings.builder, seed=seed, **self.settings.arguments)
+            scale_weights(network, self.drawn.get("gain", 1.0))
+            self.networks.append(network)
         card = NetworkCard(settings=self.settings, input_shape=self._data.input_shape)
         self._measure(
             check_fits(
@@ -97,6 +114,18 @@ class DataModelTraining(Stage):
                 more_classes=True,
             )
         )
+
+    def _draw(self, vary: Variation) -> None:
+        """Take the settings that the one seed draws."""
+        if len(self.seeds) > 1 or self.start is not None:
+            raise ConfigError(
+                "model.vary: networks with settings of their own start from model.network and are "
+                "trained one by one, by `data_models` with side_by_side 1."
+            )
+        self.drawn = vary.draw(self.seeds[0])
+        own = {name: self.drawn[name] for name in ("dropout",) if name in self.drawn}
+        self.settings = replace(self.settings, arguments={**self.settings.arguments, **own})
+        self.optimizer = with_drawn(self.optimizer, self.drawn)
 
     def _measure(self, classes: int) -> None:
         """Prepare the metrics: of all networks together, and of each."""
@@ -120,6 +149,8 @@ class DataModelTraining(Stage):
             optimizer=self.optimizer,
             label_smoothing=self.label_smoothing,
             start=self.start,
+            vary=self.vary,
+            snapshots=self.snapshots,
         )
 
     @property
@@ -184,6 +215,15 @@ class DataModelTraining(Stage):
         """Lightning's hook."""
         return self.configure(self.networks.parameters())
 
+    def on_train_epoch_end(self) -> None:
+        """Store snapshots."""
+        super().on_train_epoch_end()
+        epoch = self.current_epoch + 1
+        trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if epoch in self.snapshots and self.trainer.is_global_zero and not trial_run:
+            for seed, network in zip(self.seeds, self.networks, strict=True):
+                self._store(f"snapshots/seed_{seed:04d}_epoch_{epoch:04d}", network, seed, epoch)
+
     def on_fit_end(self) -> None:
         """Store the networks, unless the user stopped the run early."""
         trainer = self.trainer
@@ -193,12 +233,11 @@ class DataModelTraining(Stage):
             return
         for seed, network in zip(self.seeds, self.networks, strict=True):
             accuracy = trainer.callback_metrics.get(f"val/accuracy_seed_{seed}")
-            record: dict[str, Any] = {"seed": seed, "epochs": trainer.current_epoch}
-            if accuracy is not None:
-                record["validation_accuracy"] = float(accuracy)
-            card = NetworkCard(
-                settings=self.settings, input_shape=self._data.input_shape, record=record
-            )
-            save_network(
-                Path(trainer.default_root_dir) / "networks" / f"seed_{seed:04d}", network, card
-            )
+            known = {} if accuracy is None else {"validation_accuracy": float(accuracy)}
+            self._store(f"seed_{seed:04d}", network, seed, trainer.current_epoch, **known)
+
+    def _store(self, name: str, network: nn.Module, seed: int, epochs: int, **known: float) -> None:
+        record: dict[str, Any] = {"seed": seed, "epochs": epochs, **self.drawn, **known}
+        shape = self._data.input_shape
+        card = NetworkCard(settings=self.settings, input_shape=shape, record=record)
+        save_network(Path(self.trainer.default_root_dir) / "networks" / name, network, card)
