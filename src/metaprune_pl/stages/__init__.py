@@ -6,6 +6,7 @@ from metaprune_pl.stages.data_models import DataModelTraining
 from metaprune_pl.stages.detection import DetectorTraining
 from metaprune_pl.stages.distillation import Distillation
 from metaprune_pl.stages.finetuning import Finetuning
+from metaprune_pl.stages.guided_sparsity import GuidedSparsity
 from metaprune_pl.stages.meta_training import MetaTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
@@ -16,6 +17,7 @@ __all__ = [
     "DetectorTraining",
     "Distillation",
     "Finetuning",
+    "GuidedSparsity",
     "MetaTraining",
     "OptimizerSettings",
 ]

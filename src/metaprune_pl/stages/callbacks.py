@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 
 from metaprune_pl.data.loader import Resumable
 from metaprune_pl.reports import write_json
-from metaprune_pl.stages.data_models import DataModelTraining
 
 IMAGES_FILE = "images.json"
 """Where a fit says how many images it trained on."""
@@ -43,7 +42,7 @@ class CountImages(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add a batch (images, labels, ...)."""
-        networks = len(pl_module.networks) if isinstance(pl_module, DataModelTraining) else 1
+        networks = getattr(pl_module, "images_read", 1)
         self.images += len(batch[1]) * networks * trainer.world_size
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

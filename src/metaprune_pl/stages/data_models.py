@@ -135,6 +135,11 @@ class DataModelTraining(Stage):
             self.metrics[part] = accuracies(classes, part)
 
     @property
+    def images_read(self) -> int:
+        """Networks that each image goes through."""
+        return len(self.seeds)
+
+    @property
     def pretrained(self) -> bool:
         """Whether all networks start from the same weights."""
         return self.start is not None or any(

@@ -39,6 +39,10 @@ class ZeroShare(MaskTarget):
         """What is asked for, as a config has it."""
         return str(self.share)
 
+    def count(self, size: int) -> int:
+        """Return the number of zeros among so many weights."""
+        return round(self.share * size)
+
     def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Self]:
         """Return shares that each leave as much of what is left: see `Target.in_rounds`."""
         exponents = (index / rounds for index in range(1, rounds))
@@ -60,5 +64,5 @@ class ZeroShare(MaskTarget):
     def _highest(self, scores: Tensor) -> Tensor:
         """Mark all but the share of lowest scores, [W] -> bool [W]."""
         order = torch.argsort(scores, stable=True)
-        lowest = order[: round(self.share * len(order))]
+        lowest = order[: self.count(len(order))]
         return torch.ones_like(scores, dtype=torch.bool).index_fill(0, lowest, False)
