@@ -15,6 +15,7 @@ from metaprune_pl.errors import StorageError
 from metaprune_pl.files import (
     UNFINISHED,
     claim,
+    paths_below,
     read_json,
     remove_unfinished,
     whole_file,
@@ -204,3 +205,27 @@ def test_a_claim_is_one_holders(workdir: Path) -> None:
     with claim(Path("a/claim")) as mine:
         assert mine
         assert Path("a/claim").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_listing_survives_what_others_remove_meanwhile(tmp_path: Path) -> None:
+    """Two processes write and finish thousands of files while this one lists the folder."""
+    stop = tmp_path / "stop"
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from metaprune_pl.files import write_text\n"
+        "folder, stop = map(Path, sys.argv[1:])\n"
+        "while not stop.exists(): write_text(folder / 'a', '')"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(stop)]
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    try:
+        while not (folder / "a").exists():
+            assert all(writer.poll() is None for writer in writers)
+        for _ in range(3000):
+            paths_below(folder)
+            remove_unfinished(folder)
+    finally:
+        stop.touch()
+        assert [writer.wait() for writer in writers] == [0, 0]
+    assert paths_below(folder) == [folder / "a"]

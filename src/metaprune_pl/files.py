@@ -84,7 +84,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         new = box / "new"
         new.mkdir()
         yield new
-        for path in (*new.rglob("*"), new):
+        for path in (*paths_below(new), new):
             _sync(path)
         _check_replaceable(folder, {path.name for path in new.iterdir()})
         if not os.path.lexists(place):
@@ -159,18 +159,31 @@ def _finite(text: str) -> float:
     return value
 
 
+def paths_below(folder: Path) -> list[Path]:
+    """Return all files and folders below a folder; what other processes remove is left out."""
+    return sorted(
+        Path(parent, name)
+        for parent, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    )
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes have left below a folder, and bring back what they replaced."""
-    for box in [path for path in folder.rglob(f"{UNFINISHED}*") if is_unfinished(path)]:
-        with suppress(FileNotFoundError):  # it lay in another one, or its writer has finished
-            _remove_left(box)
+    for box in paths_below(folder):
+        if is_unfinished(box):
+            with suppress(FileNotFoundError):  # it lay in another one, or its writer has finished
+                _remove_left(box)
 
 
 def is_unfinished(path: Path) -> bool:
     """Whether a path is a folder that we write unfinished things to, and holds nothing else."""
     if path.is_symlink() or not path.is_dir() or not _BOX.fullmatch(path.name):
         return False
-    return all(inner.name == "old" or inner.stem == "new" for inner in path.iterdir())
+    try:
+        return all(inner.name == "old" or inner.stem == "new" for inner in path.iterdir())
+    except FileNotFoundError:  # its writer has finished meanwhile
+        return True
 
 
 def is_lock(path: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from metaprune_pl.files import paths_below
 from metaprune_pl.records import read_record
 from metaprune_pl.reports import Cost
 from metaprune_pl.stages.callbacks import IMAGES_FILE
@@ -56,7 +57,8 @@ def peak_memory() -> Cost:
 
 def current_files(folder: Path, name: str) -> list[Path]:
     """Return all files of a name below a folder, without those of runs that were moved aside."""
-    return [path for path in folder.rglob(name) if ".old-" not in str(path.relative_to(folder))]
+    paths = [path for path in paths_below(folder) if path.name == name]
+    return [path for path in paths if ".old-" not in str(path.relative_to(folder))]
 
 
 def trained_images(folder: Path) -> int:

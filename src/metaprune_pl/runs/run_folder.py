@@ -22,6 +22,7 @@ from metaprune_pl.files import (
     claim,
     is_lock,
     is_unfinished,
+    paths_below,
     remove_unfinished,
     write_json,
     write_text,
@@ -207,7 +208,7 @@ class RunFolder:
             StorageError: Another run is here or another process is at this one, or there can be no
                 such folder.
         """
-        before = set(self.path.rglob("*")) | {path for path in (self.path,) if path.exists()}
+        before = set(paths_below(self.path)) | {path for path in (self.path,) if path.exists()}
         self._refuse_foreign(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,7 @@ class RunFolder:
         known = self._read()
         cost = Cost() if known is None else known.cost
         if known is not None and known.started is not None and not self.shared:
-            last = max(path.stat().st_mtime for path in self.path.rglob("*") if path.is_file())
+            last = max(path.stat().st_mtime for path in paths_below(self.path) if path.is_file())
             cost = replace(cost, seconds=cost.seconds + max(0.0, last - known.started))
         reset_peaks()
         self._write(finished=False, cost=cost, started=time.time())
@@ -321,7 +322,7 @@ class RunFolder:
         Only what was not there `before` goes, and only files that every run has; the folder goes
         with them if the run made it.
         """
-        made = [path for path in sorted(self.path.rglob("*")) if path not in before]
+        made = [path for path in paths_below(self.path) if path not in before]
         files = [path for path in made if not path.is_dir() or path.is_symlink()]
         if not all(any(path.match(name) for name in TRACES) for path in files):
             return
