@@ -51,9 +51,11 @@ class Coding(nn.Module):
         edge_ratio: Residual coefficient of edges, beta in equation (23).
         edge_scale: Factor on edge features before their encoder: weights are small beside the
             encoder's bias.
+        encoder_layers: Of nodes and edges: 1, or 2 with SiLU between.
 
     Raises:
-        ConfigError: The numbers of taps are no square to pad to, or none are given.
+        ConfigError: The numbers of taps are no square to pad to, none are given, or encoders have
+            another number of layers.
     """
 
     def __init__(
@@ -66,8 +68,11 @@ class Coding(nn.Module):
         node_ratio: float,
         edge_ratio: float,
         edge_scale: float,
+        encoder_layers: int = 1,
     ) -> None:
         super().__init__()
+        if encoder_layers not in (1, 2):
+            raise ConfigError(f"encoder_layers is {encoder_layers}; it is 1 or 2.")
         self.side = math.isqrt(max(0, *taps, 0))
         if kernels == "pad" and (len(taps) != 1 or self.side**2 != taps[0]):
             raise ConfigError(
@@ -82,9 +87,21 @@ class Coding(nn.Module):
         self.hidden = hidden
         self.ratios = node_ratio, edge_ratio
         self.edge_scale = edge_scale
-        self.node_encoder = nn.Linear(node_features, hidden)
+        self.deep = encoder_layers == 2
+        self.node_encoder: nn.Module = nn.Linear(node_features, hidden)
         self.node_decoder = Decoder(hidden, node_features)
-        self.edge_encoders = nn.ModuleDict({str(size): nn.Linear(size, hidden) for size in taps})
+        widths = {str(size): max(size, hidden) if self.deep else size for size in taps}
+        self.edge_encoders = nn.ModuleDict(
+            {size: nn.Linear(width, hidden) for size, width in widths.items()}
+        )
+        self.edge_lifts = nn.ModuleDict()
+        if self.deep:
+            self.node_encoder = nn.Sequential(
+                nn.Linear(node_features, hidden), nn.SiLU(), nn.Linear(hidden, hidden)
+            )
+            self.edge_lifts.update(
+                {size: nn.Linear(int(size), width) for size, width in widths.items()}
+            )
         self.edge_decoders = nn.ModuleDict({str(size): Decoder(hidden, size) for size in taps})
 
     def check_kernels(self, layers: Mapping[tuple[int, int], str]) -> None:
@@ -125,8 +142,15 @@ class Coding(nn.Module):
     def encode_edges(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         """Equation (13): [..., T] -> [..., H]."""
         encoder = self.edge_encoders[self._size(kernel)]
+        if self.deep:
+            return encoder(self.lift(edges, kernel))  # type: ignore[no-any-return]
         scaled = self._pad(edges, kernel) * self.edge_scale
         return encoder(scaled)  # type: ignore[no-any-return]
+
+    def lift(self, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
+        """First layer of an edge encoder of two: [..., T] -> [..., W], W = max(T, H)."""
+        scaled = self._pad(edges, kernel) * self.edge_scale
+        return F.silu(self.edge_lifts[self._size(kernel)](scaled))
 
     def decode_edges(self, hidden: Tensor, edges: Tensor, kernel: tuple[int, int]) -> Tensor:
         """Equations (21) and (23): [..., H] and the input [..., T] -> [..., T]."""
@@ -136,6 +160,8 @@ class Coding(nn.Module):
     def edge_encoder(self, kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The encoder of one kernel size: weight [H, T], with `edge_scale` in it, and bias [H]."""
         values = dict(self.edge_encoders[self._size(kernel)].named_parameters())
+        if self.deep:
+            return values["weight"], values["bias"]
         return self._crop(values["weight"], kernel) * self.edge_scale, values["bias"]
 
     def edge_decoder(self, kernel: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -147,6 +173,10 @@ class Coding(nn.Module):
         last = self._crop(values["last.weight"].t(), kernel).t()
         bias = self._crop(values["last.bias"], kernel)
         ratio = self.ratios[1]
+        if self.deep:  # as wide as what `lift` gives, which is taken off again
+            lifted = dict(self.edge_lifts[self._size(kernel)].named_parameters())
+            more = len(lifted["bias"]) - len(bias)
+            last, bias = F.pad(last, (0, 0, 0, more)), F.pad(bias, (0, more))
         return values["first.weight"], values["first.bias"], ratio * last, ratio * bias
 
     def _size(self, kernel: tuple[int, int]) -> str:

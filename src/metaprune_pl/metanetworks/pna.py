@@ -6,24 +6,28 @@ reductions of dense tensors that are merged over all blocks which meet at a node
 the same function edge by edge.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import Features, WeightGraph
-from metaprune_pl.graphs.features import schema_of
 from metaprune_pl.metanetworks import library
 from metaprune_pl.metanetworks.base import Rewriter
 from metaprune_pl.metanetworks.blocks import batch_blocks
 from metaprune_pl.metanetworks.coding import Coding, KernelSizes
+from metaprune_pl.metanetworks.dense_identities import with_dense_identities
 from metaprune_pl.metanetworks.engine import Edges
 from metaprune_pl.metanetworks.kernels import Kernels
 from metaprune_pl.metanetworks.native import DTYPES, NativeKernels
 from metaprune_pl.metanetworks.plain import PlainKernels
 
 Engine = Literal["auto", "plain", "native"]
+Aggregator = Literal["mean", "std", "max", "min"]
+AGGREGATORS: tuple[Aggregator, ...] = ("mean", "std", "max", "min")
+"""Statistics of the messages in the order of equation (18)."""
 WORTH = 2e7
 """Edges x hidden x layers from which on compiling the C++ engine pays: the plain one takes about a
 second a step."""
@@ -51,6 +55,12 @@ class PNALayer(nn.Module):
         weights, biases = zip(*((linear.weight, linear.bias) for linear in first), strict=True)
         return torch.cat(weights), torch.cat(biases)
 
+    def split(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return `senders` of a layer that updates nodes alone, and of one that updates edges."""
+        weight, bias = self.senders()
+        edges = torch.arange(len(bias), device=bias.device) >= len(bias) // 2
+        return (weight * ~edges[:, None], bias * ~edges), (weight, bias)
+
 
 class PNAMetanetwork(Rewriter):
     """Message passing with principal neighbourhood aggregation and a multiplicative edge update.
@@ -68,16 +78,23 @@ class PNAMetanetwork(Rewriter):
         node_ratio: Residual coefficient of node features, alpha in equation (22).
         edge_ratio: Residual coefficient of edge features, beta in equation (23).
         edge_scale: Factor on edge features before their encoder.
+        aggregators: Statistics of the messages that nodes see, of `mean`, `std`, `max` and `min`.
+        identity: Edges of identity shortcuts: `diagonal`, or `dense` with zeros elsewhere.
+        edge_update: Nodes that edges are updated from: those of `before` a layer or `after` it.
+        encoder_layers: 1, or 2 with SiLU between; edges then need memory for `hidden` each.
         engine: Who computes: `plain` is PyTorch on any device; `native` is C++ on the CPU, compiled
             on first use, and an error where it cannot run; `auto` is `native` where it can run and
             pays. It changes no result and is not stored with the metanetwork.
 
     Raises:
-        ConfigError: A size is below 1 or the taps do not fit the kernels.
+        ConfigError: A size is below 1, the taps do not fit the kernels, or there are no
+            aggregators.
     """
 
     inverter: Tensor
     """EdgeInvertor: 1 or -1 for each hidden channel, [H]."""
+    seen: Tensor
+    """1 for the aggregators that nodes see and 0 for others, [4 H]."""
 
     def __init__(
         self,
@@ -90,33 +107,28 @@ class PNAMetanetwork(Rewriter):
         node_ratio: float = 0.01,
         edge_ratio: float = 0.01,
         edge_scale: float = 1.0,
+        aggregators: tuple[Aggregator, ...] = AGGREGATORS,
+        identity: Literal["diagonal", "dense"] = "diagonal",
+        edge_update: Literal["before", "after"] = "before",
+        encoder_layers: int = 1,
         engine: Engine = "auto",
     ) -> None:
-        if layers < 1 or hidden < 2:
-            raise ConfigError("metanetwork: layers must be at least 1 and hidden at least 2.")
-        taps = [9] if taps is None else taps
-        super().__init__(
-            schema=schema,
-            arguments={
-                "layers": layers,
-                "hidden": hidden,
-                "schema": schema,
-                "kernels": kernels,
-                "taps": taps,
-                "node_ratio": node_ratio,
-                "edge_ratio": edge_ratio,
-                "edge_scale": edge_scale,
-            },
-        )
-        self.coding = Coding(
-            node_features=len(schema_of(schema).slots),
-            hidden=hidden,
-            kernels=kernels,
-            taps=taps,
-            node_ratio=node_ratio,
-            edge_ratio=edge_ratio,
-            edge_scale=edge_scale,
-        )
+        _check(layers, hidden, aggregators)
+        coding: dict[str, Any] = {
+            "kernels": kernels,
+            "taps": [9] if taps is None else taps,
+            "node_ratio": node_ratio,
+            "edge_ratio": edge_ratio,
+            "edge_scale": edge_scale,
+            "encoder_layers": encoder_layers,
+        }
+        own = {"aggregators": list(aggregators), "identity": identity, "edge_update": edge_update}
+        sizes = {"layers": layers, "hidden": hidden, "schema": schema}
+        super().__init__(schema=schema, arguments={**sizes, **coding, **own})
+        self.coding = Coding(node_features=len(self.schema.slots), hidden=hidden, **coding)
+        self.identity, self.edge_update = identity, edge_update
+        seen = torch.tensor([float(name in aggregators) for name in AGGREGATORS])
+        self.register_buffer("seen", seen.repeat_interleave(hidden), persistent=False)
         self.register_buffer(
             "inverter", torch.where(torch.arange(hidden) < hidden // 2, 1.0, -1.0), persistent=False
         )
@@ -125,6 +137,19 @@ class PNAMetanetwork(Rewriter):
 
     def forward(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23)."""
+        if self.identity == "diagonal":
+            return self.rewrite_features(graph, features)
+        new = self.rewrite_features(*with_dense_identities(graph, features))
+        known = zip(graph.connections, new.edges, features.edges, strict=True)
+        edges = (old if c.parameter is None else own for c, own, old in known)
+        return Features(nodes=new.nodes, edges=tuple(edges))
+
+    def aggregator(self, layer: PNALayer) -> tuple[Tensor, Tensor]:
+        """MLP_Aggr of a layer, of the aggregators that nodes see: weight [H, 4 H] and bias [H]."""
+        return layer.aggregate.weight * self.seen, layer.aggregate.bias
+
+    def rewrite_features(self, graph: WeightGraph, features: Features) -> Features:
+        """Equations (12) to (23) on the graph as it is."""
         blocks = batch_blocks(graph, features.nodes.device)
         self.coding.check_kernels(
             {block.kernel: graph.connections[block.members[0]].name for block in blocks}
@@ -136,9 +161,10 @@ class PNAMetanetwork(Rewriter):
             decoders[kernel] = self.coding.edge_decoder(kernel)
         kernels = self._kernels(graph.num_edges, features.nodes)
         self.engine_used = kernels.name
+        raw = self._raw(graph, features.edges)
         edges = Edges(
             blocks,
-            features.edges,
+            raw,
             [encoders[block.kernel] for block in blocks],
             [decoders[block.kernel] for block in blocks],
             len(features.nodes),
@@ -148,14 +174,29 @@ class PNAMetanetwork(Rewriter):
         nodes = self.coding.encode_nodes(features.nodes)
         for layer in self.layers:
             assert isinstance(layer, PNALayer)
-            nodes = edges.pass_messages(
-                nodes, layer.senders(), (layer.aggregate.weight, layer.aggregate.bias)
-            )
+            received = self.aggregator(layer)
+            if self.edge_update == "before":
+                nodes = edges.pass_messages(nodes, layer.senders(), received)
+                continue
+            first, second = layer.split()
+            nodes = edges.pass_messages(nodes, first, received)
+            nothing = torch.zeros_like(received[0]), torch.zeros_like(received[1])
+            nodes = edges.pass_messages(nodes, second, nothing)
         new: list[Tensor] = list(features.edges)
         members = [member for block in blocks for member in block.members]
         for member, part in zip(members, edges.decode(), strict=True):
             new[member] = part
+            if self.coding.deep:
+                old = features.edges[member]
+                new[member] = old + (part - raw[member])[..., : old.shape[-1]]
         return Features(nodes=self.coding.decode_nodes(nodes, features.nodes), edges=tuple(new))
+
+    def _raw(self, graph: WeightGraph, edges: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return what the last layer of the edge encoders reads, [G, O, I, T] or [G, O, I, W]."""
+        if not self.coding.deep:
+            return edges
+        each = zip(graph.connections, edges, strict=True)
+        return tuple(self.coding.lift(own, connection.kernel) for connection, own in each)
 
     def _kernels(self, num_edges: int, nodes: Tensor) -> type[Kernels]:
         """Choose who computes."""
@@ -172,3 +213,11 @@ class PNAMetanetwork(Rewriter):
         if self.engine == "auto" and runs and pays and library.available():
             return NativeKernels
         return PlainKernels
+
+
+def _check(layers: int, hidden: int, aggregators: Sequence[str]) -> None:
+    """Refuse what makes no metanetwork."""
+    if layers < 1 or hidden < 2:
+        raise ConfigError("metanetwork: layers must be at least 1 and hidden at least 2.")
+    if not aggregators or len(set(aggregators)) < len(aggregators):
+        raise ConfigError("metanetwork: name at least one of the aggregators, and each once.")

@@ -40,8 +40,8 @@ class _Messages(MessagePassing):
 class PyGMetanetwork(PNAMetanetwork):
     """`PNAMetanetwork` computed edge by edge; same arguments, same parameters, same function."""
 
-    def forward(self, graph: WeightGraph, features: Features) -> Features:
-        """Equations (12) to (23)."""
+    def rewrite_features(self, graph: WeightGraph, features: Features) -> Features:
+        """Equations (12) to (23) on the graph as it is."""
         self.coding.check_kernels(
             {connection.kernel: connection.name for connection in graph.connections}
         )
@@ -57,7 +57,11 @@ class PyGMetanetwork(PNAMetanetwork):
             s, r, p, q = layer.sender(x), layer.receiver(x), layer.edge_1(x), layer.edge_2(x)
             to_source = messages(s, r, back, edges)
             to_target = messages(s, r, index, edges * self.inverter)
-            nodes = nodes + layer.aggregate(to_source) + layer.aggregate(to_target)
+            aggregate = self.aggregator(layer)
+            nodes = nodes + F.linear(to_source, *aggregate) + F.linear(to_target, *aggregate)
+            if self.edge_update == "after":
+                x = F.layer_norm(nodes, nodes.shape[-1:])
+                p, q = layer.edge_1(x), layer.edge_2(x)
             edges = (
                 edges
                 + p[target] * q[source] * edges
