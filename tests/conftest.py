@@ -21,6 +21,7 @@ TINY = {
         "--model.init_args.metanetwork.init_args.hidden=8",
         "--data.init_args.rounds=1",
         "--trainer.max_epochs=2",
+        "--trainer.callbacks=null",
     ],
     "curve curve": [
         "--finetune.epochs=1",

@@ -16,6 +16,8 @@ COMMANDS = {
     "data": "data_models",
     "select": "select",
     "meta": "fit",
+    "fit": "fit",
+    "zoo": "data_models",
     "curve": "curve",
     "analyze": "analyze",
     "detection": "detect",

@@ -210,7 +210,7 @@ def test_misspelt(
             [*DATA, "--data.batch_size=5000"],
             "Take a smaller batch_size or global_batch, among the data's init_args.",
         ),
-        (META, "has 0 data models and 3 are held out"),
+        (META, "has 0 data models, of which 4 are held out"),
         (PRUNE, "no network 'net'. Did you mean"),
         (
             [*PRUNE, "--network=runs/a/b"],
@@ -232,11 +232,11 @@ def test_misspelt(
         ([*EXPERIMENT, "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
         (
             [*EXPERIMENT, "--chain.held_out=5"],
-            "data_quickstart.yaml trains 5 data models and 5 are held out: add",
+            "data_quickstart.yaml trains 6 data models, 5 of which are held out and 1 for",
         ),
         (
             [*COMPARE, "--matrix.overrides={data_models: {model.init_args.seeds: [0]}}"],
-            "trains 1 data models and",
+            "trains 1 data models, 3 of which",
         ),
         ([*COMPARE, "--trainer.max_epochs=3"], "no effect on compare: set it for a"),
         ([*COMPARE, "--matrix.overrides={prun: {}}"], "'prun' is none of data_models"),

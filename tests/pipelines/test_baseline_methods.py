@@ -106,14 +106,14 @@ def test_methods_without_a_curve_run_alone(
             "--chain.speed_ups=[2]",
             "--chain.methods=[snip]",
             "--seed_everything=5",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}}",
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1, 2]}}",
         ]
     )
     report = json.loads((workdir / "runs" / "quickstart" / "report.json").read_text())
     assert [row["method"] for row in report["results"]["pruned"]] == ["snip"]
     for stage in (
         "data_models",
-        "networks/seed_0001-snip/prune",
+        "networks/seed_0002-snip/prune",
     ):  # the experiment's seed is theirs
         config = yaml.safe_load(
             (workdir / "runs" / "quickstart" / stage / "config.yaml").read_text()
@@ -139,7 +139,7 @@ def test_all_baselines_run_from_one_config_to_one_table(
             "--chain.held_out=1",
             "--chain.speed_ups=[2]",
             f"--chain.methods={json.dumps(methods)}",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, "
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1, 2]}, "
             "curve: {finetune.epochs: 1},"
             " prune: {finetune.epochs: 1, finetune_after.epochs: 1}}",
         ]
@@ -154,7 +154,7 @@ def test_all_baselines_run_from_one_config_to_one_table(
     assert all(f" {method} " in printed for method in methods)
     kept = {}
     for method in methods:
-        place = run / "networks" / f"seed_0001-{method}" / "prune"
+        place = run / "networks" / f"seed_0002-{method}" / "prune"
         config = yaml.safe_load((place / "config.yaml").read_text())
         assert config["pruning"]["ranking"] == (
             "uniform" if method.endswith("_uniform") else "global"
@@ -171,12 +171,12 @@ def test_all_baselines_run_from_one_config_to_one_table(
     }
     assert len(set(widths.values())) > 5  # they are different ways
     snip = yaml.safe_load(
-        (run / "networks" / "seed_0001-snip" / "prune" / "config.yaml").read_text()
+        (run / "networks" / "seed_0002-snip" / "prune" / "config.yaml").read_text()
     )
     data_models = yaml.safe_load((run / "data_models" / "config.yaml").read_text())
     assert snip["finetune_after"]["epochs"] == data_models["trainer"]["max_epochs"] == 2
     assert snip["finetune_after"]["optimizer"] == data_models["model"]["init_args"]["optimizer"]
-    start = load_network(run / "networks" / "seed_0001-snip" / "untrained")
+    start = load_network(run / "networks" / "seed_0002-snip" / "untrained")
     fresh = create_network("cifar_resnet", seed=1, depth=8, width=4, in_channels=1, num_classes=10)
     assert all(
         torch.equal(fresh.state_dict()[name], value) for name, value in start.state_dict().items()

@@ -32,7 +32,7 @@ from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.settings.shipped import find_config
 
 TOY: dict[str, Any] = {
-    "data_models": {"model.init_args.seeds": [0, 1], "trainer.max_epochs": 2},
+    "data_models": {"model.init_args.seeds": [0, 1, 2], "trainer.max_epochs": 2},
     "meta_training": {
         "trainer.max_epochs": 1,
         "data.init_args.rounds": 1,
@@ -113,9 +113,9 @@ def test_data_sets_by_metanetworks(workdir: Path, capsys: pytest.CaptureFixture[
     for column in columns[2:]:
         choice = next(runs.glob(f"*/choice{column.removeprefix('metanetwork')}")) / "choice.json"
         chosen[column] = json.loads(choice.read_text())["metanetwork"]
-        assert {c["split"] for c in json.loads(choice.read_text())["curves"].values()} == {
-            "validation"
-        }
+        assert {
+            c["split"] for cs in json.loads(choice.read_text())["curves"].values() for c in cs
+        } == {"validation"}
     images = config(runs / "parity" / "meta_training_parity_tenth")["data"]["init_args"]["images"][
         "init_args"
     ]
@@ -123,7 +123,7 @@ def test_data_sets_by_metanetworks(workdir: Path, capsys: pytest.CaptureFixture[
     for name, classes in (("low", 5), ("parity", 2)):
         settings = []
         for column in columns:
-            place = runs / name / "networks" / f"seed_0001-{column}"
+            place = runs / name / "networks" / f"seed_0002-{column}"
             result = json.loads((place / "prune" / "report.json").read_text())
             assert [r["target"] for r in result] == [2.0]  # the last of the experiment
             by_measure = {row["measure"]: row for row in table if row["networks_of"] == name}
@@ -170,8 +170,8 @@ def test_architectures_by_metanetworks(workdir: Path) -> None:
     ]
     assert kinds == ["CifarResNet", "CifarResNet", "CifarVGG"]
     for name in names:  # what a foreign metanetwork made is what it makes of the network
-        place = runs / name / "networks" / "seed_0001-metanetwork_ResNet-14" / "curve"
-        network = load_network(runs / name / "data_models" / "networks" / "seed_0001")
+        place = runs / name / "networks" / "seed_0002-metanetwork_ResNet-14" / "curve"
+        network = load_network(runs / name / "data_models" / "networks" / "seed_0002")
         metanetwork = load_metanetwork(config(place)["metanetwork"])
         expected = metanetwork.rewrite(
             trace(network, torch.zeros(1, 1, 8, 8)), network.state_dict()
@@ -199,7 +199,7 @@ def test_with_and_without_initial_pruning_in_one_picture(workdir: Path) -> None:
         for c in e["curves"]
     }
     assert list(starts) == [(n, m) for n in names for m in ("none", "metanetwork")]
-    made = read_card(runs / "initial_pruning" / "data_models" / "networks" / "seed_0001").record[
+    made = read_card(runs / "initial_pruning" / "data_models" / "networks" / "seed_0002").record[
         "speed_up"
     ]
     assert {n: s for (n, _), s in starts.items()} == dict(
@@ -207,13 +207,13 @@ def test_with_and_without_initial_pruning_in_one_picture(workdir: Path) -> None:
     ) and made >= 1.3
     assert (runs / "curve.png").stat().st_size and not list(runs.rglob("prune"))
     for name in names:  # metanetworks stay with their own networks
-        place = runs / name / "networks" / "seed_0001-metanetwork" / "curve"
+        place = runs / name / "networks" / "seed_0002-metanetwork" / "curve"
         assert f"runs/toy/{name}/meta_training/" in config(place)["metanetwork"]
     report = json.loads((runs / "report.json").read_text())
     parts = {
         path: path.stat().st_mtime_ns for path in runs.glob("**/run.json") if path.parent != runs
     }
-    lost = runs / "initial_pruning" / "networks" / "seed_0001-metanetwork" / "curve"
+    lost = runs / "initial_pruning" / "networks" / "seed_0002-metanetwork" / "curve"
     del parts[lost / "run.json"]
     shutil.rmtree(lost)  # as if it was killed before
     compare(matrix)

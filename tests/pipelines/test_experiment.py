@@ -3,28 +3,35 @@
 What it writes, that it runs nothing twice, and that it survives being killed.
 """
 
+import csv
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
+from metaprune_pl.networks import load_network
 from metaprune_pl.settings.shipped import find_config
+from metaprune_pl.stages.accuracy import accuracy
 
 FRACTION = {"data.init_args.fraction": 0.2}
 IMAGES = Digits(fraction=0.2).count("train")
 CHANGES: dict[str, dict[str, Any]] = {
     "data": {
         "model.init_args.network.arguments": {"depth": 8, "width": 4},
+        "model.init_args.seeds": [0, 1, 2, 3, 4],
         "trainer.max_epochs": 2,
         **FRACTION,
     },
@@ -123,17 +130,15 @@ def test_the_report_holds_every_method_target_and_network(whole: Path) -> None:
         )  # sample deviation of two
     assert [row["method"] for row in report["results"]["curves"]] == methods
     choice = json.loads((whole / "choice" / "choice.json").read_text())
-    best = max(choice["areas"], key=lambda name: choice["areas"][name])
-    assert Path(choice["metanetwork"]).name == best and list(choice["areas"]) == [
+    best = Path(choice["metanetwork"]).name
+    assert list(choice["curves"]) == [
         "epoch_001",
         "epoch_002",
         "epoch_003",
     ]
-    assert (
-        f"{best} has the largest area"
-        in report["results"]["choices"]["metanetwork"]
-        == choice["reason"]
-    )
+    assert best in report["results"]["choices"]["metanetwork"] == choice["reason"]
+    drawn = [curve["network"] for curves in choice["curves"].values() for curve in curves]
+    assert set(drawn) == {"seed_0002"}  # nothing has learnt from it, nothing is reported of it
     assert "flat region over no metanetwork" in report["results"]["flat_region"]
     costs = {(c["stage"], c["method"]): c for c in report["costs"]}
     assert costs["meta-training", "metanetwork"]["once"]
@@ -162,6 +167,44 @@ def test_the_choice_is_by_validation_images_and_the_report_by_test_images(whole:
         for path in (whole / "networks").glob("*/curve/curve.json")
     ]
     assert chosen_by == ["validation"] * 3 and reported == ["test"] * 6
+
+
+def tensorboard(folder: Path) -> dict[str, EventAccumulator]:
+    """TensorBoard's runs: one for each folder with events."""
+    runs = {}
+    for path in {file.parent for file in folder.rglob("*tfevents*")}:
+        events = EventAccumulator(str(path))
+        events.Reload()
+        runs[path.relative_to(folder).as_posix()] = events
+    return runs
+
+
+@pytest.mark.slow
+def test_tensorboard_has_a_run_for_each_stage_and_method(whole: Path) -> None:
+    runs = tensorboard(whole)
+    methods = ("none", "sparsity_learning", "metanetwork")
+    rows = {f"tensorboard/{method}-{target}" for method in methods for target in ("2", "3")}
+    stages = {".", "data_models", "meta_training", "choice"}
+    assert set(runs) == stages | rows | {f"tensorboard/{method}" for method in methods}
+    row = runs["tensorboard/none-2"]
+    assert "_hparams_/session_start_info" in row.PluginTagToContent("hparams")
+    names = {"accuracy_finetuned", "difference", "macs_pruned", "milliseconds_batch_1"}
+    assert {f"result/{name}" for name in names} <= set(row.Tags()["scalars"])
+    meta = runs["meta_training"].Tags()
+    assert {"train/loss", "meta_eval/speed_up", "lr-AdamW"} <= set(meta["scalars"])
+    figure = "curves by epoch of meta-training"
+    assert [image.step for image in runs["meta_training"].Images(figure)] == [1, 2, 3]
+    assert figure in runs["choice"].Tags()["images"]
+    assert "accuracy over speed-up" in runs["."].Tags()["images"]
+    for method in methods:
+        scalars = set(runs[f"tensorboard/{method}"].Tags()["scalars"])
+        for network in ("seed_0003", "seed_0004"):
+            assert {
+                f"{network}/curve/accuracy_over_speed_up_percent",
+                f"{network}/curve/finetuned/train/loss",
+                f"{network}/prune/speed_up_2/finetuned/lr-SGD",
+                f"{network}/prune/result/test_accuracy_finetuned",
+            } <= scalars
 
 
 @pytest.mark.slow
@@ -274,7 +317,7 @@ def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
             "--chain.held_out=1",
             "--chain.speed_ups=[2]",
             "--chain.search.how=binary",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, "
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1, 2]}, "
             "meta_training: {trainer.max_epochs: 1}, "
             "curve: {finetune.epochs: 1}, prune: {finetune_after.epochs: 0}}",
         ]
@@ -294,8 +337,8 @@ def test_the_seven_criteria_of_table_2_at_toy_size(workdir: Path) -> None:
         assert training["model"]["init_args"]["sparsity"]["alpha"] == alpha
         for stage in (
             f"choice_{name}",
-            f"networks/seed_0001-metanetwork_{name}/curve",
-            f"networks/seed_0001-metanetwork_{name}/prune",
+            f"networks/seed_0002-metanetwork_{name}/curve",
+            f"networks/seed_0002-metanetwork_{name}/prune",
         ):
             config = yaml.safe_load((runs / stage / "config.yaml").read_text())
             assert config["criterion"]["init_args"]["normalize"] == normalize
@@ -309,7 +352,7 @@ def test_curves_by_epochs_of_finetuning_after_one_metanetwork_and_no_pruning(
     chain = yaml.safe_load(find_config("finetuning_quickstart.yaml").read_text())["chain"]
     names = ["0_epochs", "1_epoch", "4_epochs"]
     chain["metanetworks"] = {name: chain["metanetworks"][name] for name in names}
-    overrides = {**chain["overrides"], "data_models": {"model.init_args.seeds": [0, 1]}}
+    overrides = {**chain["overrides"], "data_models": {"model.init_args.seeds": [0, 1, 2]}}
     main(
         [
             *ARGS,
@@ -340,13 +383,13 @@ def test_curves_by_epochs_of_finetuning_after_one_metanetwork_and_no_pruning(
     )
     for name in names:
         config = yaml.safe_load(
-            (runs / f"networks/seed_0001-metanetwork_{name}/curve/config.yaml").read_text()
+            (runs / f"networks/seed_0002-metanetwork_{name}/curve/config.yaml").read_text()
         )
         assert (
             config["finetune"]["epochs"] == chain["metanetworks"][name]["curve"]["finetune.epochs"]
         )
     out = capsys.readouterr().out.replace("\n", " ")
-    assert out.count("has the largest area") == 1 and "Pruned networks" not in out
+    assert out.count("in the flat region") == 1 and "Pruned networks" not in out
 
 
 @pytest.mark.slow
@@ -357,7 +400,7 @@ def test_curves_of_the_metanetworks_of_several_epochs(workdir: Path) -> None:
         epoch: shipped["metanetworks"][name]
         for epoch, name in enumerate(list(shipped["metanetworks"])[:2], 1)
     }
-    overrides = {"data_models": {"model.init_args.seeds": [0, 1]}, **shipped["overrides"]}
+    overrides = {"data_models": {"model.init_args.seeds": [0, 1, 2]}, **shipped["overrides"]}
     overrides["meta_training"] |= {"trainer.max_epochs": 2}
     main(
         [
@@ -378,7 +421,7 @@ def test_curves_of_the_metanetworks_of_several_epochs(workdir: Path) -> None:
         choice = report["choices"][f"metanetwork_{epoch}"]
         assert list(choice["curves"]) == [f"epoch_{epoch:03d}"] and choice["candidates"] == 1
         config = yaml.safe_load(
-            (runs / f"networks/seed_0001-metanetwork_{epoch}/curve/config.yaml").read_text()
+            (runs / f"networks/seed_0002-metanetwork_{epoch}/curve/config.yaml").read_text()
         )
         assert Path(config["metanetwork"]).name == f"epoch_{epoch:03d}"
         assert config["finetune"]["epochs"] == changes["curve"]["finetune.epochs"]
@@ -393,14 +436,82 @@ def test_a_network_straight_after_the_metanetwork_can_be_pruned(workdir: Path) -
             "--chain.methods=[none, metanetwork]",
             "--chain.held_out=1",
             "--chain.speed_ups=[2]",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1]}, "
+            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1, 2]}, "
             "curve: {finetune.epochs: 0}}",
         ]
     )
     runs = workdir / "runs" / "quickstart" / "networks"
     pruned = {
-        m: yaml.safe_load((runs / f"seed_0001-{m}/prune/config.yaml").read_text())
+        m: yaml.safe_load((runs / f"seed_0002-{m}/prune/config.yaml").read_text())
         for m in ("none", "metanetwork")
     }
-    assert pruned["metanetwork"]["network"].endswith("seed_0001-metanetwork/curve/rewritten")
-    assert pruned["none"]["network"].endswith("data_models/networks/seed_0001")
+    assert pruned["metanetwork"]["network"].endswith("seed_0002-metanetwork/curve/rewritten")
+    assert pruned["none"]["network"].endswith("data_models/networks/seed_0002")
+
+
+PAPER = [{"table": 8, "row": "ours", "target": 2, "numbers": {"base": 93.51, "speed_up": 2.3}}]
+
+
+@pytest.mark.slow
+def test_three_prunings_of_one_network_beside_the_papers_numbers(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toy_configs(workdir)
+    initial = {"initial": {"speed_up": 1.2, "finetune": {"epochs": 1}}}
+    changes = {
+        "data_models": {"model.init_args.seeds": [0, 1, 2, 3], **initial},
+        "meta_training": {"trainer.max_epochs": 1, "trainer.callbacks": None},
+        "curve": {"finetune.epochs": 1, "grid.points": 2},
+        "prune": {"finetune_after.epochs": 1},
+    }
+    main(
+        [
+            *ARGS,
+            "--chain.repeats=[7, 8, 9]",
+            "--chain.held_out=1",
+            "--chain.validation=2",
+            "--chain.methods=[metanetwork]",
+            "--chain.speed_ups=[2]",
+            f"--chain.paper={json.dumps(PAPER)}",
+            f"--chain.overrides={json.dumps(changes)}",
+        ]
+    )
+    runs = workdir / "runs" / "quickstart"
+    stages = {path.parent: json.loads(path.read_text()) for path in runs.rglob("run.json")}
+    counted = Counter(facts["command"] for facts in stages.values())
+    once = {"experiment": 1, "data_models": 1, "data_model": 1, "fit": 1, "select": 1}
+    assert counted == {**once, "curve": 3, "prune": 3}
+    repeats = sorted((runs / "networks" / "seed_0003-metanetwork").iterdir())
+    assert [path.name for path in repeats] == ["repeat_7", "repeat_8", "repeat_9"]
+    for seed, path in zip((7, 8, 9), repeats, strict=True):
+        for stage in ("curve", "prune"):
+            settings = yaml.safe_load((path / stage / "config.yaml").read_text())
+            assert settings["seed_everything"] == settings["data"]["init_args"]["seed"] == seed
+
+    report = json.loads((runs / "report.json").read_text())
+    costs = {cost["stage"]: cost["cost"]["seconds"] for cost in report["costs"]}
+    pruning = [stages[path / "prune"]["cost"]["seconds"] for path in repeats]
+    assert costs["pruning and finetuning, all targets"] == pytest.approx(sum(pruning) / 3)
+    assert len({result["accuracy_finetuned"] for result in report["pruned"]}) > 1
+    (trained,) = (runs / "data_models" / "work").glob("*/networks/seed_0003")
+    base = accuracy(load_network(trained), Digits(fraction=0.2), "test", torch.device("cpu"))
+    assert {result["accuracy_base"] for result in report["pruned"]} == {base}
+    (row,) = report["results"]["pruned"]
+    assert (row["networks"], row["prunings"], row["accuracy_base"]) == (1, 3, base)
+    assert row["difference"] == pytest.approx(row["accuracy_finetuned"] - base)
+    assert row["macs_pruned"] == pytest.approx(1 - 1 / row["speed_up"], abs=1e-3)
+    assert row["accuracy_finetuned_top_5"] is None  # ten classes
+    with (runs / "report.csv").open() as file:
+        assert next(csv.reader(file)) == list(row)
+    with (runs / "paper.csv").open() as file:
+        beside = list(csv.DictReader(file))
+    assert [(line["quantity"], float(line["paper"])) for line in beside] == [
+        ("base", 93.51),
+        ("speed_up", 2.3),
+    ]
+    assert float(beside[0]["ours"]) == pytest.approx(100 * base)
+    assert float(beside[1]["difference"]) == pytest.approx(row["speed_up"] - 2.3)
+    out = capsys.readouterr().out
+    assert "over 3 prunings of 1 held-out network" in out and "Beside the paper's numbers" in out
+    choice = report["choices"]["metanetwork"]["curves"]["epoch_001"]
+    assert [curve["network"] for curve in choice] == ["seed_0001", "seed_0002"]

@@ -33,6 +33,7 @@ from metaprune_pl.pipelines.prepare import Ready, accuracies_before
 from metaprune_pl.pipelines.pruning_loop import narrow_layers
 from metaprune_pl.pruning import count_macs, count_parameters, examine
 from metaprune_pl.reports import Curve, Experiment, Pruned
+from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.tables import experiment_tables
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
@@ -82,7 +83,7 @@ def test_the_curve_is_written_as_json_csv_and_picture(runs: Path) -> None:
     curve = Curve.from_json(runs / "curve" / "curve.json")
     assert (curve.method, curve.network, curve.split, len(curve.points)) == (
         "metanetwork",
-        "seed_0002",
+        "seed_0003",
         "test",
         4,
     )
@@ -98,21 +99,29 @@ def test_the_curve_is_written_as_json_csv_and_picture(runs: Path) -> None:
 
 def test_tensorboard_shows_the_curve_and_the_results(runs: Path) -> None:
     curve = Curve.from_json(runs / "curve" / "curve.json")
-    events = EventAccumulator(str(runs / "curve" / "tensorboard" / "metanetwork-seed_0002"))
+    events = EventAccumulator(str(runs / "curve"))
     events.Reload()
-    scalars = events.Scalars("curve/accuracy_over_speed_up_percent")
+    scalars = events.Scalars("accuracy_over_speed_up_percent")
     assert [event.step for event in scalars] == [
         round(100 * point.speed_up) for point in curve.points
     ]
     assert [event.value for event in scalars] == pytest.approx(
         [point.accuracy for point in curve.points]
     )
-    figures = EventAccumulator(str(runs / "curve"))
-    figures.Reload()
-    assert "accuracy over speed-up" in figures.Tags()["images"]
-    training = EventAccumulator(str(next(runs.glob("data_models/work/*"))))
+    assert "accuracy over speed-up" in events.Tags()["images"]
+    assert {"finetuned/train/loss", "finetuned/lr-SGD"} <= set(events.Tags()["scalars"])
+    training = EventAccumulator(str(runs / "data_models"))
     training.Reload()
-    assert {"train/loss", "val/accuracy"} <= set(training.Tags()["scalars"])
+    (work,) = (path.name for path in (runs / "data_models" / "work").iterdir())
+    names = {f"work/{work}/{name}" for name in ("train/loss", "val/accuracy")}
+    assert names <= set(training.Tags()["scalars"])
+    rows = sorted(path.name for path in (runs / "prune" / "tensorboard").iterdir())
+    assert rows == ["speed_up_2", "speed_up_3"]
+    row = EventAccumulator(str(runs / "prune" / "tensorboard" / "speed_up_2"))
+    row.Reload()
+    names = {"test_accuracy_finetuned", "difference", "macs_pruned", "milliseconds_batch_1"}
+    assert {f"result/{name}" for name in names} <= set(row.Tags()["scalars"])
+    assert "_hparams_/session_start_info" in row.PluginTagToContent("hparams")
 
 
 def measured_accuracy(folder: Path) -> float:
@@ -121,7 +130,7 @@ def measured_accuracy(folder: Path) -> float:
 
 def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
     results = json.loads((runs / "prune" / "report.json").read_text())
-    given = runs / "data_models" / "networks" / "seed_0002"
+    given = runs / "data_models" / "networks" / "seed_0003"
     assert {result["accuracy_given"] for result in results} == {measured_accuracy(given)}
     assert {result["accuracy_before"] for result in results} == {
         measured_accuracy(runs / "prune/finetuned/network")
@@ -157,7 +166,10 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
     nn.init.zeros_(network.get_parameter("fc.weight"))
     save_network(tmp_path / "zero", network, card)
     context = Context(
-        folder=tmp_path, device=torch.device("cpu"), make_trainer=lambda *_: Trainer()
+        folder=tmp_path,
+        device=torch.device("cpu"),
+        make_trainer=lambda *_: Trainer(),
+        events=Events.of(tmp_path),
     )
     ready = Ready(
         name="zero",
@@ -167,8 +179,9 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
         network=network,
         unpruned=examine(network, torch.zeros(1, 1, 8, 8)),
     )
-    given, before = accuracies_before(context, Digits(), ready)
-    assert given == before < 0.12
+    before = accuracies_before(context, Digits(), ready)
+    given = before.given
+    assert before.base.top_1 == given == before.ready < 0.12
     assert (
         f"classifies {100 * given:.1f} % of the test images, no better than chance" in caplog.text
     )
@@ -269,7 +282,7 @@ def test_another_data_model_makes_it_another_run(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main(tiny("curve curve", "--network=runs/quickstart/data_models/networks/seed_0003"))
+        main(tiny("curve curve", "--network=runs/quickstart/data_models/networks/seed_0004"))
     assert "holds another run" in capsys.readouterr().err
 
 

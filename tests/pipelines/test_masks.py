@@ -127,7 +127,7 @@ def toy_experiment(*flags: str) -> None:
     chain = yaml.safe_load(find_config("masks_quickstart.yaml").read_text())["chain"]
     overrides = {
         **chain["overrides"],
-        "data_models": {"model.init_args.seeds": [0, 1], "trainer.max_epochs": 1},
+        "data_models": {"model.init_args.seeds": [0, 1, 2], "trainer.max_epochs": 1},
     }
     overrides["curve"] |= {"finetune.epochs": 1, "masks.sparsities": [0.5, 0.7, 0.9]}
     overrides["prune"] |= {"finetune_after.epochs": 1}
@@ -196,8 +196,8 @@ def test_one_experiment_compares_masks_with_their_controls(
         yaml.safe_load(Path(f"runs/{place}/config.yaml").read_text())
         for place in (
             "meta_training",
-            "networks/seed_0001-sparsity_learning/curve",
-            "networks/seed_0001-none/curve",
+            "networks/seed_0002-sparsity_learning/curve",
+            "networks/seed_0002-none/curve",
         )
     ]
     assert (
@@ -206,7 +206,7 @@ def test_one_experiment_compares_masks_with_their_controls(
         == "l1"
     )
     assert settings[1]["finetune"] == settings[2]["finetune"] and settings[2]["sparsity"] is None
-    place = Path("runs/networks/seed_0001-metanetwork/prune")
+    place = Path("runs/networks/seed_0002-metanetwork/prune")
     for path in (
         "masked_0.9/result.json",
         "masked_0.9/network/network.json",
@@ -331,6 +331,6 @@ def test_the_stages_of_an_experiment_parse(name: str, capsys: pytest.CaptureFixt
         and len(found["curve"]["masks"]["sparsities"]) == 14
     )
     assert found["meta_training"]["model"]["init_args"]["sparsity"]["form"] == "l1"
-    assert len(found["data_models"]["model"]["init_args"]["seeds"]) - settings["held_out"] == (
-        2 if "quickstart" in name else 8
-    )
+    kept = settings["held_out"] + settings["validation"]
+    seeds = found["data_models"]["model"]["init_args"]["seeds"]
+    assert len(seeds) - kept == (2 if "quickstart" in name else 8)

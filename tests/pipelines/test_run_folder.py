@@ -14,7 +14,7 @@ from metaprune_pl.errors import StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
 from metaprune_pl.pipelines.data_models import _name_of
-from metaprune_pl.runs.run_folder import RunFolder
+from metaprune_pl.runs.run_folder import RunFolder, run_key
 
 OUT_OF_REACH = [
     "prune",
@@ -163,3 +163,14 @@ def test_square_brackets_in_a_name_are_printed_as_they_are(
         main(command)
         assert said in capsys.readouterr().err
     assert Path("runs/[/b]x/report.json").is_file()
+
+
+def test_networks_in_a_list_belong_to_the_key(workdir: Path) -> None:
+    settings = {"network": "a", "others": ["b", "c"]}
+    for name in "abc":
+        Path(name).mkdir()
+        Path(name, "weights.safetensors").write_bytes(name.encode())
+    before = run_key("select", settings)
+    assert run_key("select", settings) == before
+    Path("c", "weights.safetensors").write_bytes(b"other")
+    assert run_key("select", settings) != before

@@ -11,8 +11,10 @@ import torch
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.networks import read_card
 from metaprune_pl.pipelines.select import count_kept
 from metaprune_pl.reports import Cost, Curve, CurvePoint, Experiment, Selection, StageCost
+from metaprune_pl.reports.choice import Shape, best_shape
 from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
 
 
@@ -41,47 +43,102 @@ def curve(*accuracies: float) -> Curve:
     return Curve(network="a", method="metanetwork", split="validation", points=points)
 
 
+TARGET = 0.91
+SHAPES: dict[str, tuple[dict[str, list[tuple[float, ...]]], str]] = {
+    "the longest that keeps the target": (
+        {"a": [(0.92, 0.92, 0.5)], "b": [(0.91, 0.91, 0.91)], "c": [(0.85, 0.85, 0.85)]},
+        "b",
+    ),
+    "a large area below the target is none": (
+        {"a": [(0.85, 0.85, 0.85)], "b": [(0.92, 0.92, 0.2)], "c": [(0.95, 0.3, 0.2)]},
+        "b",
+    ),
+    "exactly the target is kept": ({"a": [(0.91, 0.91, 0.9)], "b": [(0.99, 0.5, 0.5)]}, "a"),
+    "equally long: the larger area": (
+        {"a": [(0.91, 0.91, 0.91)], "b": [(0.93, 0.93, 0.93)], "c": [(0.92, 0.92, 0.92)]},
+        "b",
+    ),
+    "equal in all: the first": ({"a": [(0.92, 0.92)], "b": [(0.92, 0.92)]}, "a"),
+    "none keeps it: the most accurate": (
+        {"a": [(0.5, 0.5, 0.5)], "b": [(0.64, 0.2, 0.1)], "c": [(0.6, 0.6, 0.6)]},
+        "b",
+    ),
+    "one epoch": ({"a": [(0.1, 0.1)]}, "a"),
+    "one point": ({"a": [(0.92,)], "b": [(0.93,)]}, "b"),
+    "the mean of two networks": (
+        {"a": [(0.92, 0.92, 0.92), (0.92, 0.92, 0.5)], "b": [(0.92, 0.92, 0.5)] * 2},
+        "a",
+    ),
+    "the mean of two networks keeps it": (
+        {"a": [(0.94, 0.94), (0.89, 0.89)], "b": [(0.99, 0.99), (0.8, 0.8)]},
+        "a",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_the_longest_flat_region_at_the_target_is_taken(case: str) -> None:
+    drawn, expected = SHAPES[case]
+    shapes = {
+        name: Shape.of([curve(*accuracies) for accuracies in networks])
+        for name, networks in drawn.items()
+    }
+    assert best_shape(shapes, TARGET) == expected
+
+
+def test_the_shape_of_two_networks_is_the_mean() -> None:
+    shape = Shape.of([curve(0.9, 0.9, 0.5), curve(0.8, 0.8, 0.8)])
+    assert shape.accuracy == pytest.approx(0.85)
+    assert shape.flat_region == pytest.approx((2 + 0.02 / 0.4 + 3) / 2)
+    assert shape.area == pytest.approx((0.8 + 0.8) / 2)
+
+
 @pytest.mark.parametrize(
-    ("last_kept", "milestone", "said"),
+    ("target", "last_kept", "milestone", "said"),
     [
         (
+            0.95,
             None,
             None,
-            "is too much for all of them: meta-train with a lower learning rate or sparsity "
-            "weight.",
+            "None of 2 drawn of 3 keeps 95.00 % in the flat region (before the metanetwork: "
+            "96.00 %): epoch_002 is the most accurate, 93.00 % of the validation images in the "
+            "flat region, flat to 1.10x, area 0.8300. Meta-train with a lower learning rate or "
+            "sparsity weight.",
         ),
         (
+            0.93,
             "epoch_002",
             None,
-            "is possible up to the last, epoch_002: longer meta-training may bring more.",
+            "epoch_002 has the longest flat region of those that keep 93.00 % (before the "
+            "metanetwork: 96.00 %), 2 drawn of 3: 93.00 % of the validation images in the flat "
+            "region, flat to 1.10x, area 0.8300. All up to the last, epoch_002, do: longer "
+            "training may bring more.",
         ),
         (
-            "epoch_001",
-            1,
-            "up to epoch_001: a new meta-training may lower its learning rate there, `milestones: "
-            "[1]`.",
+            0.93,
+            "epoch_002",
+            2,
+            "That is possible up to epoch_002: a new meta-training may lower its learning rate "
+            "there, `milestones: [2]`.",
         ),
+        (0.93, None, None, "Earlier epochs do not keep it."),
     ],
 )
 def test_the_choice_says_why(
-    last_kept: str | None, milestone: int | None, said: str, tmp_path: Path
+    target: float, last_kept: str | None, milestone: int | None, said: str
 ) -> None:
     selection = Selection(
         metanetwork="m/epoch_002",
-        curves={"epoch_001": curve(0.9, 0.5), "epoch_002": curve(0.9, 0.7)},
+        curves={"epoch_001": [curve(0.9, 0.5)], "epoch_002": [curve(0.93, 0.73)]},
         candidates=3,
-        accuracy=0.95,
-        target=0.93,
+        accuracy=0.96,
+        target=target,
         last_kept=last_kept,
         milestone=milestone,
     )
-    assert selection.reason.startswith(
-        "epoch_002 has the largest area under its validation curve, 0.8000, of 2 drawn of 3. To "
-        "keep 93.00 % in the "
-        "flat region (before the metanetwork: 95.00 %) is "
-    )
     assert selection.reason.endswith(said)
-    assert selection.areas == {"epoch_001": pytest.approx(0.7), "epoch_002": pytest.approx(0.8)}
+    assert [row["area"] for row in selection.rows()] == pytest.approx([0.7, 0.83])
+    assert [row["chosen"] for row in selection.rows()] == [False, True]
 
 
 def chosen(line: Path, folder: str, *flags: str) -> dict[str, object]:
@@ -104,11 +161,17 @@ def chosen(line: Path, folder: str, *flags: str) -> dict[str, object]:
     return found
 
 
+def recorded_accuracy(network: Path) -> float:
+    """Validation accuracy of a data model, as its card has it."""
+    recorded: float = read_card(network).record["validation_accuracy"]
+    return recorded
+
+
 def test_all_curves_and_binary_search(
     line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     every = chosen(line, "all", "--search.how=all")
-    assert list(every["areas"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
+    assert list(every["curves"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
     assert str(every["reason"]) in " ".join(capsys.readouterr().out.split())
     best = load_metanetwork(line / str(every["metanetwork"])).state_dict()
     assert all(
@@ -116,12 +179,16 @@ def test_all_curves_and_binary_search(
         for name, value in load_metanetwork("all").state_dict().items()
     )
     found = chosen(line, "binary", "--search.drop=0.9")  # every epoch keeps that: on to the last
-    assert list(found["areas"]) == ["epoch_002"]  # type: ignore[call-overload]
+    assert list(found["curves"]) == ["epoch_002"]  # type: ignore[call-overload]
     assert found["milestone"] is None
-    found = chosen(line, "first", "--search.epochs=[1]")
-    assert list(found["areas"]) == ["epoch_001"] and "is the only one to choose from" in str(
-        found["reason"]
-    )  # type: ignore[call-overload]
+    other = line / "runs/quickstart/data_models/networks/seed_0004"
+    found = chosen(line, "first", "--search.epochs=[1]", f"--others=[{other}]")
+    assert "is the only one to choose from" in str(found["reason"])
+    assert list(found["curves"]) == ["epoch_001"]  # type: ignore[call-overload]
+    drawn = found["curves"]["epoch_001"]  # type: ignore[index]
+    assert [curve["network"] for curve in drawn] == ["seed_0000", "seed_0004"]
+    means = [recorded_accuracy(other.parent / name) for name in ("seed_0000", "seed_0004")]
+    assert found["accuracy"] == pytest.approx(sum(means) / 2)
     with pytest.raises(SystemExit):
         chosen(line, "ninth", "--search.epochs=[9]")
     assert (
@@ -129,17 +196,19 @@ def test_all_curves_and_binary_search(
         and not Path("ninth").exists()
     )
     found = chosen(line, "strict", "--search.target=1.0")  # no epoch keeps that: back to the first
-    assert list(found["areas"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
-    assert found["last_kept"] is None
-    for name in ("choice.csv", "curves.png", "curves/epoch_002/curve.json"):
+    assert list(found["curves"]) == ["epoch_001", "epoch_002"]  # type: ignore[call-overload]
+    assert found["last_kept"] is None and "None of 2 drawn of 2 keeps 100.00 %" in str(
+        found["reason"]
+    )
+    for name in ("choice.csv", "curves.png", "curves/epoch_002/seed_0000/curve.json"):
         assert Path("all", name).stat().st_size > 0
-    drawn = Path("all/curves/epoch_001/curve.json")
+    drawn = Path("all/curves/epoch_001/seed_0000/curve.json")
     assert Curve.from_json(drawn).split == "validation"
     before = drawn.stat().st_mtime_ns
     Path("all/run.json").write_text(
         Path("all/run.json").read_text().replace('"finished": true', '"finished": false')
     )
-    Path("all/curves/epoch_002/curve.json").unlink()
+    Path("all/curves/epoch_002/seed_0000/curve.json").unlink()
     assert chosen(line, "all", "--search.how=all") == every  # as if it had been stopped
     assert drawn.stat().st_mtime_ns == before
 

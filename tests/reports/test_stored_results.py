@@ -50,7 +50,7 @@ POINT = CurvePoint(speed_up=1.0, accuracy=0.9, macs=100, parameters=10)
 CURVE = Curve(network="net", method="none", split="test", points=[POINT])
 CHOICE = Selection(
     metanetwork="fit/metanetworks/epoch_0001",
-    curves={"epoch_0001": CURVE},
+    curves={"epoch_0001": [CURVE]},
     candidates=1,
     accuracy=0.9,
     target=0.88,
@@ -115,7 +115,7 @@ def test_what_older_programs_wrote(workdir: Path) -> None:
     bare = {"speed_up": 1.0, "accuracy": 0.9, "macs": 100, "parameters": 10}
     write_json(FILE, {"network": "net", "method": "none", "split": "test", "points": [bare]})
     assert Curve.from_json(FILE) == CURVE
-    derived = {"reason": CHOICE.reason, "areas": CHOICE.areas}
+    derived = {"reason": CHOICE.reason}
     write_json(FILE, {**derived, **asdict(CHOICE)})
     assert Selection.from_json(FILE) == CHOICE
 

@@ -136,12 +136,12 @@ def assert_close(a: nn.Module, b: nn.Module) -> None:
 
 def logged(run: str) -> list[float]:
     """Validation accuracy of the data models' training by epoch, as TensorBoard has it."""
-    events = EventAccumulator(f"{run}/work/seeds_0000")
+    events = EventAccumulator(run)
     events.Reload()
     return [
         event.value
         for name in ("val/accuracy", "val/loss", "train/loss")
-        for event in events.Scalars(name)
+        for event in events.Scalars(f"work/seeds_0000/{name}")
     ]
 
 

@@ -46,7 +46,8 @@ class DataModelZoo(LightningDataModule):
     Args:
         images: The images. Its batch size is the most that a device takes at once.
         data_models: Folder of stored networks, one folder each.
-        held_out: The last this many of them, by name, are not used for training.
+        held_out: The last this many of them, by name, are for a report: nothing learns from them.
+        validation: The last this many before those are to choose metanetworks by.
         big_batch: Images of a step, over all devices and its data models; None is one batch for
             each data model.
         micro_batches: Older name: `big_batch` is `micro_batches` batches for each data model.
@@ -55,8 +56,8 @@ class DataModelZoo(LightningDataModule):
             it.
 
     Raises:
-        ConfigError: A number is below 1, `held_out` is negative, or there are both `big_batch` and
-            `micro_batches`.
+        ConfigError: A number is below 1, `held_out` or `validation` is negative, or there are both
+            `big_batch` and `micro_batches`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DataModelZoo(LightningDataModule):
         *,
         data_models: str,
         held_out: int = 0,
+        validation: int = 0,
         big_batch: int | None = None,
         micro_batches: int | None = None,
         rounds: int = 1,
@@ -73,8 +75,10 @@ class DataModelZoo(LightningDataModule):
         super().__init__()
         numbers = {"rounds": rounds, "models_per_step": models_per_step}
         numbers |= {"big_batch": big_batch or 1, "micro_batches": micro_batches or 1}
-        if min(numbers.values()) < 1 or 0 in (big_batch, micro_batches) or held_out < 0:
-            raise ConfigError(f"data: {', '.join(numbers)} are at least 1, held_out at least 0.")
+        if min(numbers.values()) < 1 or 0 in (big_batch, micro_batches):
+            raise ConfigError(f"data: {', '.join(numbers)} are at least 1.")
+        if min(held_out, validation) < 0:
+            raise ConfigError("data: held_out and validation are at least 0.")
         each = images.batch_size * (micro_batches or 1) * models_per_step
         if big_batch and micro_batches:
             raise ConfigError(
@@ -83,7 +87,7 @@ class DataModelZoo(LightningDataModule):
             )
         self.images = images
         self.data_models = Path(data_models)
-        self.held_out = held_out
+        self.held_out, self.validation = held_out, validation
         self.rounds = rounds
         self.big_batch = big_batch or each
         self.models_per_step = models_per_step
@@ -95,14 +99,25 @@ class DataModelZoo(LightningDataModule):
         Raises:
             DataError: There are none.
         """
+        return self._parts()[0]
+
+    @property
+    def models_to_choose_by(self) -> list[Path]:
+        """Folders of the data models that metanetworks are chosen by."""
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[list[Path], list[Path]]:
+        """Return the data models to train on, and those to choose by."""
         folders = sorted(path.parent for path in self.data_models.glob("*/network.json"))
-        if len(folders) <= self.held_out:
+        kept = self.held_out + self.validation
+        if len(folders) <= kept:
             raise DataError(
-                f"'{self.data_models}' has {len(folders)} data models and {self.held_out} are held "
-                "out: none is left to "
-                "train on. Make more with `metaprune data_models --config data_quickstart.yaml`."
+                f"'{self.data_models}' has {len(folders)} data models, of which {kept} are held "
+                "out or for the choice: none is left to train on. Make more with `metaprune "
+                "data_models --config data_quickstart.yaml`."
             )
-        return folders[: len(folders) - self.held_out]
+        learn, end = len(folders) - kept, len(folders) - self.held_out
+        return folders[:learn], folders[learn:end]
 
     def prepare_data(self) -> None:
         """Prepare the images."""

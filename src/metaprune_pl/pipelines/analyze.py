@@ -75,7 +75,7 @@ def analyze(
         accuracies.append(accuracy)
     result = _analysis(ready.name, change, statistics, accuracies, len(range(0, count, every)))
     if context.is_global_zero:
-        write_result(result, context.folder)
+        write_result(result, context.folder, context.events)
     return result
 
 

@@ -14,6 +14,7 @@ from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.experiment import Line, experiment, refuse_rehearsal
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
+from metaprune_pl.reports import Experiment
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.command import goes_on
@@ -112,11 +113,15 @@ def compare(context: Context, matrix: CompareSettings) -> Comparison:
     """
     refuse_rehearsal(context, "compare")
     lines = {
-        name: Line(context=replace(context, folder=context.folder / name), chain=row)
+        name: Line(
+            context=replace(context, folder=context.folder / name),
+            chain=row,
+            result=Experiment(paper=row.paper),
+        )
         for name, row in matrix.rows.items()
     }
     networks = {name: line.make_data_models() for name, line in lines.items()}
-    own = {name: line.make_metanetworks(networks[name][0]) for name, line in lines.items()}
+    own = {name: line.make_metanetworks(networks[name]) for name, line in lines.items()}
     if matrix.exchange:
         _prune_by_all(lines, networks, own)
     else:
@@ -125,7 +130,7 @@ def compare(context: Context, matrix: CompareSettings) -> Comparison:
     results = {name: line.result for name, line in lines.items()}
     result = Comparison(experiments=results, exchanged=matrix.exchange)
     if context.is_global_zero:
-        write_result(result, context.folder)
+        write_result(result, context.folder, context.events)
     return result
 
 

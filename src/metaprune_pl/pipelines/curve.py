@@ -107,7 +107,7 @@ def curve(
         over=over,
     )
     if context.is_global_zero:
-        _write(context.folder, result, others)
+        _write(context, result, others)
     return result
 
 
@@ -166,7 +166,8 @@ def _size(network: nn.Module, example: Example) -> tuple[int, int, float]:
     return count_macs(network, example), count_parameters(network), left_parameters(network)
 
 
-def _write(folder: Path, curve: Curve, others: Mapping[str, Curve]) -> None:
+def _write(context: Context, curve: Curve, others: Mapping[str, Curve]) -> None:
+    folder = context.folder
     if others:
         save_figure(draw_beside({**others, str(folder): curve}), folder / "beside.png")
-    write_result(curve, folder)
+    write_result(curve, folder, context.events)

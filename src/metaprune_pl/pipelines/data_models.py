@@ -5,60 +5,32 @@ Trained, pruned a little, finetuned.
 
 import copy
 import hashlib
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
-from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
+from metaprune_pl.networks import NetworkCard, load_network, read_card
 from metaprune_pl.pipelines.copies import CopySettings, make_copies
-from metaprune_pl.pipelines.prepare import as_built, store, train_once, unpruned_macs
-from metaprune_pl.pruning import Importance, Magnitude, PruningSettings, count_macs, prune
+from metaprune_pl.pipelines.preparation import InitialPruning
+from metaprune_pl.pipelines.prepare import TRAINED, prune_initially, store
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.tables import data_model_table
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import CLAIMS, RunFolder
 from metaprune_pl.stages import DataModelTraining
-from metaprune_pl.stages.accuracy import accuracy
-from metaprune_pl.stages.training_settings import FinetuneSettings
+from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
 
 _POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitialPruning:
-    """Pruning of a data model before a metanetwork sees it.
-
-    Attributes:
-        speed_up: Multiply-accumulates of the unpruned network over those of the data model.
-        criterion: Which channels matter.
-        pruning: Steps and floors.
-        finetune: Finetuning after it.
-    """
-
-    speed_up: float
-    criterion: Importance = field(default_factory=Magnitude)
-    pruning: PruningSettings = field(default_factory=PruningSettings)
-    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
-
-    def __post_init__(self) -> None:
-        if not 1 < self.speed_up < math.inf:
-            raise ConfigError(
-                f"initial.speed_up is {self.speed_up:g}; it is finite and above 1. Leave `initial` "
-                "out for none."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +160,11 @@ def _finish(
     snapshots = sorted(source.parent.glob(f"snapshots/{base}_*"))
     for snapshot in snapshots:
         _keep(context, data, snapshot, folder / "networks/snapshots" / snapshot.name, {})
-    record: dict[str, Any] = {"speed_up": 1.0}
+    trained = measure_accuracy(load_network(source), data, "test", context.device)
+    record: dict[str, Any] = {"speed_up": 1.0, **trained.record(TRAINED)}
     if initial is not None:
-        source, record = _prune_initially(own, data, source, initial)
+        source, facts = prune_initially(own, data, source, initial)
+        record |= facts
     if copies is not None:
         for name, copy_, facts in make_copies(own, data, [*snapshots, source], copies, seed):
             _keep(context, data, copy_, folder / "networks/copies" / f"{base}_{name}", facts)
@@ -215,34 +189,3 @@ def _name_of(seeds: Sequence[int]) -> str:
     if len(name) <= 255:
         return name
     return f"seeds_{seeds[0]:04d}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _prune_initially(
-    context: Context, data: ImageDataModule, source: Path, initial: InitialPruning
-) -> tuple[Path, dict[str, Any]]:
-    """Prune and finetune a trained network; return where the result is, and what to record."""
-    network, card = load_network(source).to(context.device), read_card(source)
-    macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=context.device)
-    trained = accuracy(network, data, "validation", context.device)
-    (pruned,) = prune(
-        network,
-        example,
-        speed_ups=[initial.speed_up],
-        original=as_built(card).to(context.device),
-        criterion=initial.criterion,
-        settings=initial.pruning,
-        images=partial(data.evaluation, "validation", context.device),
-    )
-    if context.is_global_zero:
-        save_network(context.folder / "pruned", pruned, card)
-    context.barrier()
-    result = context.folder / "pruned"
-    if (settings := initial.finetune).length:
-        build = partial(settings.build, result, teacher=source)
-        result = train_once(context, data, settings, context.folder / "finetuned", build)
-    record = {
-        "speed_up": macs / count_macs(pruned, example),
-        "validation_accuracy_trained": trained,
-        "epochs_finetuned": initial.finetune.epochs,
-    }
-    return result, record

@@ -113,7 +113,7 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
     for method in ["none", "metanetwork"] if detection.metanetwork is not None else ["none"]:
         results += prune_to_targets(work.inside(method).task(trained, method), targets)
     if context.is_global_zero:
-        write_result(results, context.folder)
+        write_result(results, context.folder, context.events)
     return results
 
 

@@ -13,6 +13,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.baselines import baseline, training_of, untrained_copy
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
+from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.writing import read_report, write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
@@ -24,8 +25,8 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     """Run the whole method with its controls, and report.
 
     Runs all stages that are not finished yet, each in a folder of its own. Writes `report.json`,
-    `report.csv`, `curves.csv`, `curve.png`, `masks.png` where there are some, `cost.png` and
-    TensorBoard events to the run's folder.
+    `report.csv`, `curves.csv`, `curve.png`, `masks.png` where there are some, `cost.png`,
+    `paper.csv` where the paper's numbers are given, and TensorBoard events to the run's folder.
 
     Args:
         context: Where to run; its seed and devices are those of all stages.
@@ -38,12 +39,13 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
         ConfigError: No data models are left to train on.
     """
     refuse_rehearsal(context, "experiment")
-    line = Line(context=context, chain=chain.checked)
+    result = Experiment(paper=chain.paper)
+    line = Line(context=context, chain=chain.checked, result=result)
     networks = line.make_data_models()
-    metanetworks = line.make_metanetworks(networks[0])
+    metanetworks = line.make_metanetworks(networks)
     line.prune_held_out(networks, metanetworks)
     if context.is_global_zero:
-        write_result(line.result, context.folder)
+        write_result(line.result, context.folder, context.events)
     return line.result
 
 
@@ -76,9 +78,6 @@ class Line:
     def _run(self, name: str, method: str, folder: Path, **given: Any) -> None:
         self.chain.stage(name, method).run(self.context, folder, given)
 
-    def _folder(self, method: str, network: Path) -> Path:
-        return self.context.folder / "networks" / f"{network.name}-{method}"
-
     def make_data_models(self) -> list[Path]:
         """Train the data models and return their folders.
 
@@ -92,11 +91,11 @@ class Line:
         self.result.add_cost("data models", "", cost_of(folder), once=True)
         return networks
 
-    def make_metanetworks(self, network: Path) -> dict[str, str]:
-        """Train all metanetworks, and choose the epoch of each by validation curves of a network.
+    def make_metanetworks(self, networks: Sequence[Path]) -> dict[str, str]:
+        """Train all metanetworks, and choose the epoch of each by validation curves.
 
         Args:
-            network: Folder of a data model.
+            networks: Folders of the data models.
 
         Returns:
             Folder of the metanetwork that was chosen, by method.
@@ -105,8 +104,10 @@ class Line:
         for method in (name for name in self.chain.compared if name.startswith("metanetwork")):
             trained = self._train_metanetwork(method)
             first = self.chain.first_like(method, "meta_training", "choice")
+            network, *others = map(str, self.chain.to_choose_by(networks))
             source = {
-                "network": str(network),
+                "network": network,
+                "others": others,
                 "metanetwork": str(trained / "metanetworks"),
                 "grid.split": "validation",
             }
@@ -124,6 +125,7 @@ class Line:
         zoo = {
             "data.init_args.data_models": str(self.context.folder / "data_models" / "networks"),
             "data.init_args.held_out": self.chain.held_out,
+            "data.init_args.validation": self.chain.validation,
         }
         folder = self.context.folder / f"meta_training{first.removeprefix('metanetwork')}"
         self._run("meta_training", method, folder, **zoo)
@@ -138,50 +140,97 @@ class Line:
         """
         held_out = networks[-self.chain.held_out :]
         for method in self.chain.compared:
-            for network in held_out:
-                self._prune(method, network, metanetworks.get(method))
+            runs = [run for network in held_out for run in self._runs(method, network)]
+            for run in runs:
+                run.make(metanetworks.get(method))
             for stage, text in _COSTS.items():
-                self._add_cost(stage, text, method, held_out)
+                self._add_cost(stage, text, method, [run.folder / stage for run in runs])
 
-    def _prune(self, method: str, network: Path, metanetwork: str | None) -> None:
-        """Draw a network's test curve after it was made ready, and prune it to all targets."""
-        folder = self._folder(method, network)
-        other = baseline(method)
-        if other is None or other.has_curve:
-            source = self._draw(method, network, metanetwork)
-        elif other.untrained:
-            untrained = untrained_copy(network, folder / "untrained")
-            training = training_of(self.context.folder / "data_models")
-            source = {"network": str(untrained), "finetune.epochs": 0, **training}
-        else:
-            source = {"network": str(network)}
-        none = {"metanetwork": None, "sparsity": None, "speed_ups": self.chain.speed_ups}
-        if not self.chain.speed_ups and self.chain.masks is None:
-            return
-        self._run("prune", method, folder / "prune", **{**none, **source})
-        if self.chain.masks is None:
-            pruned = read_report(folder / "prune", Pruned)
-            self.result.pruned.extend(replace(result, method=method) for result in pruned)
-        else:
-            masked = read_report(folder / "prune", Masked)
-            self.result.masked.extend(replace(result, method=method) for result in masked)
+    def _runs(self, method: str, network: Path) -> "list[_Pruning]":
+        """Return the prunings of a network: one, or one for each seed of the repeats."""
+        folder = self.context.folder / "networks" / f"{network.name}-{method}"
+        once = _Pruning(line=self, method=method, network=network, folder=folder)
+        return [
+            replace(once, folder=folder / f"repeat_{seed}", seed=seed)
+            for seed in self.chain.repeats
+        ] or [once]
 
-    def _draw(self, method: str, network: Path, metanetwork: str | None) -> dict[str, Any]:
-        """Draw a network's test curve, and return what is pruned: the network made ready."""
-        sparsity = asdict(self.chain.sparsity) if method == "sparsity_learning" else None
-        ready = {"metanetwork": metanetwork, "sparsity": sparsity, "grid.split": "test"}
-        drawn = self._folder(method, network) / "curve"
-        self._run("curve", method, drawn, network=str(network), **ready)
-        self.result.curves.append(replace(Curve.from_json(drawn / "curve.json"), method=method))
-        steps = (drawn / "finetuned" / "network", drawn / "rewritten", network)
-        source = next(step for step in steps if step.is_dir())
-        return {"network": str(source), "finetune.epochs": 0}
-
-    def _add_cost(self, stage: str, text: str, method: str, networks: Sequence[Path]) -> None:
-        folders = [self._folder(method, network) / stage for network in networks]
+    def _add_cost(self, stage: str, text: str, method: str, folders: Sequence[Path]) -> None:
         if folders[0].is_dir():
             cost = sum((cost_of(folder) for folder in folders), Cost()).shared_by(len(folders))
             self.result.add_cost(text, method, cost, once=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pruning:
+    """One pruning of a held-out network, from the metanetwork on.
+
+    Attributes:
+        line: The experiment.
+        method: How.
+        network: Folder of the network.
+        folder: Where to.
+        seed: Of this one among several; None is the run's.
+    """
+
+    line: Line
+    method: str
+    network: Path
+    folder: Path
+    seed: int | None = None
+
+    def _run(self, name: str, **given: Any) -> Path:
+        """Run a stage in a folder of its own, and return that."""
+        context = self.line.context
+        if self.seed is not None:
+            context = replace(context, seed=self.seed)
+            given["data.init_args.seed"] = self.seed
+        folder, name_of_run = self.folder / name, self.network.name
+        if self.seed is not None:
+            name_of_run = f"{name_of_run}/{self.folder.name}"
+        events = Events(
+            root=self.folder,
+            folder=self.line.context.folder / "tensorboard" / self.method,
+            prefix=name_of_run,
+            is_part=True,
+        )
+        self.line.chain.stage(name, self.method).run(context, folder, given, events)
+        return folder
+
+    def make(self, metanetwork: str | None) -> None:
+        """Draw the test curve after the network was made ready, and prune it to all targets."""
+        line, other = self.line, baseline(self.method)
+        if other is None or other.has_curve:
+            source = self._draw(metanetwork)
+        elif other.untrained:
+            untrained = untrained_copy(self.network, self.folder / "untrained")
+            training = training_of(line.context.folder / "data_models")
+            source = {"network": str(untrained), "finetune.epochs": 0, **training}
+        else:
+            source = {"network": str(self.network)}
+        if not line.chain.speed_ups and line.chain.masks is None:
+            return
+        none = {"metanetwork": None, "sparsity": None, "speed_ups": line.chain.speed_ups}
+        folder = self._run("prune", **{**none, **source})
+        if line.chain.masks is None:
+            pruned = read_report(folder, Pruned)
+            line.result.pruned.extend(replace(result, method=self.method) for result in pruned)
+        else:
+            masked = read_report(folder, Masked)
+            line.result.masked.extend(replace(result, method=self.method) for result in masked)
+
+    def _draw(self, metanetwork: str | None) -> dict[str, Any]:
+        """Draw the network's test curve, and return what is pruned: the network made ready."""
+        line = self.line
+        sparsity = asdict(line.chain.sparsity) if self.method == "sparsity_learning" else None
+        ready = {"metanetwork": metanetwork, "sparsity": sparsity, "grid.split": "test"}
+        drawn = self._run("curve", network=str(self.network), **ready)
+        line.result.curves.append(
+            replace(Curve.from_json(drawn / "curve.json"), method=self.method)
+        )
+        steps = (drawn / "finetuned" / "network", drawn / "rewritten", self.network)
+        source = next(step for step in steps if step.is_dir())
+        return {"network": str(source), "finetune.epochs": 0}
 
 
 _COSTS = {

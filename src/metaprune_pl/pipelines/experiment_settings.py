@@ -1,9 +1,10 @@
 """Which stages an experiment has, and with which settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any, Self
 
 from metaprune_pl.errors import ConfigError
@@ -19,9 +20,8 @@ from metaprune_pl.pipelines.prune import prune
 from metaprune_pl.pipelines.select import SearchSettings, select
 from metaprune_pl.pruning import MaskSettings, Sparsity
 from metaprune_pl.pruning.targets import check_speed_ups
-from metaprune_pl.reports.summary import (
-    METHODS,
-)
+from metaprune_pl.reports.paper import PaperRow
+from metaprune_pl.reports.summary import METHODS
 from metaprune_pl.runs.stage import Stage
 
 STAGES: Mapping[str, Callable[..., Any]] = {
@@ -43,11 +43,16 @@ class ExperimentSettings:
     """Which stages an experiment chains, and what it compares.
 
     Attributes:
-        data_models: Config of `data_models`; those with the last seeds are held out.
+        data_models: Config of `data_models`: metanetworks learn from those with the first seeds,
+            `validation` ones are to choose by, and the last are held out.
         meta_training: Config of `fit` that trains the metanetwork.
         curve: Config of `curve`, and of `select`, which chooses the metanetwork.
         prune: Config of `prune`.
-        held_out: Number of networks that are pruned and that no metanetwork has seen.
+        held_out: Number of networks that are pruned and reported on; no metanetwork has seen them.
+        validation: Number of networks by whose curves the epoch of a metanetwork is chosen; none
+            has learnt from them either.
+        repeats: Seeds of several prunings of each of these networks, from the metanetwork on
+            (equation 9), after one training of everything else; none is one with the run's seed.
         search: How the metanetwork is chosen among those of all epochs.
         speed_ups: Targets; none is curves alone.
         masks: Shares and patterns of weights that become zero, in place of speed-ups; the curves
@@ -64,6 +69,7 @@ class ExperimentSettings:
             over them.
         metanetworks: Several metanetworks in place of one: name to the overrides that make it
             another one.
+        paper: Rows of the paper's tables that the results are laid beside, in `paper.csv`.
     """
 
     data_models: str
@@ -71,6 +77,8 @@ class ExperimentSettings:
     curve: str
     prune: str
     held_out: int = 2
+    validation: int = 1
+    repeats: list[int] = field(default_factory=list)
     search: SearchSettings = field(default_factory=SearchSettings)
     speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
     masks: MaskSettings | None = None
@@ -79,6 +87,7 @@ class ExperimentSettings:
     images: dict[str, Any] | None = None
     overrides: Overrides = field(default_factory=dict)
     metanetworks: dict[str, Overrides] = field(default_factory=dict)
+    paper: list[PaperRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.speed_ups:
@@ -87,8 +96,10 @@ class ExperimentSettings:
             raise ConfigError(
                 "chain.masks: give sparsities, too: by curves over them the metanetwork is chosen."
             )
-        if self.held_out < 1:
-            raise ConfigError("chain.held_out is at least 1.")
+        if self.held_out < 1 or self.validation < 1:
+            raise ConfigError("chain.held_out and chain.validation are at least 1.")
+        if len(set(self.repeats)) < len(self.repeats) or min([*self.repeats, 0]) < 0:
+            raise ConfigError("chain.repeats: give seeds of at least 0, each once.")
         for name, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
             if other := sorted(overrides.keys() - set(STAGES)):
                 raise ConfigError(f"chain, {name}: '{other[0]}' is none of {', '.join(STAGES)}.")
@@ -105,17 +116,22 @@ class ExperimentSettings:
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {known}.")
 
     def check_held_out(self, data_models: int) -> None:
-        """Refuse to hold out all data models.
+        """Refuse to leave no data models to train on.
 
         Raises:
-            ConfigError: None of this many are left to train on.
+            ConfigError: None of this many are left.
         """
-        if data_models <= self.held_out:
+        if data_models <= self.held_out + self.validation:
             raise ConfigError(
-                f"{self.data_models} trains {data_models} data models and {self.held_out} are "
-                "held out: "
-                "add seeds to it, or lower chain.held_out."
+                f"{self.data_models} trains {data_models} data models, {self.held_out} of which "
+                f"are held out and {self.validation} for the choice: add seeds to it, or lower "
+                "chain.held_out or chain.validation."
             )
+
+    def to_choose_by(self, networks: Sequence[Path]) -> Sequence[Path]:
+        """Return the data models by which metanetworks are chosen, of all."""
+        end = len(networks) - self.held_out
+        return networks[end - self.validation : end]
 
     def stage(self, name: str, method: str) -> Stage:
         """Return a stage as a method runs it."""

@@ -1,36 +1,47 @@
 """Meta-evaluation: how far networks can be pruned after each epoch (paper, D.1.1)."""
 
 import copy
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from metaprune_pl.data import DataModelZoo
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import save_metanetwork
 from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
-from metaprune_pl.reports import write_json
+from metaprune_pl.reports import Curve, write_json
+from metaprune_pl.reports.choice import Shape
+from metaprune_pl.reports.figures import draw_by_epoch
+from metaprune_pl.reports.tensorboard import BY_EPOCH
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import MetaTraining
+from metaprune_pl.stages.trainer import StageTrainer
 from metaprune_pl.stages.training_settings import FinetuneSettings
+
+MEASURES = ("speed_up", "accuracy", "flat_region", "area")
+"""What is logged of an epoch, as `meta_eval/NAME`: means over the networks."""
 
 
 class MetaEvaluation(Callback):
     """Rewrites networks, finetunes them, and prunes until accuracy falls below a threshold.
 
-    The mean speed-up that is reached is logged as `meta_eval/speed_up` and written to
-    `meta_evaluation/epoch_NNN/result.json` in the run's folder, the curves beside it. Name it among
+    The mean speed-up that is reached is logged as `meta_eval/speed_up`, with what the curves come
+    to, and written to `meta_evaluation/epoch_NNN/result.json` in the run's folder, the curves
+    beside it. TensorBoard has the curves of all epochs so far as a figure. Name it among
     `trainer.callbacks`; several devices share the networks.
 
     Args:
-        networks: Folders of stored networks that the metanetwork is not trained on.
         threshold: Validation accuracy to keep.
+        networks: Folders of stored networks that the metanetwork is not trained on; None is those
+            that the data module keeps for the choice of the metanetwork.
         every: Epochs between evaluations.
         finetune: Finetuning after the metanetwork.
+        global_batch: Images of a step of that; None is a batch of the meta-training.
         criterion: Which channels matter.
         pruning: Steps and floors.
         grid: Points at which the accuracy is measured; the last is the largest speed-up that can be
@@ -43,15 +54,16 @@ class MetaEvaluation(Callback):
     def __init__(
         self,
         *,
-        networks: list[str],
         threshold: float,
+        networks: list[str] | None = None,
         every: int = 1,
         finetune: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+        global_batch: int | None = None,
         criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
     ) -> None:
-        if not networks or not 0 < threshold < 1 or every < 1:
+        if networks == [] or not 0 < threshold < 1 or min(every, global_batch or 1) < 1:
             raise ConfigError(
                 "MetaEvaluation: name networks, a threshold such as 0.925, and every at least 1."
             )
@@ -61,56 +73,79 @@ class MetaEvaluation(Callback):
             )
         self.networks, self.threshold, self.every, self.grid = networks, threshold, every, grid
         self.finetune, self.criterion, self.pruning = finetune, criterion, pruning
+        self.global_batch = global_batch
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to start without networks."""
+        if isinstance(pl_module, MetaTraining) and not self._networks(trainer):
+            raise ConfigError(
+                "MetaEvaluation has no networks: name some, or set data.init_args.validation."
+            )
+
+    def _networks(self, trainer: Trainer) -> list[str]:
+        if self.networks is not None:
+            return self.networks
+        zoo = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(zoo, DataModelZoo)
+        return [str(path) for path in zoo.models_to_choose_by]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate this device's share of the networks, and log the mean over all."""
+        """Evaluate this device's share of the networks, and log the means over all."""
         epoch = trainer.current_epoch + 1
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
         if not isinstance(pl_module, MetaTraining) or rehearsal or epoch % self.every:
             return
-        folder = Path(trainer.default_root_dir) / "meta_evaluation" / f"epoch_{epoch:03d}"
-        own = self.networks[trainer.global_rank :: trainer.world_size]
-        found = torch.tensor(
-            self._speed_ups(trainer, pl_module, folder, own), device=pl_module.device
-        )
-        total = trainer.strategy.reduce(found.sum(), reduce_op="sum")
-        speed_up = float(total) / len(self.networks)
-        pl_module.log("meta_eval/speed_up", speed_up, sync_dist=True)
+        folder = Path(trainer.default_root_dir) / "meta_evaluation"
+        networks = self._networks(trainer)
+        measured = torch.zeros(len(MEASURES), dtype=torch.float64, device=pl_module.device)
+        for network in networks[trainer.global_rank :: trainer.world_size]:
+            drawn = self._draw(trainer, pl_module, folder / f"epoch_{epoch:03d}", Path(network))
+            values = {"speed_up": drawn.reach_above(self.threshold), **vars(Shape.of([drawn]))}
+            measured += measured.new_tensor([values[name] for name in MEASURES])
+        total = trainer.strategy.reduce(measured, reduce_op="sum")
+        means = {name: float(total[i]) / len(networks) for i, name in enumerate(MEASURES)}
+        pl_module.log_dict({f"meta_eval/{name}": v for name, v in means.items()}, sync_dist=True)
         if trainer.is_global_zero:
-            write_json(
-                folder / "result.json",
-                {"epoch": epoch, "threshold": self.threshold, "speed_up": speed_up},
-            )
+            result = {"epoch": epoch, "threshold": self.threshold, **means}
+            write_json(folder / f"epoch_{epoch:03d}" / "result.json", result)
+            self._log_figure(trainer, folder, epoch)
 
-    def _speed_ups(
-        self, trainer: Trainer, training: MetaTraining, folder: Path, networks: Sequence[str]
-    ) -> list[float]:
+    def _draw(self, trainer: Trainer, training: MetaTraining, folder: Path, network: Path) -> Curve:
+        """Draw the validation curve of a network after the metanetwork of now."""
+        assert isinstance(trainer, StageTrainer)
         zoo = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(zoo, DataModelZoo)
-        speed_ups = []
-        for network in networks:
-            name = (
-                Path(network).name if Path(network).name != "network" else Path(network).parent.name
-            )
-            context = Context(
-                folder=folder / name,
-                device=training.device,
-                make_trainer=trainer.for_device,  # type: ignore[attr-defined]
-            )
-            save_metanetwork(
-                context.folder / "metanetwork",
-                training.metanetwork,
-                {"epoch": trainer.current_epoch + 1},
-            )
-            drawn = curve(
-                context,
-                copy.copy(zoo.images),
-                grid=self.grid,
-                network=network,
-                metanetwork=str(context.folder / "metanetwork"),
-                criterion=self.criterion,
-                pruning=self.pruning,
-                finetune=self.finetune,
-            )
-            speed_ups.append(drawn.reach_above(self.threshold))
-        return speed_ups
+        name = network.name if network.name != "network" else network.parent.name
+        context = Context(
+            folder=folder / name,
+            device=training.device,
+            make_trainer=trainer.for_device,
+            events=replace(trainer.events, is_silent=True),
+        )
+        metanetwork = context.folder / "metanetwork"
+        record = {"epoch": trainer.current_epoch + 1}
+        save_metanetwork(metanetwork, training.metanetwork, record)
+        images = copy.copy(zoo.images)
+        images.global_batch = self.global_batch
+        return curve(
+            context,
+            images,
+            grid=self.grid,
+            network=str(network),
+            metanetwork=str(metanetwork),
+            criterion=self.criterion,
+            pruning=self.pruning,
+            finetune=self.finetune,
+        )
+
+    def _log_figure(self, trainer: Trainer, folder: Path, epoch: int) -> None:
+        """Draw the curves of all epochs so far for TensorBoard."""
+        curves = {
+            path.name: [Curve.from_json(file) for file in sorted(path.glob("*/curve.json"))]
+            for path in sorted(folder.glob("epoch_*"))
+            if path.name <= f"epoch_{epoch:03d}" and (path / "result.json").is_file()
+        }
+        figure = draw_by_epoch(curves, self.threshold)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(BY_EPOCH, figure, epoch)

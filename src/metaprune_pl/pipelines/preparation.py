@@ -1,5 +1,6 @@
 """How a network is made ready for pruning: settings."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,6 +17,30 @@ from metaprune_pl.stages.training_settings import FinetuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialPruning:
+    """Pruning of a trained network before a metanetwork sees it (paper, C.2).
+
+    Attributes:
+        speed_up: Multiply-accumulates of the unpruned network over those of the result.
+        criterion: Which channels matter.
+        pruning: Steps and floors.
+        finetune: Finetuning after it.
+    """
+
+    speed_up: float
+    criterion: Importance = field(default_factory=Magnitude)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 < self.speed_up < math.inf:
+            raise ConfigError(
+                f"initial.speed_up is {self.speed_up:g}; it is finite and above 1. Leave `initial` "
+                "out for none."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
     """How a network is made ready for pruning, and how it will be pruned.
 
@@ -24,6 +49,8 @@ class Preparation:
             NAME that only one of these knows, or package.module:function of your own.
         arguments: Keyword arguments of the builder that is named.
         state: File of its weights: safetensors, or a state dict of torch.save.
+        initial: Pruning and finetuning of the network as it is given, before everything else; None
+            is none, as for data models, which are pruned already.
         metanetwork: Folder of a metanetwork (or of several: the last is taken); going without one
             is a control.
         sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a
@@ -45,6 +72,7 @@ class Preparation:
     network: str
     arguments: dict[str, Any] | None = None
     state: str | None = None
+    initial: InitialPruning | None = None
     metanetwork: str | None = None
     sparsity: Sparsity | None = None
     budgeted: BudgetSettings | None = None

@@ -4,10 +4,12 @@ Metanetwork or a control, then finetuning.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,9 +21,15 @@ from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import NetworkCard, create_network, load_network, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    create_network,
+    load_network,
+    read_card,
+    save_network,
+)
 from metaprune_pl.pipelines.classifiers import training_recovery
-from metaprune_pl.pipelines.preparation import Preparation
+from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
 from metaprune_pl.pruning import (
     AttentionUnits,
     SpeedUp,
@@ -29,16 +37,19 @@ from metaprune_pl.pruning import (
     Unpruned,
     count_macs,
     examine,
+    prune,
 )
 from metaprune_pl.pruning.targets import check_targets
 from metaprune_pl.runs.context import Context
-from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.accuracy import Accuracy, accuracy, measure_accuracy
 from metaprune_pl.stages.checks import check_fits
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.training_settings import TrainingSettings
 
 CHANCE = 1.2
 """Accuracy below so many times that of guessing counts as chance."""
+TRAINED = "test_accuracy_trained"
+"""What a card's record calls the test accuracy of the network before any pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +98,18 @@ def prepare(
     network, card = given.open(input_shape=data.input_shape, num_classes=data.num_classes)
     check_fits(network, card, data)
     unpruned = _examine(network, card, targets, preparation.pruning.attention)
-    rewritten = None
-    if preparation.metanetwork is not None:
-        rewritten = copy.deepcopy(network)
-        engine = rewrite(context, rewritten, unpruned.graph, preparation.metanetwork)
-        card = replace(card, record={**card.record, "engine": engine})
-        training_recovery(context, data, preparation.statistics).rewritten(rewritten)
     source = Path(given.network) if given.stored else context.folder / "source"
-    if not given.stored:
+    start = source
+    if preparation.initial is not None:
+        _check_initial(preparation.initial, targets)
+        card = card if given.stored else store(context, source, network, card)
+        start, card = _after_initial(context, data, source, preparation.initial)
+        network = load_network(start)
+        unpruned = _examine(network, card, targets, preparation.pruning.attention)
+    rewritten, card = _rewritten(context, data, preparation, network, unpruned.graph, card)
+    if start == source and not given.stored:
         card = store(context, source, network, card)
-    final, card = _make_ready(context, data, preparation, source, card, rewritten)
+    final, card = _make_ready(context, data, preparation, start, card, rewritten)
     return Ready(
         name=card.record["name"],
         method=card.record["method"],
@@ -105,6 +118,44 @@ def prepare(
         network=load_network(final).to(context.device),
         unpruned=unpruned,
     )
+
+
+def _check_initial(initial: InitialPruning, targets: Sequence[Target]) -> None:
+    """Refuse targets that the initial pruning is beyond already."""
+    lowest = min((t.value for t in targets if isinstance(t, SpeedUp)), default=math.inf)
+    if lowest <= initial.speed_up:
+        raise ConfigError(
+            f"initial.speed_up is {initial.speed_up:g}: targets are above it, and one is "
+            f"{lowest:g}."
+        )
+
+
+def _after_initial(
+    context: Context, data: ImageDataModule, source: Path, initial: InitialPruning
+) -> tuple[Path, NetworkCard]:
+    """Prune a network initially; return where the result is, and its card."""
+    own = replace(context, folder=context.folder / "initial")
+    result, record = prune_initially(own, data, source, initial)
+    name = read_card(source).record.get("name", source.name)
+    card = read_card(result)
+    return result, replace(card, record={**card.record, **record, "name": name})
+
+
+def _rewritten(
+    context: Context,
+    data: ImageDataModule,
+    preparation: Preparation,
+    network: nn.Module,
+    graph: WeightGraph,
+    card: NetworkCard,
+) -> tuple[nn.Module | None, NetworkCard]:
+    """Return what the metanetwork makes of a network, None without one, and the card."""
+    if preparation.metanetwork is None:
+        return None, card
+    rewritten = copy.deepcopy(network)
+    engine = rewrite(context, rewritten, graph, preparation.metanetwork)
+    training_recovery(context, data, preparation.statistics).rewritten(rewritten)
+    return rewritten, replace(card, record={**card.record, "engine": engine})
 
 
 def _examine(
@@ -228,13 +279,66 @@ def train_once(
     return folder / "network"
 
 
-def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> tuple[float, float]:
-    """Return the test accuracy of a network as given, and when it is ready for pruning."""
-    given = accuracy(load_network(ready.given), data, "test", context.device)
+def prune_initially(
+    context: Context, data: ImageDataModule, source: Path, initial: InitialPruning
+) -> tuple[Path, dict[str, Any]]:
+    """Prune and finetune a stored network in the context's folder.
+
+    Returns:
+        Folder of the result, and what to record of it.
+    """
+    network, card = load_network(source).to(context.device), read_card(source)
+    macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=context.device)
+    trained = accuracy(network, data, "validation", context.device)
+    (pruned,) = prune(
+        network,
+        example,
+        speed_ups=[initial.speed_up],
+        original=as_built(card).to(context.device),
+        criterion=initial.criterion,
+        settings=initial.pruning,
+        images=partial(data.evaluation, "validation", context.device),
+    )
+    result = context.folder / "pruned"
+    store(context, result, pruned, card)
+    if (settings := initial.finetune).length:
+        build = partial(settings.build, result, teacher=source)
+        result = train_once(context, data, settings, context.folder / "finetuned", build)
+    record = {
+        "speed_up": macs / count_macs(pruned, example),
+        "validation_accuracy_trained": trained,
+        "epochs_finetuned": initial.finetune.epochs,
+    }
+    return result, record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """Test accuracies of a network before it is pruned.
+
+    Attributes:
+        base: Trained, before any pruning; that of `given` where nobody has recorded another.
+        given: As given.
+        ready: Ready for pruning.
+    """
+
+    base: Accuracy
+    given: float
+    ready: float
+
+
+def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> Before:
+    """Measure a network before pruning, on the test images."""
+    measured = measure_accuracy(load_network(ready.given), data, "test", context.device)
+    given, record = measured.top_1, ready.card.record
     if given * data.num_classes < CHANCE:
         rank_zero_info(
             f"The network as given classifies {100 * given:.1f} % of the test images, no better "
             "than chance: has it "
             "its weights (--state), and the images the normalization that it was trained with?"
         )
-    return given, accuracy(ready.network, data, "test", context.device)
+    base = measured
+    if TRAINED in record:
+        base = Accuracy(top_1=record[TRAINED], top_5=record.get(f"{TRAINED}_top_5"))
+    own = accuracy(ready.network, data, "test", context.device)
+    return Before(base=base, given=given, ready=own)

@@ -14,7 +14,14 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import load_network
 from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.prepare import Ready, accuracies_before, as_built, prepare, train_once
+from metaprune_pl.pipelines.prepare import (
+    Before,
+    Ready,
+    accuracies_before,
+    as_built,
+    prepare,
+    train_once,
+)
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     MaskSettings,
@@ -30,7 +37,7 @@ from metaprune_pl.pruning.targets.masks import MaskTarget
 from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
-from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
 from metaprune_pl.stages.training_settings import FinetuneSettings
 
 R = TypeVar("R", Pruned, Masked)
@@ -89,13 +96,13 @@ class Classification(Task[R]):
         data: The images.
         ready: The network.
         settings: Finetuning after pruning.
-        accuracies: Test accuracy as given, and before pruning.
+        before: Test accuracies before pruning.
     """
 
     data: ImageDataModule
     ready: Ready
     settings: FinetuneSettings
-    accuracies: tuple[float, float]
+    before: Before
 
     def finetune(self, source: Path) -> Path:
         """Finetune a stored network: see `Task.finetune`."""
@@ -122,20 +129,26 @@ class Pruning(Classification[Pruned]):
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Pruned:
         """Measure on the test images: see `Task.measure`."""
         assert isinstance(target, SpeedUp)
-        given, before = self.accuracies
+        example = self.unpruned.example_for(final)
+        finetuned = measure_accuracy(final, self.data, "test", self.context.device)
         return Pruned(
             network=self.ready.name,
             method=self.ready.method,
             target=target.value,
             speed_up=self.unpruned.speed_up(target.settings.cost, final),
-            macs=count_macs(final, self.unpruned.example_for(final)),
+            macs=count_macs(final, example),
+            macs_unpruned=count_macs(self.unpruned.original, self.unpruned.example),
             parameters=count_parameters(final),
-            accuracy_given=given,
-            accuracy_before=before,
+            parameters_unpruned=count_parameters(self.unpruned.original),
+            accuracy_base=self.before.base.top_1,
+            accuracy_base_top_5=self.before.base.top_5,
+            accuracy_given=self.before.given,
+            accuracy_before=self.before.ready,
             plan=pruned.plan,
             accuracy_stale=self.accuracy_stale(pruned),
             accuracy_pruned=self.accuracy(pruned.network),
-            accuracy_finetuned=self.accuracy(final),
+            accuracy_finetuned=finetuned.top_1,
+            accuracy_finetuned_top_5=finetuned.top_5,
         )
 
 
@@ -147,7 +160,6 @@ class Masking(Classification[Masked]):
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Masked:
         """Measure on the test images: see `Task.measure`."""
         assert isinstance(target, MaskTarget) and pruned.masks is not None
-        given, before = self.accuracies
         return Masked(
             network=self.ready.name,
             method=self.ready.method,
@@ -155,8 +167,9 @@ class Masking(Classification[Masked]):
             left=left_parameters(final),
             parameters=count_parameters(final),
             dense=list(pruned.masks.dense),
-            accuracy_given=given,
-            accuracy_before=before,
+            accuracy_base=self.before.base.top_1,
+            accuracy_given=self.before.given,
+            accuracy_before=self.before.ready,
             accuracy_stale=self.accuracy_stale(pruned),
             accuracy_masked=self.accuracy(pruned.network),
             accuracy_finetuned=self.accuracy(final),
@@ -182,7 +195,7 @@ def _task(
         data=data,
         ready=ready,
         settings=settings,
-        accuracies=accuracies_before(context, data, ready),
+        before=accuracies_before(context, data, ready),
     )
 
 
@@ -205,5 +218,5 @@ def _timed(task: Pruning, results: Sequence[Pruned], sizes: Sequence[int]) -> li
 
 def _written(context: Context, results: list[R]) -> list[R]:
     if context.is_global_zero:
-        write_result(results, context.folder)
+        write_result(results, context.folder, context.events)
     return results

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from metaprune_pl.data import ImageDataModule
@@ -15,6 +16,7 @@ from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.records import as_record, read_record
 from metaprune_pl.reports import Curve, Selection
+from metaprune_pl.reports.choice import Shape, best_shape
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
@@ -28,7 +30,7 @@ class SearchSettings:
         how: `binary` starts in the middle and goes to later epochs, which make networks easier to
             prune, as long as the flat region of the curve keeps its accuracy; `all` draws every
             curve.
-        drop: How much lower than the network's own validation accuracy that of the flat region may
+        drop: How much lower than the networks' own validation accuracy that of the flat region may
             be.
         target: Accuracy that the flat region has to keep, instead of `drop`.
         epochs: Meta-training epochs to choose from; None is all.
@@ -53,41 +55,43 @@ def select(
     grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
     masks: MaskSettings | None = None,
     search: SearchSettings = SearchSettings(),
+    others: tuple[str, ...] = (),
     **preparation: Any,
 ) -> Selection:
     """Choose among the metanetworks of all epochs by their validation curves.
+
+    The longest flat region of those that keep the accuracy; where none does, the most accurate.
 
     Args:
         context: Where to run.
         data: The images.
         grid: Which points.
-        masks: Shares of weights that become zero, in place of the points of `grid`: see
-            `metaprune curve --help`.
+        masks: Shares of weights that become zero, in place of `grid`: see `curve`.
         search: Which metanetworks are tried.
-        preparation: The network to draw the curves of: see `Preparation`; its metanetwork is the
-            folder of those of all epochs.
+        others: Folders of further networks: the choice is by the means over all of them.
+        preparation: The network, unknown to the metanetworks: see `Preparation`.
 
     Example:
         metaprune select --config select_quickstart.yaml
     """
     before = Preparation(**preparation)
     epochs = _epochs(before, grid, search)
-    network, _ = before.source.open(input_shape=data.input_shape, num_classes=data.num_classes)
-    own = accuracy(network, data, "validation", context.device)
+    networks = _networks(before, others)
+    own = fmean(_accuracy(context, data, network) for network in networks)
     target = own - search.drop if search.target is None else search.target
-    curves: dict[int, Curve] = {}
+    curves: dict[int, list[Curve]] = {}
 
     def keeps_accuracy(index: int) -> bool:
-        own_metanetwork = replace(before, metanetwork=str(epochs[index]))
-        curves[index] = _curve(context, data, own_metanetwork, grid, masks)
-        return curves[index].points[0].accuracy >= target
+        drawn = [replace(network, metanetwork=str(epochs[index])) for network in networks]
+        curves[index] = [_curve(context, data, each, grid, masks) for each in drawn]
+        return Shape.of(curves[index]).accuracy >= target
 
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
     result = _selection(epochs, curves, kept, own, target)
     if context.is_global_zero:
         with whole_folder(context.folder / "metanetwork") as new:
             shutil.copytree(result.metanetwork, new, dirs_exist_ok=True)
-        write_result(result, context.folder)
+        write_result(result, context.folder, context.events)
     return result
 
 
@@ -115,15 +119,38 @@ def _epochs(preparation: Preparation, grid: CurveSettings, search: SearchSetting
     return epochs
 
 
+def _networks(preparation: Preparation, others: Sequence[str]) -> list[Preparation]:
+    """Return the networks whose curves are drawn.
+
+    Raises:
+        ConfigError: Two of them have one name.
+    """
+    if len({Path(path).name for path in (preparation.network, *others)}) <= len(others):
+        raise ConfigError("others: each network once, in a folder of a name of its own.")
+    return [preparation, *(replace(preparation, network=other) for other in others)]
+
+
+def _accuracy(context: Context, data: ImageDataModule, preparation: Preparation) -> float:
+    """Return the validation accuracy of a network as it is."""
+    source = preparation.source
+    network, _ = source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    return accuracy(network, data, "validation", context.device)
+
+
 def _selection(
-    epochs: Sequence[Path], curves: Mapping[int, Curve], kept: int, own: float, target: float
+    epochs: Sequence[Path],
+    curves: Mapping[int, Sequence[Curve]],
+    kept: int,
+    own: float,
+    target: float,
 ) -> Selection:
-    """Take the metanetwork with the largest area under its curve."""
-    drawn = sorted(curves)
-    best = max(drawn, key=lambda index: curves[index].area)
+    """Take the best metanetwork of those whose curves were drawn."""
+    by_epoch = {epochs[index].name: curves[index] for index in sorted(curves)}
+    shapes = {name: Shape.of(drawn) for name, drawn in by_epoch.items()}
+    folders = {path.name: path for path in epochs}
     return Selection(
-        metanetwork=str(epochs[best]),
-        curves={epochs[index].name: curves[index] for index in drawn},
+        metanetwork=str(folders[best_shape(shapes, target)]),
+        curves=by_epoch,
         candidates=len(epochs),
         accuracy=own,
         target=target,
@@ -167,7 +194,8 @@ def _curve(
     masks: MaskSettings | None,
 ) -> Curve:
     """Draw a curve, or read it where it was drawn before."""
-    folder = context.folder / "curves" / Path(str(preparation.metanetwork)).name
+    epoch, network = Path(str(preparation.metanetwork)).name, Path(preparation.network).name
+    folder = context.folder / "curves" / epoch / network
     if context.broadcast((folder / "curve.json").is_file()):
         return Curve.from_json(folder / "curve.json")
     inside = replace(context, folder=folder)

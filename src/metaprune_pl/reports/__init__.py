@@ -1,7 +1,8 @@
 """Results of a run as dataclasses, written as JSON and CSV, with their figures and tables."""
 
 from metaprune_pl.files import read_json, write_json
-from metaprune_pl.reports.curves import Curve, CurvePoint, Selection
+from metaprune_pl.reports.choice import Selection
+from metaprune_pl.reports.curves import Curve, CurvePoint
 from metaprune_pl.reports.detected import Detected
 from metaprune_pl.reports.files import write_csv
 from metaprune_pl.reports.masked import Masked

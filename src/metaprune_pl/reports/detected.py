@@ -63,6 +63,11 @@ class Detected(Result):
         return {"method": self.method}
 
     @property
+    def axis(self) -> float:
+        """Speed-up."""
+        return self.speed_up
+
+    @property
     def values(self) -> Mapping[str, float]:
         """What came out, for TensorBoard."""
         return {

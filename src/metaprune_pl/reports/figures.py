@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metaprune_pl.files import whole_file
+from metaprune_pl.reports.choice import Selection, Shape
 from metaprune_pl.reports.comparison import MEASURES, Comparison
-from metaprune_pl.reports.curves import FLAT_DROP, OVER, Curve, Selection
+from metaprune_pl.reports.curves import FLAT_DROP, OVER, Curve
 from metaprune_pl.reports.results import StageCost
 from metaprune_pl.reports.summary import amortised, break_even, methods_of
+from metaprune_pl.reports.text import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,41 +158,54 @@ def draw_beside(curves: Mapping[str, Curve]) -> "Figure":
 
 
 def draw_epochs(selection: Selection) -> "Figure":
-    """Draw the curves of metanetworks by epoch.
+    """Draw the curves that a metanetwork was chosen by: see `draw_by_epoch`."""
+    figure = draw_by_epoch(selection.curves, selection.target, selection.chosen)
+    title = f"{len(selection.curves)} of {selection.candidates} metanetworks"
+    figure.axes[0].set_title(title, fontsize=10)
+    return figure
 
-    The chosen one is thick; a dashed line is the accuracy to keep.
+
+def draw_by_epoch(
+    epochs: Mapping[str, Sequence[Curve]], target: float, chosen: str | None = None
+) -> "Figure":
+    """Draw the curves of metanetworks by epoch, means over networks.
+
+    Args:
+        epochs: Curves of each epoch, one for each network.
+        target: Accuracy to keep, a dotted line.
+        chosen: The epoch whose curve is thick.
     """
     figure, axes = _sheet()
-    colors = _gradual_colors(len(selection.curves))
-    chosen = Path(selection.metanetwork).name
-    label_every = len(selection.curves) // 25 + 1
-    for index, (name, curve) in enumerate(selection.curves.items()):
+    colors = _gradual_colors(len(epochs))
+    label_every = len(epochs) // 25 + 1
+    for index, (name, curves) in enumerate(epochs.items()):
         label: str | None = None
         width = 1.3
+        shape = Shape.of(curves)
+        text = f"{name}: {percent(shape.accuracy)} %, to {shape.flat_region:.2f}x"
         if index % label_every == 0:
-            label = f"{name}: {curve.area:.4f}"
+            label = text
         if name == chosen:
-            label = f"{name}: {curve.area:.4f}, chosen"
+            label = f"{text}, chosen"
             width = 3.0
         axes.plot(
-            *_points(curve),
+            *_mean(curves),
             color=colors(index),
             linewidth=width,
             label=label,
         )
-    level = 100 * selection.target
     axes.axhline(
-        level,
+        100 * target,
         color="black",
         linestyle=":",
         linewidth=1,
         label="accuracy to keep",
     )
-    _name_axes(axes, selection.curves[chosen])
-    axes.set_title(f"{len(selection.curves)} of {selection.candidates} metanetworks", fontsize=10)
-    figure.set_figwidth(8.5)
+    first = next(iter(epochs.values()))[0]
+    _name_axes(axes, first)
+    figure.set_figwidth(9)
     figure.legend(
-        loc="outside right upper", title="area under the curve", fontsize=8, frameon=False
+        loc="outside right upper", title="flat region: accuracy, end", fontsize=8, frameon=False
     )
     return figure
 

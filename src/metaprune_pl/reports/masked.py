@@ -32,6 +32,8 @@ class Masked(Result):
         accuracy_finetuned: Test accuracy after masking and finetuning.
         accuracy_stale: Test accuracy straight after masking without these; None where there
             are none.
+        accuracy_base: Test accuracy of the trained network before anything else; None in results
+            of before.
     """
 
     figure_name: ClassVar[str | None] = "masks.png"
@@ -46,6 +48,12 @@ class Masked(Result):
     accuracy_masked: float
     accuracy_finetuned: float
     accuracy_stale: float | None = None
+    accuracy_base: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Accuracy after masking and finetuning minus that of the trained network."""
+        return None if self.accuracy_base is None else self.accuracy_finetuned - self.accuracy_base
 
     @property
     def accuracies(self) -> dict[str, float]:
@@ -75,9 +83,18 @@ class Masked(Result):
         return {"method": self.method, "network": self.network, "target": self.target}
 
     @property
+    def axis(self) -> float:
+        """Share of all parameters that is not zero."""
+        return self.left
+
+    @property
     def values(self) -> Mapping[str, float]:
         """What came out, for TensorBoard."""
-        return {"left": self.left, "accuracy_finetuned": self.accuracy_finetuned}
+        return {
+            "left": self.left,
+            "test_accuracy_masked": self.accuracy_masked,
+            "test_accuracy_finetuned": self.accuracy_finetuned,
+        }
 
     def row(self) -> dict[str, Any]:
         """Return this result's row of a table on disk."""

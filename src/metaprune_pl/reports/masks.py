@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaprune_pl.reports.figures import colors_of, legend_below
 from metaprune_pl.reports.masked import Masked
-from metaprune_pl.reports.summary import mean_and_spread, methods_of
+from metaprune_pl.reports.summary import all_or_none, count_of, mean_and_spread, methods_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +28,12 @@ def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
             row: dict[str, Any] = {
                 "target": target,
                 "method": method,
-                "networks": len(same),
+                **count_of(same),
             }
             row["left"] = statistics.fmean(result.left for result in same)
+            for name in ("accuracy_base", "difference"):
+                values = all_or_none(getattr(result, name) for result in same)
+                row[name] = statistics.fmean(values) if values else None
             for step in STEPS:
                 mean, spread = mean_and_spread([getattr(r, f"accuracy_{step}") for r in same])
                 row[f"accuracy_{step}"] = mean

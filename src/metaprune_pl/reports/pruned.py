@@ -32,6 +32,13 @@ class Pruned(Result):
         plan: Plan that was chosen among several; None where there was one.
         latency: Measured milliseconds of a forward pass, by number of images in it.
         latency_unpruned: The same of the unpruned network in the same run.
+        accuracy_base: Test accuracy of the trained network before any pruning, the initial one
+            included; this and the following are None in results of before.
+        macs_unpruned: Multiply-accumulates of the unpruned network.
+        parameters_unpruned: Its parameters.
+        accuracy_base_top_5: `accuracy_base` among the five highest scores; None for up to 10
+            classes.
+        accuracy_finetuned_top_5: The same of `accuracy_finetuned`.
     """
 
     network: str
@@ -48,6 +55,25 @@ class Pruned(Result):
     plan: str | None = None
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_unpruned: Mapping[str, float] = field(default_factory=dict)
+    accuracy_base: float | None = None
+    macs_unpruned: int | None = None
+    parameters_unpruned: int | None = None
+    accuracy_base_top_5: float | None = None
+    accuracy_finetuned_top_5: float | None = None
+
+    @property
+    def derived(self) -> dict[str, float | None]:
+        """What the paper's tables print and follows from the rest.
+
+        Differences of accuracy to the trained network, the share of multiply-accumulates that was
+        pruned, and that of parameters that are left.
+        """
+        return {
+            "difference": _minus(self.accuracy_finetuned, self.accuracy_base),
+            "difference_top_5": _minus(self.accuracy_finetuned_top_5, self.accuracy_base_top_5),
+            "macs_pruned": self.macs_unpruned and 1 - self.macs / self.macs_unpruned,
+            "left": self.parameters_unpruned and self.parameters / self.parameters_unpruned,
+        }
 
     @property
     def accuracies(self) -> dict[str, float]:
@@ -77,17 +103,24 @@ class Pruned(Result):
         return {"method": self.method, "network": self.network, "target": self.target}
 
     @property
+    def axis(self) -> float:
+        """Speed-up."""
+        return self.speed_up
+
+    @property
     def values(self) -> Mapping[str, float]:
         """What came out, for TensorBoard."""
         return {
             "speed_up": self.speed_up,
-            "accuracy_pruned": self.accuracy_pruned,
-            "accuracy_finetuned": self.accuracy_finetuned,
+            "test_accuracy_pruned": self.accuracy_pruned,
+            "test_accuracy_finetuned": self.accuracy_finetuned,
+            **{f"milliseconds_batch_{size}": value for size, value in self.latency.items()},
+            **{name: value for name, value in self.derived.items() if value is not None},
         }
 
     def row(self) -> dict[str, Any]:
         """Return this result's row of a table on disk, a column for each measured time."""
-        row = asdict(self)
+        row = asdict(self) | self.derived
         for name in ("latency", "latency_unpruned"):
             times = row.pop(name)
             row |= {f"{name}_batch_{size}_ms": value for size, value in times.items()}
@@ -118,3 +151,7 @@ class Pruned(Result):
         """Write the measured time for a number of images, and how much faster that is."""
         milliseconds = self.latency[size]
         return f"{milliseconds:.2f} ({self.latency_unpruned[size] / milliseconds:.2f}x)"
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

@@ -42,6 +42,11 @@ class Result(ABC):
 
     @property
     @abstractmethod
+    def axis(self) -> float:
+        """What results lie over in TensorBoard, in hundredths: speed-up, or share that is left."""
+
+    @property
+    @abstractmethod
     def values(self) -> Mapping[str, float]:
         """What came out, for TensorBoard."""
 

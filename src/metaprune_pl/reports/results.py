@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-from metaprune_pl.reports.curves import Curve, Selection
+from metaprune_pl.reports.choice import Selection
+from metaprune_pl.reports.curves import Curve
 from metaprune_pl.reports.masked import Masked
+from metaprune_pl.reports.paper import PaperRow
 from metaprune_pl.reports.pruned import Pruned
 
 
@@ -65,6 +67,7 @@ class Experiment:
         masked: One for each held-out network, method and share or pattern.
         choices: The choice of each metanetwork among those of all epochs, by method.
         costs: What each stage costs, once or for each network.
+        paper: Rows of the paper's tables that it stands beside.
     """
 
     curves: list[Curve] = field(default_factory=list)
@@ -72,6 +75,7 @@ class Experiment:
     masked: list[Masked] = field(default_factory=list)
     choices: dict[str, Selection] = field(default_factory=dict)
     costs: list[StageCost] = field(default_factory=list)
+    paper: list[PaperRow] = field(default_factory=list)
 
     def add_cost(self, stage: str, method: str, cost: Cost, *, once: bool) -> None:
         """Add what a stage costs."""

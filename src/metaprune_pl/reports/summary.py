@@ -2,10 +2,11 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metaprune_pl.reports.curves import FLAT_DROP
+from metaprune_pl.reports.curves import FLAT_DROP, Curve
 from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment, StageCost
 
@@ -17,6 +18,21 @@ CLEAR_GAIN = 0.05
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and sample standard deviation; None for fewer than two values."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def count_of(results: Sequence[Any]) -> dict[str, int]:
+    """Return how many networks results are of, and how many prunings: each network several times.
+
+    Args:
+        results: Those of one method and target.
+    """
+    return {"networks": len({result.network for result in results}), "prunings": len(results)}
+
+
+def all_or_none(values: Iterable[float | None]) -> list[float]:
+    """Return values of which none is missing, or nothing."""
+    known = list(values)
+    return [] if None in known else [value for value in known if value is not None]
 
 
 def methods_of(items: Iterable[Any]) -> list[str]:
@@ -35,7 +51,7 @@ def curve_rows(experiment: Experiment) -> list[dict[str, Any]]:
         rows.append(
             {
                 "method": method,
-                "networks": len(curves),
+                **count_of(curves),
                 "accuracy_unpruned": before,
                 "accuracy_unpruned_std": before_spread,
                 "flat_region": flat,
@@ -58,18 +74,33 @@ def pruned_rows(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
+ALONE = ("macs", "parameters", "accuracy_base", "accuracy_base_top_5", "left")
+"""Columns of pruned networks without a deviation."""
+SPREAD = (
+    "speed_up",
+    "macs_pruned",
+    "accuracy_pruned",
+    "accuracy_finetuned",
+    "difference",
+    "accuracy_finetuned_top_5",
+    "difference_top_5",
+)
+"""Those with one."""
+
+
 def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "target": same[0].target,
         "method": same[0].method,
-        "networks": len(same),
+        **count_of(same),
     }
-    for name in ("speed_up", "macs", "parameters"):
-        row[name] = statistics.fmean(getattr(pruned, name) for pruned in same)
-    for name in ("accuracy_pruned", "accuracy_finetuned"):
-        mean, spread = mean_and_spread([getattr(pruned, name) for pruned in same])
+    rows = [pruned.row() for pruned in same]
+    for name in (*ALONE, *SPREAD):
+        values = all_or_none(row[name] for row in rows)
+        mean, spread = mean_and_spread(values) if values else (None, None)
         row[name] = mean
-        row[f"{name}_std"] = spread
+        if name in SPREAD:
+            row[f"{name}_std"] = spread
     for size in same[0].latency:
         times = [pruned.latency[size] for pruned in same]
         ratios = [pruned.latency_unpruned[size] / pruned.latency[size] for pruned in same]
@@ -101,13 +132,11 @@ def flat_region_sentence(experiment: Experiment) -> str:
 
 def _flat_region_sentence(experiment: Experiment, method: str) -> list[str]:
     """The sentence on one metanetwork; [] where no network has both curves."""
-    without = {curve.network: curve for curve in experiment.curves if curve.method == "none"}
-    own = [curve for curve in experiment.curves if curve.method == method]
-    own = [curve for curve in own if curve.network in without]
-    own.sort(key=lambda curve: curve.network)
-    if not own:
+    without = _numbered(curve for curve in experiment.curves if curve.method == "none")
+    own = _numbered(curve for curve in experiment.curves if curve.method == method)
+    pairs = [(own[key], without[key]) for key in sorted(own.keys() & without.keys())]
+    if not pairs:
         return []
-    pairs = [(curve, without[curve.network]) for curve in own]
     name = method.replace("_", " ", 1)
     lost = statistics.fmean(b.points[0].accuracy - a.points[0].accuracy for a, b in pairs)
     if lost > FLAT_DROP:
@@ -125,6 +154,16 @@ def _flat_region_sentence(experiment: Experiment, method: str) -> list[str]:
         f"The {name} {verb} the flat region over no metanetwork: {mean:+.2f}x on average, "
         f"longer on {longer} of {len(gains)} held-out networks ({figures})."
     ]
+
+
+def _numbered(curves: Iterable[Curve]) -> dict[tuple[str, int], Curve]:
+    """Return curves by their network and, where that was pruned several times, which it was."""
+    by_key: dict[tuple[str, int], Curve] = {}
+    times: Counter[str] = Counter()
+    for curve in curves:
+        by_key[curve.network, times[curve.network]] = curve
+        times[curve.network] += 1
+    return by_key
 
 
 def amortised(costs: Sequence[StageCost]) -> dict[str, tuple[float, float]]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from metaprune_pl.reports.curves import FLAT_DROP, OVER
 from metaprune_pl.reports.masked import target_name
 from metaprune_pl.reports.masks import masked_rows
+from metaprune_pl.reports.paper import beside_paper, paper_table
 from metaprune_pl.reports.results import Experiment, StageCost
 from metaprune_pl.reports.summary import curve_rows, pruned_rows
 from metaprune_pl.reports.text import count, decimal, percent, text_table
@@ -33,16 +34,11 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
 
     Results first, then what was measured in time on this machine.
     """
-    named = {result.network for result in experiment.pruned}
-    named |= {result.network for result in experiment.masked}
-    named |= {curve.network for curve in experiment.curves}
-    networks = len(named)
-    spread = "test accuracy of one held-out network"
-    if networks > 1:
-        spread = f"test accuracy, mean ± standard deviation over {networks} held-out networks"
+    spread = _spread_of([*pruned_rows(experiment), *masked_rows(experiment.masked)])
     tables = [
         _pruned_table(experiment, spread),
         _masked_table(experiment, spread),
+        paper_table(rows_beside_paper(experiment)),
         _curves_table(experiment),
         _latency_table(experiment),
         _cost_table(experiment.costs),
@@ -50,21 +46,43 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
     return [table for table in tables if table.rows]
 
 
+def rows_beside_paper(experiment: Experiment) -> list[dict[str, Any]]:
+    """Return a row for each number of the paper's that an experiment stands beside."""
+    ours = [*pruned_rows(experiment), *masked_rows(experiment.masked)]
+    return beside_paper(experiment.paper, ours)
+
+
+def _spread_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the numbers of rows are means over."""
+    if not rows or rows[0]["prunings"] == 1:
+        return "test accuracy of one held-out network"
+    networks, prunings = rows[0]["networks"], rows[0]["prunings"]
+    over = f"{networks} held-out networks"
+    if prunings > networks:
+        over = f"{prunings} prunings of {networks} held-out network{'s'[: networks - 1]}"
+    return f"test accuracy, mean ± standard deviation over {over}"
+
+
 def _pruned_table(experiment: Experiment, spread: str) -> Table:
-    rows = [
-        (
-            f"{row['target']:g}x",
-            row["method"],
-            f"{row['speed_up']:.2f}x",
-            count(row["macs"]),
-            count(row["parameters"]),
-            percent(row["accuracy_pruned"], row["accuracy_pruned_std"]),
-            percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
-        )
-        for row in pruned_rows(experiment)
-    ]
-    columns = ["target", "method", "reached", "MACs", "parameters", "pruned %", "finetuned %"]
+    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21), top 5 where there is one."""
+    every = pruned_rows(experiment)
+    five = any(row["accuracy_finetuned_top_5"] is not None for row in every)
+    columns = ["target", "method", "reached", "pruned MACs %", "left params %", "base %"]
+    columns += ["pruned %", "finetuned %", "difference"]
+    columns += ["base top-5 %", "top-5 %", "difference top-5"] if five else []
+    rows = [_pruned_cells(row, five) for row in every]
     return text_table(f"Pruned networks: {spread}", columns, rows)
+
+
+def _pruned_cells(row: Mapping[str, Any], five: bool) -> list[str]:
+    def share(name: str) -> str:
+        return "" if row[name] is None else percent(row[name], row.get(f"{name}_std"))
+
+    names = ["macs_pruned", "left", "accuracy_base", "accuracy_pruned", "accuracy_finetuned"]
+    names += ["difference"]
+    names += ["accuracy_base_top_5", "accuracy_finetuned_top_5", "difference_top_5"] if five else []
+    reached = decimal(row["speed_up"], row["speed_up_std"])
+    return [f"{row['target']:g}x", row["method"], reached, *(share(name) for name in names)]
 
 
 def _masked_table(experiment: Experiment, spread: str) -> Table:
@@ -73,12 +91,13 @@ def _masked_table(experiment: Experiment, spread: str) -> Table:
             target_name(row["target"]),
             row["method"],
             f"{100 * row['left']:.2f}",
+            "" if row["accuracy_base"] is None else percent(row["accuracy_base"]),
             percent(row["accuracy_masked"], row["accuracy_masked_std"]),
             percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
         )
         for row in masked_rows(experiment.masked)
     ]
-    columns = ["target", "method", "left params %", "masked %", "finetuned %"]
+    columns = ["target", "method", "left params %", "base %", "masked %", "finetuned %"]
     return text_table(f"Masked networks: {spread}", columns, rows)
 
 

@@ -1,4 +1,4 @@
-"""Curves and results in TensorBoard."""
+"""Trainings, curves and results in TensorBoard."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,47 +7,56 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from metaprune_pl.reports.analysis import Analysis
+from metaprune_pl.reports.choice import Selection
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.curves import OVER, Curve
-from metaprune_pl.reports.figures import draw_curves, draw_matrix
+from metaprune_pl.reports.events import Events
+from metaprune_pl.reports.figures import draw_curves, draw_epochs, draw_matrix
+from metaprune_pl.reports.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def log_curves(folder: Path, curves: Sequence[Curve]) -> None:
-    """Write the figure, and each curve's points as scalars.
-
-    One run per method, step = 100 x what it is over.
-    """
-    logger = TensorBoardLogger(folder, name="", version="")
-    logger.experiment.add_figure(f"accuracy over {OVER[curves[0].over][0]}", draw_curves(curves))
-    logger.finalize("success")
-    for curve in curves:
-        version = f"tensorboard/{curve.method}-{curve.network}"
-        run = TensorBoardLogger(folder, name="", version=version)
-        for x, accuracy in curve.line:
-            metrics = {f"curve/accuracy_over_{curve.over}_percent": accuracy}
-            run.log_metrics(metrics, round(100 * x))
-        run.finalize("success")
+BY_EPOCH = "curves by epoch of meta-training"
+"""Name of the figure of curves by epoch, while a metanetwork is trained and when it is chosen."""
 
 
-def log_matrix(folder: Path, comparison: Comparison) -> None:
+def log_curves(events: Events, folder: Path, curves: Sequence[Curve]) -> None:
+    """Write the figure of curves, and the points of one alone; step = 100 x what it is over."""
+    over = curves[0].over
+    events.log_figures(folder, {f"accuracy over {OVER[over][0]}": draw_curves(curves)})
+    if len(curves) == 1:
+        name = f"accuracy_over_{over}_percent"
+        events.log_scalars(folder, [(round(100 * x), {name: y}) for x, y in curves[0].line])
+
+
+def log_choice(events: Events, folder: Path, selection: Selection) -> None:
+    """Write the figure of all epochs' curves, and what they come to by epoch."""
+    events.log_figures(folder, {BY_EPOCH: draw_epochs(selection)})
+    rows = [
+        (
+            int(row["epoch"].rpartition("_")[2]),
+            {f"curve/{name}": float(row[name]) for name in ("accuracy", "flat_region", "area")},
+        )
+        for row in selection.rows()
+    ]
+    events.log_scalars(folder, rows)
+
+
+def log_matrix(events: Events, folder: Path, comparison: Comparison) -> None:
     """Write the heat maps."""
-    logger = TensorBoardLogger(folder, name="", version="")
-    logger.experiment.add_figure("networks by metanetworks", draw_matrix(comparison))
-    logger.finalize("success")
+    events.log_figures(folder, {"networks by metanetworks": draw_matrix(comparison)})
 
 
-def log_analysis(folder: Path, analysis: Analysis, figures: "Mapping[str, Figure]") -> None:
+def log_analysis(
+    events: Events, folder: Path, analysis: Analysis, figures: "Mapping[str, Figure]"
+) -> None:
     """Write the figures, and a run for each of both networks.
 
     It has each layer's values as a histogram and their mean; the step is the layer.
     """
-    logger = TensorBoardLogger(folder, name="", version="")
-    for name, figure in figures.items():
-        logger.experiment.add_figure(name, figure)
-    logger.finalize("success")
+    events.log_figures(folder, figures)
     for who, statistics in (("origin", analysis.origin), ("after", analysis.after)):
         run = TensorBoardLogger(folder, name="", version=f"tensorboard/{who}")
         for name, layers in statistics.items():
@@ -58,12 +67,30 @@ def log_analysis(folder: Path, analysis: Analysis, figures: "Mapping[str, Figure
         run.finalize("success")
 
 
-def log_results(
-    folder: Path, name: str, settings: Mapping[str, Any], results: Mapping[str, float]
-) -> None:
-    """Write settings with their results, for TensorBoard's table of runs."""
-    version = f"tensorboard/{name}"
-    logger = TensorBoardLogger(folder, name="", version=version, default_hp_metric=False)
-    metrics = {f"result/{key}": value for key, value in results.items()}
-    logger.log_hyperparams(dict(settings), metrics)
-    logger.finalize("success")
+def log_results(events: Events, folder: Path, results: Sequence[Result]) -> None:
+    """Write a run's results: rows of the table of hyperparameters, or numbers of a larger run."""
+    if events.is_part:
+        rows = [
+            (
+                round(100 * result.axis),
+                {f"result/{name}": value for name, value in result.values.items()},
+            )
+            for result in results
+        ]
+        events.log_scalars(folder, rows)
+        return
+    for result in results:
+        events.log_hyperparameters(result.name, result.settings, result.values)
+
+
+def log_rows(events: Events, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write an experiment's means: a row of the table for each method and target."""
+    for row in rows:
+        settings = {name: row[name] for name in ("method", "target", "networks", "prunings")}
+        values = {
+            name: float(row[name])
+            for name in sorted(row.keys() - settings.keys())
+            if row[name] is not None and not name.endswith("_std")
+        }
+        target = str(row["target"]).removesuffix(".0").replace(":", "_")
+        events.log_hyperparameters(f"{row['method']}-{target}", settings, values)

@@ -3,8 +3,8 @@
 A folder whose JSON is there holds all of it.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import singledispatch
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,10 @@ from metaprune_pl.errors import StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.records import read_record
 from metaprune_pl.reports.analysis import Analysis
+from metaprune_pl.reports.choice import Selection
 from metaprune_pl.reports.comparison import Comparison
-from metaprune_pl.reports.curves import Curve, Selection
+from metaprune_pl.reports.curves import Curve
+from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.figures import (
     draw_cost,
     draw_curves,
@@ -33,23 +35,36 @@ from metaprune_pl.reports.summary import (
     flat_region_sentence,
     pruned_rows,
 )
-from metaprune_pl.reports.tensorboard import log_analysis, log_curves, log_matrix, log_results
+from metaprune_pl.reports.tables import rows_beside_paper
+from metaprune_pl.reports.tensorboard import (
+    log_analysis,
+    log_choice,
+    log_curves,
+    log_matrix,
+    log_results,
+    log_rows,
+)
 
 R = TypeVar("R", bound=Result)
 
 
 @singledispatch
-def write_result(result: Any, folder: Path) -> None:
-    """Write a result of a command to its folder: see `print_result`, its like for the console."""
+def write_result(result: Any, folder: Path, events: Events) -> None:
+    """Write a result of a command to its folder: see `print_result`, its like for the console.
+
+    Args:
+        result: What the command returns.
+        folder: The run's folder, or one in it.
+        events: Where TensorBoard's events of the run go.
+    """
     raise NotImplementedError(type(result))
 
 
 @write_result.register(list)
-def _(results: list[Any], folder: Path) -> None:
+def _(results: list[Any], folder: Path, events: Events) -> None:
     """Write `report.csv`, the figure where there is one, TensorBoard events and `report.json`."""
     write_csv(folder / "report.csv", [result.row() for result in results])
-    for result in results:
-        log_results(folder, result.name, result.settings, result.values)
+    log_results(events, folder, results)
     kind = type(results[0])
     if kind.figure_name is not None:
         save_figure(kind.figure(results), folder / kind.figure_name)
@@ -70,26 +85,24 @@ def read_report(folder: Path, kind: type[R]) -> list[R]:
 
 
 @write_result.register
-def _(curve: Curve, folder: Path) -> None:
+def _(curve: Curve, folder: Path, events: Events) -> None:
     """Write `curve.csv`, `curve.png`, TensorBoard events and `curve.json`."""
     write_csv(folder / "curve.csv", [asdict(point) for point in curve.points])
-    _draw_curves(folder, [curve])
+    _draw_curves(events, folder, [curve])
     write_json(folder / "curve.json", asdict(curve))
 
 
 @write_result.register
-def _(selection: Selection, folder: Path) -> None:
+def _(selection: Selection, folder: Path, events: Events) -> None:
     """Write `choice.csv`, `curves.png`, TensorBoard events and `choice.json`."""
     write_csv(folder / "choice.csv", selection.rows())
     save_figure(draw_epochs(selection), folder / "curves.png")
-    curves = [replace(drawn, network=name) for name, drawn in selection.curves.items()]
-    log_curves(folder, curves)
-    more = {"reason": selection.reason, "areas": selection.areas}
-    write_json(folder / "choice.json", {**more, **asdict(selection)})
+    log_choice(events, folder, selection)
+    write_json(folder / "choice.json", {"reason": selection.reason, **asdict(selection)})
 
 
 @write_result.register
-def _(analysis: Analysis, folder: Path) -> None:
+def _(analysis: Analysis, folder: Path, events: Events) -> None:
     """Write `summary.csv`, `layers.csv`, `histograms.csv`, figures and TensorBoard events."""
     write_csv(folder / "summary.csv", analysis.summary())
     write_csv(folder / "layers.csv", analysis.layer_rows())
@@ -97,22 +110,24 @@ def _(analysis: Analysis, folder: Path) -> None:
     figures = draw_analysis(analysis)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
-    log_analysis(folder, analysis, figures)
+    log_analysis(events, folder, analysis, figures)
 
 
 @write_result.register
-def _(experiment: Experiment, folder: Path) -> None:
+def _(experiment: Experiment, folder: Path, events: Events) -> None:
     """Write tables, figures, TensorBoard events and `report.json`."""
     pruned, masked = pruned_rows(experiment), masked_rows(experiment.masked)
     curves = curve_rows(experiment)
     if pruned or masked:
         write_csv(folder / "report.csv", pruned + masked)
+    _write_beside_paper(folder, [experiment])
     if masked:
         save_figure(draw_masks(experiment.masked), folder / "masks.png")
     if curves:  # some baselines have none
         write_csv(folder / "curves.csv", curves)
-        _draw_curves(folder, experiment.curves)
+        _draw_curves(events, folder, experiment.curves)
     save_figure(draw_cost(experiment.costs), folder / "cost.png")
+    log_rows(events, pruned + masked)
     results = {
         "pruned": pruned,
         "masked": masked,
@@ -125,25 +140,33 @@ def _(experiment: Experiment, folder: Path) -> None:
 
 
 @write_result.register
-def _(comparison: Comparison, folder: Path) -> None:
+def _(comparison: Comparison, folder: Path, events: Events) -> None:
     """Write `report.csv`, heat maps, TensorBoard events, `report.json`, and curves.
 
     The curves of each experiment go to its folder; where their metanetworks were not exchanged,
     those of all of them together go to this one.
     """
     write_csv(folder / "report.csv", comparison.rows())
+    _write_beside_paper(folder, comparison.experiments.values())
     save_figure(draw_matrix(comparison), folder / "matrix.png")
-    log_matrix(folder, comparison)
+    log_matrix(events, folder, comparison)
     for name, experiment in comparison.experiments.items():
-        _draw_curves(folder / name, experiment.curves)
+        _draw_curves(events, folder / name, experiment.curves)
     if not comparison.exchanged:
-        _draw_curves(folder, comparison.curves)
+        _draw_curves(events, folder, comparison.curves)
     experiments = {name: asdict(experiment) for name, experiment in comparison.experiments.items()}
     write_json(folder / "report.json", {"results": comparison.rows(), "experiments": experiments})
 
 
-def _draw_curves(folder: Path, curves: Sequence[Curve]) -> None:
+def _draw_curves(events: Events, folder: Path, curves: Sequence[Curve]) -> None:
     """Draw curves in one picture, and write them for TensorBoard."""
     if curves:
         save_figure(draw_curves(curves), folder / "curve.png")
-        log_curves(folder, curves)
+        log_curves(events, folder, curves)
+
+
+def _write_beside_paper(folder: Path, experiments: Iterable[Experiment]) -> None:
+    """Write `paper.csv` where the paper's numbers are known."""
+    rows = [row for experiment in experiments for row in rows_beside_paper(experiment)]
+    if rows:
+        write_csv(folder / "paper.csv", rows)

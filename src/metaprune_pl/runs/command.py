@@ -13,6 +13,7 @@ from lightning.pytorch import seed_everything
 from rich.console import Console
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import RunFolder, run_key
@@ -106,6 +107,7 @@ class Run:
         rule.check(self.arguments)
         if self.part and folder.foreign and is_main_process():
             _make_room(folder)
+            self.trainer.events.forget(folder.path)
         done = folder.finished and rule.is_done(folder.path, self.arguments)
         if self.trainer.broadcast(done):
             self._tell_finished(folder.path)
@@ -123,7 +125,10 @@ class Run:
         if not self.part:
             self.trainer.leave()
             self._show(result)
-            tell(f"Results are in {folder.path}. Curves: tensorboard --logdir {folder.path}")
+            tell(
+                f"Results are in {folder.path}. Curves: tensorboard --reload_multifile true "
+                f"--logdir {folder.path}"
+            )
 
     def _folder(self) -> RunFolder:
         settings = yaml.safe_load(self.config)
@@ -165,13 +170,15 @@ def _remove(settings: dict[str, Any], name: str) -> None:
     settings.pop(last, None)
 
 
-def run_command(command: Callable[..., Any], settings: Namespace, *, part: bool = False) -> None:
+def run_command(
+    command: Callable[..., Any], settings: Namespace, events: Events | None = None
+) -> None:
     """Run a command with the settings that were parsed for it, in its run's folder.
 
     Args:
         command: The function.
         settings: Its settings.
-        part: Whether it is a part of a larger one: see `Run`.
+        events: Where TensorBoard's events go, of a part of a larger command; None is of one alone.
 
     Raises:
         MetapruneError: Whatever the command raises.
@@ -187,8 +194,13 @@ def run_command(command: Callable[..., Any], settings: Namespace, *, part: bool 
     if "model" not in arguments and settings.trainer.max_epochs is not None:
         raise ConfigError(_no_effect(command.__name__, parser.get_defaults()))
     trainer = StageTrainer(**built.trainer)
+    trainer.events = events or trainer.events
     run = Run(
-        command=command.__name__, trainer=trainer, config=config, arguments=arguments, part=part
+        command=command.__name__,
+        trainer=trainer,
+        config=config,
+        arguments=arguments,
+        part=events is not None,
     )
     run.execute(lambda: command(Context.of(trainer, seed=settings.seed_everything), **arguments))
 

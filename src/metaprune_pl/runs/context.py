@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import seed_everything
 
+from metaprune_pl.reports.events import Events
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
 
 
@@ -24,12 +25,14 @@ class Context:
         max_epochs: Length of a training whose command has no epochs among its own settings.
         seed: Seed of all generators; False seeds none.
         hardware: Settings of the Trainer that a command which runs others gives to them.
+        events: Where TensorBoard's events go.
         is_rehearsal: Whether fits take a few batches only, and nothing is kept.
     """
 
     folder: Path
     device: torch.device
     make_trainer: Callable[[Path, int | None], StageTrainer]
+    events: Events
     is_global_zero: bool = True
     broadcast: Callable[[Any], Any] = field(default=lambda value: value)
     max_epochs: int | None = None
@@ -45,16 +48,20 @@ class Context:
             trainer: The Trainer.
             seed: Seed that all generators have; False is none.
         """
+        folder, is_rehearsal = trainer.run_folder, bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if is_rehearsal:
+            trainer.events = Events.of(folder)
         return cls(
-            folder=trainer.run_folder,
+            folder=folder,
             device=trainer.strategy.root_device,
             make_trainer=trainer.for_stage,
+            events=trainer.events,
             is_global_zero=is_main_process(),
             broadcast=trainer.broadcast,
             max_epochs=trainer.max_epochs,
             seed=seed,
             hardware=trainer.hardware,
-            is_rehearsal=bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
+            is_rehearsal=is_rehearsal,
         )
 
     @classmethod

@@ -53,8 +53,8 @@ HARDWARE = {
     "default_root_dir",
 }
 """Trainer settings that do not make it another run."""
-ARTIFACTS = {"network", "state", "metanetwork", "data_models"}
-"""Settings that name folders of stored networks or a file of weights, which belong to the key."""
+ARTIFACTS = {"network", "state", "metanetwork", "data_models", "others", "networks"}
+"""Settings that name folders of stored networks or files of weights, which belong to the key."""
 LOCK = ".lock"
 """File that whoever is at a run holds locked."""
 DEEPEST = 50
@@ -99,8 +99,9 @@ def run_key(command: str, config: Mapping[str, Any]) -> str:
 def _artifacts(config: Any) -> Iterator[Path]:
     if isinstance(config, Mapping):
         for key, value in config.items():
-            if key in ARTIFACTS and isinstance(value, str):
-                yield Path(value)
+            paths = value if isinstance(value, list) else [value]
+            if key in ARTIFACTS and all(isinstance(path, str) for path in paths):
+                yield from map(Path, paths)
             else:
                 yield from _artifacts(value)
 

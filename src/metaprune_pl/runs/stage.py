@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from metaprune_pl.reports.events import Events
 from metaprune_pl.runs.command import run_command, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.settings.parsing import parse_config
@@ -37,14 +38,22 @@ class Stage:
         """
         return parse_config(self.command, self.config, self.changes, given)
 
-    def run(self, context: Context, folder: Path, given: Mapping[str, Any]) -> None:
+    def run(
+        self,
+        context: Context,
+        folder: Path,
+        given: Mapping[str, Any],
+        events: Events | None = None,
+    ) -> None:
         """Run the command in a folder of its own, unless that was done before.
 
         Args:
             context: Of the command that this is a part of; its seed and devices count here, too.
             folder: The folder.
             given: Settings over all others.
+            events: Where TensorBoard's events go; None is its folder.
         """
+        events = events or Events(root=folder, folder=folder, is_part=True)
         shared = {
             "seed_everything": context.seed,
             "trainer.default_root_dir": str(folder),
@@ -53,4 +62,4 @@ class Stage:
         }
         tell(f"{self.command.__name__} {self.config} -> {folder}", "bold")
         settings = parse_config(self.command, self.config, shared, self.changes, given)
-        run_command(self.command, settings, part=True)
+        run_command(self.command, settings, events)

@@ -1,5 +1,7 @@
 """Accuracy of classifiers: metrics of the trainings, and the same measured at once."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torchmetrics import MetricCollection
@@ -30,7 +32,46 @@ def top(size: int, classes: int) -> MulticlassAccuracy:
     return MulticlassAccuracy(classes, size, average="micro", validate_args=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Shares of images that are classified correctly.
+
+    Attributes:
+        top_1: Label is the highest score.
+        top_5: Label is among the five highest; None for up to 10 classes.
+    """
+
+    top_1: float
+    top_5: float | None
+
+    def record(self, name: str) -> dict[str, float]:
+        """Return what a card remembers of it: `NAME`, and `NAME_top_5` where there is one."""
+        top_5 = {} if self.top_5 is None else {f"{name}_top_5": self.top_5}
+        return {name: self.top_1, **top_5}
+
+
 @torch.inference_mode()
+def measure_accuracy(
+    network: nn.Module,
+    data: ImageDataModule,
+    split: Split,
+    device: torch.device,
+    order: Order | None = None,
+) -> Accuracy:
+    """Measure the accuracy on a part of the data, or on an order of its images."""
+    network = network.to(device).eval()
+    first = five = total = 0
+    few = False
+    for images, labels in data.evaluation(split, device, order):
+        scores = network(images)
+        few = scores.shape[1] <= FEW
+        first += int((scores.argmax(1) == labels).sum())
+        if not few:
+            five += int((scores.topk(5).indices == labels[:, None]).sum())
+        total += len(labels)
+    return Accuracy(top_1=first / total, top_5=None if few else five / total)
+
+
 def accuracy(
     network: nn.Module,
     data: ImageDataModule,
@@ -39,9 +80,4 @@ def accuracy(
     order: Order | None = None,
 ) -> float:
     """Share of images of a part of the data, or of an order, that are classified correctly."""
-    network = network.to(device).eval()
-    correct = total = 0
-    for images, labels in data.evaluation(split, device, order):
-        correct += int((network(images).argmax(1) == labels).sum())
-        total += len(labels)
-    return correct / total
+    return measure_accuracy(network, data, split, device, order).top_1

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.reports.events import Events
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 from metaprune_pl.stages.callbacks import CountImages, SameEpochs
 from metaprune_pl.stages.checkpoints import WholeFileCheckpointIO
@@ -58,10 +58,9 @@ class StageTrainer(pl.Trainer):
         self._settings = {key: value for key, value in kwargs.items() if key != "callbacks"}
         self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
         folder = Path(kwargs.get("default_root_dir") or ".")
+        self.events = Events.of(folder)
         if kwargs.get("logger") in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
-                folder, name="", version="", default_hp_metric=False
-            )
+            kwargs["logger"] = self.events.logger(folder)
         if kwargs.get("enable_checkpointing") is not False and not kwargs.get("fast_dev_run"):
             last = ModelCheckpoint(
                 folder / "checkpoints",
@@ -71,6 +70,8 @@ class StageTrainer(pl.Trainer):
             )
             kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
         kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs(), CountImages()]
+        if kwargs["logger"]:
+            kwargs["callbacks"].append(LearningRateMonitor())
         kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]
         sync = SyncBatchNorms()
         if kwargs.get("sync_batchnorm"):
@@ -98,8 +99,9 @@ class StageTrainer(pl.Trainer):
             "enable_model_summary": False,
             **changes,
         }
-        if folder != Path(self.default_root_dir):
-            settings["logger"] = None  # another folder, another log
+        other = folder != Path(self.default_root_dir) and "logger" not in changes
+        if settings.get("logger") in (None, True) or other:
+            settings["logger"] = self.events.logger(folder)
         if batches := int(
             settings.pop("fast_dev_run", None) or 0
         ):  # short, but the next step needs its network
@@ -110,10 +112,12 @@ class StageTrainer(pl.Trainer):
                 "logger": False,
                 "enable_checkpointing": False,
             }
-        return type(self)(**settings, callbacks=copy.deepcopy(self._callbacks))
+        trainer = type(self)(**settings, callbacks=copy.deepcopy(self._callbacks))
+        trainer.events = self.events
+        return trainer
 
-    def for_device(self, folder: Path, epochs: int) -> Self:
-        """Return a fresh Trainer for a fit on this process's device alone."""
+    def for_device(self, folder: Path, epochs: int | None) -> Self:
+        """Return a fresh Trainer for a fit on this process's device alone, without a log."""
         index = self.strategy.root_device.index
         return self.for_stage(
             folder,
@@ -123,6 +127,7 @@ class StageTrainer(pl.Trainer):
             devices=1 if index is None else [index],
             max_steps=-1,
             enable_progress_bar=False,
+            logger=False,
         )
 
     @property
