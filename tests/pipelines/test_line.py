@@ -29,8 +29,8 @@ from metaprune_pl.networks import (
     read_card,
     save_network,
 )
+from metaprune_pl.networks.widths import narrow_layers
 from metaprune_pl.pipelines.prepare import Ready, accuracies_before
-from metaprune_pl.pipelines.pruning_loop import narrow_layers
 from metaprune_pl.pruning import count_macs, count_parameters, examine
 from metaprune_pl.reports import Curve, Experiment, Pruned
 from metaprune_pl.reports.events import Events

@@ -1,4 +1,4 @@
-"""Importances and costs are a class each: another one needs no other change."""
+"""Importances, costs and targets are a class each: another one needs no other change."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import load_network
+from metaprune_pl.networks.widths import layer_widths
 from metaprune_pl.pruning import (
     Lamp,
     Magnitude,
@@ -53,6 +54,29 @@ def test_an_importance_and_a_cost_of_ones_own_prune_by_the_command_line(
     kept = after.shape[0]
     assert kept < before.shape[0]
     assert torch.equal(after[:, :, 1, 1].flatten()[-1], before[-1, -1, 1, 1])  # the last ones stay
+
+
+@pytest.mark.slow
+def test_a_target_of_ones_own_is_reached_by_the_command_line(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(line)
+    given = load_network(line / "runs/quickstart/data_models/networks/seed_0002")
+    size = 4 * count_parameters(given)
+    targets = [{"class_path": "toys.Bytes", "init_args": {"most": size // part}} for part in (2, 3)]
+    flags = [f"--targets={json.dumps(targets)}", "--pruning.min_channels=2", "--rounds=2"]
+    none = ["--finetune.epochs=0", "--finetune_after.epochs=1", "--metanetwork=null"]
+    folder = f"--trainer.default_root_dir={tmp_path}/own"
+    main(tiny("prune prune", *flags, *none, "--latency_batches=[1]", folder))
+    results = json.loads((tmp_path / "own" / "report.json").read_text())
+    for part, result in zip((2, 3), results, strict=True):
+        stored = load_network(tmp_path / "own" / f"bytes_{size // part}" / "network")
+        assert result["parameters"] == count_parameters(stored) <= size // part // 4
+        assert result["target"] == pytest.approx(part, rel=1e-3)
+        assert result["speed_up"] == count_parameters(given) / count_parameters(stored)
+        assert min(shape[0] for shape in layer_widths(stored).values() if len(shape) == 4) >= 2
+    with pytest.raises(SystemExit):
+        main(tiny("prune prune", f"--targets={json.dumps(targets[:1] * 2)}", *none, folder))
 
 
 @pytest.mark.parametrize("build", [lambda: random_resnet(8, 8), lambda: randomize(PlainNet())])

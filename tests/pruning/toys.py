@@ -1,4 +1,4 @@
-"""An importance and a cost that somebody adds: a class each, and nothing else."""
+"""An importance, a cost and a target that somebody adds: a class each, and nothing else."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.pruning import Cost, Importance, PruningGroups
+from metaprune_pl.pruning import Cost, Importance, Parameters, PruningGroups, Unpruned
+from metaprune_pl.pruning.targets import ChannelTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +49,29 @@ class Neurons(Cost):
         """Count kept neurons of all layers that write to them."""
         layers = [connection.target for connection in graph.connections if connection.parameter]
         return lambda kept: float(sum(int(kept[layer].sum()) for layer in layers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes(ChannelTarget):
+    """A size of the parameters in memory.
+
+    Attributes:
+        most: Bytes, four for each parameter.
+    """
+
+    most: int
+    cost: ClassVar[Cost] = Parameters()
+
+    @property
+    def label(self) -> str:
+        """The size."""
+        return f"{self.most} bytes"
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that its networks go to."""
+        return f"bytes_{self.most}"
+
+    def speed_up(self, unpruned: Unpruned) -> float:
+        """Return the size of the network before any pruning over the one asked for."""
+        return 4 * unpruned.base(self.cost) / self.most

@@ -205,3 +205,16 @@ def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, Siz
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:
     """Return the shape of every parameter and buffer by name: the width of every layer."""
     return {name: list(value.shape) for name, value in all_tensors(network).items()}
+
+
+def narrow_layers(before: nn.Module, after: nn.Module) -> str:
+    """Name the layers, three at most, of whose output channels less than a tenth is left."""
+    widths = layer_widths(after)
+    shares = {
+        name.removesuffix(".weight"): (widths[name][0], shape[0])
+        for name, shape in layer_widths(before).items()
+        if len(shape) > 1 and 10 * widths[name][0] < shape[0]
+    }
+    narrowest = sorted(shares, key=lambda name: shares[name][0] / shares[name][1])[:3]
+    named = (f"'{name}' ({shares[name][0]} of {shares[name][1]} channels)" for name in narrowest)
+    return ", ".join(named)

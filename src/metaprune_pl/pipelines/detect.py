@@ -33,6 +33,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.recovery import Recovery, RepairSettings, Statistics
 from metaprune_pl.pruning.targets import (
+    ChannelTarget,
     PrunedNetwork,
     check_speed_ups,
     check_targets,
@@ -226,7 +227,6 @@ class DetectorPruning(Task[Detected]):
         settings: Finetuning after pruning.
     """
 
-    result = Detected
     detector: nn.Module
     data: VOC
     method: str
@@ -242,16 +242,21 @@ class DetectorPruning(Task[Detected]):
         """Return the backbone of a detector."""
         return whole.get_submodule("backbone")
 
+    def kind(self, target: Target) -> type[Detected]:
+        """Return the class of the results."""
+        return Detected
+
     def finetune(self, source: Path) -> Path:
         """Train a stored detector: see `Task.finetune`."""
         return train_detector(self.context, self.data, "finetuned", source, self.settings)
 
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Detected:
         """Measure on the test images: see `Task.measure`."""
-        assert isinstance(target, SpeedUp)
+        assert isinstance(target, ChannelTarget)
         device, whole = self.context.device, self.whole(pruned.network)
+        asked = target.speed_up(self.unpruned)
         result = measured(
-            final.eval(), self.detector.eval(), self.data, self.unpruned, self.method, target.value
+            final.eval(), self.detector.eval(), self.data, self.unpruned, self.method, asked
         )
         average, average_50 = average_precision(whole, self.data, device)
         return replace(

@@ -32,14 +32,13 @@ from metaprune_pl.pipelines.classifiers import training_recovery
 from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
 from metaprune_pl.pruning import (
     AttentionUnits,
-    SpeedUp,
     Target,
     Unpruned,
     count_macs,
     examine,
     prune,
 )
-from metaprune_pl.pruning.targets import check_targets
+from metaprune_pl.pruning.targets import ChannelTarget, check_targets
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import Accuracy, accuracy, measure_accuracy
 from metaprune_pl.stages.checks import check_fits
@@ -170,8 +169,8 @@ def _examine(
         attention=attention,
     )
     check_targets(targets, network, unpruned)
-    asked = [t for t in targets if isinstance(t, SpeedUp) and t.value > 1]
-    if asked and (now := unpruned.speed_up(asked[0].settings.cost, network)) > 1:
+    asked = [t for t in targets if isinstance(t, ChannelTarget) and t.speed_up(unpruned) > 1]
+    if asked and (now := unpruned.speed_up(asked[0].cost, network)) > 1:
         rank_zero_info(
             f"The network is at {now:.2f}x: speed-ups count from the network before any pruning."
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,23 +25,27 @@ from metaprune_pl.pipelines.prepare import (
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     MaskSettings,
-    SpeedUp,
+    PruningSettings,
     Target,
     count_macs,
     count_parameters,
     left_parameters,
     measure_latencies,
 )
-from metaprune_pl.pruning.targets import PrunedNetwork, speed_up_targets
-from metaprune_pl.pruning.targets.masks import MaskTarget
+from metaprune_pl.pruning.targets import (
+    ChannelTarget,
+    MaskTarget,
+    PrunedNetwork,
+    speed_up_targets,
+)
 from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
 from metaprune_pl.stages.training_settings import FinetuneSettings
 
-R = TypeVar("R", Pruned, Masked)
-C = TypeVar("C", bound="Classification[Any]")
+Outcome = Pruned | Masked
+"""What is measured of a network: with fewer channels, or with masks."""
 
 
 def prune(
@@ -51,10 +55,11 @@ def prune(
     finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
     speed_ups: tuple[float, ...] = (2.0,),
     masks: MaskSettings | None = None,
+    targets: tuple[Target, ...] = (),
     rounds: int = 1,
     latency_batches: tuple[int, ...] = (1, 256),
     **preparation: Any,
-) -> list[Pruned] | list[Masked]:
+) -> list[Outcome]:
     """Prune a network to speed-ups, or mask its weights.
 
     Metanetwork, finetune, prune, finetune.
@@ -66,6 +71,7 @@ def prune(
         speed_ups: Targets: cost of the unpruned network over that of the result, increasing.
         masks: Which weights become zero, in place of channels that are removed; `pruning`,
             `speed_ups` and `latency_batches` have no effect then.
+        targets: Targets of other kinds, in place of `speed_ups` and `masks`; `pruning` counts.
         rounds: Rounds in which the network comes to each target, by the same factor; after each but
             the last it is trained for `finetune_after`, ranked anew, and its weights are rewound to
             those before the rounds. Patterns are made in one.
@@ -79,18 +85,38 @@ def prune(
     check_rounds(rounds, finetune_after.length)
     if any(size < 1 for size in latency_batches):
         raise ConfigError("latency_batches: give numbers of images of at least 1.")
-    if masks is not None:
-        masking = _task(Masking, context, data, before, masks.targets, finetune_after)
-        return _written(context, prune_to_targets(masking, masks.targets, rounds))
-    targets = speed_up_targets(speed_ups, before.pruning)
-    task = _task(Pruning, context, data, before, targets, finetune_after)
-    pruned = prune_to_targets(task, targets, rounds)
-    return _written(context, _timed(task, pruned, latency_batches))
+    asked = _asked(speed_ups, masks, targets, before.pruning)
+    task = _task(context, data, before, asked, finetune_after)
+    results = prune_to_targets(task, asked, rounds)
+    if pruned := [result for result in results if isinstance(result, Pruned)]:
+        results = [*_timed(task, asked, pruned, latency_batches)]
+    if context.is_global_zero:
+        write_result(results, context.folder, context.events)
+    return results
+
+
+def _asked(
+    speed_ups: Sequence[float],
+    masks: MaskSettings | None,
+    targets: Sequence[Target],
+    settings: PruningSettings,
+) -> Sequence[Target]:
+    """Return the targets that settings ask for.
+
+    Raises:
+        ConfigError: They make no sense, some remove channels and some do not, or two are the same.
+    """
+    if not targets:
+        return speed_up_targets(speed_ups, settings) if masks is None else masks.targets
+    folders = {target.folder for target in targets}
+    if len({target.channels for target in targets}) > 1 or len(folders) < len(targets):
+        raise ConfigError("targets: name each once, and those of channels or of zeros alone.")
+    return [target.under(settings) for target in targets]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Classification(Task[R]):
-    """A classifier that is pruned.
+class Classification(Task[Outcome]):
+    """A classifier that loses channels or weights.
 
     Attributes:
         data: The images.
@@ -104,6 +130,10 @@ class Classification(Task[R]):
     settings: FinetuneSettings
     before: Before
 
+    def kind(self, target: Target) -> type[Outcome]:
+        """Return the class of what is measured for a target: see `Task.kind`."""
+        return Pruned if target.channels else Masked
+
     def finetune(self, source: Path) -> Path:
         """Finetune a stored network: see `Task.finetune`."""
         if not self.settings.length:
@@ -116,77 +146,52 @@ class Classification(Task[R]):
         """Return the test accuracy of a network."""
         return accuracy(network, self.data, "test", self.context.device)
 
-    def accuracy_stale(self, pruned: PrunedNetwork) -> float | None:
-        """Return that of a network as pruning left it, where more was done to it since."""
-        return None if pruned.stale is None else self.accuracy(pruned.stale)
-
-
-class Pruning(Classification[Pruned]):
-    """A classifier that loses channels."""
-
-    result = Pruned
-
-    def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Pruned:
+    def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Outcome:
         """Measure on the test images: see `Task.measure`."""
-        assert isinstance(target, SpeedUp)
-        example = self.unpruned.example_for(final)
         finetuned = measure_accuracy(final, self.data, "test", self.context.device)
-        return Pruned(
-            network=self.ready.name,
-            method=self.ready.method,
-            target=target.value,
-            speed_up=self.unpruned.speed_up(target.settings.cost, final),
-            macs=count_macs(final, example),
-            macs_unpruned=count_macs(self.unpruned.original, self.unpruned.example),
-            parameters=count_parameters(final),
-            parameters_unpruned=count_parameters(self.unpruned.original),
-            accuracy_base=self.before.base.top_1,
-            accuracy_base_top_5=self.before.base.top_5,
-            accuracy_given=self.before.given,
-            accuracy_before=self.before.ready,
-            plan=pruned.plan,
-            accuracy_stale=self.accuracy_stale(pruned),
-            accuracy_pruned=self.accuracy(pruned.network),
-            accuracy_finetuned=finetuned.top_1,
-            accuracy_finetuned_top_5=finetuned.top_5,
-        )
-
-
-class Masking(Classification[Masked]):
-    """A classifier whose weights are masked."""
-
-    result = Masked
-
-    def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Masked:
-        """Measure on the test images: see `Task.measure`."""
+        shared: dict[str, Any] = {
+            "network": self.ready.name,
+            "method": self.ready.method,
+            "parameters": count_parameters(final),
+            "accuracy_base": self.before.base.top_1,
+            "accuracy_given": self.before.given,
+            "accuracy_before": self.before.ready,
+            "accuracy_stale": None if pruned.stale is None else self.accuracy(pruned.stale),
+            "accuracy_finetuned": finetuned.top_1,
+        }
+        if isinstance(target, ChannelTarget):
+            return Pruned(
+                **shared,
+                target=target.speed_up(self.unpruned),
+                speed_up=self.unpruned.speed_up(target.cost, final),
+                macs=count_macs(final, self.unpruned.example_for(final)),
+                macs_unpruned=count_macs(self.unpruned.original, self.unpruned.example),
+                parameters_unpruned=count_parameters(self.unpruned.original),
+                accuracy_base_top_5=self.before.base.top_5,
+                plan=pruned.plan,
+                accuracy_pruned=self.accuracy(pruned.network),
+                accuracy_finetuned_top_5=finetuned.top_5,
+            )
         assert isinstance(target, MaskTarget) and pruned.masks is not None
         return Masked(
-            network=self.ready.name,
-            method=self.ready.method,
+            **shared,
             target=target.text,
             left=left_parameters(final),
-            parameters=count_parameters(final),
             dense=list(pruned.masks.dense),
-            accuracy_base=self.before.base.top_1,
-            accuracy_given=self.before.given,
-            accuracy_before=self.before.ready,
-            accuracy_stale=self.accuracy_stale(pruned),
             accuracy_masked=self.accuracy(pruned.network),
-            accuracy_finetuned=self.accuracy(final),
         )
 
 
 def _task(
-    kind: type[C],
     context: Context,
     data: ImageDataModule,
     preparation: Preparation,
     targets: Sequence[Target],
     settings: FinetuneSettings,
-) -> C:
+) -> Classification:
     """Make a network ready, and measure it."""
     ready = prepare(context, data, preparation, targets)
-    return kind(
+    return Classification(
         context=context,
         card=ready.card,
         network=ready.network,
@@ -199,10 +204,15 @@ def _task(
     )
 
 
-def _timed(task: Pruning, results: Sequence[Pruned], sizes: Sequence[int]) -> list[Pruned]:
+def _timed(
+    task: Classification,
+    targets: Sequence[Target],
+    results: Sequence[Pruned],
+    sizes: Sequence[int],
+) -> list[Pruned]:
     """Measure the unpruned network and all results, in turn, for each number of images."""
     device, folder = task.context.device, task.context.folder
-    stored = (load_network(folder / result.name / "network") for result in results)
+    stored = (load_network(folder / target.folder / "network") for target in targets)
     networks = [network.to(device) for network in (as_built(task.card), *stored)]
     example = torch.zeros(1, *task.card.input_shape, device=device)
     times = {str(size): measure_latencies(networks, example, size) for size in sizes}
@@ -214,9 +224,3 @@ def _timed(task: Pruning, results: Sequence[Pruned], sizes: Sequence[int]) -> li
         )
         for index, result in enumerate(results, 1)
     ]
-
-
-def _written(context: Context, results: list[R]) -> list[R]:
-    if context.is_global_zero:
-        write_result(results, context.folder, context.events)
-    return results

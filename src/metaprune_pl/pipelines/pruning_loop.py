@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar, cast
+from typing import Generic, Self, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, save_network
-from metaprune_pl.networks.widths import layer_widths
+from metaprune_pl.networks.widths import narrow_layers
 from metaprune_pl.pipelines.prepare import store
 from metaprune_pl.pruning import Target, Unpruned
 from metaprune_pl.pruning.pruner import Pruner
@@ -32,10 +32,8 @@ class Task(ABC, Generic[R]):
         network: The network, ready for pruning; or the part of it that is pruned.
         unpruned: What is known of that.
         pruner: How it comes to its targets.
-        result: Class of the results.
     """
 
-    result: ClassVar[type[Result]]
     context: Context
     card: NetworkCard
     network: nn.Module
@@ -53,6 +51,10 @@ class Task(ABC, Generic[R]):
     def part(self, whole: nn.Module) -> nn.Module:
         """Return the part of a whole network that is pruned."""
         return whole
+
+    @abstractmethod
+    def kind(self, target: Target) -> type[R]:
+        """Return the class of what is measured for a target."""
 
     @abstractmethod
     def finetune(self, source: Path) -> Path:
@@ -88,8 +90,7 @@ def prune_to_targets(task: Task[R], targets: Sequence[Target], rounds: int = 1) 
         told = told or _tell_of_narrow_layers(task.network, pruned.network, target)
         _finish(task.inside(target.folder), target, pruned)
     task.context.barrier()
-    results = [task.result.read(file) for file in files]
-    return cast(list[R], results)
+    return [task.kind(target).read(file) for target, file in zip(targets, files, strict=True)]
 
 
 def _pruned(task: Task[R], targets: Sequence[Target], rounds: int) -> Iterator[PrunedNetwork]:
@@ -157,19 +158,6 @@ def check_rounds(rounds: int, epochs: int) -> None:
             "rounds is at least 1, and each but the last trains for finetune_after.epochs, above "
             "0 then."
         )
-
-
-def narrow_layers(before: nn.Module, after: nn.Module) -> str:
-    """Name the layers, three at most, of whose output channels less than a tenth is left."""
-    widths = layer_widths(after)
-    shares = {
-        name.removesuffix(".weight"): (widths[name][0], shape[0])
-        for name, shape in layer_widths(before).items()
-        if len(shape) > 1 and 10 * widths[name][0] < shape[0]
-    }
-    narrowest = sorted(shares, key=lambda name: shares[name][0] / shares[name][1])[:3]
-    named = (f"'{name}' ({shares[name][0]} of {shares[name][1]} channels)" for name in narrowest)
-    return ", ".join(named)
 
 
 def _tell_of_narrow_layers(before: nn.Module, after: nn.Module, target: Target) -> bool:

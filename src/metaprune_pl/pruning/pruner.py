@@ -11,7 +11,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.pruning.choice import Candidate, ChoiceSettings, candidate_plans, choose
 from metaprune_pl.pruning.importance import Images, Importance
 from metaprune_pl.pruning.recovery import Recovery
-from metaprune_pl.pruning.targets import PrunedNetwork, SpeedUp, Target, reach
+from metaprune_pl.pruning.targets import ChannelTarget, PrunedNetwork, Target, reach
 from metaprune_pl.pruning.targets.speed_up import without
 from metaprune_pl.pruning.unpruned import Unpruned
 
@@ -84,7 +84,7 @@ class Pruner:
         source: nn.Module,
     ) -> PrunedNetwork:
         """Prune by the plan that comes to the highest score after the recovery."""
-        if not isinstance(target, SpeedUp):
+        if not isinstance(target, ChannelTarget):
             raise ConfigError("choice: plans are of channels; leave out choice, or masks.")
 
         def finish(pruned: nn.Module, kept: Tensor) -> None:
@@ -101,7 +101,11 @@ class Pruner:
         return replace(without(source, unpruned, best.candidate.kept, example), plan=name)
 
     def _plans(
-        self, settings: ChoiceSettings, target: SpeedUp, network: nn.Module, unpruned: Unpruned
+        self,
+        settings: ChoiceSettings,
+        target: ChannelTarget,
+        network: nn.Module,
+        unpruned: Unpruned,
     ) -> list[Candidate]:
         groups, pruning = unpruned.groups, target.settings
         assert groups is not None
@@ -109,6 +113,6 @@ class Pruner:
             (importance, importance.measure(network, groups.graph, self.images(importance)))
             for importance in (self.criterion, *settings.criteria)
         ]
-        budget = unpruned.base(pruning.cost) / target.value
-        cost = pruning.cost.of_kept(network, groups.graph, unpruned.example_for(network))
+        budget = target.budget(unpruned)
+        cost = target.cost.of_kept(network, groups.graph, unpruned.example_for(network))
         return list(candidate_plans(groups, measured, budget, cost, pruning, settings))

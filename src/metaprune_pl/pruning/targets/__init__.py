@@ -2,13 +2,21 @@
 
 from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target, check_targets, reach
 from metaprune_pl.pruning.targets.mask_settings import MaskSettings
-from metaprune_pl.pruning.targets.masks import apply_masks, find_masks, left_parameters
+from metaprune_pl.pruning.targets.masks import MaskTarget, apply_masks, find_masks, left_parameters
 from metaprune_pl.pruning.targets.pattern import Pattern
-from metaprune_pl.pruning.targets.speed_up import SpeedUp, check_speed_ups, prune, speed_up_targets
+from metaprune_pl.pruning.targets.speed_up import (
+    ChannelTarget,
+    SpeedUp,
+    check_speed_ups,
+    prune,
+    speed_up_targets,
+)
 from metaprune_pl.pruning.targets.zero_share import ZeroShare
 
 __all__ = [
+    "ChannelTarget",
     "MaskSettings",
+    "MaskTarget",
     "Masks",
     "Pattern",
     "PrunedNetwork",

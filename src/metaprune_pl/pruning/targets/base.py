@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from metaprune_pl.pruning.importance import Images, Importance
+from metaprune_pl.pruning.plan import PruningSettings
 from metaprune_pl.pruning.removal import Comparison
 from metaprune_pl.pruning.unpruned import Unpruned
 
@@ -82,7 +83,11 @@ class Target(ABC):
             PruningError: The target is out of reach.
         """
 
-    def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Self]:
+    def under(self, settings: PruningSettings) -> Self:
+        """Return this target as a run asks for it, with its steps and floors where they count."""
+        return self
+
+    def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> "Sequence[Target]":
         """Return a target for each of several rounds, the last of which is this one.
 
         Args:

@@ -1,5 +1,6 @@
 """A network that costs less, by fewer channels."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.networks.examples import Example
+from metaprune_pl.pruning.cost import Cost
 from metaprune_pl.pruning.depgraph import prune_by_depgraph
 from metaprune_pl.pruning.importance import Images, Importance, Magnitude
 from metaprune_pl.pruning.plan import PruningSettings, fewest_nodes, plan
@@ -18,36 +20,37 @@ from metaprune_pl.pruning.unpruned import Unpruned, examine
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedUp(Target):
-    """A cost of the network before any pruning over that of the result.
+class ChannelTarget(Target):
+    """A target whose networks lose channels until they cost no more than is asked for.
 
     Attributes:
-        value: Speed-up, at least 1, which asks for nothing.
-        settings: The cost, and steps and floors of the way there.
+        settings: Steps and floors of the way there; in a config those of `pruning`.
     """
 
     channels: ClassVar[bool] = True
     verb: ClassVar[str] = "pruned"
-    value: float
     settings: PruningSettings = field(default_factory=PruningSettings)
 
-    def __post_init__(self) -> None:
-        check_speed_ups([self.value])
-
     @property
-    def label(self) -> str:
-        """The speed-up, such as 2x."""
-        return f"{self.value:g}x"
+    def cost(self) -> Cost:
+        """What the networks cost no more of."""
+        return self.settings.cost
 
-    @property
-    def folder(self) -> str:
-        """Name of the folder that its networks go to."""
-        return f"speed_up_{self.value:g}"
+    @abstractmethod
+    def speed_up(self, unpruned: Unpruned) -> float:
+        """Return what is asked for as cost of the network before any pruning over that after it."""
+
+    def budget(self, unpruned: Unpruned) -> float:
+        """Return the highest cost that a network may have."""
+        return unpruned.base(self.cost) / self.speed_up(unpruned)
+
+    def under(self, settings: PruningSettings) -> Self:
+        """Return this target with other steps and floors: see `Target.under`."""
+        return replace(self, settings=settings)
 
     def check(self, network: nn.Module, unpruned: Unpruned) -> None:
         """Refuse a speed-up that is out of reach, or that the network has: see `Target.check`."""
-        groups = unpruned.groups
-        cost = self.settings.cost
+        groups, cost, wanted = unpruned.groups, self.cost, self.speed_up(unpruned)
         assert groups is not None
         example = unpruned.example_for(network)
         base = unpruned.base(cost)
@@ -58,24 +61,25 @@ class SpeedUp(Target):
             self.settings,
         )
         reach = base / cost.of_kept(network, groups.graph, example)(left)
-        if self.value > reach:
+        if wanted > reach:
             raise PruningError(
-                f"speed-up {self.label} is out of reach: at most {reach:.2f}x with "
+                f"speed-up {wanted:g}x is out of reach: at most {reach:.2f}x with "
                 f"{self.settings.floors}. Lower the target."
             )
         now = base / cost.of_network(network, example)
-        if 1 < self.value <= now:
+        if 1 < wanted <= now:
             raise ConfigError(
-                f"speed-up {self.label}: the network is at {now:.2f}x already. Speed-ups count "
+                f"speed-up {wanted:g}x: the network is at {now:.2f}x already. Speed-ups count "
                 "from the network before any pruning: give a higher one."
             )
 
-    def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Self]:
+    def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Target]:
         """Return speed-ups that grow by the same factor: see `Target.in_rounds`."""
-        now = unpruned.speed_up(self.settings.cost, network)
+        now, wanted = unpruned.speed_up(self.cost, network), self.speed_up(unpruned)
+        settings = replace(self.settings, cost=self.cost)
         shares = (index / rounds for index in range(1, rounds))
-        between = [replace(self, value=now * (self.value / now) ** share) for share in shares]
-        return [*between, self]
+        between = (now * (wanted / now) ** share for share in shares)
+        return [*(SpeedUp(value=value, settings=settings) for value in between), self]
 
     @classmethod
     def reach(
@@ -93,9 +97,8 @@ class SpeedUp(Target):
         assert groups is not None
         example = unpruned.example_for(network)
         measured = criterion.measure(network, groups.graph, images)
-        for settings, same in groupby(targets, key=lambda target: target.settings):
-            base = unpruned.base(settings.cost)
-            budgets = [base / target.value for target in same]
+        for settings, same in groupby(targets, lambda each: replace(each.settings, cost=each.cost)):
+            budgets = [target.budget(unpruned) for target in same]
             if settings.pruner == "depgraph":
                 if weights is not None:
                     raise ConfigError("pruning.pruner: depgraph prunes at once; set rounds to 1.")
@@ -110,6 +113,34 @@ class SpeedUp(Target):
             cost = settings.cost.of_kept(network, groups.graph, example)
             for kept in plan(groups, measured, criterion, settings, budgets, cost):
                 yield without(source, unpruned, kept, example)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedUp(ChannelTarget):
+    """A cost of the network before any pruning over that of the result.
+
+    Attributes:
+        value: Speed-up, at least 1, which asks for nothing.
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        check_speed_ups([self.value])
+
+    @property
+    def label(self) -> str:
+        """The speed-up, such as 2x."""
+        return f"{self.value:g}x"
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that its networks go to."""
+        return f"speed_up_{self.value:g}"
+
+    def speed_up(self, unpruned: Unpruned) -> float:
+        """Return the speed-up itself."""
+        return self.value
 
 
 def without(

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pruning.targets.base import Masks
+from metaprune_pl.pruning.targets.base import Masks, Target
 from metaprune_pl.pruning.targets.masks import MaskTarget, Ranking
 from metaprune_pl.pruning.unpruned import Unpruned
 
@@ -43,7 +42,7 @@ class ZeroShare(MaskTarget):
         """Return the number of zeros among so many weights."""
         return round(self.share * size)
 
-    def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Self]:
+    def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Target]:
         """Return shares that each leave as much of what is left: see `Target.in_rounds`."""
         exponents = (index / rounds for index in range(1, rounds))
         between = [replace(self, share=1 - (1 - self.share) ** power) for power in exponents]
