@@ -73,6 +73,18 @@ def find_metanetwork(folder: str | Path) -> Path:
     return folder if (folder / "metanetwork.json").is_file() else stored_metanetworks(folder)[-1]
 
 
+def epoch_of(folder: Path) -> int:
+    """Return the epoch of meta-training that a stored metanetwork is of.
+
+    Raises:
+        StorageError: Its card does not say so.
+    """
+    path = folder / "metanetwork.json"
+    card = read_record(dict[str, Any], path)
+    record = as_record(dict[str, Any], card.get("record"), path)
+    return as_record(int, record.get("epoch"), path)
+
+
 @overload
 def load_metanetwork(folder: str | Path) -> Rewriter: ...
 @overload

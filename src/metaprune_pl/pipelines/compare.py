@@ -6,12 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from metaprune_pl.errors import ConfigError, TraceError
-from metaprune_pl.graphs import trace
-from metaprune_pl.metanetworks import load_metanetwork
-from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.metanetworks.rewriting import check_fit
 from metaprune_pl.pipelines.experiment import Line, experiment, refuse_rehearsal
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
 from metaprune_pl.reports import Experiment
@@ -161,19 +157,3 @@ def _prune_by_all(
     for name, line in lines.items():
         crossed = replace(line, chain=replace(line.chain, metanetworks=every))
         crossed.prune_held_out(networks[name], exchanged)
-
-
-@torch.no_grad()
-def check_fit(metanetwork: str, network: Path, names: str) -> None:
-    """Refuse a metanetwork that cannot read a network, before any network is pruned by it.
-
-    Raises:
-        ConfigError: It has no place for a parameter of the network, or does not know a size of its
-            kernels.
-    """
-    loaded = load_network(network)
-    try:
-        graph = trace(loaded, torch.zeros(1, *read_card(network).input_shape))
-        load_metanetwork(metanetwork).rewrite(graph, loaded.state_dict())
-    except TraceError as error:
-        raise ConfigError(f"compare: {names} do not go together: {error}") from error

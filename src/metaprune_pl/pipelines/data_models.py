@@ -8,22 +8,21 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
-from metaprune_pl.networks import NetworkCard, load_network, read_card
+from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.copies import CopySettings, make_copies
 from metaprune_pl.pipelines.preparation import InitialPruning
 from metaprune_pl.pipelines.prepare import TRAINED, prune_initially, store
 from metaprune_pl.reports import write_csv
-from metaprune_pl.reports.tables import data_model_table
+from metaprune_pl.reports.data_models import DataModels
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import CLAIMS, RunFolder
@@ -31,21 +30,6 @@ from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
 
 _POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataModels:
-    """The data models of a run.
-
-    Attributes:
-        cards: One for each seed.
-    """
-
-    cards: Sequence[NetworkCard]
-
-    def tables(self) -> list[Table]:
-        """Return them as a table."""
-        return [data_model_table([card.record for card in self.cards])]
 
 
 def _all_there(folder: Path, arguments: Mapping[str, Any]) -> bool:
@@ -78,11 +62,6 @@ def data_models(
 
     Example:
         metaprune data_models --config data_quickstart.yaml
-
-    Raises:
-        ConfigError: There is no length of the training, or networks that start from the same
-            weights are to be trained on the same batches.
-        PruningError: The speed-up is out of reach.
     """
     if context.max_epochs is None or context.max_epochs < 0:
         raise ConfigError("set trainer.max_epochs: how long the data models are trained.")
@@ -97,10 +76,10 @@ def data_models(
         if not any(made):
             with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
                 time.sleep(_POLL_SECONDS)
-    cards = [read_card(_stored(context.folder, seed)) for seed in seeds]
+    records = [read_card(_stored(context.folder, seed)).record for seed in seeds]
     if context.is_global_zero:
-        write_csv(context.folder / "data_models.csv", [card.record for card in cards])
-    return DataModels(cards=cards)
+        write_csv(context.folder / "data_models.csv", records)
+    return DataModels(records=records)
 
 
 def _stored(folder: Path, seed: int) -> Path:

@@ -4,30 +4,27 @@ A detector is trained; then, for each method, (metanetwork,) finetune, prune the
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from metaprune_pl.data import VOC
+from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.networks import NetworkCard, NetworkSource, load_network, read_card
-from metaprune_pl.pipelines.prepare import as_built, rewrite, store, train_once
+from metaprune_pl.pipelines.prepare import examine_for, store, train_once
 from metaprune_pl.pipelines.pruning_loop import Task, prune_to_targets
 from metaprune_pl.pruning import (
     Importance,
     Magnitude,
     PruningSettings,
-    SpeedUp,
     Target,
     Unpruned,
     count_macs,
     count_parameters,
-    examine,
     measure_latencies,
 )
 from metaprune_pl.pruning.pruner import Pruner
@@ -36,14 +33,13 @@ from metaprune_pl.pruning.targets import (
     ChannelTarget,
     PrunedNetwork,
     check_speed_ups,
-    check_targets,
     speed_up_targets,
 )
 from metaprune_pl.reports import Detected, write_json
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import DetectorTraining
-from metaprune_pl.stages.detection import AveragePrecision, check_detector
+from metaprune_pl.stages.detection import average_precision, check_detector
 from metaprune_pl.stages.training_settings import TrainingSettings
 
 
@@ -101,10 +97,10 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
     detector, card = source.open()
     check_detector(detector, data)
     targets = speed_up_targets(detection.speed_ups, detection.pruning)
-    unpruned = _examine(detector.get_submodule("backbone"), card, targets)
+    backbone, attention = detector.get_submodule("backbone"), detection.pruning.attention
+    unpruned = examine_for(targets, backbone, card, attention, part="backbone")
     if detection.metanetwork is not None:  # whether it can
-        backbone = copy.deepcopy(detector.get_submodule("backbone"))
-        rewrite(context, backbone, unpruned.graph, detection.metanetwork)
+        rewrite(copy.deepcopy(backbone), unpruned.graph, detection.metanetwork)
     start = Path(detection.network) if source.stored else context.folder / "source"
     if not source.stored:
         store(context, start, detector, card)
@@ -116,18 +112,6 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
     if context.is_global_zero:
         write_result(results, context.folder, context.events)
     return results
-
-
-def _examine(backbone: nn.Module, card: NetworkCard, targets: Sequence[SpeedUp]) -> Unpruned:
-    """Find out what is to be known of a backbone, and refuse targets that cannot be."""
-    unpruned = examine(
-        backbone,
-        torch.zeros(1, *card.input_shape),
-        original=as_built(card).get_submodule("backbone"),
-        attention=targets[0].settings.attention,
-    )
-    check_targets(targets, backbone, unpruned)
-    return unpruned
 
 
 def train_detector(
@@ -170,9 +154,10 @@ class _Work:
         context, source = self.context, trained
         if method == "metanetwork":
             assert self.detection.metanetwork is not None
-            source, rewritten = context.folder / "rewritten", load_network(trained)
+            source = context.folder / "rewritten"
+            rewritten = load_network(trained).to(context.device)
             backbone = rewritten.get_submodule("backbone")
-            rewrite(context, backbone, self.unpruned.graph, self.detection.metanetwork)
+            rewrite(backbone, self.unpruned.graph, self.detection.metanetwork)
             self._recovery(rewritten).rewritten(backbone)
             store(context, source, rewritten, read_card(trained))
         ready = train_detector(context, self.data, "finetuned", source, self.detection.finetune)
@@ -288,15 +273,3 @@ def measured(
         average_precision=average,
         average_precision_50=average_50,
     )
-
-
-@torch.inference_mode()
-def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
-    """Return the test mean average precision, over overlaps of 0.5 to 0.95 and at 0.5."""
-    metric, detector = AveragePrecision(), detector.to(device).eval()
-    batches = track(
-        data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True
-    )
-    for images, targets in batches:
-        metric.update(detector(images), targets)
-    return metric.summary()

@@ -11,8 +11,8 @@ from torch import nn
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.networks.detector import is_detector
-from metaprune_pl.pipelines.prepare import unpruned_macs
 from metaprune_pl.pruning import AttentionUnits, PruningGroups, count_macs, prunable_groups
+from metaprune_pl.pruning.unpruned import unpruned_macs
 from metaprune_pl.reports.figures import save_figure
 from metaprune_pl.reports.graph_figure import draw_graph
 from metaprune_pl.reports.inspection import Inspection

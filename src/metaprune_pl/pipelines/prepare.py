@@ -17,17 +17,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
-from metaprune_pl.errors import ConfigError, TraceError
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import (
-    NetworkCard,
-    create_network,
-    load_network,
-    read_card,
-    save_network,
-)
+from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
 from metaprune_pl.pipelines.classifiers import training_recovery
 from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
 from metaprune_pl.pruning import (
@@ -39,6 +33,7 @@ from metaprune_pl.pruning import (
     prune,
 )
 from metaprune_pl.pruning.targets import ChannelTarget, check_targets
+from metaprune_pl.pruning.unpruned import as_built, unpruned_macs
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import Accuracy, accuracy, measure_accuracy
 from metaprune_pl.stages.checks import check_fits
@@ -96,15 +91,15 @@ def prepare(
     given = preparation.source
     network, card = given.open(input_shape=data.input_shape, num_classes=data.num_classes)
     check_fits(network, card, data)
-    unpruned = _examine(network, card, targets, preparation.pruning.attention)
+    unpruned = examine_for(targets, network, card, preparation.pruning.attention)
     source = Path(given.network) if given.stored else context.folder / "source"
     start = source
     if preparation.initial is not None:
-        _check_initial(preparation.initial, targets)
+        _check_initial(preparation.initial, targets, unpruned)
         card = card if given.stored else store(context, source, network, card)
         start, card = _after_initial(context, data, source, preparation.initial)
         network = load_network(start)
-        unpruned = _examine(network, card, targets, preparation.pruning.attention)
+        unpruned = examine_for(targets, network, card, preparation.pruning.attention)
     rewritten, card = _rewritten(context, data, preparation, network, unpruned.graph, card)
     if start == source and not given.stored:
         card = store(context, source, network, card)
@@ -119,9 +114,10 @@ def prepare(
     )
 
 
-def _check_initial(initial: InitialPruning, targets: Sequence[Target]) -> None:
+def _check_initial(initial: InitialPruning, targets: Sequence[Target], unpruned: Unpruned) -> None:
     """Refuse targets that the initial pruning is beyond already."""
-    lowest = min((t.value for t in targets if isinstance(t, SpeedUp)), default=math.inf)
+    asked = (t.speed_up(unpruned) for t in targets if isinstance(t, ChannelTarget))
+    lowest = min(asked, default=math.inf)
     if lowest <= initial.speed_up:
         raise ConfigError(
             f"initial.speed_up is {initial.speed_up:g}: targets are above it, and one is "
@@ -151,20 +147,32 @@ def _rewritten(
     """Return what the metanetwork makes of a network, None without one, and the card."""
     if preparation.metanetwork is None:
         return None, card
-    rewritten = copy.deepcopy(network)
-    engine = rewrite(context, rewritten, graph, preparation.metanetwork)
+    rewritten = copy.deepcopy(network).to(context.device)
+    engine = rewrite(rewritten, graph, preparation.metanetwork)
     training_recovery(context, data, preparation.statistics).rewritten(rewritten)
     return rewritten, replace(card, record={**card.record, "engine": engine})
 
 
-def _examine(
-    network: nn.Module, card: NetworkCard, targets: Sequence[Target], attention: AttentionUnits
+def examine_for(
+    targets: Sequence[Target],
+    network: nn.Module,
+    card: NetworkCard,
+    attention: AttentionUnits,
+    part: str = "",
 ) -> Unpruned:
-    """Find out what is to be known of a network, and refuse targets that cannot be."""
+    """Find out what is to be known of a network, and refuse targets that cannot be.
+
+    Args:
+        targets: The targets.
+        network: The network, or the part of it that is pruned.
+        card: Card of the whole network.
+        attention: What goes together in attention.
+        part: Name of the part.
+    """
     unpruned = examine(
         network,
         torch.zeros(1, *card.input_shape),
-        original=as_built(card),
+        original=as_built(card).get_submodule(part),
         channels=any(target.channels for target in targets),
         attention=attention,
     )
@@ -215,42 +223,6 @@ def store(context: Context, folder: Path, network: nn.Module, card: NetworkCard)
         card = save_network(folder, network, card)
     context.barrier()
     return card
-
-
-def as_built(card: NetworkCard) -> nn.Module:
-    """Build the network that a stored one was before any pruning, with other weights."""
-    network = create_network(card.settings.builder, seed=0, **card.settings.arguments)
-    return network.eval()
-
-
-def unpruned_macs(card: NetworkCard) -> int:
-    """Count multiply-accumulates of `as_built` for one image."""
-    return count_macs(as_built(card), torch.zeros(1, *card.input_shape))
-
-
-@torch.no_grad()
-def rewrite(context: Context, network: nn.Module, graph: WeightGraph, metanetwork: str) -> str:
-    """Give a network, or the part of one that a graph is of, the weights of a metanetwork.
-
-    Returns:
-        The engine that the metanetwork ran in.
-
-    Raises:
-        ConfigError: The metanetwork has no place for a parameter, or does not know a size of its
-            kernels.
-    """
-    network.to(context.device)
-    try:
-        rewriter = load_metanetwork(metanetwork).to(context.device)
-        new = rewriter.rewrite(graph, network.state_dict())
-    except TraceError as error:
-        raise ConfigError(
-            f"the metanetwork '{metanetwork}' does not go with the network: {error} Meta-training "
-            "is `metaprune fit`; "
-            "to go without, set metanetwork to null."
-        ) from error
-    network.load_state_dict(new)
-    return rewriter.engine_used
 
 
 def train_once(

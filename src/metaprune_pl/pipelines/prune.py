@@ -14,14 +14,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import load_network
 from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.prepare import (
-    Before,
-    Ready,
-    accuracies_before,
-    as_built,
-    prepare,
-    train_once,
-)
+from metaprune_pl.pipelines.prepare import Before, Ready, accuracies_before, prepare, train_once
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     MaskSettings,
@@ -38,6 +31,7 @@ from metaprune_pl.pruning.targets import (
     PrunedNetwork,
     speed_up_targets,
 )
+from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context

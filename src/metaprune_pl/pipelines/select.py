@@ -10,11 +10,10 @@ from typing import Any, Literal
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import whole_folder
-from metaprune_pl.metanetworks.storage import stored_metanetworks
+from metaprune_pl.metanetworks.storage import epoch_of, stored_metanetworks
 from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning import MaskSettings
-from metaprune_pl.records import as_record, read_record
 from metaprune_pl.reports import Curve, Selection
 from metaprune_pl.reports.choice import Shape, best_shape
 from metaprune_pl.reports.writing import write_result
@@ -111,7 +110,7 @@ def _epochs(preparation: Preparation, grid: CurveSettings, search: SearchSetting
         raise ConfigError("set metanetwork to the folder of the metanetworks to choose from.")
     epochs = stored_metanetworks(preparation.metanetwork)
     if search.epochs is not None:
-        epochs = [path for path in epochs if _epoch(path) in search.epochs]
+        epochs = [path for path in epochs if epoch_of(path) in search.epochs]
     if not epochs:
         raise ConfigError(
             f"search.epochs: '{preparation.metanetwork}' holds no metanetwork of these epochs."
@@ -155,7 +154,7 @@ def _selection(
         accuracy=own,
         target=target,
         last_kept=epochs[kept - 1].name if kept else None,
-        milestone=_epoch(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
+        milestone=epoch_of(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
     )
 
 
@@ -177,13 +176,6 @@ def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", 
         middle = (low + high) // 2
         low, high = (middle + 1, high) if keeps(middle) else (low, middle)
     return low
-
-
-def _epoch(metanetwork: Path) -> int:
-    path = metanetwork / "metanetwork.json"
-    card = read_record(dict[str, Any], path)
-    record = as_record(dict[str, Any], card.get("record"), path)
-    return as_record(int, record.get("epoch"), path)
 
 
 def _curve(

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, trace
+from metaprune_pl.networks import NetworkCard, create_network
 from metaprune_pl.networks.examples import Example, to_device
 from metaprune_pl.pruning.cost import Cost
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.heads import AttentionUnits
+from metaprune_pl.pruning.macs import count_macs
 from metaprune_pl.pruning.trials import prunable_groups
 
 
@@ -52,6 +55,17 @@ class Unpruned:
             return replace(self, graph=trace(network, example))
         groups = prunable_groups(network, example, self.attention)
         return replace(self, graph=groups.graph, groups=groups)
+
+
+def as_built(card: NetworkCard) -> nn.Module:
+    """Build the network that a stored one was before any pruning, with other weights."""
+    network = create_network(card.settings.builder, seed=0, **card.settings.arguments)
+    return network.eval()
+
+
+def unpruned_macs(card: NetworkCard) -> int:
+    """Count multiply-accumulates of `as_built` for one image."""
+    return count_macs(as_built(card), torch.zeros(1, *card.input_shape))
 
 
 def examine(

@@ -15,20 +15,6 @@ from metaprune_pl.reports.summary import curve_rows, pruned_rows
 from metaprune_pl.reports.text import count, decimal, percent, text_table
 
 
-def data_model_table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what is recorded of data models."""
-    rows = []
-    for record in records:
-        stored = record["validation_accuracy"]
-        trained = record.get("validation_accuracy_trained", stored)
-        rows.append(
-            (str(record["seed"]), f"{record['speed_up']:.2f}x", percent(trained), percent(stored))
-        )
-    return text_table(
-        "Data models: validation accuracy", ["seed", "speed-up", "trained %", "as stored %"], rows
-    )
-
-
 def experiment_tables(experiment: Experiment) -> list[RenderableType]:
     """Return the tables of an experiment.
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -53,6 +54,18 @@ class AveragePrecision(MeanAveragePrecision):
         """
         precisions = self.compute()
         return max(0.0, float(precisions["map"])), max(0.0, float(precisions["map_50"]))
+
+
+@torch.inference_mode()
+def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
+    """Return the test mean average precision, over overlaps of 0.5 to 0.95 and at 0.5."""
+    metric, detector = AveragePrecision(), detector.to(device).eval()
+    batches = track(
+        data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True
+    )
+    for images, targets in batches:
+        metric.update(detector(images), targets)
+    return metric.summary()
 
 
 class DetectorTraining(NetworkTraining):
