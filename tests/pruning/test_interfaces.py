@@ -64,7 +64,8 @@ def test_a_target_of_ones_own_is_reached_by_the_command_line(
     given = load_network(line / "runs/quickstart/data_models/networks/seed_0002")
     size = 4 * count_parameters(given)
     targets = [{"class_path": "toys.Bytes", "init_args": {"most": size // part}} for part in (2, 3)]
-    flags = [f"--targets={json.dumps(targets)}", "--pruning.min_channels=2", "--rounds=2"]
+    asked = [f"--targets={json.dumps(targets)}", "--trust=toys"]
+    flags = [*asked, "--pruning.min_channels=2", "--rounds=2"]
     none = ["--finetune.epochs=0", "--finetune_after.epochs=1", "--metanetwork=null"]
     folder = f"--trainer.default_root_dir={tmp_path}/own"
     main(tiny("prune prune", *flags, *none, "--latency_batches=[1]", folder))
@@ -76,7 +77,8 @@ def test_a_target_of_ones_own_is_reached_by_the_command_line(
         assert result["speed_up"] == count_parameters(given) / count_parameters(stored)
         assert min(shape[0] for shape in layer_widths(stored).values() if len(shape) == 4) >= 2
     with pytest.raises(SystemExit):
-        main(tiny("prune prune", f"--targets={json.dumps(targets[:1] * 2)}", *none, folder))
+        twice = f"--targets={json.dumps(targets[:1] * 2)}"
+        main(tiny("prune prune", twice, "--trust=toys", *none, folder))
 
 
 @pytest.mark.parametrize("build", [lambda: random_resnet(8, 8), lambda: randomize(PlainNet())])

@@ -6,12 +6,14 @@ output and input neurons per block, T taps.
 
 from metaprune_pl.metanetworks.base import Metanetwork, Rewriter
 from metaprune_pl.metanetworks.pna import PNAMetanetwork
+from metaprune_pl.metanetworks.pna_pyg import PyGMetanetwork
 from metaprune_pl.metanetworks.scale import ScaleMetanetwork, ScalePredictor
 from metaprune_pl.metanetworks.storage import load_metanetwork, save_metanetwork
 
 __all__ = [
     "Metanetwork",
     "PNAMetanetwork",
+    "PyGMetanetwork",
     "Rewriter",
     "ScaleMetanetwork",
     "ScalePredictor",

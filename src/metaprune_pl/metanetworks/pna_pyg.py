@@ -9,32 +9,9 @@ It gathers and scatters along an edge list, and is slow. Its parameters have the
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.nn import MessagePassing
-from torch_geometric.nn.aggr import MultiAggregation
 
 from metaprune_pl.graphs import Features, WeightGraph
-from metaprune_pl.graphs.pyg import edge_index
 from metaprune_pl.metanetworks.pna import PNALayer, PNAMetanetwork
-
-
-class _Messages(MessagePassing):
-    """Equations (14), (15) and (18): products of factors and edges, aggregated four ways."""
-
-    def __init__(self) -> None:
-        super().__init__(aggr=MultiAggregation(["mean", "std", "max", "min"]))
-
-    def forward(
-        self, sender: Tensor, receiver: Tensor, edge_index: Tensor, edges: Tensor
-    ) -> Tensor:
-        """Return [N, 4 H] from two factors [N, H], [2, E] and [E, H]."""
-        size = (sender.shape[0], sender.shape[0])
-        return self.propagate(  # type: ignore[no-any-return]
-            edge_index, sender=sender, receiver=receiver, edges=edges, size=size
-        )
-
-    def message(self, sender_j: Tensor, receiver_i: Tensor, edges: Tensor) -> Tensor:
-        """One message along each edge, [E, H]."""
-        return sender_j * receiver_i * edges
 
 
 class PyGMetanetwork(PNAMetanetwork):
@@ -42,13 +19,17 @@ class PyGMetanetwork(PNAMetanetwork):
 
     def rewrite_features(self, graph: WeightGraph, features: Features) -> Features:
         """Equations (12) to (23) on the graph as it is."""
+        # here, as only this class needs torch_geometric
+        from metaprune_pl.graphs.pyg import edge_index
+        from metaprune_pl.metanetworks.pyg_messages import Messages
+
         self.coding.check_kernels(
             {connection.kernel: connection.name for connection in graph.connections}
         )
         index = edge_index(graph, features.nodes.device)
         source, target = index
         back = index.flip(0)
-        messages = _Messages()
+        messages = Messages()
         nodes = self.coding.encode_nodes(features.nodes)
         edges = self._encode(graph, features)
         for layer in self.layers:
