@@ -12,9 +12,11 @@ import torch
 from conftest import tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import Digits
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import PNAMetanetwork, load_metanetwork
 from metaprune_pl.pruning import Sparsity
 from metaprune_pl.stages import MetaTraining, OptimizerSettings
+from metaprune_pl.stages.trainer import StageTrainer
 
 SGD = (
     "--model.init_args.optimizer="
@@ -52,6 +54,12 @@ def test_bf16_mixed_keeps_float32_weights_and_comes_close(args: list[str]) -> No
     full, half = (weights(run, 2) - weights(run, 1) for run in ("full", "half"))
     assert weights("half", 2).dtype == torch.float32
     assert 0 < float((full - half).norm()) < 0.2 * float(full.norm())
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_weights_of_another_precision_are_refused(precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"precision is {precision}; networks stay in single"):
+        StageTrainer(precision=precision)
 
 
 def test_the_gradient_is_clipped(args: list[str]) -> None:

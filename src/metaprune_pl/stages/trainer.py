@@ -36,6 +36,8 @@ HARDWARE = (
 
 
 MOST_THREADS = 1024
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
+"""Precisions that leave weights in float32, in which networks are stored, traced and measured."""
 
 
 class StageTrainer(pl.Trainer):
@@ -55,6 +57,11 @@ class StageTrainer(pl.Trainer):
             if not 1 <= threads <= MOST_THREADS:
                 raise ConfigError(f"trainer.threads is {threads}; give 1 to {MOST_THREADS}.")
             torch.set_num_threads(threads)
+        if str(precision := kwargs.get("precision") or 32) not in PRECISIONS:
+            raise ConfigError(
+                f"trainer.precision is {precision}; networks stay in single precision: take "
+                f"{', '.join(PRECISIONS[:3])}."
+            )
         self._settings = {key: value for key, value in kwargs.items() if key != "callbacks"}
         self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
         folder = Path(kwargs.get("default_root_dir") or ".")
