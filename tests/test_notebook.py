@@ -27,6 +27,19 @@ def test_a_torchvision_network_is_pruned_to_2x_in_three_lines() -> None:
     assert all(10 * left >= width for width, left in widths)  # no layer collapses
 
 
+def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
+    network = random_resnet(8, 8).eval()
+    example = torch.zeros(1, 3, 8, 8)
+    images = torch.randn(64, 3, 8, 8)
+    batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
+    blind = metaprune_pl.prune(network, 1.5, example=example)
+    seen = metaprune_pl.prune(network, 1.5, example=example, images=lambda: batches)
+    unseen = torch.randn(64, 3, 8, 8)
+    with torch.no_grad():
+        errors = [float((each(unseen) - network(unseen)).norm()) for each in (blind, seen)]
+    assert errors[1] < errors[0]
+
+
 def test_a_speed_up_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         metaprune_pl.prune(random_resnet(8, 4), speed_up=0.5, example=torch.zeros(1, 3, 8, 8))

@@ -10,8 +10,12 @@ from metaprune_pl import graphs, pruning
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.base import Rewriter
 from metaprune_pl.networks.open import usual_input
-from metaprune_pl.pruning import Importance, PruningSettings
+from metaprune_pl.pruning import Elimination, Importance, Magnitude, PruningSettings, SpeedUp
 from metaprune_pl.pruning.importance import Images
+from metaprune_pl.pruning.rankings import Ranking
+
+REPAIR = 1024
+"""Images that a repair measures."""
 
 
 def trace(network: nn.Module, example: Tensor | None = None) -> graphs.WeightGraph:
@@ -63,16 +67,19 @@ def prune(
 ) -> nn.Module:
     """Return a copy of a network, in evaluation mode, without its least important channels.
 
-    It costs `speed_up` times less, and is to be trained further.
+    It costs `speed_up` times less, and is to be trained further. With images its layers are
+    repaired: they come as close as they can to what they gave before.
 
     Args:
         network: Left as it is.
         speed_up: Multiply-accumulates of the network over those of the result.
         example: One image as a batch, [1, C, H, W]; None guesses the shape.
-        criterion: Which channels matter; None is the paper's group norm, `Magnitude`.
+        criterion: Which channels matter; None is `Elimination`, or without images the group norm,
+            `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
             channels.
-        images: What a criterion measures, where it does.
+        images: Starts over batches of images, on the network's device, and labels; the criterion
+            and the repair measure some of them.
 
     Raises:
         ConfigError: The speed-up makes no sense.
@@ -80,15 +87,30 @@ def prune(
         TraceError: The network cannot be turned into a graph.
     """
     copied = copy.deepcopy(network).eval()
-    (pruned,) = pruning.prune(
-        copied,
-        _example(copied, example),
-        speed_ups=[speed_up],
-        criterion=criterion,
-        settings=PruningSettings(max_ratio=0.9) if settings is None else settings,
-        images=images,
+    ranking: Ranking = "uniform" if images is None and criterion is None else "global"
+    usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
+    target = SpeedUp(value=speed_up, settings=settings or usual)
+    unpruned = pruning.examine(
+        copied, _example(copied, example), attention=target.settings.attention
     )
-    return pruned
+    target.check(copied, unpruned)
+    chosen = criterion or (Magnitude() if images is None else Elimination())
+    (pruned,) = target.reach([target], copied, unpruned, chosen, images)
+    if images is not None and pruned.kept is not None:
+        sample = _first(images, REPAIR)
+        for _ in pruning.repair(copied, pruned.network, unpruned.graph, pruned.kept, sample):
+            pass
+    return pruned.network
+
+
+def _first(images: Images, count: int) -> Tensor:
+    """Return the first of some images, [B, C, H, W]."""
+    batches: list[Tensor] = []
+    for batch, _ in images():
+        batches.append(batch)
+        if sum(map(len, batches)) >= count:
+            break
+    return torch.cat(batches)[:count]
 
 
 def _example(network: nn.Module, given: Tensor | None) -> Tensor:

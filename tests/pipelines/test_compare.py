@@ -50,7 +50,7 @@ def toy_matrix(folder: Path, name: str) -> dict[str, Any]:
     (folder / "toy.yaml").write_text(
         yaml.safe_dump(
             {
-                "include": "quickstart.yaml",
+                "include": "paper_quickstart.yaml",
                 "chain": {
                     **{
                         stage: f"toy_{file}.yaml"

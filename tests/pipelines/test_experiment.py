@@ -63,14 +63,15 @@ def write_toy_configs(folder: Path) -> None:
             place = config
             *path, last = key.split(".")
             for part in path:
-                place = place[part]
+                place = place.setdefault(part, {})
             place[last] = value
         (folder / f"toy_{name}.yaml").write_text(yaml.safe_dump(config))
 
 
 ARGS = [
     "experiment",
-    "--config=quickstart.yaml",
+    "--config=paper_quickstart.yaml",
+    "--trainer.default_root_dir=runs/quickstart",
     "--chain.data_models=toy_data.yaml",
     "--chain.held_out=2",
     "--chain.meta_training=toy_meta.yaml",

@@ -89,3 +89,17 @@ def test_the_best_is_chosen_after_it_is_finished(resnet: tuple[nn.Module, Prunin
         choose(network, groups.graph, [], finish, evaluate)
     with pytest.raises(ConfigError, match="ceilings"):
         ChoiceSettings(ceilings=[0.0])
+
+
+def test_a_choice_costs_a_tenth_of_the_finetuning() -> None:
+    settings = ChoiceSettings(images=1000)
+    for finetuning, repaired in ((32768, 1024), (100_000, 512), (450_000, 0)):
+        limit = settings.limit(finetuning, repaired)
+        assert limit is not None
+        forward = limit * (2 * repaired + 1000)
+        assert limit == 1 or forward <= 0.1 * 3 * finetuning < forward + 2 * repaired + 1000
+    assert settings.limit(10, 1024) == 1
+    assert settings.limit(0, 1024) is None
+    assert ChoiceSettings(plans=7).limit(10, 1024) == 7
+    with pytest.raises(ConfigError, match="plans"):
+        ChoiceSettings(plans=0)

@@ -83,6 +83,11 @@ class SteppedDataModule(LightningDataModule):
         self.seed = seed
 
     @property
+    def step_images(self) -> int:
+        """Training images of a step over all devices."""
+        return self.global_batch or self.batch_size
+
+    @property
     def rank_of(self) -> tuple[int, int]:
         """Index of this process, and number of all."""
         trainer = self.trainer
@@ -98,7 +103,7 @@ class SteppedDataModule(LightningDataModule):
         return Order(
             images,
             batch_size=self._device_batch(ranks),
-            step=self.global_batch or self.batch_size,
+            step=self.step_images,
             train=True,
             seed=self.seed,
             rank=rank,
@@ -106,13 +111,11 @@ class SteppedDataModule(LightningDataModule):
         )
 
     def _device_batch(self, ranks: int) -> int:
-        step = self.global_batch or self.batch_size
-        setting = "global_batch"
         return device_batch(
-            step,
+            self.step_images,
             shares=ranks,
             largest=self.batch_size,
-            setting=setting,
+            setting="global_batch",
         )
 
     def divide_steps(self) -> None:

@@ -81,6 +81,8 @@ class CifarResNet(nn.Module):
         num_classes: Number of classes K.
         in_channels: Channels C of the images.
         shortcut: Shortcut between stages, see `Shortcut`.
+        patch: The first convolution reads 3x3 blocks of so many pixels a side, with this stride: 2
+            makes the network four times faster.
 
     Shapes: [B, C, H, W] -> [B, K].
 
@@ -98,19 +100,20 @@ class CifarResNet(nn.Module):
         num_classes: int = 10,
         in_channels: int = 3,
         shortcut: Shortcut = "conv",
+        patch: int = 1,
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise NetworkError(
                 f"cifar_resnet: depth {depth} is not 6n + 2. Take 8, 14, 20, 32, 44, 56 or 110."
             )
-        if min(width, num_classes, in_channels) < 1:
+        if min(width, num_classes, in_channels, patch) < 1:
             raise NetworkError(
-                "cifar_resnet: width, num_classes and in_channels must be at least 1."
+                "cifar_resnet: width, num_classes, in_channels and patch must be at least 1."
             )
         if shortcut not in get_args(Shortcut) or (shortcut == "pad" and width % 2):
             raise NetworkError("cifar_resnet: shortcut is 'conv', or 'pad' with an even width.")
-        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 3 * patch, patch, patch, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         blocks = (depth - 2) // 6
         self.layer1 = _stage(width, width, blocks, shortcut)

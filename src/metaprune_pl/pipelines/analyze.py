@@ -62,7 +62,7 @@ def analyze(
     count = data.count("validation")
     every = -(-count // sample.images)
     order = Order(count, batch_size=data.batch_size, train=False, ranks=every)
-    criterion = before.criterion
+    criterion = before.importance()
     statistics = []
     accuracies = []
     for name, network in (("origin", origin.to(context.device)), (change, ready.network)):

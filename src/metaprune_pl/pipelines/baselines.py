@@ -8,7 +8,8 @@ from typing import Any, Literal
 import yaml
 
 from metaprune_pl.networks import create_network, read_card, save_network
-from metaprune_pl.pruning import Importance, Lamp, Magnitude, Random, Scales, Taylor
+from metaprune_pl.pipelines.preparation import PRUNING
+from metaprune_pl.pruning import Elimination, Importance, Lamp, Magnitude, Random, Scales, Taylor
 from metaprune_pl.pruning.recovery import RepairSettings
 from metaprune_pl.stages.budgeted_training import BudgetSettings
 
@@ -51,9 +52,11 @@ class Baseline:
             ranking: "uniform" if uniform else "global",
         }
         if self.pruner != "own":
-            shared |= {"pruning.pruner": self.pruner, "repair": None, "choice": None}
+            step = {"pruning.step": 0.005}  # it takes all of a step, and may overshoot
+            shared |= {"pruning.pruner": self.pruner, "repair": None, "choice": None, **step}
         if self.repair is not None:
-            shared["repair"] = asdict(self.repair)
+            floor = {"pruning.step": PRUNING.step, "pruning.max_ratio": PRUNING.max_ratio}
+            shared |= {"repair": asdict(self.repair), **floor}
         budgeted = {} if self.budgeted is None else {"budgeted": asdict(self.budgeted)}
         return {"curve": shared | budgeted, "prune": {**shared, "rounds": self.rounds}}
 
@@ -66,7 +69,7 @@ BASELINES: Mapping[str, Baseline] = {
     "taylor": Baseline(criterion=Taylor(p=1.0, normalize="mean")),
     "lamp": Baseline(criterion=Lamp()),
     "iterative_magnitude": Baseline(criterion=Magnitude(p=1.0, normalize="mean"), rounds=3),
-    "repair": Baseline(criterion=Magnitude(), repair=RepairSettings()),
+    "repair": Baseline(criterion=Elimination(), repair=RepairSettings()),
     "budgeted": Baseline(criterion=Magnitude(), budgeted=BudgetSettings()),
     "depgraph": Baseline(criterion=Magnitude(), pruner="depgraph"),
     "snip": Baseline(criterion=Taylor(p=1.0, normalize="none"), untrained=True),
@@ -104,4 +107,6 @@ def training_of(data_models: Path) -> dict[str, Any]:
     config = yaml.safe_load((data_models / "config.yaml").read_text())
     model = config["model"]["init_args"]
     settings = {"epochs": config["trainer"]["max_epochs"], "optimizer": model["optimizer"]}
-    return {"finetune_after": {**settings, "label_smoothing": model["label_smoothing"]}}
+    untaught = {"distillation": None, "keep": "last"}  # the network as given is untrained
+    after = {**settings, **untaught, "label_smoothing": model["label_smoothing"]}
+    return {"finetune_after": after}

@@ -30,15 +30,32 @@ def training_recovery(
     return Recovery(sample=sample, statistics=statistics, repair=repair)
 
 
-def classifier_pruner(context: Context, data: ImageDataModule, preparation: Preparation) -> Pruner:
-    """Return how classifiers are pruned."""
-    settings = preparation.choice
+def measured_images(context: Context, data: ImageDataModule, importance: Importance) -> Images:
+    """Return what an importance measures: training images without labels, or validation images."""
+    if not importance.unlabelled:
+        return partial(data.evaluation, "validation", context.device)
+    order = data.sample("train", importance.unlabelled)
+    return partial(data.evaluation, "train", context.device, order)
 
-    def images(importance: Importance) -> Images:
-        if not importance.unlabelled:
-            return partial(data.evaluation, "validation", context.device)
-        order = data.sample("train", importance.unlabelled)
-        return partial(data.evaluation, "train", context.device, order)
+
+def classifier_pruner(
+    context: Context,
+    data: ImageDataModule,
+    preparation: Preparation,
+    *,
+    masks: bool = False,
+    finetuning: int = 0,
+) -> Pruner:
+    """Return how classifiers are pruned.
+
+    Args:
+        context: Where to run.
+        data: The images.
+        preparation: How.
+        masks: Whether single weights become zero.
+        finetuning: Training images that follow for each target.
+    """
+    settings = preparation.choice
 
     def score(network: nn.Module) -> float:
         assert settings is not None
@@ -47,10 +64,11 @@ def classifier_pruner(context: Context, data: ImageDataModule, preparation: Prep
 
     choice = None
     if settings is not None:
-        choice = Measured(settings=settings, score=score, broadcast=context.broadcast)
+        limit = settings.limit(finetuning, preparation.recovered)
+        choice = Measured(settings=settings, limit=limit, score=score, broadcast=context.broadcast)
     return Pruner(
-        criterion=preparation.criterion,
-        images=images,
+        criterion=preparation.importance(masks=masks),
+        images=partial(measured_images, context, data),
         recovery=training_recovery(context, data, preparation.statistics, preparation.repair),
         choice=choice,
     )

@@ -74,6 +74,7 @@ class CompareSettings:
             methods=[*self.controls, "metanetwork"],
             metanetworks=several,
             speed_ups=experiment.speed_ups[-1:],
+            budgets=[1.0],
             overrides={
                 s: {**experiment.overrides.get(s, {}), **self.overrides.get(s, {})} for s in stages
             },

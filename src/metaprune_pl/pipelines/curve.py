@@ -97,7 +97,8 @@ def curve(
     else:
         ready = prepare(context, data, before, [grid.last(before.pruning)])
         targets = grid.targets(before.pruning, ready)
-    pruned = classifier_pruner(context, data, before).reach(targets, ready.network, ready.unpruned)
+    pruner = classifier_pruner(context, data, before, masks=masks is not None)
+    pruned = pruner.reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
     result = Curve(
         network=ready.name,

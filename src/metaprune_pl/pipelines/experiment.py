@@ -7,7 +7,7 @@ if started by hand.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.baselines import baseline, training_of, untrained_copy
@@ -139,12 +139,29 @@ class Line:
             metanetworks: Folder of the metanetwork of a method.
         """
         held_out = networks[-self.chain.held_out :]
+        line = self._tuned(networks)
         for method in self.chain.compared:
-            runs = [run for network in held_out for run in self._runs(method, network)]
+            runs = [run for network in held_out for run in line._runs(method, network)]
             for run in runs:
                 run.make(metanetworks.get(method))
             for stage, text in _COSTS.items():
                 self._add_cost(stage, text, method, [run.folder / stage for run in runs])
+
+    def _tuned(self, networks: Sequence[Path]) -> Self:
+        """Return the same with the weight of sparsity learning that does best on a network."""
+        chain, method = self.chain, "sparsity_learning"
+        if not chain.tune or method not in chain.methods:
+            return self
+        network = str(chain.to_choose_by(networks)[0])
+        for weight in chain.tune:
+            folder = self.context.folder / "tuning" / f"weight_{weight:g}"
+            sparsity = asdict(replace(chain.sparsity, weight=weight))
+            given = {"network": network, "metanetwork": None, "sparsity": sparsity}
+            self._run("curve", method, folder, **given, **{"grid.split": "validation"})
+            self.result.tuning[weight] = Curve.from_json(folder / "curve.json").area
+            self.result.add_cost(f"tuning, weight {weight:g}", method, cost_of(folder), once=True)
+        best = replace(chain.sparsity, weight=self.result.best_weight)
+        return replace(self, chain=replace(chain, sparsity=best))
 
     def _runs(self, method: str, network: Path) -> "list[_Pruning]":
         """Return the prunings of a network: one, or one for each seed of the repeats."""
@@ -179,13 +196,13 @@ class _Pruning:
     folder: Path
     seed: int | None = None
 
-    def _run(self, name: str, **given: Any) -> Path:
-        """Run a stage in a folder of its own, and return that."""
+    def _run(self, name: str, folder: str = "", **given: Any) -> Path:
+        """Run a stage in a folder of its own, by default of its name, and return that."""
         context = self.line.context
         if self.seed is not None:
             context = replace(context, seed=self.seed)
             given["data.init_args.seed"] = self.seed
-        folder, name_of_run = self.folder / name, self.network.name
+        where, name_of_run = self.folder / (folder or name), self.network.name
         if self.seed is not None:
             name_of_run = f"{name_of_run}/{self.folder.name}"
         events = Events(
@@ -194,36 +211,49 @@ class _Pruning:
             prefix=name_of_run,
             is_part=True,
         )
-        self.line.chain.stage(name, self.method).run(context, folder, given, events)
-        return folder
+        self.line.chain.stage(name, self.method).run(context, where, given, events)
+        return where
 
     def make(self, metanetwork: str | None) -> None:
         """Draw the test curve after the network was made ready, and prune it to all targets."""
         line, other = self.line, baseline(self.method)
-        if other is None or other.has_curve:
-            source = self._draw(metanetwork)
-        elif other.untrained:
+        if other is not None and other.untrained:
             untrained = untrained_copy(self.network, self.folder / "untrained")
             training = training_of(line.context.folder / "data_models")
             source = {"network": str(untrained), "finetune.epochs": 0, **training}
+        elif line.chain.curve is not None and (other is None or other.has_curve):
+            source = self._draw(metanetwork)
         else:
-            source = {"network": str(self.network)}
+            source = {"network": str(self.network), **self._made_ready(metanetwork)}
         if not line.chain.speed_ups and line.chain.masks is None:
             return
         none = {"metanetwork": None, "sparsity": None, "speed_ups": line.chain.speed_ups}
-        folder = self._run("prune", **{**none, **source})
-        if line.chain.masks is None:
-            pruned = read_report(folder, Pruned)
-            line.result.pruned.extend(replace(result, method=self.method) for result in pruned)
-        else:
+        for share in line.chain.budgets:
+            part = line.chain.part_of_budget(self.method, share)
+            name = "prune" if share == 1 else f"prune_{share:g}"
+            self._read(self._run("prune", name, **{**none, **source, **part}), share)
+
+    def _made_ready(self, metanetwork: str | None) -> dict[str, Any]:
+        """Return the settings by which the method makes a network ready for pruning."""
+        learning = self.method == "sparsity_learning"
+        sparsity = asdict(self.line.chain.sparsity) if learning else None
+        return {"metanetwork": metanetwork, "sparsity": sparsity}
+
+    def _read(self, folder: Path, share: float) -> None:
+        """Add what a run of `prune` measured to the result."""
+        result, method = self.line.result, self.method
+        if self.line.chain.masks is not None:
             masked = read_report(folder, Masked)
-            line.result.masked.extend(replace(result, method=self.method) for result in masked)
+            result.masked.extend(replace(each, method=method) for each in masked)
+            return
+        for each in read_report(folder, Pruned):
+            path = str(folder / each.name / "network")
+            result.pruned.append(replace(each, method=method, budget=share, path=path))
 
     def _draw(self, metanetwork: str | None) -> dict[str, Any]:
         """Draw the network's test curve, and return what is pruned: the network made ready."""
         line = self.line
-        sparsity = asdict(line.chain.sparsity) if self.method == "sparsity_learning" else None
-        ready = {"metanetwork": metanetwork, "sparsity": sparsity, "grid.split": "test"}
+        ready = {**self._made_ready(metanetwork), "grid.split": "test"}
         drawn = self._run("curve", network=str(self.network), **ready)
         line.result.curves.append(
             replace(Curve.from_json(drawn / "curve.json"), method=self.method)

@@ -45,8 +45,9 @@ class ExperimentSettings:
     Attributes:
         data_models: Config of `data_models`: metanetworks learn from those with the first seeds,
             `validation` ones are to choose by, and the last are held out.
-        meta_training: Config of `fit` that trains the metanetwork.
-        curve: Config of `curve`, and of `select`, which chooses the metanetwork.
+        meta_training: Config of `fit` that trains the metanetwork; only its method needs it.
+        curve: Config of `curve`, and of `select`, which chooses the metanetwork; None draws no
+            curves, and the finetuning before pruning is that of `prune`.
         prune: Config of `prune`.
         held_out: Number of networks that are pruned and reported on; no metanetwork has seen them.
         validation: Number of networks by whose curves the epoch of a metanetwork is chosen; none
@@ -58,10 +59,15 @@ class ExperimentSettings:
         masks: Shares and patterns of weights that become zero, in place of speed-ups; the curves
             are over the shares.
         sparsity: Sparsity term of the control `sparsity_learning`.
+        tune: Weights of that term; the one of the largest area under the validation curve of a
+            network to choose by is taken. None are needed where it is known.
+        budgets: Shares of the finetuning after pruning that each method gets, in turn; what is left
+            without any is measured in any case.
         methods: What is compared: `none`, `sparsity_learning`, `metanetwork`, and baselines:
             `random`, `magnitude_l1`, `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`,
             `iterative_magnitude`, `snip`, each with `_uniform` behind it for the same share of each
-            group.
+            group; and `variants`.
+        variants: Methods of your own: name to the overrides that make it.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None
             leaves them.
         overrides: Stage (`data_models`, `meta_training`, `curve`, `prune`) to settings that
@@ -73,8 +79,8 @@ class ExperimentSettings:
     """
 
     data_models: str
-    meta_training: str
-    curve: str
+    meta_training: str | None = None
+    curve: str | None = None
     prune: str
     held_out: int = 2
     validation: int = 1
@@ -83,7 +89,10 @@ class ExperimentSettings:
     speed_ups: list[float] = field(default_factory=lambda: [2.0, 3.0, 4.0])
     masks: MaskSettings | None = None
     sparsity: Sparsity = field(default_factory=Sparsity)
+    tune: list[float] = field(default_factory=list)
+    budgets: list[float] = field(default_factory=lambda: [1.0])
     methods: list[str] = field(default_factory=lambda: list(METHODS))
+    variants: dict[str, Overrides] = field(default_factory=dict)
     images: dict[str, Any] | None = None
     overrides: Overrides = field(default_factory=dict)
     metanetworks: dict[str, Overrides] = field(default_factory=dict)
@@ -100,31 +109,37 @@ class ExperimentSettings:
             raise ConfigError("chain.held_out and chain.validation are at least 1.")
         if len(set(self.repeats)) < len(self.repeats) or min([*self.repeats, 0]) < 0:
             raise ConfigError("chain.repeats: give seeds of at least 0, each once.")
-        for name, overrides in {"overrides": self.overrides, **self.metanetworks}.items():
+        several = {**self.variants, **self.metanetworks}
+        for name, overrides in {"overrides": self.overrides, **several}.items():
             if other := sorted(overrides.keys() - set(STAGES)):
                 raise ConfigError(f"chain, {name}: '{other[0]}' is none of {', '.join(STAGES)}.")
             if name != "overrides" and "data_models" in overrides:
-                raise ConfigError(
-                    f"chain.metanetworks, {name}: all metanetworks learn from the same data models."
-                )
+                raise ConfigError(f"chain, {name}: all methods have the same data models.")
+        if "metanetwork" in self.methods and None in (self.meta_training, self.curve):
+            raise ConfigError("chain: the method metanetwork needs meta_training and curve.")
+        if not self.budgets or not all(0 < share <= 1 for share in self.budgets):
+            raise ConfigError("chain.budgets: give shares above 0 and up to 1, such as [0.1, 1.0].")
+        if self.tune and (self.curve is None or self.masks is not None):
+            raise ConfigError("chain.tune: the weight is chosen by a curve over speed-ups.")
         if len(set(self.methods)) != max(1, len(self.methods)):
             raise ConfigError("chain.methods: name at least one, and each once.")
-        if unknown := [
-            method for method in self.methods if method not in METHODS and baseline(method) is None
-        ]:
-            known = f"{', '.join([*METHODS, *BASELINES])} (these also with {UNIFORM})"
-            raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {known}.")
+        known = {*METHODS, *self.variants}
+        if unknown := [m for m in self.methods if m not in known and baseline(m) is None]:
+            names = f"{', '.join([*METHODS, *BASELINES])} (these also with {UNIFORM}), or variants"
+            raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {names}.")
 
     def check_held_out(self, data_models: int) -> None:
-        """Refuse to leave no data models to train on.
+        """Refuse to leave too few data models for what learns or chooses by them.
 
         Raises:
-            ConfigError: None of this many are left.
+            ConfigError: There are only so many.
         """
-        if data_models <= self.held_out + self.validation:
+        learns = "metanetwork" in self.methods
+        chosen = self.validation if learns or self.tune else 0
+        if data_models < self.held_out + chosen + learns:
             raise ConfigError(
                 f"{self.data_models} trains {data_models} data models, {self.held_out} of which "
-                f"are held out and {self.validation} for the choice: add seeds to it, or lower "
+                f"are held out and {chosen} for the choice: add seeds to it, or lower "
                 "chain.held_out or chain.validation."
             )
 
@@ -133,13 +148,30 @@ class ExperimentSettings:
         end = len(networks) - self.held_out
         return networks[end - self.validation : end]
 
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages that there are."""
+        absent = {"meta_training"} if self.meta_training is None else set()
+        absent |= {"choice", "curve"} if self.curve is None else set()
+        return [name for name in STAGES if name not in absent]
+
     def stage(self, name: str, method: str) -> Stage:
         """Return a stage as a method runs it."""
         config = self.curve if name == "choice" else getattr(self, name)
+        assert config is not None  # `stages` has no other
         data = "data.init_args.images" if name == "meta_training" else "data"
         images = {} if self.images is None else {data: self.images}
         changes = {**images, **self.changes(method)[name]}
         return Stage(command=STAGES[name], config=config, changes=changes)
+
+    def part_of_budget(self, method: str, share: float) -> dict[str, int]:
+        """Return the settings of a method's `prune` with a share of its finetuning."""
+        if share == 1:
+            return {}
+        parsed = self.stage("prune", method).parse(network="made before", metanetwork=None)
+        after = parsed.finetune_after
+        unit = "epochs" if after.steps is None else "steps"
+        return {f"finetune_after.{unit}": max(1, round(share * after[unit]))}
 
     @cached_property
     def checked(self) -> Self:
@@ -151,7 +183,7 @@ class ExperimentSettings:
             MetapruneError: A setting of a stage makes no sense, or there is none of that name.
         """
         read: list[tuple[str, Stage]] = []
-        for method, name in product(self.compared, STAGES):
+        for method, name in product(self.compared, self.stages):
             stage = self.stage(name, method)
             if (name, stage) in read:
                 continue
@@ -170,11 +202,9 @@ class ExperimentSettings:
         for method in self.methods:
             several = self.metanetworks if method == "metanetwork" else {}
             other = baseline(method)
-            own = (
-                other.overrides(method.endswith(UNIFORM), masks=self.masks is not None)
-                if other
-                else {}
-            )
+            own = self.variants.get(method, {})
+            if other is not None:
+                own = other.overrides(method.endswith(UNIFORM), masks=self.masks is not None)
             compared |= {f"{method}_{name}": changes for name, changes in several.items()} or {
                 method: own
             }

@@ -14,6 +14,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import save_metanetwork
 from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
+from metaprune_pl.pruning.recovery import Statistics
 from metaprune_pl.reports import Curve, write_json
 from metaprune_pl.reports.choice import Shape
 from metaprune_pl.reports.figures import draw_by_epoch
@@ -44,6 +45,7 @@ class MetaEvaluation(Callback):
         global_batch: Images of a step of that; None is a batch of the meta-training.
         criterion: Which channels matter.
         pruning: Steps and floors.
+        statistics: Images that batch-norm statistics are re-estimated on: see `Preparation`.
         grid: Points at which the accuracy is measured; the last is the largest speed-up that can be
             found.
 
@@ -61,6 +63,7 @@ class MetaEvaluation(Callback):
         global_batch: int | None = None,
         criterion: Importance = Magnitude(),  # noqa: B008  (frozen)
         pruning: PruningSettings = PruningSettings(),  # noqa: B008  (frozen)
+        statistics: Statistics = "stale",
         grid: CurveSettings = CurveSettings(),  # noqa: B008  (frozen)
     ) -> None:
         if networks == [] or not 0 < threshold < 1 or min(every, global_batch or 1) < 1:
@@ -73,6 +76,7 @@ class MetaEvaluation(Callback):
             )
         self.networks, self.threshold, self.every, self.grid = networks, threshold, every, grid
         self.finetune, self.criterion, self.pruning = finetune, criterion, pruning
+        self.statistics = statistics
         self.global_batch = global_batch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,6 +140,8 @@ class MetaEvaluation(Callback):
             criterion=self.criterion,
             pruning=self.pruning,
             finetune=self.finetune,
+            statistics=self.statistics,
+            repair=None,
         )
 
     def _log_figure(self, trainer: Trainer, folder: Path, epoch: int) -> None:

@@ -2,18 +2,30 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkSource
-from metaprune_pl.pruning import ChoiceSettings, Importance, Magnitude, PruningSettings, Sparsity
-from metaprune_pl.pruning.recovery import RepairSettings, Statistics
+from metaprune_pl.pruning import (
+    ChoiceSettings,
+    Elimination,
+    Importance,
+    Magnitude,
+    PruningSettings,
+    Sparsity,
+)
+from metaprune_pl.pruning.recovery import RepairSettings, Statistics, StatisticsSettings
 from metaprune_pl.stages import BudgetedTraining, Finetuning
 from metaprune_pl.stages.budgeted_training import BudgetSettings
-from metaprune_pl.stages.training_settings import FinetuneSettings
+from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
+
+PRUNING = PruningSettings(step=1.0, max_ratio=0.9)
+"""One ranking, and no layer that collapses."""
+BEFORE = replace(RECIPE, epochs=0, keep="last")
+"""No finetuning before pruning: all of it comes after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +70,8 @@ class Preparation:
         budgeted: Finetuning for every speed-up at once, instead of a metanetwork: another control,
             to which a sparsity term may be added.
         criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random,
-            Energy, Elimination, UnitTaylor, or your own.
+            Energy, Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for
+            masks and after training with a sparsity term or for every speed-up, which follow it.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
         statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
@@ -76,11 +89,11 @@ class Preparation:
     metanetwork: str | None = None
     sparsity: Sparsity | None = None
     budgeted: BudgetSettings | None = None
-    criterion: Importance = field(default_factory=Magnitude)
-    pruning: PruningSettings = field(default_factory=PruningSettings)
-    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
-    statistics: Statistics = "stale"
-    repair: RepairSettings | None = None
+    criterion: Importance | None = None
+    pruning: PruningSettings = PRUNING
+    finetune: FinetuneSettings = BEFORE
+    statistics: Statistics = field(default_factory=StatisticsSettings)
+    repair: RepairSettings | None = field(default_factory=RepairSettings)
     choice: ChoiceSettings | None = None
 
     def __post_init__(self) -> None:
@@ -92,10 +105,12 @@ class Preparation:
                     f"give a metanetwork or {name} for the finetuning, not both: they are two "
                     "methods."
                 )
-            if settings is not None and not isinstance(self.criterion, Magnitude):
+            if settings is not None and not isinstance(self.importance(), Magnitude):
                 raise ConfigError(
                     f"criterion is {type(self.criterion).__name__}; {name} follows Magnitude alone."
                 )
+            if settings is not None and not self.finetune.length:
+                raise ConfigError(f"{name} is part of the finetuning: set finetune.epochs above 0.")
         if self.pruning.pruner != "own" and (self.repair is not None or self.choice is not None):
             raise ConfigError(
                 "pruning.pruner: depgraph goes without repair and choice, which need our own; set "
@@ -107,17 +122,35 @@ class Preparation:
         """The network."""
         return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
 
+    def importance(self, *, masks: bool = False) -> Importance:
+        """Return the criterion, or the one that goes with the other settings.
+
+        Args:
+            masks: Whether single weights are ranked.
+        """
+        if self.criterion is not None:
+            return self.criterion
+        followed = self.sparsity is not None or self.budgeted is not None
+        return Magnitude() if masks or followed else Elimination()
+
+    @property
+    def recovered(self) -> int:
+        """Images that a pruned network is repaired by, or that its statistics are of."""
+        if self.repair is not None:
+            return self.repair.images
+        return 0 if self.statistics == "stale" else self.statistics.images
+
     def training(self, network: Path, teacher: Path) -> Finetuning:
         """Return the finetuning of a network before pruning: see `FinetuneSettings.build`."""
         kind: Callable[..., Finetuning] = Finetuning
         if self.budgeted is not None:
             kind = partial(BudgetedTraining, pruning=self.pruning, **asdict(self.budgeted))
-        criterion = self.criterion if isinstance(self.criterion, Magnitude) else Magnitude()
+        criterion = self.importance()
         return self.finetune.build(
             network,
             teacher,
             kind,
             sparsity=self.sparsity,
-            criterion=criterion,
+            criterion=criterion if isinstance(criterion, Magnitude) else Magnitude(),
             attention=self.pruning.attention,
         )

@@ -22,7 +22,7 @@ from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.classifiers import training_recovery
+from metaprune_pl.pipelines.classifiers import measured_images, training_recovery
 from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
 from metaprune_pl.pruning import (
     AttentionUnits,
@@ -35,6 +35,7 @@ from metaprune_pl.pruning import (
 from metaprune_pl.pruning.targets import ChannelTarget, check_targets
 from metaprune_pl.pruning.unpruned import as_built, unpruned_macs
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.cost import trained_images
 from metaprune_pl.stages.accuracy import Accuracy, accuracy, measure_accuracy
 from metaprune_pl.stages.checks import check_fits
 from metaprune_pl.stages.network_training import NetworkTraining
@@ -211,7 +212,9 @@ def _make_ready(
     if (settings := preparation.finetune).length:
         build = partial(preparation.training, source, teacher=given)
         source = train_once(context, data, settings, context.folder / "finetuned", build)
-    card = replace(card, record={**card.record, "name": name, "method": method})
+    images = card.record.get("images", 0) + trained_images(context.folder / "finetuned")
+    record = {**card.record, "name": name, "method": method, "images": images}
+    card = replace(card, record=record)
     if source != given or not preparation.source.stored:
         store(context, source, load_network(source), card)
     return source, card
@@ -268,7 +271,7 @@ def prune_initially(
         original=as_built(card).to(context.device),
         criterion=initial.criterion,
         settings=initial.pruning,
-        images=partial(data.evaluation, "validation", context.device),
+        images=measured_images(context, data, initial.criterion),
     )
     result = context.folder / "pruned"
     store(context, result, pruned, card)

@@ -35,8 +35,9 @@ from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.cost import trained_images
 from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
-from metaprune_pl.stages.training_settings import FinetuneSettings
+from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
 Outcome = Pruned | Masked
 """What is measured of a network: with fewer channels, or with masks."""
@@ -46,7 +47,7 @@ def prune(
     context: Context,
     data: ImageDataModule,
     *,
-    finetune_after: FinetuneSettings = FinetuneSettings(),  # noqa: B008  (frozen)
+    finetune_after: FinetuneSettings = RECIPE,
     speed_ups: tuple[float, ...] = (2.0,),
     masks: MaskSettings | None = None,
     targets: tuple[Target, ...] = (),
@@ -163,6 +164,7 @@ class Classification(Task[Outcome]):
                 parameters_unpruned=count_parameters(self.unpruned.original),
                 accuracy_base_top_5=self.before.base.top_5,
                 plan=pruned.plan,
+                images=self.ready.card.record["images"] + trained_images(self.context.folder),
                 accuracy_pruned=self.accuracy(pruned.network),
                 accuracy_finetuned_top_5=finetuned.top_5,
             )
@@ -190,7 +192,13 @@ def _task(
         card=ready.card,
         network=ready.network,
         unpruned=ready.unpruned,
-        pruner=classifier_pruner(context, data, preparation),
+        pruner=classifier_pruner(
+            context,
+            data,
+            preparation,
+            masks=not targets[0].channels,
+            finetuning=settings.images(data.step_images, data.count("train")),
+        ),
         data=data,
         ready=ready,
         settings=settings,

@@ -6,6 +6,7 @@ here a repair may stand in its place, and plans come from several importances to
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Literal
 
 import torch
@@ -20,6 +21,9 @@ from metaprune_pl.pruning.plan import PruningSettings, plan
 from metaprune_pl.pruning.rankings import Ranking
 from metaprune_pl.pruning.removal import remove
 from metaprune_pl.pruning.rounding import rank_within
+
+SHARE = 0.1
+"""Largest cost of a choice, as a share of the finetuning that follows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,21 +101,42 @@ class ChoiceSettings:
         random: Number of plans with random shares of each group besides.
         seed: Seed of the shares.
         images: Number of validation images that plans are judged by, at most.
+        plans: Most plans for a target, in the order of the settings above, the criterion's own
+            first; None is as many as take a tenth of the finetuning that follows, counted in
+            images, and all where none follows.
     """
 
     criteria: list[Importance] = field(default_factory=list)
     rankings: Sequence[Ranking] = ("global", "uniform", "isomorphic")
     normalizations: Sequence[Literal["none", "mean", "max"]] = ("mean",)
-    ceilings: Sequence[float] = (0.75, 0.9)
+    ceilings: Sequence[float] = (0.9, 0.75)
     random: int = 2
     seed: int = 0
     images: int = 1000
+    plans: int | None = None
 
     def __post_init__(self) -> None:
+        if self.plans is not None and self.plans < 1:
+            raise ConfigError(f"choice.plans is {self.plans}; it is at least 1.")
         if self.random < 0 or not all(0 < ceiling <= 1 for ceiling in self.ceilings):
             raise ConfigError("choice: random is at least 0, and ceilings lie above 0 up to 1.")
         if self.images < 1:
             raise ConfigError(f"choice.images is {self.images}; it is at least 1.")
+
+    def limit(self, finetuning: int, repaired: int) -> int | None:
+        """Return the most plans for a target.
+
+        A training image costs as much as three that only go forward; a plan's repair takes images
+        through both networks.
+
+        Args:
+            finetuning: Training images that follow for each target.
+            repaired: Images of the repair, or of the statistics, of each plan.
+        """
+        if self.plans is not None or not finetuning:
+            return self.plans
+        each = (2 * repaired + self.images) / 3
+        return max(1, int(SHARE * finetuning / each))
 
 
 def candidate_plans(
@@ -158,14 +183,16 @@ def _combinations(
 ) -> Iterator[tuple[str, Importance, Mapping[str, Tensor], PruningSettings]]:
     first, values = measured[0]
     yield f"{_name(first)}, as set", first, values, pruning
-    for importance, values in measured:
-        for variant in _normalized(importance, settings.normalizations):
-            for ranking in settings.rankings:
-                for ceiling in settings.ceilings:
-                    ratio = min(ceiling, pruning.max_ratio)
-                    own = replace(pruning, ranking=ranking, max_ratio=ratio)
-                    name = f"{_name(variant)}, {ranking}, at most {ceiling:g} of a group"
-                    yield name, variant, values, own
+    variants = [
+        (variant, values)
+        for importance, values in measured
+        for variant in _normalized(importance, settings.normalizations)
+    ]
+    for ceiling, ranking in product(settings.ceilings, settings.rankings):
+        own = replace(pruning, ranking=ranking, max_ratio=min(ceiling, pruning.max_ratio))
+        for variant, values in variants:
+            name = f"{_name(variant)}, {ranking}, at most {ceiling:g} of a group"
+            yield name, variant, values, own
     for index in range(settings.random):
         importance, values = measured[0]
         shares = RandomShares(within=importance, seed=settings.seed + index)

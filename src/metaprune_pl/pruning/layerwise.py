@@ -8,7 +8,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -181,12 +181,13 @@ class LayerwiseNetwork:
         same = [other for other in self._names if self._tensors[other].data_ptr() == address]
         return sum(len(other.users) for other in same) == 1
 
-    def run(self, images: Tensor, names: Sequence[str]) -> Iterator[Layer]:
+    def run(self, images: Tensor, names: Sequence[str], *, fixed: bool = False) -> Iterator[Layer]:
         """Run the network on a batch, and stop before each of the layers that are named.
 
         Args:
             images: [B, C, H, W].
             names: Names of weights, in the order of the forward pass.
+            fixed: Weights stay as they are, so that a layer is computed once.
         """
         values: dict[Node, Any] = {**self._tensors, self._input: images}
         stops = {self._layers[name] for name in names}
@@ -196,6 +197,7 @@ class LayerwiseNetwork:
             elif node.op == "call_function":
                 compute = self._call(node, values)
                 if node in stops:
+                    compute = cache(compute) if fixed else compute
                     yield self._layer(node, values, compute)
                 values[node] = compute()
                 del compute
@@ -267,5 +269,6 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise PruningError(
-            f"the network cannot be exported with {len(example)} images at a time: {reason}"
+            f"the network cannot be exported with {len(example)} images at a time: {reason}. "
+            "--repair null --criterion Magnitude goes without."
         ) from error

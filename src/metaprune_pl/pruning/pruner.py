@@ -1,7 +1,8 @@
 """How a network comes to its targets: importance, plan, removal, repair."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -22,11 +23,13 @@ class Measured:
 
     Attributes:
         settings: Which plans.
+        limit: Most plans for a target; None is all of them.
         score: Score of a pruned network, such as its accuracy on validation images.
         broadcast: Gives all processes of a run the main one's value.
     """
 
     settings: ChoiceSettings
+    limit: int | None
     score: Callable[[nn.Module], float]
     broadcast: Callable[[Any], Any]
 
@@ -71,48 +74,57 @@ class Pruner:
             images = self.images(self.criterion)
             reached = reach(targets, network, unpruned, self.criterion, images, weights)
         else:
-            reached = (self._best(self.choice, t, network, unpruned, source) for t in targets)
+            reached = self._chosen(self.choice, targets, network, unpruned, source)
         for pruned in reached:
             yield self.recovery.pruned(source, unpruned.graph, pruned)
 
-    def _best(
+    def _chosen(
         self,
         choice: Measured,
-        target: Target,
+        targets: Sequence[Target],
         network: nn.Module,
         unpruned: Unpruned,
         source: nn.Module,
-    ) -> PrunedNetwork:
-        """Prune by the plan that comes to the highest score after the recovery."""
-        if not isinstance(target, ChannelTarget):
-            raise ConfigError("choice: plans are of channels; leave out choice, or masks.")
+    ) -> Iterator[PrunedNetwork]:
+        """Prune to each target by the plan that comes to the highest score after the recovery."""
+        importances = (self.criterion, *choice.settings.criteria)
+        measured = [
+            (importance, importance.measure(network, unpruned.graph, self.images(importance)))
+            for importance in importances
+        ]
 
         def finish(pruned: nn.Module, kept: Tensor) -> None:
             self.recovery.mend(source, unpruned.graph, pruned, kept)
 
-        plans = choice.broadcast(self._plans(choice.settings, target, network, unpruned))
-        best = choose(source, unpruned.graph, plans, finish, choice.score)
-        name, score = best.candidate.name, best.scores[best.candidate.name]
-        rank_zero_info(
-            f"{target.label}: of {len(plans)} plans the best is {name} ({100 * score:.1f} % of the "
-            "validation images)."
-        )
-        example = unpruned.example_for(network)
-        return replace(without(source, unpruned, best.candidate.kept, example), plan=name)
+        for target in targets:
+            plans = choice.broadcast(_plans(choice, measured, target, network, unpruned))
+            best = choose(source, unpruned.graph, plans, finish, choice.score)
+            name, score = best.candidate.name, best.scores[best.candidate.name]
+            rank_zero_info(
+                f"{target.label}: of {len(plans)} plans the best is {name} ({100 * score:.1f} % of "
+                "the validation images)."
+            )
+            example = unpruned.example_for(network)
+            yield replace(without(source, unpruned, best.candidate.kept, example), plan=name)
 
-    def _plans(
-        self,
-        settings: ChoiceSettings,
-        target: ChannelTarget,
-        network: nn.Module,
-        unpruned: Unpruned,
-    ) -> list[Candidate]:
-        groups, pruning = unpruned.groups, target.settings
-        assert groups is not None
-        measured = [
-            (importance, importance.measure(network, groups.graph, self.images(importance)))
-            for importance in (self.criterion, *settings.criteria)
-        ]
-        budget = target.budget(unpruned)
-        cost = target.cost.of_kept(network, groups.graph, unpruned.example_for(network))
-        return list(candidate_plans(groups, measured, budget, cost, pruning, settings))
+
+def _plans(
+    choice: Measured,
+    measured: Sequence[tuple[Importance, Mapping[str, Tensor]]],
+    target: Target,
+    network: nn.Module,
+    unpruned: Unpruned,
+) -> list[Candidate]:
+    """Return the plans that come to a target.
+
+    Raises:
+        ConfigError: It is one of masks.
+    """
+    if not isinstance(target, ChannelTarget):
+        raise ConfigError("choice: plans are of channels; leave out choice, or masks.")
+    groups, pruning = unpruned.groups, target.settings
+    assert groups is not None
+    budget = target.budget(unpruned)
+    cost = target.cost.of_kept(network, groups.graph, unpruned.example_for(network))
+    plans = candidate_plans(groups, measured, budget, cost, pruning, choice.settings)
+    return list(islice(plans, choice.limit))

@@ -7,6 +7,7 @@ layers before it, which are repaired already.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +76,26 @@ def repair(
     changed = LayerwiseNetwork(pruned, batches[0])
     outputs = _outputs_that_stay(graph, kept.to(images.device))
     names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
-    sources = [unpruned.run(batch, names) for batch in batches]
+    indices = [outputs[graph.aliases.get(name, name)] for name in names]
+    runs = [unpruned.run(batch, names, fixed=True) for batch in batches]
+    sources = [_kept_outputs(run, indices) for run in runs]
     targets = [changed.run(batch, names) for batch in batches]
     for name in names:
-        index = outputs[graph.aliases.get(name, name)]
-        pairs = zip(map(next, sources), map(next, targets), strict=True)
-        yield _repair_layer(list(pairs), index, (masks or {}).get(name))
+        layers = [next(target) for target in targets]
+        yield _repair_layer(map(next, sources), layers, (masks or {}).get(name))
+
+
+def _kept_outputs(run: Iterator[Layer], indices: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Give the outputs that stay of each layer of a run, which is at the next layer by then.
+
+    So neither holds what only this layer gives.
+    """
+    layer = next(run, None)
+    for index in indices:
+        assert layer is not None
+        kept = [layer.compute().index_select(layer.channel_dim, index)]
+        layer = next(run, None)
+        yield kept.pop()
 
 
 def _outputs_that_stay(graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
@@ -98,26 +113,25 @@ def _outputs_that_stay(graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
 
 
 def _repair_layer(
-    pairs: Sequence[tuple[Layer, Layer]], index: Tensor, mask: Tensor | None
+    expected: Iterator[Tensor], layers: Sequence[Layer], mask: Tensor | None
 ) -> LayerRepair:
     """Find and set the weights of one layer.
 
     Args:
-        pairs: The layer in the unpruned and in the pruned network, for each batch.
-        index: Outputs that stay, [O].
+        expected: What the unpruned layer gives at the outputs that stay, for each batch.
+        layers: The layer in the pruned network, for each batch.
         mask: Weights that may not be zero, bool in the shape of the weight.
     """
-    first, layer = pairs[0]
-    expected = first.compute().index_select(first.channel_dim, index)
-    if torch.allclose(layer.compute(), expected, rtol=1e-6, atol=1e-6 * float(expected.std())):
-        return LayerRepair(name=layer.name, before=0.0, after=0.0)  # nothing before it has changed
+    layer, first = layers[0], next(expected)
+    if torch.allclose(layer.compute(), first, rtol=1e-6, atol=1e-6 * float(first.std())):
+        for _ in expected:  # nothing before it has changed
+            pass
+        return LayerRepair(name=layer.name, before=0.0, after=0.0)
     fitted = NormalEquations()
     apart = NormalEquations()
-    for batch, (source, layer) in enumerate(pairs):
-        expected = source.compute().index_select(source.channel_dim, index)
-        for inputs, outputs in slices(layer, expected):
+    for batch, wanted in enumerate(chain([first], expected)):
+        for inputs, outputs in slices(layers[batch], wanted):
             (apart if batch % 4 == 3 else fitted).add(inputs, outputs)
-    layer = pairs[0][1]
     start = with_bias(layer, layer.matrix.double(), layer.bias)
     support = None
     if mask is not None:

@@ -10,7 +10,12 @@ from rich.console import Console, RenderableType
 from metaprune_pl.reports import tables
 from metaprune_pl.reports.masks import whole_sentence
 from metaprune_pl.reports.results import Experiment
-from metaprune_pl.reports.summary import choice_sentence, cost_sentence, flat_region_sentence
+from metaprune_pl.reports.summary import (
+    choice_sentence,
+    cost_sentence,
+    flat_region_sentence,
+    recommendation,
+)
 
 
 def print_result(result: Any) -> None:
@@ -42,4 +47,5 @@ def _(experiment: Experiment) -> Sequence[RenderableType]:
         choice_sentence(experiment),
         flat_region_sentence(experiment),
         cost_sentence(experiment.costs),
+        recommendation(experiment),
     ]

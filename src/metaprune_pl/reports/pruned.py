@@ -29,6 +29,10 @@ class Pruned(Result):
         accuracy_finetuned: Test accuracy after pruning and finetuning.
         accuracy_stale: Test accuracy straight after pruning without these; None where there
             are none.
+        images: Training images on the way from the network as it was given, each time that one went
+            forward and backward.
+        budget: Share of the finetuning after pruning that it got.
+        path: Folder that the network is stored in, where another command looks at it.
         plan: Plan that was chosen among several; None where there was one.
         latency: Measured milliseconds of a forward pass, by number of images in it.
         latency_unpruned: The same of the unpruned network in the same run.
@@ -52,6 +56,9 @@ class Pruned(Result):
     accuracy_pruned: float
     accuracy_finetuned: float
     accuracy_stale: float | None = None
+    images: int = 0
+    budget: float = 1.0
+    path: str = ""
     plan: str | None = None
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_unpruned: Mapping[str, float] = field(default_factory=dict)

@@ -68,6 +68,7 @@ class Experiment:
         choices: The choice of each metanetwork among those of all epochs, by method.
         costs: What each stage costs, once or for each network.
         paper: Rows of the paper's tables that it stands beside.
+        tuning: Area under the validation curve of sparsity learning, by its weight.
     """
 
     curves: list[Curve] = field(default_factory=list)
@@ -76,6 +77,12 @@ class Experiment:
     choices: dict[str, Selection] = field(default_factory=dict)
     costs: list[StageCost] = field(default_factory=list)
     paper: list[PaperRow] = field(default_factory=list)
+    tuning: dict[float, float] = field(default_factory=dict)
+
+    @property
+    def best_weight(self) -> float:
+        """Weight of sparsity learning with the largest area, the first of equals."""
+        return max(self.tuning, key=self.tuning.__getitem__)
 
     def add_cost(self, stage: str, method: str, cost: Cost, *, once: bool) -> None:
         """Add what a stage costs."""

@@ -9,6 +9,7 @@ from typing import Any
 from metaprune_pl.reports.curves import FLAT_DROP, Curve
 from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment, StageCost
+from metaprune_pl.reports.text import count, percent
 
 METHODS = ("none", "sparsity_learning", "metanetwork")
 CLEAR_GAIN = 0.05
@@ -64,21 +65,19 @@ def curve_rows(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def pruned_rows(experiment: Experiment) -> list[dict[str, Any]]:
-    """One row for each method and target: means over networks, of times the median."""
-    rows = []
-    for target in sorted({pruned.target for pruned in experiment.pruned}):
-        for method in methods_of(experiment.pruned):
-            same = [result for result in experiment.pruned if result.target == target]
-            same = [result for result in same if result.method == method]
-            rows.append(_pruned_row(same))
-    return rows
+    """One row for each method, target and budget: means over networks, of times the median."""
+    rows: dict[tuple[float, str, float], list[Pruned]] = {}
+    for each in sorted(experiment.pruned, key=lambda pruned: pruned.target):
+        rows.setdefault((each.target, each.method, each.budget), []).append(each)
+    return [_pruned_row(same) for same in rows.values()]
 
 
-ALONE = ("macs", "parameters", "accuracy_base", "accuracy_base_top_5", "left")
+ALONE = ("macs", "parameters", "images", "accuracy_base", "accuracy_base_top_5", "left")
 """Columns of pruned networks without a deviation."""
 SPREAD = (
     "speed_up",
     "macs_pruned",
+    "accuracy_stale",
     "accuracy_pruned",
     "accuracy_finetuned",
     "difference",
@@ -92,6 +91,7 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "target": same[0].target,
         "method": same[0].method,
+        "budget": same[0].budget,
         **count_of(same),
     }
     rows = [pruned.row() for pruned in same]
@@ -109,12 +109,59 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
     return row
 
 
+def recommendation(experiment: Experiment) -> str:
+    """Say by an experiment's own figures what to take, and where a network lies.
+
+    At the last target, with all of the finetuning: of the methods within one standard deviation of
+    the best the one that trains on the fewest images.
+    """
+    last = [row for row in pruned_rows(experiment) if row["target"] == _last_target(experiment)]
+    if not last:
+        return ""
+    full = max(row["budget"] for row in last)
+    trained = _cheapest([row for row in last if row["budget"] == full], "accuracy_finetuned")
+    untrained = _cheapest(last, "accuracy_pruned")
+    target, method = trained["target"], trained["method"]
+    path = next(
+        each.path
+        for each in experiment.pruned
+        if (each.target, each.method, each.budget) == (target, method, full)
+    )
+    return (
+        f"By these figures take {method} at {target:g}x: {_figure(trained, 'accuracy_finetuned')} "
+        f"after {count(trained['images'])} images of training; without finetuning after pruning "
+        f"{untrained['method']} has {_figure(untrained, 'accuracy_pruned')}. A pruned network lies "
+        f"in {path}."
+    )
+
+
+def _last_target(experiment: Experiment) -> float:
+    return max((pruned.target for pruned in experiment.pruned), default=0.0)
+
+
+def _cheapest(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the row of the fewest images among those that are as good as the best."""
+    best = max(rows, key=lambda row: row[name])
+    bar = best[name] - (best[f"{name}_std"] or 0.0)
+    return min((row for row in rows if row[name] >= bar), key=lambda row: row["images"])
+
+
+def _figure(row: dict[str, Any], name: str) -> str:
+    return f"{percent(row[name], row[f'{name}_std'])} %"
+
+
 def choice_sentence(experiment: Experiment) -> str:
     """Say how each metanetwork was chosen, once for those that share a choice."""
     shared: dict[str, list[str]] = {}
     for method, choice in experiment.choices.items():
         shared.setdefault(choice.reason, []).append(method)
     sentences = [f"Choice, {', '.join(methods)}: {why}" for why, methods in shared.items()]
+    if experiment.tuning:
+        areas = ", ".join(f"{area:.4f} ({weight:g})" for weight, area in experiment.tuning.items())
+        sentences.append(
+            f"Weight of sparsity learning: {experiment.best_weight:g}, by the areas under its "
+            f"validation curves {areas}."
+        )
     return "\n".join(sentences)
 
 
@@ -172,7 +219,7 @@ def amortised(costs: Sequence[StageCost]) -> dict[str, tuple[float, float]]:
     for method in dict.fromkeys(cost.method for cost in costs if not cost.once):
         own = [cost for cost in costs if cost.method == method]
         once = [cost for cost in own if cost.once]
-        if once:  # a metanetwork: it also needs what all metanetworks share
+        if method.startswith("metanetwork"):  # it also needs what all metanetworks share
             once = [cost for cost in costs if cost.once and cost.method in {method, ""}]
         each = [cost for cost in own if not cost.once]
         seconds[method] = (_seconds(once), _seconds(each))
@@ -194,7 +241,7 @@ def break_even(costs: Sequence[StageCost]) -> tuple[str, dict[str, int | None]]:
     other = "sparsity_learning" if "sparsity_learning" in amounts else "none"
     crossing: dict[str, int | None] = {}
     for method, (once, each) in amounts.items():
-        if once and other in amounts:
+        if method.startswith("metanetwork") and other in amounts:
             fewer_images = _images(costs, method) < _images(costs, other)
             saved = amounts[other][1] - each
             pays = fewer_images and saved > 0

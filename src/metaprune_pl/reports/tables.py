@@ -50,25 +50,46 @@ def _spread_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _pruned_table(experiment: Experiment, spread: str) -> Table:
-    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21), top 5 where there is one."""
+    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21), top 5 where there is one.
+
+    `images` are those trained on for a network, and `stale` is before statistics and repair.
+    """
     every = pruned_rows(experiment)
-    five = any(row["accuracy_finetuned_top_5"] is not None for row in every)
-    columns = ["target", "method", "reached", "pruned MACs %", "left params %", "base %"]
-    columns += ["pruned %", "finetuned %", "difference"]
-    columns += ["base top-5 %", "top-5 %", "difference top-5"] if five else []
-    rows = [_pruned_cells(row, five) for row in every]
+    names = ["macs_pruned", "left", "accuracy_base"]
+    names += ["accuracy_stale"] * any(row["accuracy_stale"] is not None for row in every)
+    names += ["accuracy_pruned", "accuracy_finetuned", "difference"]
+    if any(row["accuracy_finetuned_top_5"] is not None for row in every):
+        names += ["accuracy_base_top_5", "accuracy_finetuned_top_5", "difference_top_5"]
+    budgets = len({row["budget"] for row in every}) > 1
+    columns = ["target", "method", "reached", *["budget %"] * budgets, "images"]
+    columns += [_TITLES[name] for name in names]
+    rows = [_pruned_cells(row, names, budgets) for row in every]
     return text_table(f"Pruned networks: {spread}", columns, rows)
 
 
-def _pruned_cells(row: Mapping[str, Any], five: bool) -> list[str]:
+_TITLES = {
+    "macs_pruned": "pruned MACs %",
+    "left": "left params %",
+    "accuracy_base": "base %",
+    "accuracy_stale": "stale %",
+    "accuracy_pruned": "pruned %",
+    "accuracy_finetuned": "finetuned %",
+    "difference": "difference",
+    "accuracy_base_top_5": "base top-5 %",
+    "accuracy_finetuned_top_5": "top-5 %",
+    "difference_top_5": "difference top-5",
+}
+"""Column of a result to what the table calls it."""
+
+
+def _pruned_cells(row: Mapping[str, Any], names: Sequence[str], budgets: bool) -> list[str]:
     def share(name: str) -> str:
         return "" if row[name] is None else percent(row[name], row.get(f"{name}_std"))
 
-    names = ["macs_pruned", "left", "accuracy_base", "accuracy_pruned", "accuracy_finetuned"]
-    names += ["difference"]
-    names += ["accuracy_base_top_5", "accuracy_finetuned_top_5", "difference_top_5"] if five else []
     reached = decimal(row["speed_up"], row["speed_up_std"])
-    return [f"{row['target']:g}x", row["method"], reached, *(share(name) for name in names)]
+    budget = [f"{100 * row['budget']:g}"] * budgets
+    cells = [f"{row['target']:g}x", row["method"], reached, *budget, count(row["images"])]
+    return [*cells, *(share(name) for name in names)]
 
 
 def _masked_table(experiment: Experiment, spread: str) -> Table:

@@ -34,6 +34,7 @@ from metaprune_pl.reports.summary import (
     curve_rows,
     flat_region_sentence,
     pruned_rows,
+    recommendation,
 )
 from metaprune_pl.reports.tables import rows_beside_paper
 from metaprune_pl.reports.tensorboard import (
@@ -134,6 +135,7 @@ def _(experiment: Experiment, folder: Path, events: Events) -> None:
         "curves": curves,
         "flat_region": flat_region_sentence(experiment),
         "cost": cost_sentence(experiment.costs),
+        "recommendation": recommendation(experiment),
         "choices": {method: choice.reason for method, choice in experiment.choices.items()},
     }
     write_json(folder / "report.json", {"results": results, **asdict(experiment)})

@@ -15,15 +15,15 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-    """Return the path of a config: a file, or else a shipped config of that name.
+    """Return the path of a config: a file, or else a shipped config or part of that name.
 
     Raises:
         StorageError: There is neither.
     """
-    if Path(name).is_file():
-        return Path(name)
-    shipped = shipped_configs()
-    if name not in shipped:
-        hint = f"{did_you_mean(name, shipped)} `metaprune --help` lists those that are shipped."
-        raise StorageError(f"no config '{name}': no such file.{hint}")
-    return shipped[name]
+    for path in (Path(name), *(folder / name for folder in _FOLDERS)):
+        if path.is_file():
+            return path
+    hint = (
+        f"{did_you_mean(name, shipped_configs())} `metaprune --help` lists those that are shipped."
+    )
+    raise StorageError(f"no config '{name}': no such file.{hint}")

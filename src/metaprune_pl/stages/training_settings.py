@@ -37,6 +37,10 @@ class TrainingSettings:
         """Largest number of epochs: a step is the shortest."""
         return self.epochs if self.steps is None else self.steps
 
+    def images(self, step: int, epoch: int) -> int:
+        """Return how many images it takes, where a step and an epoch take so many."""
+        return self.epochs * epoch if self.steps is None else self.steps * step
+
     def make_trainer(self, make: Callable[[Path, int | None], Trainer], folder: Path) -> Trainer:
         """Return a Trainer for so many epochs or steps.
 
@@ -97,3 +101,11 @@ class FinetuneSettings(TrainingSettings):
             keep=self.keep,
             **others,
         )
+
+
+RECIPE = FinetuneSettings(
+    optimizer=OptimizerSettings(lr=0.03, schedule="cosine", interval="step", warm_up=20),
+    distillation=Distillation(),
+    keep="best",
+)
+"""What kept most accuracy of pruned networks."""

@@ -87,7 +87,7 @@ class Energy(Normalized):
         names = {name: graph.aliases.get(name, name) for name in program.layers}
         names = {name: first for name, first in names.items() if first in known}
         for batch in batches:
-            for layer in program.run(batch, list(names)):
+            for layer in program.run(batch, list(names), fixed=True):
                 yield names[layer.name], layer
 
     def _sample(self, images: Images | None) -> Tensor:

@@ -1,6 +1,7 @@
 """What a metanetwork is trained for: a class each, in a file each."""
 
 from metaprune_pl.stages.objectives.accuracy import Accuracy
+from metaprune_pl.stages.objectives.adapted import Adapted
 from metaprune_pl.stages.objectives.base import MeanLoss, Objective, OfWeights, Term
 from metaprune_pl.stages.objectives.budgeted import Budgeted
 from metaprune_pl.stages.objectives.rewritten import (
@@ -13,6 +14,7 @@ from metaprune_pl.stages.objectives.sparsity import Sparsity
 
 __all__ = [
     "Accuracy",
+    "Adapted",
     "BatchNormMode",
     "Budgeted",
     "DataModel",
