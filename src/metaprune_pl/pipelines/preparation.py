@@ -69,9 +69,9 @@ class Preparation:
             control.
         budgeted: Finetuning for every speed-up at once, instead of a metanetwork: another control,
             to which a sparsity term may be added.
-        criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random,
-            Energy, Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for
-            masks and after training with a sparsity term or for every speed-up, which follow it.
+        criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random, Energy,
+            Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for masks and
+            with `sparsity` or `budgeted`.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
         statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and

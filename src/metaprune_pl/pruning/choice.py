@@ -101,9 +101,7 @@ class ChoiceSettings:
         random: Number of plans with random shares of each group besides.
         seed: Seed of the shares.
         images: Number of validation images that plans are judged by, at most.
-        plans: Most plans for a target, in the order of the settings above, the criterion's own
-            first; None is as many as take a tenth of the finetuning that follows, counted in
-            images, and all where none follows.
+        plans: Most plans for a target; None is a tenth of the cost of the finetuning that follows.
     """
 
     criteria: list[Importance] = field(default_factory=list)
@@ -124,7 +122,7 @@ class ChoiceSettings:
             raise ConfigError(f"choice.images is {self.images}; it is at least 1.")
 
     def limit(self, finetuning: int, repaired: int) -> int | None:
-        """Return the most plans for a target.
+        """Return the most plans for a target; None is all, as where no finetuning follows.
 
         A training image costs as much as three that only go forward; a plan's repair takes images
         through both networks.
