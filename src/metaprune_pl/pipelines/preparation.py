@@ -76,10 +76,9 @@ class Preparation:
         finetune: Finetuning before pruning.
         statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
             after pruning; `stale` leaves them as they were, as the paper does.
-        repair: Images by which the layers of the pruned network learn what they gave before,
-            without labels; statistics stay as they are then. None is no repair.
-        choice: Several plans are carried out, with what `statistics` and `repair` say, and that of
-            the highest validation accuracy is taken; None is the plan of `criterion` and `pruning`.
+        repair: Images by which layers of the pruned network learn what they gave before.
+        choice: Several plans are carried out, and that of the highest validation accuracy is taken;
+            None is the plan of `criterion` and `pruning`.
     """
 
     network: str

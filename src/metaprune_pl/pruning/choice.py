@@ -101,7 +101,7 @@ class ChoiceSettings:
         random: Number of plans with random shares of each group besides.
         seed: Seed of the shares.
         images: Number of validation images that plans are judged by, at most.
-        plans: Most plans for a target; None is a tenth of the cost of the finetuning that follows.
+        plans: Most plans for a target; None are as many as a tenth of the finetuning costs.
     """
 
     criteria: list[Importance] = field(default_factory=list)
