@@ -47,7 +47,7 @@ def test_budgets_are_rows_of_their_own_and_the_full_one_is_recommended() -> None
     assert [row["budget"] for row in pruned_rows(experiment)] == [0.1, 0.1, 1.0, 1.0]
     assert "take b at 4x: 90.00 %" in recommendation(experiment)
     table = experiment_tables(experiment)[0]
-    assert "budget" in [column.header for column in table.columns]  # type: ignore[union-attr]
+    assert "budget %" in [column.header for column in table.columns]  # type: ignore[union-attr]
 
 
 def test_the_weight_of_the_largest_area_is_taken() -> None:

@@ -100,12 +100,9 @@ def curve(
     pruner = classifier_pruner(context, data, before, masks=masks is not None)
     pruned = pruner.reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
+    points = _points(context, data, ready, networks, grid.split)
     result = Curve(
-        network=ready.name,
-        method=ready.method,
-        split=grid.split,
-        points=_points(context, data, ready, networks, grid.split),
-        over=over,
+        network=ready.name, method=ready.method, split=grid.split, points=points, over=over
     )
     if context.is_global_zero:
         _write(context, result, others)

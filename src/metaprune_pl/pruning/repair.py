@@ -58,8 +58,7 @@ def repair(
         pruned: What `remove` or `apply_masks` made of it; its parameters are changed in place.
         graph: Topology of the unpruned network.
         kept: Which nodes stay, bool [N].
-        images: Unlabelled images, normalised, on the networks' device, [B, C, H, W]. A few are left
-            over where they do not make up equal batches.
+        images: Unlabelled, normalised, on the networks' device, [B, C, H, W]; a few are left over.
         masks: Weights that may not be zero, bool, by the name of the parameter.
 
     Yields:
@@ -77,8 +76,7 @@ def repair(
     outputs = _outputs_that_stay(graph, kept.to(images.device))
     names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
     indices = [outputs[graph.aliases.get(name, name)] for name in names]
-    runs = [unpruned.run(batch, names, fixed=True) for batch in batches]
-    sources = [_kept_outputs(run, indices) for run in runs]
+    sources = [_kept_outputs(unpruned.run(batch, names, fixed=True), indices) for batch in batches]
     targets = [changed.run(batch, names) for batch in batches]
     for name in names:
         layers = [next(target) for target in targets]
