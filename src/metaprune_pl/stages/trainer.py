@@ -30,6 +30,7 @@ HARDWARE = (
     "strategy",
     "num_nodes",
     "precision",
+    "sync_batchnorm",
     "enable_progress_bar",
 )
 """Settings of a Trainer that the stages of an experiment take over."""
