@@ -13,7 +13,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.baselines import baseline, training_of, untrained_copy
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
-from metaprune_pl.reports.events import Events
+from metaprune_pl.reports.events import HYPERPARAMETERS, Events
 from metaprune_pl.reports.writing import read_report, write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
@@ -77,6 +77,11 @@ class Line:
 
     def _run(self, name: str, method: str, folder: Path, **given: Any) -> None:
         self.chain.stage(name, method).run(self.context, folder, given)
+
+    def events(self, method: str, root: Path, prefix: str) -> Events:
+        """Return where the trainings of a method are logged, all in one run of TensorBoard."""
+        folder = self.context.folder / HYPERPARAMETERS / method
+        return Events(root=root, folder=folder, prefix=prefix, is_part=True)
 
     def make_data_models(self) -> list[Path]:
         """Train the data models and return their folders.
@@ -156,8 +161,10 @@ class Line:
         for weight in chain.tune:
             folder = self.context.folder / "tuning" / f"weight_{weight:g}"
             sparsity = asdict(replace(chain.sparsity, weight=weight))
-            given = {"network": network, "metanetwork": None, "sparsity": sparsity}
-            self._run("curve", method, folder, **given, **{"grid.split": "validation"})
+            given: dict[str, Any] = {"network": network, "metanetwork": None, "sparsity": sparsity}
+            given["grid.split"] = "validation"
+            events = self.events(method, folder.parent, "tuning")
+            chain.stage("curve", method).run(self.context, folder, given, events)
             self.result.tuning[weight] = Curve.from_json(folder / "curve.json").area
             self.result.add_cost(f"tuning, weight {weight:g}", method, cost_of(folder), once=True)
         best = replace(chain.sparsity, weight=self.result.best_weight)
@@ -205,12 +212,7 @@ class _Pruning:
         where, name_of_run = self.folder / (folder or name), self.network.name
         if self.seed is not None:
             name_of_run = f"{name_of_run}/{self.folder.name}"
-        events = Events(
-            root=self.folder,
-            folder=self.line.context.folder / "tensorboard" / self.method,
-            prefix=name_of_run,
-            is_part=True,
-        )
+        events = self.line.events(self.method, self.folder, name_of_run)
         self.line.chain.stage(name, self.method).run(context, where, given, events)
         return where
 

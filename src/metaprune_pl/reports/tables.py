@@ -34,7 +34,8 @@ def experiment_tables(experiment: Experiment) -> list[RenderableType]:
 
 def rows_beside_paper(experiment: Experiment) -> list[dict[str, Any]]:
     """Return a row for each number of the paper's that an experiment stands beside."""
-    ours = [*pruned_rows(experiment), *masked_rows(experiment.masked)]
+    whole = (row for row in pruned_rows(experiment) if row["budget"] == 1)
+    ours = [*whole, *masked_rows(experiment.masked)]
     return beside_paper(experiment.paper, ours)
 
 

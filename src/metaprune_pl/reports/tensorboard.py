@@ -84,13 +84,30 @@ def log_results(events: Events, folder: Path, results: Sequence[Result]) -> None
 
 
 def log_rows(events: Events, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write an experiment's means: a row of the table for each method and target."""
-    for row in rows:
-        settings = {name: row[name] for name in ("method", "target", "networks", "prunings")}
+    """Write an experiment's means: a row of the table of hyperparameters for each method.
+
+    It lies in the method's run, with the results for each target and, of a part of the finetuning,
+    for each budget.
+    """
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        settings = {name: own[0][name] for name in ("method", "networks", "prunings")}
         values = {
-            name: float(row[name])
-            for name in sorted(row.keys() - settings.keys())
-            if row[name] is not None and not name.endswith("_std")
+            f"{_target_of(row)}/{name}": float(row[name])
+            for row in own
+            for name in row
+            if row[name] is not None and name.startswith(RESULTS) and not name.endswith("_std")
         }
-        target = str(row["target"]).removesuffix(".0").replace(":", "_")
-        events.log_hyperparameters(f"{row['method']}-{target}", settings, values)
+        events.log_hyperparameters(method, settings, values)
+
+
+RESULTS = ("speed_up", "macs_pruned", "left", "accuracy", "difference", "milliseconds")
+"""How the columns begin that the table of hyperparameters has."""
+
+
+def _target_of(row: Mapping[str, Any]) -> str:
+    """Name a row's target, and its budget where that is a part of the finetuning."""
+    target = row["target"]
+    text = target.replace(":", " of ") if isinstance(target, str) else f"{target:g}x"
+    budget = row.get("budget", 1.0)
+    return text if budget == 1 else f"{text}, {100 * budget:g} %"
