@@ -177,7 +177,7 @@ def test_all_baselines_run_from_one_config_to_one_table(
     assert snip["finetune_after"]["epochs"] == data_models["trainer"]["max_epochs"] == 2
     assert snip["finetune_after"]["optimizer"] == data_models["model"]["init_args"]["optimizer"]
     start = load_network(run / "networks" / "seed_0002-snip" / "untrained")
-    fresh = create_network("cifar_resnet", seed=1, depth=8, width=4, in_channels=1, num_classes=10)
+    fresh = create_network("cifar_resnet", seed=2, depth=8, width=4, in_channels=1, num_classes=10)
     assert all(
         torch.equal(fresh.state_dict()[name], value) for name, value in start.state_dict().items()
     )
