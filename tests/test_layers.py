@@ -6,12 +6,14 @@ from pathlib import Path
 import metaprune_pl
 
 LAYERS = [
-    {"__main__", "notebook"},
+    {"__main__", "compression"},
+    {"notebook"},
     {"cli"},
     {"pipelines"},
     {"runs"},
     {"settings"},
     {"stages"},
+    {"delivery"},
     {"data", "metanetworks", "reports"},
     {"pruning"},
     {"graphs"},

@@ -4,9 +4,12 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import TINY
@@ -72,6 +75,46 @@ def test_every_setting_on_the_command_line_is_one(capsys: pytest.CaptureFixture[
             with pytest.raises(SystemExit) as stop:
                 main(["fit", "--config", "meta_quickstart.yaml", *words, "--print_config"])
             assert stop.value.code == 0, capsys.readouterr().err
+
+
+def draw_photos(folder: Path) -> None:
+    """Write photographs of two classes that differ in their colour."""
+    for label, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.random.default_rng(index).integers(0, 156, (40, 32, 3), np.uint8)
+            pixels[:, :, label] += 100
+            Image.fromarray(pixels).save(folder / name / f"{index}.jpg")
+
+
+def test_the_path_of_a_new_user(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workdir / "cache"))
+    draw_photos(workdir / "photos")
+    small = {
+        "train": ["--training.epochs=3", "--data.image_size=32"],
+        "prune": ["--finetune_after.epochs=1", "--latency_batches=[1]"],
+        "export": [],
+        "benchmark": ["--batches=1", "--seconds=0.01"],
+    }
+    path = [c for c in commands() if c[0] in small and "resnet18" in " ".join(c[:2])]
+    assert [c[0] for c in path][:4] == [*small]
+    for command in path[:4]:
+        main([*command, *small[command[0]]])
+    out = capsys.readouterr()
+    assert "agree on 8 of photos" in out.out and "runs in" in out.out
+    assert "Next: metaprune export runs/resnet18_pruned/speed_up_2/network" in out.err
+    left = {path.name for path in Path("runs/resnet18_pruned/speed_up_2").iterdir()}
+    assert left >= {"network", "network.onnx", "predict_onnx.py", "result.json"}
+    assert "pruned" not in left and not list(Path("runs/resnet18_pruned").rglob("*.ckpt"))
+    main(
+        ["export", "runs/resnet18_pruned/speed_up_2/network", "--format=pt2", "--file=network.pt2"]
+    )
+    (code,) = blocks("py")
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("224", "32"), "README.md", "exec"), names)
+    assert names["scores"].shape == (1, 2)
 
 
 OWN = """

@@ -4,22 +4,33 @@ The line that everything else feeds or reads::
 
     network -> graph -> metanetwork -> graph -> network -> criterion -> pruned network -> report
 
-What a notebook starts with is here: `trace`, `rewrite`, `prune`, `load_network`, `save_network` and
-`load_metanetwork`. Each is imported when it is first asked for, so that `--help` stays fast.
+What a notebook starts with is here: `compress`, `trace`, `rewrite`, `prune`, `load_network`,
+`save_network` and `load_metanetwork`. Each is imported when it is first asked for, so that `--help`
+stays fast.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaprune_pl.compression import compress
     from metaprune_pl.metanetworks import load_metanetwork
     from metaprune_pl.networks import load_network, save_network
     from metaprune_pl.notebook import prune, rewrite, trace
 
 __version__ = "0.1.0"
-__all__ = ["load_metanetwork", "load_network", "prune", "rewrite", "save_network", "trace"]
+__all__ = [
+    "compress",
+    "load_metanetwork",
+    "load_network",
+    "prune",
+    "rewrite",
+    "save_network",
+    "trace",
+]
 
 _MODULES = {
+    "compress": "compression",
     "load_metanetwork": "metanetworks",
     "load_network": "networks",
     "prune": "notebook",

@@ -152,7 +152,7 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
             [*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"],
             'text (in quotes, as in "2:4", where YAML reads a',
         ),
-        ([*PRUNE, "--speed_ups=2"], "speed_ups: expected a list such as [2, 3], got '2'."),
+        ([*PRUNE, "--speed_ups=a"], "speed_ups: expected a list such as [a], got 'a'."),
     ],
 )
 def test_misspelt(

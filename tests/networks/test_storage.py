@@ -163,7 +163,7 @@ def test_a_folder_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: P
 
 
 def test_the_folder_of_a_run_is_an_error_that_names_its_result(tmp_path: Path) -> None:
-    for name in ("source", "finetuned/network", "speed_up_2/network", "speed_up_2/pruned"):
+    for name in ("source", "finetuned/network", "speed_up_2/network"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "network.json").touch()
         meant = name if name.count("/") == name.count("network") else "speed_up_2/network"

@@ -223,11 +223,12 @@ def test_nothing_is_run_twice_and_a_changed_stage_moves_the_old_aside(
     )
     again = (whole / "report.json").read_text()
     capsys.readouterr()
-    main([*ARGS, "--chain.speed_ups=[2]", "--chain.methods=[none]"])
+    other = "--chain.overrides={prune: {finetune_after.epochs: 1}}"
+    main([*ARGS, other, "--chain.methods=[none]"])
     assert "held a run with other settings" in capsys.readouterr().err.replace("\n", " ")
     assert (whole / "networks" / "seed_0003-none" / "prune.old-1" / "speed_up_3").is_dir()
     rows = json.loads((whole / "report.json").read_text())["results"]["pruned"]
-    assert [(row["target"], row["method"]) for row in rows] == [(2, "none")]
+    assert [(row["target"], row["method"]) for row in rows] == [(2, "none"), (3, "none")]
     assert (whole / "report.old-1" / "report.json").read_text() == again
     main(ARGS)  # with the settings of before, what was moved aside is back and not run again
     assert "is again the run with these settings" in capsys.readouterr().err.replace("\n", " ")

@@ -147,7 +147,7 @@ def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
         )
         assert result["parameters"] == count_parameters(network)
         folder = runs / "prune" / f"speed_up_{result['target']:g}"
-        assert result["accuracy_pruned"] == measured_accuracy(folder / "pruned")
+        assert not (folder / "pruned").exists()  # one network is left of each target
         assert result["accuracy_finetuned"] == measured_accuracy(folder / "network")
         assert set(result["latency"]) == {"1", "256"} and min(result["latency"].values()) > 0
         assert (

@@ -29,6 +29,7 @@ from metaprune_pl.settings.parsing import (
     has_trainer,
     new_parser,
 )
+from metaprune_pl.settings.short_forms import write_out
 
 LIGHTNING = ("fit", "validate", "test")
 """Commands that LightningCLI runs."""
@@ -81,7 +82,7 @@ def run(args: list[str]) -> None:
     Raises:
         MetapruneError: It cannot be run so.
     """
-    command, flags = args[0], args[1:]
+    command, flags = args[0], write_out(args[0], args[1:])
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
         message = f"no command '{command}'.{hint} Known: {', '.join(COMMANDS)}."

@@ -22,7 +22,7 @@ class TrainingCLI(LightningCLI):
         self.command = function.__name__
         super().__init__(
             trainer_class=StageTrainer,
-            trainer_defaults={"default_root_dir": "runs/unnamed"},
+            trainer_defaults={"default_root_dir": "runs/unnamed", "enable_model_summary": False},
             parser_class=CommandParser,
             parser_kwargs={"prog": f"metaprune {self.command}", "epilog": example(function)},
             save_config_callback=None,

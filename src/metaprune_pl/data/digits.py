@@ -62,6 +62,11 @@ class Digits(MemoryImages):
                 "most."
             )
 
+    @property
+    def class_names(self) -> list[str]:
+        """The digits of each class."""
+        return ["".join(map(str, digits)) for digits in self.classes]
+
     def load(self) -> Splits:
         """Return the images."""
         from sklearn.datasets import load_digits

@@ -19,15 +19,20 @@ from metaprune_pl.data.augmentation import Augmentation, Mixing
 from metaprune_pl.data.files import (
     check_classes,
     check_shares,
+    class_names,
     list_images,
     path_of,
     read_image,
     share,
 )
-from metaprune_pl.data.images import Normalization
+from metaprune_pl.data.images import Normalization, OfNetwork
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
-from metaprune_pl.errors import DataError, StorageError
+from metaprune_pl.errors import ConfigError, DataError, StorageError
 from metaprune_pl.files import cache_folder, check_file, whole_file
+
+SEEN = 20
+"""Images that are looked at to know the size of all."""
+USUAL_SIZE = 224
 
 
 class ImageFolder(MemoryImages):
@@ -40,8 +45,8 @@ class ImageFolder(MemoryImages):
 
     Args:
         folder: Where the images are.
-        image_size: Pixels that both sides are resized to; None takes them as they are, all of one
-            size.
+        image_size: Pixels that both sides are resized to; `network` takes what the network was made
+            for, and None takes them as they are, all of one size.
         grayscale: One channel instead of three.
         exif: Turn images as their cameras noted (EXIF orientation).
         validation_share: Share of the training images kept for validation.
@@ -53,9 +58,9 @@ class ImageFolder(MemoryImages):
         global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images.
         mixing: How training images are mixed.
-        normalization: What the network expects; None takes mean and deviation of the training
-            images, before a fraction of them is drawn. A network that was trained elsewhere needs
-            the normalisation that it was trained with.
+        normalization: What the network expects; `network` takes what it tells of itself, and None
+            mean and deviation of the training images, before a fraction of them is drawn. A network
+            that was trained elsewhere needs the normalisation that it was trained with.
         seed: Seed of order, augmentation and `fraction`.
 
     Raises:
@@ -66,7 +71,7 @@ class ImageFolder(MemoryImages):
         self,
         *,
         folder: str,
-        image_size: int | None = None,
+        image_size: int | OfNetwork | None = None,
         grayscale: bool = False,
         exif: bool = True,
         validation_share: float = 0.1,
@@ -78,7 +83,7 @@ class ImageFolder(MemoryImages):
         global_batch: int | None = None,
         augmentation: Augmentation = Augmentation(shift=4, flip=True),  # noqa: B008  (frozen)
         mixing: Mixing = Mixing(),  # noqa: B008  (frozen)
-        normalization: Normalization | None = None,
+        normalization: Normalization | OfNetwork | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -87,18 +92,61 @@ class ImageFolder(MemoryImages):
             global_batch=global_batch,
             augmentation=augmentation,
             mixing=mixing,
-            normalization=normalization,
+            normalization=None if normalization == "network" else normalization,
             fraction=fraction,
             seed=seed,
         )
         check_shares(validation_share=validation_share, test_share=test_share)
         self.folder = Path(folder).expanduser()
         self.image_size = image_size
+        self._follows = normalization == "network"
         self.grayscale = grayscale
         self.exif = exif
         self.validation_share = validation_share
         self.test_share = test_share
         self.cache = Path(cache).expanduser() if cache else cache_folder()
+
+    @property
+    def num_classes(self) -> int:
+        """K, which takes no image to know."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """C, which takes no image to know."""
+        return 1 if self.grayscale else 3
+
+    @property
+    def follows_network(self) -> bool:
+        """Whether the size or normalisation is still left to the network."""
+        return self.image_size == "network" or self._follows
+
+    def follow(
+        self, size: int | None, normal: tuple[tuple[float, ...], tuple[float, ...]] | None
+    ) -> None:
+        """Take what is left to the network: see `ImageDataModule.follow`."""
+        if self.image_size == "network":
+            self.image_size = self._usual_size() if size is None else size
+        if self._follows and normal is not None and len(normal[0]) == self.channels:
+            self._given = Normalization(mean=normal[0], std=normal[1])
+        self._follows = False
+        self.batch_size = min(self.batch_size, self.count("train"))
+
+    def _usual_size(self) -> int | None:
+        """Return None where images are of one square size, as some of them tell, or else 224."""
+        train = self.folder / "train"
+        root = train if train.is_dir() else self.folder
+        names, _ = list_images(root)
+        some = names[:: max(1, len(names) // SEEN)]
+        sizes = {read_image(path_of(root, name), exif=self.exif).size for name in some}
+        width, height = next(iter(sizes))
+        return None if len(sizes) == 1 and width == height else USUAL_SIZE
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the class folders."""
+        train = self.folder / "train"
+        return class_names(train if train.is_dir() else self.folder)
 
     def load(self) -> Splits:
         """Return the images, from the cache where it fits the folder as it is now.
@@ -106,6 +154,11 @@ class ImageFolder(MemoryImages):
         Raises:
             DataError: The folder, a class or images are missing, or an image is damaged.
         """
+        if self.follows_network:
+            raise ConfigError(
+                "data.image_size and data.normalization are left to the network, which is not "
+                "known here: give a number, and mean and std."
+            )
         if not self.folder.is_dir():
             raise DataError(
                 f"no folder '{self.folder}'. Set data.init_args.folder to a folder of class "
@@ -172,6 +225,7 @@ class ImageFolder(MemoryImages):
     def _decode_one(self, path: Path) -> np.ndarray:
         image = read_image(path, "L" if self.grayscale else "RGB", exif=self.exif)
         if self.image_size is not None:
+            assert isinstance(self.image_size, int)
             image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
         return pixels[:, :, None] if self.grayscale else pixels

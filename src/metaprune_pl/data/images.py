@@ -13,6 +13,11 @@ from metaprune_pl.data.augmentation import Mixing
 from metaprune_pl.data.batches import SteppedDataModule
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks.expected import IMAGENET_MEAN, IMAGENET_STD
+from metaprune_pl.networks.preprocessing import Preprocessing
+
+OfNetwork = Literal["network"]
+"""What is left to the network that reads the images."""
 
 Split = Literal["train", "validation", "test"]
 
@@ -51,7 +56,7 @@ class Normalization:
         return mean, std
 
 
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 """What pretrained networks expect, torchvision's and most of timm's."""
 
 
@@ -100,6 +105,45 @@ class ImageDataModule(SteppedDataModule, ABC):
     @abstractmethod
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of images in [0, 255], each [C, 1, 1]."""
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.input_shape[0]
+
+    @property
+    def follows_network(self) -> bool:
+        """Whether something about the images is still left to the network that reads them."""
+        return False
+
+    def follow(
+        self, size: int | None, normal: tuple[tuple[float, ...], tuple[float, ...]] | None
+    ) -> None:
+        """Have images be as a network expects them, where that is left to it.
+
+        Args:
+            size: Pixels of both sides; None where the network does not tell.
+            normal: Mean and deviation for pixels in [0, 1]; None likewise.
+        """
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their labels; empty where they have none."""
+        return []
+
+    @property
+    def crop(self) -> float | None:
+        """Share of a resized image that its middle has: see `Preprocessing`."""
+        return None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before a network reads it."""
+        mean, std = (
+            tuple(round(value / 255, 6) for value in part.flatten().tolist())
+            for part in self.normalization
+        )
+        return Preprocessing(mean=mean, std=std, crop=self.crop, classes=self.class_names)
 
     @abstractmethod
     def count(self, split: Split) -> int:

@@ -20,6 +20,7 @@ from metaprune_pl.data.augmentation import Mixing
 from metaprune_pl.data.files import (
     check_classes,
     check_shares,
+    class_names,
     fraction_of,
     list_images,
     path_of,
@@ -32,6 +33,8 @@ from metaprune_pl.errors import DataError
 
 _LONGEST = 16
 """How many times as long as wide images are at most."""
+CROP = 0.875
+"""Share of a resized image that the middle has which is evaluated (He et al. 2015: 224 of 256)."""
 
 
 class FileSet(NamedTuple):
@@ -260,6 +263,16 @@ class StreamedImageFolder(ImageDataModule):
         """Mean and standard deviation of images in [0, 255], each [3, 1, 1]."""
         return self._normalization.for_bytes(3)
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the class folders."""
+        return class_names(self.folder / "train")
+
+    @property
+    def crop(self) -> float:
+        """Share of a resized image that its middle has."""
+        return CROP
+
     def count(self, split: Split) -> int:
         """Return the number of images of a part."""
         return len(self.parts[split].labels)
@@ -273,7 +286,7 @@ class StreamedImageFolder(ImageDataModule):
         if order.train:
             window = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         else:
-            window = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
+            window = [v2.Resize(round(size / CROP)), v2.CenterCrop(size)]
         loaders = {} if order.train else self._evaluated
         key = split, order.rank, order.ranks, order.sampled
         if key not in loaders:

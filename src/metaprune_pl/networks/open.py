@@ -52,13 +52,18 @@ class NetworkSource:
         return path.is_dir() or (looks_like_path and not name)
 
     def open(
-        self, *, input_shape: Shape | None = None, num_classes: int | None = None
+        self,
+        *,
+        input_shape: Shape | None = None,
+        channels: int | None = None,
+        num_classes: int | None = None,
     ) -> tuple[nn.Module, NetworkCard]:
         """Return the network, in evaluation mode on the CPU, and its card.
 
         Args:
             input_shape: Shape of the images, for a network by name; None is what the network is
                 known to be made for, or else 3x224x224.
+            channels: Those of the images, where their shape is not known yet.
             num_classes: Number of classes of the data, for a builder that has this argument.
 
         Raises:
@@ -71,8 +76,10 @@ class NetworkSource:
         settings = NetworkSettings(
             builder=find_builder(self.network)[0], arguments=dict(self.arguments)
         )
-        if input_shape is not None and num_classes is not None:
-            settings = settings.for_data(num_classes, input_shape[0])
+        if input_shape is not None:
+            channels = input_shape[0]
+        if channels is not None and num_classes is not None:
+            settings = settings.for_data(num_classes, channels)
         network = create_network(settings.builder, seed=0, **settings.arguments).cpu().eval()
         state = None if self.state is None else read_state(self.state, network)
         if state is not None:

@@ -18,6 +18,7 @@ from metaprune_pl.errors import StorageError
 from metaprune_pl.files import check_file, read_json, whole_folder, write_json
 from metaprune_pl.networks.bounds import Bounded, memory
 from metaprune_pl.networks.create import DOWNLOADS, NetworkSettings, create_network
+from metaprune_pl.networks.preprocessing import Preprocessing
 from metaprune_pl.networks.states import check_finite
 from metaprune_pl.networks.trust import named_code, refuse_unknown, trust
 from metaprune_pl.networks.widths import (
@@ -51,6 +52,7 @@ class NetworkCard:
         attributes: Whole numbers that modules keep as attributes (`hidden_dim`, `head_dim`), by the
             module's path; filled in by `save_network`.
         masked: Weights whose zeros are a mask's: training keeps them zero.
+        preprocessing: What is done to images before it reads them; None where nobody has told.
     """
 
     settings: NetworkSettings
@@ -60,6 +62,7 @@ class NetworkCard:
     frozen: list[str] = field(default_factory=list)
     attributes: dict[str, dict[str, int | float | list[int]]] = field(default_factory=dict)
     masked: list[str] = field(default_factory=list)
+    preprocessing: Preprocessing | None = None
 
 
 def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> NetworkCard:

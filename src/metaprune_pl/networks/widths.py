@@ -132,6 +132,16 @@ def all_tensors(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def widths_before_and_after(before: nn.Module, after: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return the output channels of each layer of a network, and of it after pruning."""
+    old, new = layer_widths(before), layer_widths(after)
+    return {
+        name.removesuffix(".weight"): (shape[0], new[name][0])
+        for name, shape in old.items()
+        if name.endswith("weight") and len(shape) > 1
+    }
+
+
 def own_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network with the tensors of a shared module once.
 

@@ -268,8 +268,8 @@ def measured(
         speed_up=count_macs(unpruned.original, unpruned.example) / macs,
         macs=macs,
         parameters=count_parameters(detector),
-        milliseconds=own,
-        milliseconds_unpruned=others,
+        milliseconds=own.median,
+        milliseconds_unpruned=others.median,
         average_precision=average,
         average_precision_50=average_50,
     )

@@ -39,6 +39,7 @@ from metaprune_pl.runs.cost import trained_images
 from metaprune_pl.stages.accuracy import Accuracy, accuracy, measure_accuracy
 from metaprune_pl.stages.checks import check_fits
 from metaprune_pl.stages.network_training import NetworkTraining
+from metaprune_pl.stages.opening import open_for
 from metaprune_pl.stages.training_settings import TrainingSettings
 
 CHANCE = 1.2
@@ -90,8 +91,9 @@ def prepare(
     if preparation.metanetwork is not None:
         find_metanetwork(preparation.metanetwork)
     given = preparation.source
-    network, card = given.open(input_shape=data.input_shape, num_classes=data.num_classes)
+    network, card = open_for(given, data)
     check_fits(network, card, data)
+    card = replace(card, preprocessing=data.preprocessing)
     unpruned = examine_for(targets, network, card, preparation.pruning.attention)
     source = Path(given.network) if given.stored else context.folder / "source"
     start = source

@@ -1,6 +1,7 @@
 """`prune`: a network to speed-ups, or with masks, by the paper's pipeline (equation 9)."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,21 @@ import torch
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
+from metaprune_pl.delivery.goals import Goal
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import write_json
 from metaprune_pl.networks import load_network
+from metaprune_pl.networks.trust import named_code
+from metaprune_pl.networks.widths import widths_before_and_after
 from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pipelines.prepare import Before, Ready, accuracies_before, prepare, train_once
-from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
+from metaprune_pl.pipelines.pruning_loop import (
+    Task,
+    check_rounds,
+    prune_to_targets,
+    trained_to,
+)
 from metaprune_pl.pruning import (
     MaskSettings,
     PruningSettings,
@@ -29,30 +39,47 @@ from metaprune_pl.pruning.targets import (
     ChannelTarget,
     MaskTarget,
     PrunedNetwork,
+    SpeedUp,
     speed_up_targets,
 )
 from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
-from metaprune_pl.reports.writing import write_result
+from metaprune_pl.reports.planned import planned
+from metaprune_pl.reports.printing import print_result
+from metaprune_pl.reports.writing import read_report, write_result
+from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import trained_images
 from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
+from metaprune_pl.stages.duration import training_seconds
+from metaprune_pl.stages.largest import largest_within
+from metaprune_pl.stages.opening import open_for
 from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
 Outcome = Pruned | Masked
 """What is measured of a network: with fewer channels, or with masks."""
 
 
+def _reported(folder: Path, arguments: Mapping[str, Any]) -> bool:
+    """Whether a finished run's report is of the speed-ups that are asked for."""
+    if arguments["masks"] is not None or arguments["goal"] is not None or arguments["targets"]:
+        return True
+    targets = [result.target for result in read_report(folder, Pruned)]
+    return targets == list(arguments["speed_ups"])
+
+
+@goes_on("speed_ups", is_done=_reported)
 def prune(
     context: Context,
     data: ImageDataModule,
     *,
     finetune_after: FinetuneSettings = RECIPE,
     speed_ups: tuple[float, ...] = (2.0,),
+    goal: Goal | None = None,
     masks: MaskSettings | None = None,
     targets: tuple[Target, ...] = (),
     rounds: int = 1,
-    latency_batches: tuple[int, ...] = (1, 256),
+    latency_batches: tuple[int, ...] = (1, 32),
     **preparation: Any,
 ) -> list[Outcome]:
     """Prune a network to speed-ups, or mask its weights.
@@ -63,7 +90,9 @@ def prune(
         context: Where to run.
         data: The images.
         finetune_after: Finetuning after pruning.
-        speed_ups: Targets: cost of the unpruned network over that of the result, increasing.
+        speed_ups: Targets: cost of the unpruned network over that of the result, increasing. A
+            finished run takes up further ones.
+        goal: What to come to in place of speed-ups: a time here, a size, or an accuracy to keep.
         masks: Which weights become zero, in place of channels that are removed; `pruning`,
             `speed_ups` and `latency_batches` have no effect then.
         targets: Targets of other kinds, in place of `speed_ups` and `masks`; `pruning` counts.
@@ -81,12 +110,19 @@ def prune(
     if any(size < 1 for size in latency_batches):
         raise ConfigError("latency_batches: give numbers of images of at least 1.")
     asked = _asked(speed_ups, masks, targets, before.pruning)
-    task = _task(context, data, before, asked, finetune_after)
+    if goal is not None:
+        asked = [goal.target(lambda: open_for(before.source, data), before.pruning)]
+    task = _task(context, data, before, asked, finetune_after, latency_batches)
+    if goal is not None and goal.drop is not None:
+        asked = [_largest(task, before.pruning, goal.drop, goal.trials)]
     results = prune_to_targets(task, asked, rounds)
     if pruned := [result for result in results if isinstance(result, Pruned)]:
-        results = [*_timed(task, asked, pruned, latency_batches)]
+        results = [*_timed(task, asked, pruned)]
     if context.is_global_zero:
         write_result(results, context.folder, context.events)
+        _tidy(context.folder, asked)
+    if not context.is_part:
+        _tell(task, asked, results)
     return results
 
 
@@ -118,16 +154,26 @@ class Classification(Task[Outcome]):
         ready: The network.
         settings: Finetuning after pruning.
         before: Test accuracies before pruning.
+        batches: Numbers of images in a forward pass whose time is measured.
     """
 
     data: ImageDataModule
     ready: Ready
     settings: FinetuneSettings
     before: Before
+    batches: Sequence[int]
 
     def kind(self, target: Target) -> type[Outcome]:
         """Return the class of what is measured for a target: see `Task.kind`."""
         return Pruned if target.channels else Masked
+
+    def announce(self, target: Target, pruned: PrunedNetwork) -> None:
+        """Show the plan, and how long the training takes: see `Task.announce`."""
+        if not target.channels or self.context.is_part or not self.context.is_global_zero:
+            return
+        title = f"{self.ready.name} to {target.label}, before the training"
+        seconds = training_seconds(pruned.network, self.data, self.settings)
+        print_result(planned(title, self.unpruned, pruned.network, self.batches, seconds))
 
     def finetune(self, source: Path) -> Path:
         """Finetune a stored network: see `Task.finetune`."""
@@ -165,6 +211,7 @@ class Classification(Task[Outcome]):
                 accuracy_base_top_5=self.before.base.top_5,
                 plan=pruned.plan,
                 images=self.ready.card.record["images"] + trained_images(self.context.folder),
+                widths=widths_before_and_after(self.unpruned.original, final),
                 accuracy_pruned=self.accuracy(pruned.network),
                 accuracy_finetuned_top_5=finetuned.top_5,
             )
@@ -184,6 +231,7 @@ def _task(
     preparation: Preparation,
     targets: Sequence[Target],
     settings: FinetuneSettings,
+    batches: Sequence[int],
 ) -> Classification:
     """Make a network ready, and measure it."""
     ready = prepare(context, data, preparation, targets)
@@ -203,26 +251,61 @@ def _task(
         ready=ready,
         settings=settings,
         before=accuracies_before(context, data, ready),
+        batches=batches,
     )
 
 
+def _largest(task: Classification, settings: PruningSettings, drop: float, trials: int) -> SpeedUp:
+    """Return the largest speed-up that keeps the validation accuracy, which stays trained."""
+
+    def trained(value: float) -> nn.Module:
+        target = SpeedUp(value=value, settings=settings)
+        target.check(task.network, task.unpruned)
+        return trained_to(task, target)
+
+    given, device = load_network(task.ready.given), task.context.device
+    best, kept = largest_within(given, trained, task.data, device, drop=drop, trials=trials)
+    if task.context.is_global_zero:
+        write_json(task.context.folder / "trials.json", kept)
+    return SpeedUp(value=best, settings=settings)
+
+
 def _timed(
-    task: Classification,
-    targets: Sequence[Target],
-    results: Sequence[Pruned],
-    sizes: Sequence[int],
+    task: Classification, targets: Sequence[Target], results: Sequence[Pruned]
 ) -> list[Pruned]:
     """Measure the unpruned network and all results, in turn, for each number of images."""
     device, folder = task.context.device, task.context.folder
     stored = (load_network(folder / target.folder / "network") for target in targets)
     networks = [network.to(device) for network in (as_built(task.card), *stored)]
     example = torch.zeros(1, *task.card.input_shape, device=device)
-    times = {str(size): measure_latencies(networks, example, size) for size in sizes}
+    times = {str(size): measure_latencies(networks, example, size) for size in task.batches}
     return [
         replace(
             result,
-            latency={size: own[index] for size, own in times.items()},
-            latency_unpruned={size: own[0] for size, own in times.items()},
+            latency={size: own[index].median for size, own in times.items()},
+            latency_unpruned={size: own[0].median for size, own in times.items()},
+            latency_spread={size: own[index].spread for size, own in times.items()},
+            latency_gain={size: own[index].gain_over(own[0]) for size, own in times.items()},
         )
         for index, result in enumerate(results, 1)
     ]
+
+
+def _tidy(folder: Path, targets: Sequence[Target]) -> None:
+    """Remove the steps on the way to finished networks, which nothing needs any more."""
+    steps = ("pruned", "finetuned/network", "finetuned/checkpoints")
+    for target in targets:
+        for step in steps if target.channels else ():
+            shutil.rmtree(folder / target.folder / step, ignore_errors=True)
+
+
+def _tell(task: Classification, targets: Sequence[Target], results: Sequence[Outcome]) -> None:
+    """Tell where the networks are, what they gained, and what comes next."""
+    folders = [task.context.folder / target.folder / "network" for target in targets]
+    for folder, result in zip(folders, results, strict=True):
+        tell(result.gained(folder))
+    settings = task.card.settings
+    code = named_code(settings.builder, settings.arguments)
+    trust = "".join(f" --trust {name}" for name in code)
+    tell(f"Next: metaprune export {folders[-1]} --format onnx{trust}")
+    tell(f"      metaprune benchmark {task.ready.given} {folders[-1]}{trust}")

@@ -17,6 +17,7 @@ from metaprune_pl.pruning import Target, Unpruned
 from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.targets import PrunedNetwork
 from metaprune_pl.reports import Result, write_json
+from metaprune_pl.runs.command import tell
 from metaprune_pl.runs.context import Context
 
 R = TypeVar("R", bound=Result)
@@ -60,6 +61,14 @@ class Task(ABC, Generic[R]):
     def finetune(self, source: Path) -> Path:
         """Train a stored network in the context's folder, and return the folder of the result."""
 
+    def announce(self, target: Target, pruned: PrunedNetwork) -> None:
+        """Tell what pruning made of the network, before it is trained.
+
+        Args:
+            target: What was asked for.
+            pruned: The part that was pruned.
+        """
+
     @abstractmethod
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> R:
         """Measure a network.
@@ -86,11 +95,23 @@ def prune_to_targets(task: Task[R], targets: Sequence[Target], rounds: int = 1) 
     there = task.context.broadcast([file.is_file() for file in files])
     todo = [target for target, done in zip(targets, there, strict=True) if not done]
     told = False
-    for target, pruned in zip(todo, _pruned(task, todo, rounds), strict=True):
+    for index, (target, pruned) in enumerate(zip(todo, _pruned(task, todo, rounds), strict=True)):
+        if len(todo) > 1 and not task.context.is_part:
+            tell(f"Target {index + 1} of {len(todo)}: {target.label}")
         told = told or _tell_of_narrow_layers(task.network, pruned.network, target)
+        task.announce(target, pruned)
         _finish(task.inside(target.folder), target, pruned)
     task.context.barrier()
     return [task.kind(target).read(file) for target, file in zip(targets, files, strict=True)]
+
+
+def trained_to(task: Task[R], target: Target) -> nn.Module:
+    """Return a network that is pruned to a target and finetuned, without a measurement.
+
+    What is done here `prune_to_targets` does not do again.
+    """
+    (pruned,) = task.pruner.reach([target], task.network, task.unpruned)
+    return _trained(task.inside(target.folder), target, pruned)
 
 
 def _pruned(task: Task[R], targets: Sequence[Target], rounds: int) -> Iterator[PrunedNetwork]:

@@ -5,7 +5,14 @@ them).
 """
 
 from metaprune_pl.pruning.choice import ChoiceSettings, candidate_plans, choose
-from metaprune_pl.pruning.cost import Cost, Macs, Parameters, count_parameters, measure_latencies
+from metaprune_pl.pruning.cost import (
+    Cost,
+    Latency,
+    Macs,
+    Parameters,
+    count_parameters,
+    measure_latencies,
+)
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.importance import (
@@ -49,6 +56,7 @@ __all__ = [
     "Energy",
     "Importance",
     "Lamp",
+    "Latency",
     "Macs",
     "Magnitude",
     "MaskSettings",

@@ -67,7 +67,7 @@ def _pruner(
         max_pruning_ratio=settings.max_ratio,
         iterative_steps=max(1, round(1 / settings.step)),
         ignored_layers=ignored,
-        round_to=settings.round_to if settings.round_to > 1 else None,
+        round_to=None if settings.round_to in {1, "auto"} else settings.round_to,
     )
 
 

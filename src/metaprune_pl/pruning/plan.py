@@ -13,7 +13,7 @@ from metaprune_pl.pruning.groups import PruningGroups, groups_of_layers
 from metaprune_pl.pruning.heads import AttentionUnits
 from metaprune_pl.pruning.importance import Importance
 from metaprune_pl.pruning.rankings import Ranking, competition
-from metaprune_pl.pruning.rounding import rank_within, rounding
+from metaprune_pl.pruning.rounding import Multiple, rank_within, rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class PruningSettings:
         max_ratios: The same for layers by name, such as `{layer4: 0.5, head.*: 0}`; a name stands
             for all layers below it.
         keep: Names of layers that lose nothing, such as `[layer4, head.*]`.
-        round_to: Widths are rounded to the nearest multiple of this, never to zero; 1 leaves them.
-            The speed-up is reached all the same.
+        round_to: What widths are multiples of, never zero; `auto` is 8, less in narrow layers.
         attention: What goes in attention: `width`, the same channels of all heads, or whole
             `heads`.
         ranking: Whether channels of all groups compete (`global`), those of each group for the same
@@ -43,7 +42,7 @@ class PruningSettings:
     max_ratio: float = 1.0
     max_ratios: dict[str, float] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
-    round_to: int = 1
+    round_to: Multiple = 1
     attention: AttentionUnits = "width"
     ranking: Ranking = "global"
     cost: Cost = field(default_factory=Macs)
@@ -52,7 +51,8 @@ class PruningSettings:
     def __post_init__(self) -> None:
         ratios = all(0 <= ratio <= 1 for ratio in (self.max_ratio, *self.max_ratios.values()))
         shares = 0 < self.step <= 1 and ratios
-        if not shares or min(self.min_channels, self.round_to) < 1:
+        rounded = self.round_to == "auto" or self.round_to >= 1
+        if not shares or not rounded or self.min_channels < 1:
             raise ConfigError(
                 "pruning: 0 < step <= 1, 0 <= max_ratio <= 1, min_channels and round_to >= 1 are "
                 "needed."
@@ -61,7 +61,7 @@ class PruningSettings:
     @property
     def floors(self) -> str:
         """What keeps channels, for errors."""
-        rounding = f", round_to={self.round_to}" if self.round_to > 1 else ""
+        rounding = f", round_to={self.round_to}" if self.round_to != 1 else ""
         kept = f", keep={list(self.keep)}" if self.keep else ""
         layers = f", max_ratios={self.max_ratios}" if self.max_ratios else ""
         ratio = f"max_ratio={self.max_ratio:g}{layers}{kept}"

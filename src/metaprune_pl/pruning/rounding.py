@@ -1,11 +1,19 @@
 """Widths that are multiples of a number, for hardware that computes in blocks."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metaprune_pl.pruning.groups import PruningGroups
+
+Multiple = int | Literal["auto"]
+"""What widths are multiples of: a number, or what `multiple_for` says of each layer."""
+LARGEST = 8
+"""What processors compute in at once: eight numbers of 32 bits (AVX), or 16 bytes."""
+FINEST = 8
+"""Widths that a layer can still be pruned to, at least, where the multiple is chosen for it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +49,7 @@ class Rounding:
         return torch.zeros_like(units).index_fill(0, chosen, True)
 
 
-def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
+def rounding(groups: PruningGroups, floor: Tensor, multiple: Multiple) -> Rounding:
     """Find the allowed widths: multiples, never zero, and the width that a group has now.
 
     Args:
@@ -70,13 +78,23 @@ def rounding(groups: PruningGroups, floor: Tensor, multiple: int) -> Rounding:
     for index, size in enumerate(sizes.tolist()):
         if size:
             counts = torch.arange(size + 1)
-            allowed = (counts * per_unit[index] + stay[index]) % multiple == 0
+            widths = counts * per_unit[index] + stay[index]
+            step = multiple_for(int(widths[-1])) if multiple == "auto" else multiple
+            allowed = widths % step == 0
             allowed[: max(1, int(floor[index]))] = False
             allowed[size] = True
             choice = allowed.nonzero().flatten().flip(0)  # of two as near the wider one
             distance = (counts[:, None] - choice).abs()
             nearest[index, : size + 1] = choice[distance.argmin(1)]
     return Rounding(groups=groups, nearest=nearest)
+
+
+def multiple_for(width: int) -> int:
+    """Return what a layer's widths are multiples of, so that a narrow one keeps enough of them."""
+    multiple = LARGEST
+    while multiple > 1 and width < FINEST * multiple:
+        multiple //= 2
+    return multiple
 
 
 def rank_within(group: Tensor, count: int) -> Tensor:

@@ -37,11 +37,12 @@ class Unpruned:
 
     def base(self, cost: Cost) -> float:
         """Cost of the network before any pruning."""
-        return cost.of_network(self.original, self.example)
+        return cost.of_network(self.original, self.example_for(self.original))
 
     def speed_up(self, cost: Cost, network: nn.Module) -> float:
         """How much less another state of the network costs than before any pruning."""
-        return self.base(cost) / cost.of_network(network, self.example_for(network))
+        original = self.original.to(device_of(network))
+        return cost.ratio(original, self.example_for(original), network, self.example_for(network))
 
     def example_for(self, network: nn.Module) -> Example:
         """Return the example on a network's device."""
@@ -119,3 +120,8 @@ def _unfollowed(groups: PruningGroups) -> str:
     """What the trace could not follow, for errors."""
     operations = groups.graph.unfollowed
     return f", or beside operations that are not followed ({operations[0]})" if operations else ""
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network's parameters."""
+    return next((value.device for value in network.parameters()), torch.device("cpu"))

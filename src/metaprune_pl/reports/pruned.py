@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from rich.table import Table
 
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.text import count, percent, text_table
+from metaprune_pl.reports.text import count, milliseconds, percent, text_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class Pruned(Result):
         accuracy_base_top_5: `accuracy_base` among the five highest scores; None for up to 10
             classes.
         accuracy_finetuned_top_5: The same of `accuracy_finetuned`.
+        latency_spread: Half the distance of the quartiles of `latency`.
+        widths: Output channels of each layer, before any pruning and now.
+        latency_gain: How many times faster than the unpruned network; None within the spread.
     """
 
     network: str
@@ -60,8 +64,11 @@ class Pruned(Result):
     budget: float = 1.0
     path: str = ""
     plan: str | None = None
+    widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_unpruned: Mapping[str, float] = field(default_factory=dict)
+    latency_spread: Mapping[str, float] = field(default_factory=dict)
+    latency_gain: Mapping[str, float | None] = field(default_factory=dict)
     accuracy_base: float | None = None
     macs_unpruned: int | None = None
     parameters_unpruned: int | None = None
@@ -125,12 +132,26 @@ class Pruned(Result):
             **{name: value for name, value in self.derived.items() if value is not None},
         }
 
+    def gained(self, folder: Path) -> str:
+        """Say in one sentence where the network is, and what it has gained."""
+        times = [
+            f"batch {size} {'within the spread' if gain is None else f'{gain:.2f}x faster'}"
+            for size, gain in self.latency_gain.items()
+        ]
+        now, before = percent(self.accuracy_finetuned), percent(self.accuracy_given)
+        return (
+            f"The network is in {folder}: {', '.join([f'{self.speed_up:.2f}x', *times])}; test "
+            f"accuracy {now} %, {before} % before."
+        )
+
     def row(self) -> dict[str, Any]:
         """Return this result's row of a table on disk, a column for each measured time."""
         row = asdict(self) | self.derived
-        for name in ("latency", "latency_unpruned"):
+        del row["widths"]
+        for name in ("latency", "latency_unpruned", "latency_spread", "latency_gain"):
             times = row.pop(name)
-            row |= {f"{name}_batch_{size}_ms": value for size, value in times.items()}
+            unit = "" if name == "latency_gain" else "_ms"
+            row |= {f"{name}_batch_{size}{unit}": value for size, value in times.items()}
         return row
 
     @classmethod
@@ -156,8 +177,10 @@ class Pruned(Result):
 
     def time(self, size: str) -> str:
         """Write the measured time for a number of images, and how much faster that is."""
-        milliseconds = self.latency[size]
-        return f"{milliseconds:.2f} ({self.latency_unpruned[size] / milliseconds:.2f}x)"
+        if size not in self.latency_spread:  # an older report
+            factor = self.latency_unpruned[size] / self.latency[size]
+            return f"{self.latency[size]:.2f} ({factor:.2f}x)"
+        return milliseconds(self.latency[size], self.latency_spread[size], self.latency_gain[size])
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

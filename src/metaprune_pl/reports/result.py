@@ -54,6 +54,10 @@ class Result(ABC):
         """Return this result's row of a table on disk."""
         return asdict(self)
 
+    def gained(self, folder: Path) -> str:
+        """Say in one sentence where the network is, and what it has gained."""
+        return f"The network is in {folder}."
+
     @classmethod
     @abstractmethod
     def table(cls, results: Sequence[Self]) -> Table:

@@ -37,3 +37,9 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value:.0f}"
+
+
+def milliseconds(median: float, spread: float, gain: float | None) -> str:
+    """Write a measured time, and how many times faster it is; None within the spread."""
+    factor = "within the spread" if gain is None else f"{gain:.2f}x"
+    return f"{decimal(median, spread)} ({factor})"

@@ -26,6 +26,9 @@ from metaprune_pl.reports.figures import (
 )
 from metaprune_pl.reports.files import write_csv
 from metaprune_pl.reports.masks import draw_masks, masked_rows
+from metaprune_pl.reports.page import write_page
+from metaprune_pl.reports.pages import page_of_experiment, page_of_pruned
+from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.statistics_figures import draw_analysis
@@ -69,6 +72,8 @@ def _(results: list[Any], folder: Path, events: Events) -> None:
     kind = type(results[0])
     if kind.figure_name is not None:
         save_figure(kind.figure(results), folder / kind.figure_name)
+    if kind is Pruned:
+        write_page(page_of_pruned(results), folder)
     write_json(folder / "report.json", [asdict(result) for result in results])
 
 
@@ -129,6 +134,7 @@ def _(experiment: Experiment, folder: Path, events: Events) -> None:
         _draw_curves(events, folder, experiment.curves)
     save_figure(draw_cost(experiment.costs), folder / "cost.png")
     log_rows(events, pruned + masked)
+    write_page(page_of_experiment(experiment), folder)
     results = {
         "pruned": pruned,
         "masked": masked,

@@ -202,7 +202,8 @@ def run_command(
         arguments=arguments,
         part=events is not None,
     )
-    run.execute(lambda: command(Context.of(trainer, seed=settings.seed_everything), **arguments))
+    context = Context.of(trainer, seed=settings.seed_everything, is_part=run.part)
+    run.execute(lambda: command(context, **arguments))
 
 
 def seed(value: int | bool) -> int | bool:

@@ -27,6 +27,7 @@ class Context:
         hardware: Settings of the Trainer that a command which runs others gives to them.
         events: Where TensorBoard's events go.
         is_rehearsal: Whether fits take a few batches only, and nothing is kept.
+        is_part: Whether the command is a part of a larger one, which has the word.
     """
 
     folder: Path
@@ -39,14 +40,16 @@ class Context:
     seed: int | bool = False
     hardware: Mapping[str, Any] = field(default_factory=dict)
     is_rehearsal: bool = False
+    is_part: bool = False
 
     @classmethod
-    def of(cls, trainer: StageTrainer, *, seed: int | bool = False) -> Self:
+    def of(cls, trainer: StageTrainer, *, seed: int | bool = False, is_part: bool = False) -> Self:
         """Return the context of a Trainer: its folder and device.
 
         Args:
             trainer: The Trainer.
             seed: Seed that all generators have; False is none.
+            is_part: Whether the command is a part of a larger one.
         """
         folder, is_rehearsal = trainer.run_folder, bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if is_rehearsal:
@@ -62,6 +65,7 @@ class Context:
             seed=seed,
             hardware=trainer.hardware,
             is_rehearsal=is_rehearsal,
+            is_part=is_part,
         )
 
     @classmethod

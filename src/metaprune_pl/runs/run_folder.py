@@ -312,7 +312,9 @@ class RunFolder:
         while (kept := self.path / f"report.old-{number}").exists():
             number += 1
         kept.mkdir()
-        files = [path for path in self.path.iterdir() if path.suffix in {".png", ".csv"}]
+        files = [
+            path for path in self.path.iterdir() if path.suffix in {".png", ".csv", ".html", ".md"}
+        ]
         for path in (*files, self.path / "report.json", old):
             path.rename(kept / path.name)
         return kept

@@ -1,6 +1,9 @@
 """What our Trainer adds to every fit."""
 
+import math
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from metaprune_pl.data.loader import Resumable
 from metaprune_pl.reports import write_json
 
+LINE_SECONDS = 60
+"""Between two lines on progress, where the output is a file."""
 IMAGES_FILE = "images.json"
 """Where a fit says how many images it trained on."""
 
@@ -57,3 +62,33 @@ class CountImages(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.images = state_dict["images"]
+
+
+class ProgressLines(Callback):
+    """Tells of progress in lines where the output is a file, in which a bar would not move."""
+
+    def __init__(self) -> None:
+        self.started = self.told = 0.0
+        self.first = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note when it was."""
+        self.started = self.told = time.monotonic()
+        self.first = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a line once a minute."""
+        now = time.monotonic()
+        if now - self.told < LINE_SECONDS or sys.stderr.isatty() or not trainer.is_global_zero:
+            return
+        self.told = now
+        total = trainer.estimated_stepping_batches
+        done = trainer.global_step
+        text = f"{type(pl_module).__name__}: step {done} of {total:.0f}"
+        elapsed = now - self.started
+        if done > self.first and math.isfinite(total):
+            left = elapsed * (total - done) / (done - self.first)
+            text += f", {elapsed / 60:.0f} min elapsed, about {left / 60:.0f} min left"
+        sys.stderr.write(f"{text}\n")

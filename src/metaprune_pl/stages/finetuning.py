@@ -3,6 +3,7 @@
 With a sparsity term it is DepGraph's sparsity learning.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from metaprune_pl.stages.accuracy import accuracies, accuracy
 from metaprune_pl.stages.checks import check_fits, check_smoothing, whole_set
 from metaprune_pl.stages.distillation import Distillation
 from metaprune_pl.stages.network_training import NetworkTraining
+from metaprune_pl.stages.opening import follow, open_for
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 Keep = Literal["last", "best"]
@@ -87,14 +89,14 @@ class Finetuning(NetworkTraining):
     def setup(self, stage: str) -> None:
         """Build a network by name, and find the pruning groups where a sparsity term needs them."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(self, "network"):
-            shape, classes = (
-                (data.input_shape, data.num_classes)
-                if isinstance(data, ImageDataModule)
-                else (None, None)
-            )
-            self.network, self.card = self.source.open(input_shape=shape, num_classes=classes)
+        if not hasattr(self, "network") and isinstance(data, ImageDataModule):
+            self.network, self.card = open_for(self.source, data)
+        elif not hasattr(self, "network"):
+            self.network, self.card = self.source.open()
+        elif isinstance(data, ImageDataModule) and data.follows_network:
+            follow(data, self.network, self.card)
         classes = check_fits(self.network.train(), self.card, data)
+        self.card = replace(self.card, preprocessing=data.preprocessing)
         if not self.metrics:
             self.metrics.update({part: accuracies(classes, part) for part in ("val", "test")})
         for teacher in self.teacher:

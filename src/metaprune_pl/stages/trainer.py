@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.reports.events import Events
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
-from metaprune_pl.stages.callbacks import CountImages, SameEpochs
+from metaprune_pl.stages.callbacks import CountImages, ProgressLines, SameEpochs
 from metaprune_pl.stages.checkpoints import WholeFileCheckpointIO
 
 HARDWARE = (
@@ -77,7 +77,8 @@ class StageTrainer(pl.Trainer):
                 save_on_train_epoch_end=True,
             )
             kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), last]
-        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), SameEpochs(), CountImages()]
+        always = (SameEpochs(), CountImages(), ProgressLines())
+        kwargs["callbacks"] = [*_as_list(kwargs.get("callbacks")), *always]
         if kwargs["logger"]:
             kwargs["callbacks"].append(LearningRateMonitor())
         kwargs["plugins"] = [*_as_list(kwargs.get("plugins")), WholeFileCheckpointIO()]

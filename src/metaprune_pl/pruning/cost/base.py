@@ -30,6 +30,19 @@ class Cost(ABC):
             example: One input as a batch, such as an image [1, C, H, W], on the network's device.
         """
 
+    def ratio(
+        self, network: nn.Module, example: Example, other: nn.Module, others: Example
+    ) -> float:
+        """Return how many times more a network costs than another.
+
+        Args:
+            network: The one.
+            example: Its input.
+            other: The other.
+            others: Its input.
+        """
+        return self.of_network(network, example) / self.of_network(other, others)
+
     @abstractmethod
     def of_kept(
         self, network: nn.Module, graph: WeightGraph, example: Example

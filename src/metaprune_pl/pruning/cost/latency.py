@@ -1,16 +1,86 @@
-"""Measured time of a forward pass.
+"""Measured time of a forward pass as a cost, and for several networks in turn."""
 
-Our own loop, as `torch.utils.benchmark` times one network after the other, not all in turn.
-"""
-
-import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.networks.examples import Example, call, convert, tensors_of
+from metaprune_pl.networks.widths import layer_widths
+from metaprune_pl.pruning.cost.base import Cost
+from metaprune_pl.pruning.cost.layer_times import layer_times
+from metaprune_pl.pruning.cost.timing import Timing, time_in_turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency(Cost):
+    """Milliseconds of a forward pass on this machine, in PyTorch.
+
+    Each layer is measured at several widths. What is left of the whole network's time, of norms and
+    activations, is taken to fall with the number of values that layers give out.
+
+    Attributes:
+        batch: Images in a pass.
+    """
+
+    unit: ClassVar[str] = "milliseconds"
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}: give a number of images of at least 1.")
+
+    def of_network(self, network: nn.Module, example: Example) -> float:
+        """Measure a forward pass: see `Cost.of_network`."""
+        return measure_latencies([network], example, self.batch)[0].median
+
+    def ratio(
+        self, network: nn.Module, example: Example, other: nn.Module, others: Example
+    ) -> float:
+        """Measure both in turn: see `Cost.ratio`."""
+        if layer_widths(network) == layer_widths(other):
+            return 1.0
+        own, time = measure_latencies([network, other], example, self.batch)
+        return own.median / time.median
+
+    def of_kept(
+        self, network: nn.Module, graph: WeightGraph, example: Example
+    ) -> Callable[[Tensor], float]:
+        """Measure the layers, and add up those of kept nodes: see `Cost.of_kept`."""
+        batch = as_batch(example, self.batch)
+        measured = list(layer_times(network, graph, batch))
+        everything = torch.ones(graph.num_nodes, dtype=torch.bool)
+        whole, all_values = self.of_network(network, example), _values(graph, everything)
+        rest = max(0.0, whole - sum(now for _, now in measured))
+
+        def of(kept: Tensor) -> float:
+            in_layers = sum(times.of(kept) for times, _ in measured)
+            return in_layers + rest * _values(graph, kept) / all_values
+
+        return of
+
+
+def _values(graph: WeightGraph, kept: Tensor) -> int:
+    """Number of values that the layers of kept nodes give out for one image, at least 1."""
+    counts = (
+        connection.positions * int(kept[connection.target].sum())
+        for connection in graph.connections
+    )
+    return max(1, sum(counts))
+
+
+def as_batch(example: Example, size: int) -> Any:
+    """Return the first input of an example as a batch of so many."""
+
+    def spread(tensor: Tensor) -> Tensor:
+        return tensor[:1].expand(size, *tensor.shape[1:]).contiguous()
+
+    return convert(example, spread)
 
 
 @torch.inference_mode()
@@ -20,34 +90,16 @@ def measure_latencies(
     batch_size: int,
     *,
     seconds: float = 0.1,
-) -> list[float]:
+) -> list[Timing]:
     """Measure the time of a forward pass of several networks in turn.
-
-    A busy machine is as busy to all of them.
 
     Args:
         networks: In evaluation mode on the device to measure.
         example: One input as a batch, such as an image [1, C, H, W], on that device.
         batch_size: Images per pass.
-        seconds: How long to measure each; at least three passes after two to warm up.
-
-    Returns:
-        Median milliseconds per pass of each network.
+        seconds: How long to measure each.
     """
-    images = convert(
-        example,
-        lambda t: t.expand(batch_size, *t.shape[1:]).contiguous(),
-    )
+    images = as_batch(example, batch_size)
     device = next(tensor.device for _, tensor in tensors_of(example))
-    times: list[list[float]] = [[] for _ in networks]
-    for index in range(10_000):
-        for network, own in zip(networks, times, strict=True):
-            start = time.perf_counter()
-            call(network, images)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if index >= 2:
-                own.append(time.perf_counter() - start)
-        if index >= 4 and all(sum(own) > seconds for own in times):
-            break
-    return [1000 * statistics.median(own) for own in times]
+    runs = [partial(call, network, images) for network in networks]
+    return time_in_turn(runs, seconds=seconds, device=device)

@@ -1,6 +1,7 @@
 """What networks are pruned to: a class each, which knows its checks and makes the network."""
 
 from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target, check_targets, reach
+from metaprune_pl.pruning.targets.faster import Faster
 from metaprune_pl.pruning.targets.mask_settings import MaskSettings
 from metaprune_pl.pruning.targets.masks import MaskTarget, apply_masks, find_masks, left_parameters
 from metaprune_pl.pruning.targets.pattern import Pattern
@@ -15,6 +16,7 @@ from metaprune_pl.pruning.targets.zero_share import ZeroShare
 
 __all__ = [
     "ChannelTarget",
+    "Faster",
     "MaskSettings",
     "MaskTarget",
     "Masks",

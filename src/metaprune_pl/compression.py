@@ -1,0 +1,141 @@
+"""A faster network in one call, of a module and its data loaders: for notebooks and scripts."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.notebook import prune
+from metaprune_pl.pruning import count_macs, count_parameters, measure_latencies
+from metaprune_pl.reports.compressed import Compressed
+from metaprune_pl.stages.distillation import Distillation
+
+Loader = Iterable[tuple[Tensor, Tensor]]
+"""Batches of images [B, C, H, W], normalised, and labels [B]; it can be gone through again."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compression:
+    """A faster network, and what it gained.
+
+    Attributes:
+        network: In evaluation mode, on the device that it was trained on.
+        result: What was measured.
+    """
+
+    network: nn.Module
+    result: Compressed
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return self.result.html()
+
+    def __repr__(self) -> str:
+        """Return the same as text."""
+        return f"Compression({asdict(self.result)})"
+
+
+def compress(
+    network: nn.Module,
+    train: Loader,
+    test: Loader,
+    *,
+    speed_up: float = 2.0,
+    epochs: int = 10,
+    lr: float = 0.03,
+    **trainer: Any,
+) -> Compression:
+    """Prune a network, train what is left, and measure both.
+
+    The pruned network learns from the labels and from what the network says.
+
+    Args:
+        network: Left as it is.
+        train: Training images.
+        test: Images that both networks are measured on.
+        speed_up: Multiply-accumulates of the network over those of the result.
+        epochs: Passes over the training images.
+        lr: Learning rate at the start; it falls to zero.
+        trainer: Settings of Lightning's Trainer, such as `accelerator="gpu"`.
+
+    Raises:
+        ConfigError: A setting makes no sense, or there are no images.
+        PruningError: The speed-up is out of reach.
+        TraceError: The network cannot be turned into a graph.
+    """
+    if epochs < 0 or not 0 < lr < float("inf"):
+        raise ConfigError(f"epochs {epochs} is at least 0, and lr {lr} above 0.")
+    first = next(iter(train), None)
+    if first is None:
+        raise ConfigError("there are no training images.")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    runner = pl.Trainer(max_epochs=epochs, **{**quiet, **trainer})
+    device = runner.strategy.root_device
+    before = copy.deepcopy(network).to(device).eval()
+
+    def images() -> Iterator[tuple[Tensor, Tensor]]:
+        return ((batch.to(device), labels.to(device)) for batch, labels in train)
+
+    example = first[0][:1].to(device)
+    pruned = prune(before, speed_up, example=example, images=images)
+    if epochs:
+        runner.fit(_Taught(pruned, before, lr), train_dataloaders=train)
+    after = pruned.to(device).eval()
+    times = measure_latencies([before, after], example, len(first[0]))
+    result = Compressed(
+        macs=(count_macs(before, example), count_macs(after, example)),
+        parameters=(count_parameters(before), count_parameters(after)),
+        accuracy=(_accuracy(before, test, device), _accuracy(after, test, device)),
+        times=(times[0], times[1]),
+        batch=len(first[0]),
+    )
+    return Compression(network=after, result=result)
+
+
+class _Taught(pl.LightningModule):
+    """A network that learns from labels and from another network."""
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, lr: float) -> None:
+        super().__init__()
+        self.network = network
+        self.teacher = (teacher,)  # in a tuple: it is no part of what is trained
+        self.lr = lr
+        self.distillation = Distillation()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        logits = self.network(images)
+        with torch.no_grad():
+            aim = self.teacher[0](images)
+        loss = self.distillation.loss(logits, aim, F.cross_entropy(logits, labels))
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_start(self) -> None:
+        """Train the network: Lightning keeps the mode that it was given in."""
+        self.network.train()
+
+    def configure_optimizers(self) -> Any:
+        """Lightning's hook."""
+        optimizer = torch.optim.SGD(self.network.parameters(), self.lr, 0.9, weight_decay=5e-4)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+@torch.inference_mode()
+def _accuracy(network: nn.Module, images: Loader, device: torch.device) -> float:
+    right = total = 0
+    for batch, labels in images:
+        right += int((network(batch.to(device)).argmax(1).cpu() == labels.cpu()).sum())
+        total += len(labels)
+    if not total:
+        raise ConfigError("there are no test images.")
+    return right / total

@@ -1,0 +1,64 @@
+"""A small program that reads an image, runs a delivered file and names the class."""
+
+from pathlib import Path
+
+from metaprune_pl.delivery.base import Format
+from metaprune_pl.files import write_text
+
+PILLOW = "\nfrom PIL"
+HEAD = '''"""Names the class of an image: python {script} IMAGE.jpg (needs {packages})."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+path = str(Path(__file__).with_name("{file}"))
+'''
+TAIL = '''
+
+def read(image_path):
+    """Return an image as the network reads it: float32 [1, C, H, W]."""
+    channels, height, width = facts["input_shape"]
+    told = facts["preprocessing"]
+    image = ImageOps.exif_transpose(Image.open(image_path))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if told["crop"]:
+        scale = max(height / image.height, width / image.width) / told["crop"]
+        sides = round(image.width * scale), round(image.height * scale)
+        image = image.resize(sides, Image.Resampling.BILINEAR)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    else:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, np.float32).reshape(height, width, channels) / 255
+    pixels = (pixels - np.float32(told["mean"])) / np.float32(told["std"])
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+if __name__ == "__main__":
+    scores = run(read(sys.argv[1]))[0]
+    shares = np.exp(scores - scores.max())
+    best = int(scores.argmax())
+    names = facts["preprocessing"]["classes"] or range(len(scores))
+    print(f"{names[best]} ({100 * shares[best] / shares.sum():.1f} %)")
+'''
+
+
+def write_predict(file: Path, kind: Format) -> Path | None:
+    """Write the program beside a delivered file, where the network is in it.
+
+    Returns:
+        Where it is; None where there is none.
+    """
+    if kind.example is None:
+        return None
+    script = file.with_name(f"predict_{kind.name}.py")
+    packages = "numpy, pillow, " + ("onnxruntime" if kind.name == "onnx" else "torch")
+    head = HEAD.format(script=script.name, packages=packages, file=file.name)
+    imports, _, code = kind.example.partition("\n")
+    whole = head.replace(PILLOW, "\n" + imports + PILLOW) + code + TAIL
+    write_text(script, whole)
+    return script

@@ -1,0 +1,71 @@
+"""`train`: one network, from scratch or from trained weights."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from metaprune_pl.data import ImageDataModule
+from metaprune_pl.networks import NetworkSource, load_network
+from metaprune_pl.pipelines.prepare import train_once
+from metaprune_pl.pruning import count_macs, count_parameters
+from metaprune_pl.reports.trained import Trained
+from metaprune_pl.runs.context import Context
+from metaprune_pl.stages import Finetuning, OptimizerSettings
+from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.checks import check_fits
+from metaprune_pl.stages.opening import open_for
+from metaprune_pl.stages.training_settings import FinetuneSettings
+
+SCRATCH = FinetuneSettings(
+    epochs=30,
+    optimizer=OptimizerSettings(name="adamw", lr=0.001, schedule="cosine"),
+    keep="best",
+)
+
+
+def train(
+    context: Context,
+    data: ImageDataModule,
+    *,
+    network: str,
+    arguments: dict[str, Any] | None = None,
+    state: str | None = None,
+    training: FinetuneSettings = SCRATCH,
+) -> Trained:
+    """Train one network on images, from random or from trained weights.
+
+    Args:
+        context: Where to run.
+        data: The images.
+        network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a
+            NAME that only one of these knows, or package.module:function of your own.
+        arguments: Keyword arguments of the builder that is named, such as {pretrained: true} of
+            timm.
+        state: File of its weights: safetensors, or a state dict of torch.save.
+        training: How long it is trained, and how.
+
+    Example:
+        metaprune train timm/resnet18 --data photos
+    """
+    source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+    check_fits(*open_for(source, data), data)  # before any time is spent
+    build = partial(
+        Finetuning,
+        network=source.network,
+        arguments=dict(source.arguments),
+        state=state,
+        optimizer=training.optimizer,
+        label_smoothing=training.label_smoothing,
+        keep=training.keep,
+    )
+    folder = train_once(context, data, training, context.folder, build)
+    trained = load_network(folder).to(context.device)
+    example = torch.zeros(1, *data.input_shape, device=context.device)
+    return Trained(
+        folder=str(folder),
+        macs=count_macs(trained, example),
+        parameters=count_parameters(trained),
+        validation=accuracy(trained, data, "validation", context.device),
+        test=accuracy(trained, data, "test", context.device),
+    )

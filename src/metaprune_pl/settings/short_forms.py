@@ -1,0 +1,125 @@
+"""Short forms of what is typed most often, written out: the one place where that is done."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_NETWORK_FIRST = {"prune": "_pruned", "curve": "_curve", "train": ""}
+"""Commands whose first word may be the network, and how the names of their folders end."""
+_LISTED_FIRST = {"benchmark"}
+"""Commands whose first words are a list."""
+_LISTS = {"speed_ups", "latency_batches", "batches", "threads"}
+"""Settings that are lists of numbers, which commas may join."""
+_NAMES = {
+    "speed_up": "speed_ups",
+    "out": "trainer.default_root_dir",
+    "latency": "goal.latency",
+    "size": "goal.size",
+    "max_drop": "goal.max_drop",
+    "runtime": "goal.runtime",
+    "latency_batch": "goal.batch",
+}
+_OF_NETWORK = (
+    "--data.image_size=network",
+    "--data.normalization=network",
+    "--data.batch_size=32",
+)
+"""What a folder of images is read as."""
+_FOLDER = re.compile(r"(?!null\b)[a-z0-9_~][\w-]*")
+"""A folder of the current one; classes begin with a capital letter."""
+_NUMBERS = re.compile(r"[\d.]+(?:\s*,\s*[\d.]+)*")
+_FILE = re.compile(r"(?P<path>[^:=]+)\.py:(?P<function>[^\W\d]\w*)")
+
+
+def write_out(command: str, args: Iterable[str]) -> list[str]:
+    """Return a command line without short forms; what is none stays as it is.
+
+    ====================================  ===========================================
+    `prune NETWORK`                       `--network=NETWORK`
+    `FOLDER/FILE.py:FUNCTION`             `FILE:FUNCTION`, looked up in that folder
+    `--data FOLDER`                       an `ImageFolder`, as the network expects it
+    `--speed_up 2`, `--speed_ups 2,3`     `--speed_ups=[2]`, `--speed_ups=[2,3]`
+    `--latency 0.5`, `--max_drop 1%`      `--goal.latency=0.5`, `--goal.max_drop=1%`
+    `--out FOLDER`                        `--trainer.default_root_dir=FOLDER`
+    ====================================  ===========================================
+
+    Args:
+        command: The command.
+        args: What was typed behind it.
+    """
+    words = [_of_file(arg) for arg in args]
+    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    if command in _LISTED_FIRST and first:
+        quoted = ", ".join(f'"{word}"' for word in words[:first])
+        words = [f"[{quoted}]", *words[first:]]
+    flags = list(_flags(words))
+    if command in _NETWORK_FIRST and first == 1:
+        flags[0] = f"--network={words[0]}"
+        flags += _folder(command, words[0], flags)
+    return _typed_last(flags) if _OF_NETWORK[0] in flags else flags
+
+
+def _flags(words: Iterable[str]) -> Iterator[str]:
+    """Give each flag with its value as one word, written out."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in {*_LISTS, *_NAMES, "data"}:
+            yield word
+            continue
+        value = value if equals else next(rest, "")
+        yield from _written_out(name, value)
+
+
+def _typed_last(flags: list[str]) -> list[str]:
+    """Return flags with those that a person typed about the data behind the short form's."""
+    own = range(flags.index("--data=ImageFolder"), flags.index(_OF_NETWORK[-1]) + 1)
+    typed = [i for i, flag in enumerate(flags) if flag.startswith("--data.") and i not in own]
+    values = [i + 1 for i in typed if "=" not in flags[i]]
+    last = sorted({*typed, *values})
+    return [f for i, f in enumerate(flags) if i not in last] + [flags[i] for i in last]
+
+
+def _written_out(name: str, value: str) -> Iterator[str]:
+    name = _NAMES.get(name, name)
+    if name == "data" and _is_folder(value):
+        yield "--data=ImageFolder"
+        yield f"--data.folder={value}"
+        yield from _OF_NETWORK
+    elif name in _LISTS and _NUMBERS.fullmatch(value):
+        yield f"--{name}=[{value}]"
+    else:
+        yield f"--{name}={value}"
+
+
+def _is_folder(value: str) -> bool:
+    """Whether a value names a folder rather than a class, a YAML file or settings."""
+    path = Path(value).expanduser()
+    is_file = path.suffix in {".yaml", ".yml", ".json"}
+    return path.is_dir() or ("/" in value and not is_file) or bool(_FOLDER.fullmatch(value))
+
+
+def _of_file(arg: str) -> str:
+    """Return an argument in which a function of a file has the name of its module.
+
+    The folder of the file is then looked in first.
+    """
+    flag, equals, value = arg.rpartition("=") if arg.startswith("--") else ("", "", arg)
+    match = _FILE.fullmatch(value)
+    if match is None:
+        return arg
+    path = Path(match["path"]).expanduser()
+    sys.path.insert(0, str(path.parent.resolve()))
+    return f"{flag}{equals}{path.name}:{match['function']}"
+
+
+def _folder(command: str, network: str, flags: list[str]) -> list[str]:
+    """Return where results of a network go, unless that is said."""
+    if any(flag.startswith(("--trainer.default_root_dir", "--config", "-c")) for flag in flags):
+        return []
+    module, colon, _ = network.partition(":")
+    path = module.replace(".", "/") if colon else network
+    parts = [part for part in path.split("/") if part not in {"", "network"}]
+    name = parts[-1] if parts else "network"
+    return [f"--trainer.default_root_dir=runs/{name}{_NETWORK_FIRST[command]}"]

@@ -1,0 +1,89 @@
+"""`prune` to what a person wants: a size, an accuracy, further targets; what it leaves behind."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from metaprune_pl.__main__ import main
+from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.pruning import count_parameters
+
+NET = ["--arguments={depth: 8, width: 8}", "--data=Digits", "--finetune.epochs=0"]
+QUICK = [*NET, "--latency_batches=[1]", "--trainer.enable_progress_bar=false"]
+PRUNE = ["prune", "cifar_resnet", *QUICK]
+
+
+def report(folder: str) -> list[dict]:
+    results: list[dict] = json.loads(Path(folder, "report.json").read_text())
+    return results
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one target, to which another was added."""
+    folder = tmp_path_factory.mktemp("goals")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main([*PRUNE, "--finetune_after.epochs=1", "--speed_up=1.5"])
+        before = Path("runs/cifar_resnet_pruned/speed_up_1.5/result.json").stat().st_mtime_ns
+        main([*PRUNE, "--finetune_after.epochs=1", "--speed_ups=1.5,2"])
+        after = Path("runs/cifar_resnet_pruned/speed_up_1.5/result.json").stat().st_mtime_ns
+    assert before == after  # what was there is not made again
+    return folder / "runs" / "cifar_resnet_pruned"
+
+
+def test_another_target_is_added_to_a_finished_run(run: Path) -> None:
+    assert [row["target"] for row in report(str(run))] == [1.5, 2.0]
+    assert json.loads((run / "report.old-1" / "report.json").read_text())[0]["target"] == 1.5
+
+
+def test_one_network_of_each_target_is_left(run: Path) -> None:
+    networks = {str(path.parent.relative_to(run)) for path in run.rglob("network.json")}
+    assert networks == {"source", "speed_up_1.5/network", "speed_up_2/network"}
+    assert not list(run.rglob("*.ckpt"))
+
+
+def test_what_images_are_made_of_travels_with_the_network(run: Path) -> None:
+    told = read_card(run / "speed_up_2" / "network").preprocessing
+    assert told is not None and told.classes == list("0123456789") and len(told.mean) == 1
+
+
+def test_the_page_loads_nothing_and_has_the_numbers_of_the_report(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert "http" not in page and "<script" not in page and "src=" not in page
+    ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    text = (run / "report.md").read_text()
+    for row in report(str(run)):
+        for told in (page, text):
+            assert f"{100 * row['accuracy_finetuned']:.2f}" in told
+            assert f"{row['speed_up']:.2f}x" in told
+            for before, after in row["widths"].values():
+                assert f"{after} of {before}" in page
+    assert f"metaprune prune --config {run.relative_to(run.parents[1])}/config.yaml" in page
+
+
+def test_a_size(workdir: Path) -> None:
+    main([*PRUNE, "--finetune_after.epochs=0", "--size=40KB", "--out=run"])
+    (row,) = report("run")
+    network = load_network(f"run/speed_up_{row['target']:g}/network")
+    assert 30_000 < 4 * count_parameters(network) <= 40_000
+
+
+def test_the_largest_speed_up_that_keeps_the_accuracy(
+    workdir: Path,
+) -> None:
+    main([*PRUNE, "--finetune_after.epochs=1", "--max_drop=60%", "--goal.trials=3", "--out=run"])
+    (row,) = report("run")
+    trials = json.loads(Path("run/trials.json").read_text())
+    given = trials.pop("1")
+    kept = [float(speed_up) for speed_up, value in trials.items() if value >= given - 0.6]
+    assert row["target"] == max(kept) and len(trials) == 3
+
+
+def test_a_time(workdir: Path) -> None:
+    main([*PRUNE, "--finetune_after.epochs=0", "--latency=0.8", "--latency_batch=16", "--out=run"])
+    (row,) = report("run")
+    assert row["target"] == 1.25 and row["macs"] > 0
+    assert Path("run/speed_up_1.25/network/network.json").is_file()
