@@ -1,8 +1,10 @@
 """What `import metaprune_pl` offers, on networks as they come from elsewhere."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,14 @@ from torch import nn
 
 import metaprune_pl
 from helpers import random_resnet
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.data import Digits
+from metaprune_pl.data.augmentation import Augmentation
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
-from metaprune_pl.pruning import count_macs
+from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
+from metaprune_pl.pipelines.prune import prune
+from metaprune_pl.pruning import Magnitude, count_macs
+from metaprune_pl.stages.training_settings import FinetuneSettings
 
 
 def test_a_torchvision_network_is_pruned_to_2x_in_three_lines() -> None:
@@ -41,8 +48,9 @@ def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
 
 
 def test_a_speed_up_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        metaprune_pl.prune(random_resnet(8, 4), speed_up=0.5, example=torch.zeros(1, 3, 8, 8))
+    for value in (0.5, "2", None):
+        with pytest.raises(ConfigError, match="at least 1"):
+            metaprune_pl.prune(random_resnet(), speed_up=value, example=torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]
 
 
 def test_an_untrained_metanetwork_leaves_a_network_as_it_is(tmp_path: Path) -> None:
@@ -56,6 +64,43 @@ def test_an_untrained_metanetwork_leaves_a_network_as_it_is(tmp_path: Path) -> N
         for name, value in network.state_dict().items():
             torch.testing.assert_close(rewritten.state_dict()[name], value)
     assert metaprune_pl.trace(network, example).num_nodes > 3
+
+
+CALL: dict[str, Any] = {
+    "network": "net",
+    "speed_ups": (1.5,),
+    "latency_batches": (1,),
+    "finetune": FinetuneSettings(epochs=0),
+    "finetune_after": FinetuneSettings(epochs=1),
+    "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"speed_ups": (1.6,)}, "holds another run (speed_ups: [1.5] -> [1.6])"),
+        ({"data": Digits(seed=1)}, "(data.init_args.seed: 0 -> 1)"),
+        ({"data": Digits(augmentation=Augmentation())}, "shift: 1 -> 0"),
+        ({"finetune_after": FinetuneSettings(epochs=0)}, "finetune_after.init_args.epochs: 1 -> 0"),
+        ({"criterion": Magnitude(p=1.0)}, "criterion"),
+    ],
+)
+def test_a_command_called_again_is_the_same_run_or_refused(
+    change: dict[str, Any], said: str, workdir: Path
+) -> None:
+    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "in_channels": 1})
+    network = random_resnet(in_channels=1)
+    save_network("net", network, NetworkCard(settings=settings, input_shape=(1, 8, 8)))
+    call = {"data": Digits(), **CALL}
+    (first,) = metaprune_pl.run(prune, "out", **call)
+    before = {path: path.read_bytes() for path in Path("out/speed_up_1.5").rglob("*.*")}
+    for again in (call, {**call, "data": Digits()}):
+        (second,) = metaprune_pl.run(prune, "out", **again)
+        assert second.accuracy_finetuned == first.accuracy_finetuned
+    with pytest.raises(StorageError, match=re.escape(said)):
+        metaprune_pl.run(prune, "out", **{**call, **change})
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -5,8 +5,8 @@ The line that everything else feeds or reads::
     network -> graph -> metanetwork -> graph -> network -> criterion -> pruned network -> report
 
 What a notebook starts with is here: `compress`, `trace`, `rewrite`, `prune`, `load_network`,
-`save_network` and `load_metanetwork`. Each is imported when it is first asked for, so that `--help`
-stays fast.
+`save_network`, `load_metanetwork`, and `run` for a whole command. Each is imported when it is first
+asked for, so that `--help` stays fast.
 """
 
 import importlib
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from metaprune_pl.compression import compress
     from metaprune_pl.metanetworks import load_metanetwork
     from metaprune_pl.networks import load_network, save_network
-    from metaprune_pl.notebook import prune, rewrite, trace
+    from metaprune_pl.notebook import prune, rewrite, run, trace
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "load_network",
     "prune",
     "rewrite",
+    "run",
     "save_network",
     "trace",
 ]
@@ -35,6 +36,7 @@ _MODULES = {
     "load_network": "networks",
     "prune": "notebook",
     "rewrite": "notebook",
+    "run": "notebook",
     "save_network": "networks",
     "trace": "notebook",
 }

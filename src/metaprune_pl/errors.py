@@ -4,7 +4,8 @@
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST = 2000
 """Characters of a message, which may quote a file, at most."""
@@ -45,6 +46,16 @@ class TrainingError(MetapruneError):
 
 class StorageError(MetapruneError):
     """A file or folder that cannot be read or may not be written."""
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """Say in front of an error's message where its cause stands."""
+    try:
+        yield
+    except MetapruneError as error:
+        error.args = (f"{where}: {error}",)
+        raise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

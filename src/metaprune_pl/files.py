@@ -56,9 +56,13 @@ def writing(path: Path) -> Iterator[None]:
     except SafetensorError as error:
         raise StorageError(f"cannot write '{path}': {error}.") from error
     except OSError as error:
-        way_out = _WAYS_OUT.get(error.errno or 0, "")
         reason = error.strerror or str(error)
-        raise StorageError(f"cannot write '{path}': {reason}. {way_out}".strip()) from error
+        raise StorageError(f"cannot write '{path}': {reason}. {way_out(error)}".strip()) from error
+
+
+def way_out(error: OSError) -> str:
+    """Return what a person can do about an error of the system, if that is known."""
+    return _WAYS_OUT.get(error.errno or 0, "")
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """What a notebook or script starts with, in a line each, with sensible defaults."""
 
 import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from metaprune_pl import graphs, pruning
@@ -13,9 +16,15 @@ from metaprune_pl.networks.open import usual_input
 from metaprune_pl.pruning import Elimination, Importance, Magnitude, PruningSettings, SpeedUp
 from metaprune_pl.pruning.importance import Images
 from metaprune_pl.pruning.rankings import Ranking
+from metaprune_pl.runs.arguments import plain
+from metaprune_pl.runs.command import Run, check, seed
+from metaprune_pl.runs.context import Context
+from metaprune_pl.stages.trainer import StageTrainer
 
 REPAIR = 1024
 """Images that a repair measures."""
+
+T = TypeVar("T")
 
 
 def trace(network: nn.Module, example: Tensor | None = None) -> graphs.WeightGraph:
@@ -111,6 +120,44 @@ def _first(images: Images, count: int) -> Tensor:
         if sum(map(len, batches)) >= count:
             break
     return torch.cat(batches)[:count]
+
+
+def run(
+    command: Callable[..., T],
+    folder: str | Path,
+    *,
+    trainer: Mapping[str, Any] | None = None,
+    seed_everything: int | bool = 0,
+    **arguments: Any,
+) -> T:
+    """Run a command in a folder of its own, as the command line does, and return its result.
+
+    What is there of the same run is not made again.
+
+    Args:
+        command: Its function, such as `metaprune_pl.pipelines.prune.prune`.
+        folder: Where its files go.
+        trainer: Settings of Lightning's Trainer, such as `{"accelerator": "gpu"}`.
+        seed_everything: Seed of all generators; true draws one, false leaves them alone.
+        arguments: Those of the function.
+
+    Raises:
+        MetapruneError: The folder holds something else, or whatever the command raises.
+    """
+    settings = {**(trainer or {}), "default_root_dir": str(folder)}
+    drawn = seed(seed_everything)
+    check(command, arguments, settings)
+    config = {"seed_everything": drawn, "trainer": settings, **arguments}
+    surrounding = Run(
+        command=command.__name__,
+        trainer=StageTrainer(**settings),
+        config=yaml.safe_dump(plain(config), sort_keys=False),
+        arguments=arguments,
+        quiet=True,
+    )
+    context = Context.of(surrounding.trainer, seed=drawn)
+    result = surrounding.execute(lambda: command(context, **arguments))
+    return cast(T, result)
 
 
 def _example(network: nn.Module, given: Tensor | None) -> Tensor:

@@ -287,7 +287,10 @@ def test_impossible(
         (["--speed_ups=[0.5]"], "speed-ups [0.5]: give one or more numbers of at least 1"),
         (["--speed_ups=[3, 2]"], "in increasing order"),
         (["--speed_ups=[2, 5000]"], "speed-up 5000x is out of reach: at most "),
-        (["--pruning.max_ratio=0.2", "--speed_ups=[4]"], "max_ratio=0.2. Lower the target."),
+        (
+            ["--pruning.max_ratio=0.2", "--speed_ups=[4]"],
+            "max_ratio=0.2. Lower the target, or raise max_ratio.",
+        ),
         (["--metanetwork=nowhere"], "no metanetwork in 'nowhere'"),
         (["--metanetwork=net", "--sparsity={weight: 0.1}"], "not both: they are two methods"),
         (["--data=ImageFolder", "--data.folder=nowhere"], "no folder 'nowhere'"),

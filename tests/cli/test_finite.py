@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from metaprune_pl.__main__ import main
 from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.metanetworks import PNAMetanetwork
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning.targets import Target
 
@@ -78,6 +79,12 @@ def test_from_python(kind: type, name: str, hint: Any, value: float) -> None:
     kind(**needed)
     with pytest.raises(ConfigError):  # for the number alone
         kind(**{**needed, name: as_hinted(hint, value)})
+
+
+@pytest.mark.parametrize("name", ["node_ratio", "edge_ratio", "edge_scale"])
+def test_a_metanetwork_from_python(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be a finite number"):
+        PNAMetanetwork(layers=1, hidden=4, **{name: math.nan})
 
 
 def test_no_class_is_overlooked() -> None:

@@ -152,7 +152,7 @@ def fit(data: SteppedDataModule, batches: int, ranks: int) -> int:
 def test_accumulation_of_old_counts_images_of_one_device(ranks: int, expected: int) -> None:
     data = Digits(batch_size=16)
     assert fit(data, 8, ranks) == expected
-    assert data.global_batch == 128
+    assert data.step_images == 128
     assert fit(data, 8, ranks) == fit(data, expected, ranks) == expected  # the next stage's
 
 

@@ -5,19 +5,25 @@
 
 import builtins
 import io
+import json
 import os
+import random
 import shutil
 import signal
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from helpers import random_resnet
 from metaprune_pl import files
+from metaprune_pl.__main__ import main
 from metaprune_pl.files import UNFINISHED, whole_file, whole_folder, write_json, write_text
 from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
 from metaprune_pl.runs.run_folder import RunFolder
@@ -25,6 +31,10 @@ from metaprune_pl.runs.run_folder import RunFolder
 STRIDE = 1 if "METAPRUNE_FUZZ" in os.environ else 9
 ARGUMENTS = {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3}
 CARD = NetworkCard(settings=NetworkSettings(arguments=ARGUMENTS), input_shape=(3, 8, 8))
+ELSEWHERE = ("/proc", "/sys", "/dev", sys.prefix, sys.base_prefix, str(Path.home() / ".cache"))
+"""Files that are not the run's."""
+COUNT = "../operations"
+"""File for the number of operations of work that was not killed."""
 OPERATIONS: list[tuple[Any, str]] = [
     (builtins, "open"),
     (io, "open"),
@@ -51,14 +61,18 @@ def work(folder: Path) -> None:
         write_json(folder / "report.json", [1])
 
 
-def killed_at(number: int, folder: Path) -> bool:
+def killed_at(number: int, work: Callable[[], Any]) -> bool:
     """Do the work in a process that is killed before its n-th operation, if it has so many."""
     if not (child := os.fork()):
         done = count()
         for owner, name in OPERATIONS:
             setattr(owner, name, counted(getattr(owner, name), done, number))
-        work(folder)
-        os._exit(0)
+        try:
+            work()
+            Path(COUNT).write_text(str(next(done)))
+            os._exit(0)
+        finally:
+            os._exit(1)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
@@ -66,7 +80,8 @@ def killed_at(number: int, folder: Path) -> bool:
 
 def counted(operation: Callable[..., Any], done: "count[int]", number: int) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        if next(done) == number:
+        foreign = str(args[0]).startswith(ELSEWHERE) if args else False
+        if not foreign and next(done) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return operation(*args, **kwargs)
 
@@ -92,7 +107,7 @@ def test_a_kill_at_any_operation(
     expected = contents(Path("whole"))
     for number in count(0, STRIDE):
         shutil.rmtree("out", ignore_errors=True)
-        killed = killed_at(number, Path("out"))
+        killed = killed_at(number, lambda: work(Path("out")))
         if (Path("out") / "pruned" / "network.json").exists():
             load_network("out/pruned")  # what is there is whole
         work(Path("out"))
@@ -101,3 +116,111 @@ def test_a_kill_at_any_operation(
         if not killed:
             break
     assert number > 60
+
+
+OVERRIDES = {
+    "data_models": {
+        "model.init_args.network.arguments": {"depth": 8, "width": 4},
+        "model.init_args.seeds": [0, 1, 2],
+        "side_by_side": 3,
+        "trainer.max_epochs": 1,
+    },
+    "meta_training": {
+        "model.init_args.metanetwork.init_args.layers": 1,
+        "model.init_args.metanetwork.init_args.hidden": 4,
+        "data.init_args.big_batch": 50,
+        "data.init_args.rounds": 1,
+        "trainer.max_epochs": 1,
+    },
+    "curve": {
+        "grid.points": 2,
+        "grid.max_speed_up": 1.5,
+        "pruning.step": 0.3,
+        "finetune.epochs": 1,
+    },
+    "prune": {"finetune_after.epochs": 1, "latency_batches": [1], "pruning.step": 0.3},
+}
+IMAGES = {"class_path": "Digits", "init_args": {"fraction": 0.05, "batch_size": 50}}
+SECONDS = 15
+"""Time for a sample of kills."""
+MEASURED = ("cost", "latency", "seconds", "bytes", "started")
+"""Parts of the names of what no two runs have alike."""
+
+
+def experiment() -> None:
+    """Run a whole experiment, of one step or epoch each."""
+    main(
+        [
+            "experiment",
+            "--config=quickstart.yaml",
+            "--trainer.default_root_dir=run",
+            "--trainer.enable_progress_bar=false",
+            "--chain.held_out=1",
+            "--chain.validation=1",
+            "--chain.methods=[metanetwork]",
+            "--chain.speed_ups=[1.5]",
+            f"--chain.images={json.dumps(IMAGES)}",
+            f"--chain.overrides={json.dumps(OVERRIDES)}",
+        ]
+    )
+
+
+def comparable(value: Any) -> Any:
+    """Return what two runs have alike of their results."""
+    if isinstance(value, list):
+        return [comparable(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: part for key, part in value.items() if not any(m in key for m in MEASURED)}
+    return {key: comparable(part) for key, part in kept.items()}
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return all of a run's files by name, with what two runs have alike of them."""
+    known: dict[str, Any] = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if "tfevents" in name or path.is_dir():
+            continue
+        known[name] = path.read_bytes() if path.suffix == ".safetensors" else None
+        if path.name in {"report.json", "result.json", "curve.json", "choice.json"}:
+            known[name] = comparable(json.loads(path.read_text()))
+    return known
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_kill_at_any_operation_of_an_experiment(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).write_text("drawn"))
+    Path("whole").mkdir()
+    monkeypatch.chdir("whole")
+    experiment()
+    expected = results(Path("run"))
+    monkeypatch.chdir("..")
+    Path("first").mkdir()
+    monkeypatch.chdir("first")
+    assert not killed_at(-1, experiment)
+    numbers = list(range(int(Path(COUNT).read_text())))
+    monkeypatch.chdir("..")
+    assert results(Path("first/run")) == expected and len(numbers) > 200
+    everything = "METAPRUNE_FUZZ" in os.environ
+    if not everything:
+        random.Random(0).shuffle(numbers)
+    start, kills = time.monotonic(), 0
+    for number in numbers:
+        folder = Path(f"kill_{number}")
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        killed = killed_at(number, experiment)
+        assert not killed_at(-1, experiment), number
+        assert results(Path("run")) == expected, number
+        assert not list(folder.rglob(f"{UNFINISHED}*")), number
+        monkeypatch.chdir("..")
+        shutil.rmtree(folder)
+        kills += killed
+        if not everything and time.monotonic() - start > SECONDS:
+            break
+    sys.stdout.write(f"{kills} kills of {len(numbers)} operations\n")
+    assert kills

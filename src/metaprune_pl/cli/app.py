@@ -7,21 +7,22 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from metaprune_pl import data, metanetworks, pruning, stages  # noqa: F401  (short names in configs)
 from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.cli.flags import join_overrides
 from metaprune_pl.cli.lightning_cli import TrainingCLI
-from metaprune_pl.errors import MetapruneError, did_you_mean
+from metaprune_pl.cli.refusals import REFUSALS, refusal
+from metaprune_pl.errors import ConfigError, DataError, StorageError, did_you_mean
 from metaprune_pl.networks.trust import trust
 from metaprune_pl.pipelines import meta_evaluation  # noqa: F401  (a short name in configs)
 from metaprune_pl.reports.printing import print_result
-from metaprune_pl.runs.command import run_command
+from metaprune_pl.runs.command import build, run_command
 from metaprune_pl.settings.parsing import (
     CommandParser,
     SettingsError,
@@ -65,11 +66,11 @@ def main(args: list[str] | None = None) -> None:
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\nSee '{error.command} --help'.\n")
         sys.exit(2)
-    except (MetapruneError, MisconfigurationException, ValueError) as error:
-        own = _own_error(error)
-        if own is None:
+    except REFUSALS as error:
+        message = refusal(error)
+        if message is None:
             raise
-        sys.stderr.write(f"error: {own}\n")
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(1)
 
 
@@ -92,9 +93,13 @@ def run(args: list[str]) -> None:
     if asked.trust and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own modules lie in the current folder
     for name in asked.trust:
+        if not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
+            raise ConfigError(f"trust: '{name}' is no code's name, package.module:function.")
         trust(name)
     if asked.help or asked.trainer_help:
         _print_help(function, trainer=asked.trainer_help)
+    elif asked.print_config is not None:
+        _print_config(function, flags, asked.print_config)
     elif command in LIGHTNING:
         TrainingCLI(function, flags).execute()
     elif has_trainer(function):
@@ -103,12 +108,18 @@ def run(args: list[str]) -> None:
         _answer(function, flags, as_json=asked.json)
 
 
+class _Ahead(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message.removeprefix("argument ") + ".", self.prog)
+
+
 def _ahead(function: Callable[..., Any]) -> argparse.ArgumentParser:
     """Return the parser of flags that count before any setting is read."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = _Ahead(f"metaprune {function.__name__}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--trainer.help", dest="trainer_help", action="store_true")
     parser.add_argument("--trust", action="append", default=[])
+    parser.add_argument("--print_config", nargs="?", const="")
     if not has_trainer(function):
         parser.add_argument("--json", action="store_true")
     return parser
@@ -124,6 +135,16 @@ def _print_help(function: Callable[..., Any], *, trainer: bool) -> None:
     new_parser(function, trainer=False).print_help()
     if has_trainer(function):
         sys.stdout.write(_TRAINER.format(command=function.__name__))
+
+
+def _print_config(function: Callable[..., Any], flags: list[str], kind: str) -> None:
+    """Print all settings of a command, once they make sense."""
+    parser, flags = new_parser(function), join_overrides(flags)
+    settings = parser.parse_args(flags)
+    if has_trainer(function):
+        with suppress(DataError, StorageError):  # what is not there yet is made before
+            build(function, settings)
+    parser.parse_args([*flags, f"--print_config={kind}" if kind else "--print_config"])
 
 
 def _answer(function: Callable[..., Any], flags: list[str], *, as_json: bool) -> None:
@@ -149,10 +170,3 @@ def _quiet() -> None:
     )  # our message follows
     for hint in _HINTS:
         warnings.filterwarnings("ignore", message=f".*{hint}.*")
-
-
-def _own_error(error: BaseException | None) -> BaseException | None:
-    """Find our own error behind one of jsonargparse's, which wraps what a class raises."""
-    while error is not None and not isinstance(error, MetapruneError | MisconfigurationException):
-        error = error.__cause__ or error.__context__
-    return error

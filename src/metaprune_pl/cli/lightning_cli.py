@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from metaprune_pl.runs.command import Run
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.runs.command import Run, check_trainer
 from metaprune_pl.settings.parsing import CommandParser, ConfigFile, example
 from metaprune_pl.stages.trainer import StageTrainer
+
+_STEPS = {"validate": "validation_step", "test": "test_step"}
 
 
 class TrainingCLI(LightningCLI):
@@ -43,6 +47,12 @@ class TrainingCLI(LightningCLI):
         """Ask for a checkpoint, too."""
         parser.add_argument("--ckpt_path", type=str | None, default=None)
 
+    def before_instantiate_classes(self) -> None:
+        """Leave folders as they are in an evaluation, which is no run."""
+        check_trainer(self.config)
+        if self.command != "fit" and self.config.trainer.logger in (None, True):
+            self.config.trainer.logger = False
+
     def execute(self) -> None:
         """Train in the run's folder, or evaluate."""
         assert isinstance(self.trainer, StageTrainer)
@@ -50,8 +60,13 @@ class TrainingCLI(LightningCLI):
         run = Run(command=self.command, trainer=self.trainer, config=config)
         if self.command == "fit":
             run.execute(self._call)
-        else:
-            self._call()
+            return
+        if not is_overridden(_STEPS[self.command], self.model):
+            raise ConfigError(
+                f"{type(self.model).__name__} has no {self.command}: `metaprune prune` tests what "
+                "comes of it."
+            )
+        self._call()
 
     def _call(self) -> None:
         method = getattr(self.trainer, self.command)

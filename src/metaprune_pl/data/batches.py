@@ -81,11 +81,12 @@ class SteppedDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.global_batch = global_batch
         self.seed = seed
+        self._first_step: int | None = None
 
     @property
     def step_images(self) -> int:
-        """Training images of a step over all devices."""
-        return self.global_batch or self.batch_size
+        """Training images of a step over all devices, as given, or as the first fit had them."""
+        return self.global_batch or self._first_step or self.batch_size
 
     @property
     def rank_of(self) -> tuple[int, int]:
@@ -126,14 +127,14 @@ class SteppedDataModule(LightningDataModule):
         """
         trainer: Any = self.trainer
         asked = self.batch_size * trainer.accumulate_grad_batches
-        if self.global_batch is None:
-            self.global_batch = asked
+        if self._first_step is None:
+            self._first_step = asked
         batches = trainer.accumulate_grad_batches
         ranks = trainer.world_size
-        divided = self.global_batch // (self._device_batch(ranks) * ranks)
-        if batches not in (1, divided) and asked != self.global_batch:
+        divided = self.step_images // (self._device_batch(ranks) * ranks)
+        if batches not in (1, divided) and asked != self.step_images:
             raise ConfigError(
-                f"data.global_batch is {self.global_batch}, and trainer.accumulate_grad_batches "
+                f"data.global_batch is {self.step_images}, and trainer.accumulate_grad_batches "
                 f"{batches} would make {asked}: leave out the latter, it follows from the former."
             )
         trainer.accumulate_grad_batches = divided

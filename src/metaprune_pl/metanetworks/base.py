@@ -1,11 +1,13 @@
 """What every metanetwork is: a module that reads a network's graph."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import Features, Schema, WeightGraph, read, write
 from metaprune_pl.graphs.features import schema_of
 
@@ -20,10 +22,16 @@ class Metanetwork(nn.Module, ABC):
 
     Attributes:
         engine_used: Engine that the last forward pass ran in.
+
+    Raises:
+        ConfigError: A number is not finite.
     """
 
     def __init__(self, *, schema: str, arguments: dict[str, Any]) -> None:
         super().__init__()
+        for name, value in arguments.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"metanetwork: {name} is {value}: it must be a finite number.")
         self.schema: Schema = schema_of(schema)
         self.arguments = arguments
         self.engine_used = "plain"

@@ -1,17 +1,17 @@
 """Build a network by name, and say plainly why it cannot be built."""
 
 import inspect
-import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from metaprune_pl.errors import NetworkError
+from metaprune_pl.errors import ConfigError, NetworkError
 from metaprune_pl.networks.checks import plain_module
 from metaprune_pl.networks.names import find_builder
-from metaprune_pl.networks.trust import named_code, trust
+from metaprune_pl.networks.trust import OwnCode, named_code, trust
 
 DOWNLOADS = ("pretrained", "weights")
 """Arguments that ask a library for trained weights."""
@@ -33,6 +33,9 @@ class NetworkSettings:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.arguments:
+            if not isinstance(name, str) or not name.isidentifier() or name == "seed":
+                raise ConfigError(f"arguments: '{name}' is no argument that a network can take.")
         for name in named_code(self.builder, self.arguments):
             trust(name)  # settings are the user's; `read_card` looks at those of a file before
 
@@ -47,11 +50,7 @@ class NetworkSettings:
         ):  # they read three channels, and trained weights fix the classes
             sizes = {} if self.arguments.get("weights") else {"num_classes": num_classes}
         else:
-            sizes = {
-                key: value
-                for key, value in sizes.items()
-                if key in inspect.signature(build).parameters
-            }
+            sizes = {key: value for key, value in sizes.items() if key in _parameters(build)}
         return replace(self, arguments={**sizes, **self.arguments})
 
     def without_downloads(self) -> "NetworkSettings":
@@ -64,7 +63,7 @@ class NetworkSettings:
         )
 
 
-def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -> nn.Module:
+def create_network(builder: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Module:
     """Build a network, with random weights unless its arguments ask for others.
 
     Args:
@@ -81,7 +80,8 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            network = build(**arguments)
+            with OwnCode(f"network '{name}'") if ":" in name else nullcontext():
+                network = build(**arguments)
         except (
             TypeError,
             ValueError,
@@ -91,9 +91,8 @@ def create_network(builder: str, *, seed: int | None = None, **arguments: Any) -
             AttributeError,
             NameError,
         ) as error:
-            raise NetworkError(
-                f"network '{name}': {_reason(error)}{_known(name, build, error)}"
-            ) from error
+            known = _known(build) if isinstance(error, TypeError) else ""
+            raise NetworkError(f"network '{name}': {_reason(error)}{known}") from error
         except OSError as error:
             if not any(arguments.get(key) for key in DOWNLOADS):
                 raise NetworkError(f"network '{name}': {_reason(error)}") from error
@@ -111,12 +110,15 @@ def _reason(error: BaseException) -> str:
     return f"no {text}." if isinstance(error, KeyError) else f"{text}."
 
 
-def _known(name: str, build: Any, error: BaseException) -> str:
-    """Where in the user's own code an error arose, or else the arguments that a builder takes."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    if ":" in name and last.filename != __file__:
-        return f" At {last.filename}:{last.lineno}."
-    known = [
-        key for key in inspect.signature(build).parameters if key not in {"args", "kwargs", "name"}
-    ]
-    return f" Its arguments: {', '.join(known)}." if isinstance(error, TypeError) and known else ""
+def _known(build: Any) -> str:
+    """Name the arguments that a builder takes."""
+    known = [name for name in _parameters(build) if name not in {"args", "kwargs", "name"}]
+    return f" Its arguments: {', '.join(known)}." if known else ""
+
+
+def _parameters(build: Any) -> list[str]:
+    """Return the names of a builder's parameters, as far as they are known."""
+    try:
+        return list(inspect.signature(build).parameters)
+    except ValueError:  # it is not written in Python
+        return []

@@ -20,7 +20,7 @@ from metaprune_pl.networks.cifar_vgg import CifarVGG
 from metaprune_pl.networks.detector import faster_rcnn
 from metaprune_pl.networks.plain_vgg import PlainVGG
 from metaprune_pl.networks.small_cnn import SmallCNN
-from metaprune_pl.networks.trust import given_builder, is_trusted
+from metaprune_pl.networks.trust import OwnCode, given_builder, is_trusted
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
@@ -98,16 +98,9 @@ def find_own(name: str) -> Callable[..., nn.Module]:
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
+    top = module_name.partition(".")[0]
+    with OwnCode(f"cannot import '{module_name}' for the network '{name}'", top):
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, ValueError) as error:
-        absent = (
-            isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
-        )
-        hint = " Go to the folder where it is, or put that on PYTHONPATH." if absent else ""
-        raise NetworkError(
-            f"cannot import '{module_name}' for the network '{name}': {error}.{hint}"
-        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         hint = did_you_mean(attribute, vars(module))

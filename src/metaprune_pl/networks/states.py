@@ -73,8 +73,9 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str):
             raise StorageError(f"'{path}' names a tensor {name!r:.40}, which is no text.")
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            kind = str(value.layout).removeprefix("torch.")
+        odd = value.is_meta or value.is_quantized or value.is_nested or value.is_complex()
+        if value.layout != torch.strided or odd:
+            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
             raise StorageError(
                 f"'{name}' of '{path}' is no plain tensor ({kind}, {value.dtype}, {value.device}). "
                 "Store dense tensors of floating-point numbers."
@@ -141,6 +142,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
                 f"the state does not fit the network: '{mine}' has {_text(ours[mine])}, and "
                 f"'{other}' of the file has {_text(theirs[other])}. {_ARGUMENTS}"
             )
+        _check_numbers(ours[mine], theirs[other], other)
     _check_missing("file", ours, left[len(left_theirs) :])
     _check_missing("network", theirs, left_theirs[len(left) :])
     new = dict(own)
@@ -150,6 +152,17 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             if name in own:
                 new[name] = value
     network.load_state_dict(new)
+
+
+def _check_numbers(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], module: str) -> None:
+    """Refuse whole numbers in place of others, and the other way round."""
+    for leaf in ours.keys() & theirs.keys():
+        own, other = ours[leaf], theirs[leaf]
+        if own.is_floating_point() != other.is_floating_point():
+            raise StorageError(
+                f"the state does not fit the network: '{module}.{leaf}' of the file is "
+                f"{other.dtype}, and in the network {own.dtype}. Store the network's state_dict()."
+            )
 
 
 def _check_missing(

@@ -115,8 +115,10 @@ def read_card(
         )
     data = read_json(path)
     version = data.pop("format", None) if isinstance(data, dict) else None
-    if type(version) is not int:
-        raise StorageError(f"{path} is damaged (it has no format). Make the network again.")
+    if type(version) is not int or version < 1:
+        raise StorageError(
+            f"{path} is damaged (it has no format that there is). Make the network again."
+        )
     if version > FORMAT:
         raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
     _check_settings(data.get("settings"), path, builder)

@@ -15,6 +15,7 @@ from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.run_folder import check_folder_name
 from metaprune_pl.settings.parsing import parse_config, parser_of
 
 
@@ -41,9 +42,8 @@ class CompareSettings:
         if not self.experiments:
             raise ConfigError("matrix.experiments: name at least one.")
         for name, own in self.experiments.items():
-            if not name or "/" in name:
-                raise ConfigError(f"matrix.experiments: '{name}' is no name of a folder.")
-            if not isinstance(own.get("config"), str):
+            check_folder_name(name, "matrix.experiments")
+            if not isinstance(own.get("config"), str) or not all(isinstance(k, str) for k in own):
                 raise ConfigError(
                     f"matrix.experiments, {name}: name a config of `experiment`: "
                     "{config: X.yaml}."

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, within
 from metaprune_pl.pipelines.baselines import (
     BASELINES,
     UNIFORM,
@@ -22,16 +22,18 @@ from metaprune_pl.pruning import MaskSettings, Sparsity
 from metaprune_pl.pruning.targets import check_speed_ups
 from metaprune_pl.reports.paper import PaperRow
 from metaprune_pl.reports.summary import METHODS
+from metaprune_pl.runs.command import build
+from metaprune_pl.runs.run_folder import check_folder_name
 from metaprune_pl.runs.stage import Stage
 
 STAGES: Mapping[str, Callable[..., Any]] = {
     "data_models": data_models,
     "meta_training": fit,
-    "choice": select,
     "curve": curve,
     "prune": prune,
+    "choice": select,
 }
-"""Name of a stage to its command."""
+"""Name of a stage to its command; `choice` has the overrides of `curve`, which come before it."""
 _PRUNED = ("choice", "curve", "prune")
 """Stages that take a network and a metanetwork that were made before."""
 Overrides = dict[str, dict[str, Any]]
@@ -110,6 +112,10 @@ class ExperimentSettings:
         if len(set(self.repeats)) < len(self.repeats) or min([*self.repeats, 0]) < 0:
             raise ConfigError("chain.repeats: give seeds of at least 0, each once.")
         several = {**self.variants, **self.metanetworks}
+        for name in several:
+            check_folder_name(name, "chain.metanetworks and variants")
+        if self.images is not None and not isinstance(self.images.get("class_path"), str):
+            raise ConfigError("chain.images: give a class_path, such as Digits, and init_args.")
         for name, overrides in {"overrides": self.overrides, **several}.items():
             if other := sorted(overrides.keys() - set(STAGES)):
                 raise ConfigError(f"chain, {name}: '{other[0]}' is none of {', '.join(STAGES)}.")
@@ -189,7 +195,10 @@ class ExperimentSettings:
                 continue
             read.append((name, stage))
             made = {"network": "made before", "metanetwork": "made before"}
-            settings = stage.parse(**(made if name in _PRUNED else {}))
+            overrides = f" with the overrides of {name}" if stage.changes else ""
+            with within(f"{stage.config}{overrides}"):
+                settings = stage.parse(**(made if name in _PRUNED else {}))
+                build(stage.command, settings)
             seeds = settings.get("model.init_args.seeds")
             if name == "data_models" and isinstance(seeds, list):
                 self.check_held_out(len(seeds))

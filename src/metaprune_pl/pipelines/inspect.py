@@ -84,9 +84,11 @@ def _groups(
 
 
 def _as_shape(text: str) -> tuple[int, int, int]:
-    numbers = re.findall(r"\d+", text)
-    if len(numbers) != 3 or not all(map(int, numbers)):
+    numbers = re.fullmatch(
+        r"[\[(]?\s*(\d{1,6})\s*[,x]\s*(\d{1,6})\s*[,x]\s*(\d{1,6})\s*[\])]?", text
+    )
+    if numbers is None or not all(map(int, numbers.groups())):
         raise ConfigError(
             f"input_shape '{text}': give channels, height and width, as in 3,224,224."
         )
-    return int(numbers[0]), int(numbers[1]), int(numbers[2])
+    return int(numbers[1]), int(numbers[2]), int(numbers[3])

@@ -21,6 +21,10 @@ from metaprune_pl.settings.parsing import parser_of
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_SURROUNDING = {"config", "seed_everything", "trainer"}
+"""Settings that are not a command's own."""
 
 IsDone = Callable[[Path, Mapping[str, Any]], bool]
 """Tells of a finished run's folder whether it holds all that is asked for, by the arguments."""
@@ -83,6 +87,8 @@ class Run:
         arguments: What the function is called with.
         part: Whether it is a part of a larger one, which has started the processes and has the
             word: another run in its folder is moved aside.
+        quiet: Whether the caller takes the result, also of a finished run: the command goes
+            through it once more, and finds what is there.
     """
 
     command: str
@@ -90,8 +96,9 @@ class Run:
     config: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     part: bool = False
+    quiet: bool = False
 
-    def execute(self, work: Callable[[], Any]) -> None:
+    def execute(self, work: Callable[[], T]) -> T | None:
         """Work in the run's folder: not again what is finished, and nothing over another run.
 
         A person sees what comes out, unless this is a part of something larger.
@@ -101,17 +108,15 @@ class Run:
         """
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.trainer.join()
-            self._show(work())
-            return
+            return self._show(work())
         rule, folder = _RULES[self.command], self._folder()
-        rule.check(self.arguments)
         if self.part and folder.foreign and is_main_process():
             _make_room(folder)
             self.trainer.events.forget(folder.path)
-        done = folder.finished and rule.is_done(folder.path, self.arguments)
+        done = folder.finished and rule.is_done(folder.path, self.arguments) and not self.quiet
         if self.trainer.broadcast(done):
             self._tell_finished(folder.path)
-            return
+            return None
         with ExitStack() as held:
             if is_main_process():
                 kept = held.enter_context(folder.running(self.config, keep=bool(rule.ignored)))
@@ -125,10 +130,12 @@ class Run:
         if not self.part:
             self.trainer.leave()
             self._show(result)
-            tell(
-                f"Results are in {folder.path}. Curves: tensorboard --reload_multifile true "
-                f"--logdir {folder.path}"
-            )
+            if not self.quiet:
+                tell(
+                    f"Results are in {folder.path}. Curves: tensorboard --reload_multifile true "
+                    f"--logdir {folder.path}"
+                )
+        return result
 
     def _folder(self) -> RunFolder:
         settings = yaml.safe_load(self.config)
@@ -138,9 +145,10 @@ class Run:
             Path(self.trainer.default_root_dir), self.command, run_key(self.command, settings)
         )
 
-    def _show(self, result: Any) -> None:
-        if result is not None and is_main_process():
+    def _show(self, result: T) -> T:
+        if result is not None and not self.quiet and is_main_process():
             print_result(result)
+        return result
 
     def _tell_finished(self, path: Path) -> None:
         tell(f"{path} is finished; it is not run again, even if images have changed since.", "dim")
@@ -183,17 +191,10 @@ def run_command(
     Raises:
         MetapruneError: Whatever the command raises.
     """
-    parser = parser_of(command)
-    if not isinstance(settings.trainer, Namespace):
-        raise ConfigError("trainer: expected settings such as {accelerator: cpu}.")
     settings.seed_everything = seed(settings.seed_everything)
-    config = parser.dump(settings, skip_unset=False)
-    built = parser.instantiate(settings)
-    around = {"config", "seed_everything", "trainer"}
-    arguments = {name: value for name, value in vars(built).items() if name not in around}
-    if "model" not in arguments and settings.trainer.max_epochs is not None:
-        raise ConfigError(_no_effect(command.__name__, parser.get_defaults()))
-    trainer = StageTrainer(**built.trainer)
+    config = parser_of(command).dump(settings, skip_unset=False)
+    arguments, given = build(command, settings)
+    trainer = StageTrainer(**given)
     trainer.events = events or trainer.events
     run = Run(
         command=command.__name__,
@@ -204,6 +205,51 @@ def run_command(
     )
     context = Context.of(trainer, seed=settings.seed_everything, is_part=run.part)
     run.execute(lambda: command(context, **arguments))
+
+
+def build(
+    command: Callable[..., Any], settings: Namespace
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a command's arguments and its Trainer's, built of the settings that were parsed.
+
+    Args:
+        command: The function.
+        settings: Its settings.
+
+    Raises:
+        MetapruneError: One makes no sense.
+    """
+    parser = parser_of(command)
+    check_trainer(settings)
+    built = parser.instantiate(settings)
+    arguments = {name: value for name, value in vars(built).items() if name not in _SURROUNDING}
+    trainer = dict(vars(built.trainer))
+    check(command, arguments, trainer)
+    return arguments, trainer
+
+
+def check(
+    command: Callable[..., Any], arguments: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> None:
+    """Refuse arguments of a command that make no sense, before a folder is made.
+
+    Args:
+        command: The function.
+        arguments: Its arguments.
+        trainer: Settings of its Trainer.
+
+    Raises:
+        MetapruneError: One makes no sense.
+    """
+    if "model" not in arguments and trainer.get("max_epochs") is not None:
+        raise ConfigError(_no_effect(command.__name__, parser_of(command).get_defaults()))
+    _RULES[command.__name__].check(arguments)
+
+
+def check_trainer(settings: Namespace) -> None:
+    """Refuse anything else than settings for a Trainer."""
+    if not isinstance(settings.trainer, Namespace):
+        raise ConfigError("trainer: expected settings such as {accelerator: cpu}.")
 
 
 def seed(value: int | bool) -> int | bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import seed_everything
 
 from metaprune_pl.reports.events import Events
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
@@ -67,19 +66,6 @@ class Context:
             is_rehearsal=is_rehearsal,
             is_part=is_part,
         )
-
-    @classmethod
-    def create(cls, folder: str | Path, *, seed: int = 0, **settings: Any) -> Self:
-        """Return a context for a notebook or script, after all generators are seeded.
-
-        Args:
-            folder: Where files go.
-            seed: Of all generators.
-            settings: Those of Lightning's Trainer, such as `accelerator="gpu"`.
-        """
-        seed_everything(seed, workers=True, verbose=False)
-        trainer = StageTrainer(default_root_dir=str(folder), **settings)
-        return cls.of(trainer, seed=seed)
 
     def barrier(self) -> None:
         """Wait until the main process is here."""

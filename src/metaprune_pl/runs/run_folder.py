@@ -7,6 +7,7 @@ overwritten.
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from metaprune_pl.errors import StorageError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.files import (
     check_file,
     claim,
@@ -61,6 +62,7 @@ DEEPEST = 50
 """Levels of a kept config that are read at most."""
 LARGEST_CONFIG = 2**20
 """Bytes of a kept config that are read at most."""
+_WAY_OUT = "Set --trainer.default_root_dir to a new folder, or remove this one."
 CLAIMS = "claims"
 """Folder of the files that those who share a run hold locked."""
 TRACES = (
@@ -94,6 +96,16 @@ def run_key(command: str, config: Mapping[str, Any]) -> str:
                 while part := file.read(2**20):
                     digest.update(part)
     return digest.hexdigest()[:20]
+
+
+def check_folder_name(name: Any, setting: str) -> None:
+    """Refuse what names a part of a run and can be no folder in it.
+
+    Raises:
+        ConfigError: It is no text, or has other characters than letters, digits and `_-+.`.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+        raise ConfigError(f"{setting}: '{name}' is no name of a folder: letters, digits and _ - .")
 
 
 def _artifacts(config: Any) -> Iterator[Path]:
@@ -171,7 +183,12 @@ class RunFolder:
         return self.path / "run.json"
 
     def _read(self) -> RunFacts | None:
-        return read_record(RunFacts, self._file) if self._file.exists() else None
+        if not self._file.exists():
+            return None
+        try:
+            return read_record(RunFacts, self._file)
+        except StorageError as error:
+            raise StorageError(f"{error} {_WAY_OUT}") from error
 
     @property
     def foreign(self) -> bool:
@@ -209,7 +226,8 @@ class RunFolder:
             StorageError: Another run is here or another process is at this one, or there can be no
                 such folder.
         """
-        before = set(paths_below(self.path)) | {path for path in (self.path,) if path.exists()}
+        outer = [path for path in (self.path, *self.path.parents) if path.exists()]
+        before = {*paths_below(self.path), *outer}
         self._refuse_foreign(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -234,12 +252,11 @@ class RunFolder:
             self._finish()
 
     def _refuse_foreign(self, config: str | None) -> None:
-        way_out = "Set --trainer.default_root_dir to a new folder, or remove this one."
         if self.foreign and self._read() is None:
-            raise StorageError(f"'{self.path}' is not empty, and holds no run. {way_out}")
+            raise StorageError(f"'{self.path}' is not empty, and holds no run. {_WAY_OUT}")
         if self.foreign:
             other = f"another run{self._difference(config)}"
-            raise StorageError(f"'{self.path}' holds {other}. {way_out}")
+            raise StorageError(f"'{self.path}' holds {other}. {_WAY_OUT}")
 
     def _start(self, config: str | None) -> None:
         """Write the settings, and go on counting time where an earlier session stopped."""
@@ -322,8 +339,8 @@ class RunFolder:
     def _discard(self, before: set[Path]) -> None:
         """Remove what a run has made that came to no network, checkpoint or result.
 
-        Only what was not there `before` goes, and only files that every run has; the folder goes
-        with them if the run made it.
+        Only what was not there `before` goes, and only files that every run has; the folder, and
+        those that it lies in, go with them if the run made them.
         """
         made = [path for path in paths_below(self.path) if path not in before]
         files = [path for path in made if not path.is_dir() or path.is_symlink()]
@@ -335,7 +352,7 @@ class RunFolder:
         with suppress(OSError):  # the error that led here is told
             for path in sorted(files, key=lambda path: path == self._file):  # what it is goes last
                 path.unlink(missing_ok=True)
-            for path in reversed([self.path, *folders]):
+            for path in [*reversed(folders), self.path, *self.path.parents]:
                 if path not in before and not any(path.iterdir()):
                     path.rmdir()
 

@@ -23,8 +23,9 @@ LARGEST_SIZE = 100_000
 PACKAGES = {"lightning", "metaprune_pl", "timm", "torch", "torchvision"}
 """Packages whose classes any config may name."""
 
-_INCLUDE = re.compile(r"^include:.*\n?(?:[ \t-].*\n?)*", re.MULTILINE)
-"""The line `include: ...`, and those of a list below it."""
+_INCLUDE = "include"
+_LONGEST_NAME = 255
+"""Bytes of a file's name."""
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 _BUILDER = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 """A network of the user's own: `package.module:function`."""
@@ -35,8 +36,8 @@ _PATHS = {"default_root_dir", "folder", "root", "state", "network", "metanetwork
 def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tuple[Path, str]]:
     """Return the texts of a config: of those that it includes, in order, then its own.
 
-    A config builds on others with a line `include: NAME.yaml` or `include: [A.yaml, B.yaml]`; they
-    are looked for beside it, then like any config. What comes later wins, as with several
+    A config builds on others with a setting `include: NAME.yaml` or `include: [A.yaml, B.yaml]`;
+    they are looked for beside it, then like any config. What comes later wins, as with several
     `--config`.
 
     Args:
@@ -52,12 +53,11 @@ def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tupl
     path = find_config(str(config))
     if path.resolve() in outer:
         raise StorageError(f"the config {path} includes itself.")
-    text = _read(path)
-    include = _INCLUDE.search(text)
-    if include is None:
+    text, settings = _read(path)
+    if _INCLUDE not in settings:
         return [(path, text)]
-    parts = [(path, text.replace(include[0], ""))]
-    for name in reversed(_names(include[0], path)):
+    parts = [(path, _without_include(text))]
+    for name in reversed(_names(settings[_INCLUDE], path)):
         beside = path.parent / name
         inner = with_included(beside if beside.is_file() else name, (*outer, path.resolve()))
         parts = [*inner, *parts]
@@ -66,16 +66,23 @@ def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tupl
     return parts
 
 
-def _names(include: str, path: Path) -> list[str]:
-    names = yaml.safe_load(include)["include"]
-    names = names if isinstance(names, list) else [names]
+def _without_include(text: str) -> str:
+    """Return a config's text without what it includes, all other values as they are written."""
+    settings = yaml.compose(text, yaml.SafeLoader)
+    assert isinstance(settings, yaml.MappingNode)
+    settings.value = [pair for pair in settings.value if pair[0].value != _INCLUDE]
+    return yaml.serialize(settings, Dumper=yaml.SafeDumper) if settings.value else ""
+
+
+def _names(include: Any, path: Path) -> list[str]:
+    names = include if isinstance(include, list) else [include]
     if not all(isinstance(name, str) for name in names):
         raise StorageError(f"the config {path}: write include: NAME.yaml, or a list of names.")
-    return names
+    return [name.strip() for name in names]
 
 
-def _read(path: Path) -> str:
-    """Return the text of a config, after it was found to be one.
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of a config, after it was found to be one, and its settings.
 
     Raises:
         StorageError: It is no YAML of settings, or names code that nobody has trusted.
@@ -93,7 +100,7 @@ def _read(path: Path) -> str:
     check_builders(settings, path)
     if not isinstance(settings, dict | None) and text.strip():
         raise StorageError(f"the config {path} holds no settings, KEY: VALUE.")
-    return text
+    return text, settings or {}
 
 
 def load_settings(text: str) -> Any:
@@ -197,24 +204,39 @@ def check_builders(settings: Any, path: Path, key: str = "") -> None:
             refuse_unknown(settings, f"the config {path}")
 
 
-def check_finite(settings: Any, key: str = "") -> None:
-    """Refuse NaN and infinity, which no setting takes.
+def check_values(settings: Any, key: str = "") -> None:
+    """Refuse NaN and infinity, which no setting takes, and text that no file can be named.
 
     Args:
         settings: Values of plain types.
         key: Dotted name of the setting that they are the value of.
 
     Raises:
-        ConfigError: A number is not finite.
+        ConfigError: A number is not finite, or a text is too long or no UTF-8.
     """
     if isinstance(settings, dict):
         for name, value in settings.items():
-            check_finite(value, f"{key}.{name}" if key else str(name))
+            if name == "dict_kwargs" and value:
+                raise ConfigError(f"{key}.dict_kwargs: a class's settings stand in init_args.")
+            check_values(value, f"{key}.{name}" if key else str(name))
     elif isinstance(settings, list | tuple):
         for value in settings:
-            check_finite(value, key)
+            check_values(value, key)
     elif isinstance(settings, float) and not math.isfinite(settings):
         raise ConfigError(f"{key} is {settings}: it must be a finite number.")
+    elif isinstance(settings, str):
+        _check_text(settings, key)
+
+
+def _check_text(text: str, key: str) -> None:
+    written = text.encode(errors="surrogateescape")
+    if text.encode(errors="replace") != written or "\0" in text:
+        shown = written.decode(errors="backslashreplace").replace("\0", "\\0")
+        raise ConfigError(f"{key}: '{shown}' is no UTF-8 text. Rename what it names.")
+    if any(len(part) > _LONGEST_NAME for part in written.split(b"/")):
+        raise ConfigError(
+            f"{key}: '{text[:40]}...' has more than {_LONGEST_NAME} bytes. Choose a shorter name."
+        )
 
 
 def _is_code(value: str, key: str) -> bool:

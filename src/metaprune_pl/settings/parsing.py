@@ -20,7 +20,7 @@ from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metaprune_pl.errors import ConfigError, MetapruneError
-from metaprune_pl.settings.config_text import check_finite, load_settings, with_included
+from metaprune_pl.settings.config_text import check_values, load_settings, with_included
 from metaprune_pl.settings.short_errors import shorten
 from metaprune_pl.stages.trainer import StageTrainer
 
@@ -99,14 +99,14 @@ class CommandParser(LightningArgumentParser):
         raise SettingsError(shorten(message, options, self.start), self.prog) from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Refuse settings of another type, and numbers that are not finite.
+        """Refuse settings of another type, numbers that are not finite, and text of no file.
 
         Raises:
-            ConfigError: A number is NaN or infinity.
+            ConfigError: A number is NaN or infinity, or a text is too long or no UTF-8.
         """
         super().validate(namespace, *args, **kwargs)
         if self.exit_on_error:  # a parser within this one does not know a setting's whole name
-            check_finite(namespace.as_dict())
+            check_values(namespace.as_dict())
 
     @property
     def start(self) -> str | None:
@@ -212,6 +212,8 @@ def _changed(parser: CommandParser, settings: Namespace, change: Mapping[str, An
     """Return settings with changes over them, in turn; what is required may still be missing."""
     together: dict[str, Any] = {}
     for key, value in change.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"there is no setting '{key}'.")
         if any(key.startswith(f"{outer}.") for outer in together):
             settings = parser.parse_object(
                 together, settings, defaults=False, _skip_validation=True

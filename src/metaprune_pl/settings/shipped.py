@@ -1,5 +1,6 @@
 """Configs that come with the program. Imports nothing heavy, for `--help`."""
 
+import os
 from pathlib import Path
 
 from metaprune_pl.errors import StorageError, did_you_mean
@@ -21,7 +22,7 @@ def find_config(name: str) -> Path:
         StorageError: There is neither.
     """
     for path in (Path(name), *(folder / name for folder in _FOLDERS)):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path's, false for what can be no name
             return path
     hint = (
         f"{did_you_mean(name, shipped_configs())} `metaprune --help` lists those that are shipped."

@@ -90,6 +90,18 @@ def _wrong_type(mistake: _Mistake, wanted: str) -> str:
     return f"{mistake.key}: expected {texts.get(wanted, wanted)}, got '{shown}'."
 
 
+def _none_of_several(mistake: _Mistake, subtypes: str) -> str:
+    value = _VALUE.search(mistake.message)
+    names = ", ".join(re.findall(r"typing\.Literal\[([^\]]*)\]", subtypes))
+    return _none_of(mistake, names, value[1] if value else "another")
+
+
+def _not_here(mistake: _Mistake) -> str:
+    value = _VALUE.search(mistake.message)
+    shown = value[1][:80] if value else "another"
+    return f"{mistake.key}: {shown} does not go here; the command's help says what does."
+
+
 def _missing(mistake: _Mistake, names: str) -> str:
     inside = f"{mistake.key}." if mistake.key else ""  # a setting of a group in a class
     flags = ", ".join(f"--{inside}{name}" for name in names.split(", "))
@@ -104,6 +116,8 @@ _KINDS: dict[str, Callable[..., str]] = {
     r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (.*)": _none_of,
     r"Expected a <class '(?!NoneType)([\w.]+)'>": _wrong_type,
     r"arguments are required: ([\w., ]*\w)": _missing,
+    r"Subtypes: (\[typing\.Literal.*)": _none_of_several,
+    r"Does not validate against any of the Union": _not_here,
 }
 """Part of a message to what it is about; the first that fits counts."""
 

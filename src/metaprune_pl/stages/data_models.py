@@ -62,8 +62,11 @@ class DataModelTraining(Stage):
         check_smoothing(label_smoothing)
         if snapshots and min(snapshots) < 1:
             raise ConfigError(f"model.snapshots {list(snapshots)}: epochs count from 1.")
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ConfigError(f"model.seeds {seeds}: name at least one seed, and each once.")
+        in_range = all(0 <= seed < 2**32 for seed in seeds)
+        if not seeds or not in_range or len(set(seeds)) != len(seeds):
+            raise ConfigError(
+                f"model.seeds {seeds}: name at least one seed, from 0 to 2^32 - 1, and each once."
+            )
         if start is not None and network != NetworkSettings():
             raise ConfigError(
                 "give model.network or model.start, not both: a stored network says how it is "

@@ -61,6 +61,11 @@ class OptimizerSettings:
                 f"optimizer: lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at "
                 "least 0."
             )
+        if not 0 <= self.momentum < 1 or self.gamma <= 0:
+            raise ConfigError(
+                f"optimizer: momentum {self.momentum} lies between 0 and 1, and gamma {self.gamma} "
+                "above 0."
+            )
         if not 0 <= self.min_lr <= self.lr:
             raise ConfigError(f"optimizer: min_lr {self.min_lr} lies between 0 and lr {self.lr}.")
         if self.warm_up < 0 or any(epoch <= self.warm_up for epoch in self.milestones):
@@ -68,6 +73,8 @@ class OptimizerSettings:
                 f"optimizer: warm_up {self.warm_up} is at least 0 and before the milestones "
                 f"{self.milestones}."
             )
+        if self.milestones != sorted(set(self.milestones)):
+            raise ConfigError(f"optimizer: milestones {self.milestones} go up, each once.")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Return the optimiser."""

@@ -7,6 +7,7 @@ import copy
 import inspect
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,17 @@ HARDWARE = (
 MOST_THREADS = 1024
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
 """Precisions that leave weights in float32, in which networks are stored, traced and measured."""
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+    "reload_dataloaders_every_n_epochs": 0,
+}
+"""Settings of a Trainer that Lightning takes as they are, to the least that makes sense."""
 
 
 class StageTrainer(pl.Trainer):
@@ -51,9 +63,13 @@ class StageTrainer(pl.Trainer):
         threads: Threads of this process on the CPU; None leaves it to PyTorch. One is as fast as
             two for small networks on small images, and does not suffer from other processes.
         kwargs: Lightning's settings.
+
+    Raises:
+        ConfigError: A setting makes no sense.
     """
 
     def __init__(self, *, threads: int | None = None, **kwargs: Any) -> None:
+        _check(kwargs)
         if threads is not None:
             if not 1 <= threads <= MOST_THREADS:
                 raise ConfigError(f"trainer.threads is {threads}; give 1 to {MOST_THREADS}.")
@@ -198,6 +214,13 @@ class StageTrainer(pl.Trainer):
                 "Stopped. The same command continues from the last epoch that was finished.\n"
             )
             sys.exit(130)
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    for name, least in _LEAST.items():
+        value = settings.get(name)
+        if isinstance(value, int | float) and value < least:
+            raise ConfigError(f"trainer.{name} is {value}; it is at least {least}.")
 
 
 def _as_list(value: Any) -> list[Any]:

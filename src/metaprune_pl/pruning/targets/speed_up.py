@@ -62,9 +62,10 @@ class ChannelTarget(Target):
         )
         reach = base / cost.of_kept(network, groups.graph, example)(left)
         if wanted > reach:
+            higher = ", or raise max_ratio" if self.settings.max_ratio < 1 else ""
             raise PruningError(
                 f"speed-up {wanted:g}x is out of reach: at most {reach:.2f}x with "
-                f"{self.settings.floors}. Lower the target."
+                f"{self.settings.floors}. Lower the target{higher}."
             )
         now = base / cost.of_network(network, example)
         if 1 < wanted <= now:
@@ -190,9 +191,10 @@ def check_speed_ups(speed_ups: Sequence[float]) -> None:
     Raises:
         ConfigError: There is none, one is below 1 or not finite, or they do not increase.
     """
-    increasing = all(low < high for low, high in pairwise(speed_ups))
+    given = ", ".join(f"{v:g}" if isinstance(v, float) else repr(v) for v in speed_ups)
+    numbers = all(isinstance(value, int | float) for value in speed_ups)
+    increasing = numbers and all(low < high for low, high in pairwise(speed_ups))
     if not speed_ups or not increasing or not 1 <= speed_ups[0] <= speed_ups[-1] < float("inf"):
-        given = ", ".join(f"{value:g}" for value in speed_ups)
         raise ConfigError(
             f"speed-ups [{given}]: give one or more numbers of at least 1, in increasing order."
         )
