@@ -29,6 +29,13 @@ NEEDED: dict[str, Any] = {
 }
 """Values of settings that have no default, or one that does not stand alone."""
 
+OWN: dict[str, dict[str, Any]] = {"PaperRow": {"table": 8, "row": "l1", "target": 2.0}}
+"""Those of one class."""
+KEYS = {"numbers": "accuracy"}
+"""Keys of settings that do not take every one."""
+ALONE = {"Goal": {"size": "2MB"}}
+"""Classes that take one of several settings, and what makes them whole without the number."""
+
 
 def settings_classes() -> list[type]:
     """Return all dataclasses of this package that a command, a stage or a target is made of."""
@@ -66,9 +73,11 @@ def numbers() -> Iterator[Any]:
                 yield pytest.param(kind, name, hint, id=f"{kind.__name__}.{name}")
 
 
-def as_hinted(hint: Any, value: float) -> Any:
+def as_hinted(name: str, hint: Any, value: float) -> Any:
     if get_origin(hint) is dict:
-        return {"layer": value}
+        return {KEYS.get(name, "layer"): value}
+    if any(get_args(part) == (float, float) for part in (hint, *parts(hint))):
+        return (value, value)
     return [value] if get_origin(hint) in (list, tuple, Sequence) else value
 
 
@@ -76,9 +85,10 @@ def as_hinted(hint: Any, value: float) -> Any:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_from_python(kind: type, name: str, hint: Any, value: float) -> None:
     needed = {key: NEEDED[key] for key in hints(kind) if key in NEEDED}
-    kind(**needed)
+    needed |= OWN.get(kind.__name__, {})
+    kind(**needed, **ALONE.get(kind.__name__, {}))
     with pytest.raises(ConfigError):  # for the number alone
-        kind(**{**needed, name: as_hinted(hint, value)})
+        kind(**{**needed, name: as_hinted(name, hint, value)})
 
 
 @pytest.mark.parametrize("name", ["node_ratio", "edge_ratio", "edge_scale"])

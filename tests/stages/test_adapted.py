@@ -1,5 +1,6 @@
 """The gradient after some inner steps is that of the adapted weights, by another route."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ def rewritten(tmp_path: Path) -> Rewritten:
     save_network(tmp_path / "net", random_resnet(8, 4), card)
     model = load_data_model(tmp_path / "net", "train", torch.device("cpu"))
     model.network.double()
+    state = {n: v.double() if v.is_floating_point() else v for n, v in model.state.items()}
+    model = replace(model, state=state)
     leaves = {n: v.detach().double().clone() for n, v in model.network.named_parameters()}
     return Rewritten(model, {name: value.requires_grad_() for name, value in leaves.items()})
 

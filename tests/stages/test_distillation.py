@@ -123,10 +123,20 @@ def history(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_the_best_weights_are_kept(length: str, workdir: Path, history: list[float]) -> None:
     store("student")
     main(args("best", length, "--model.keep=best"))
-    assert len(history) == (6 if "epochs" in length else 2)  # the second epoch ends in its middle
+    # before training, and after each epoch; the second one of six steps ends in its middle
+    assert len(history) == (7 if "epochs" in length else 3)
     assert reached("best") == pytest.approx(max(history))
     main(args("last", length))
     assert reached("last") == pytest.approx(history[-1])
+
+
+def test_a_training_that_only_harms_leaves_what_there_was(workdir: Path) -> None:
+    store("student")
+    main(args("good", "--trainer.max_epochs=6", "--model.keep=best"))
+    harmful = ["--model.network=good/network", "--model.optimizer.lr=5", "--trainer.max_epochs=1"]
+    main([*args("harmed", "--model.keep=best"), *harmful])
+    before, after = (load_network(f"{run}/network").state_dict() for run in ("good", "harmed"))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 class Killed(BaseException):

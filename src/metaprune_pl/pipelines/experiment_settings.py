@@ -1,5 +1,6 @@
 """Which stages an experiment has, and with which settings."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -127,6 +128,8 @@ class ExperimentSettings:
             raise ConfigError("chain.budgets: give shares above 0 and up to 1, such as [0.1, 1.0].")
         if self.tune and (self.curve is None or self.masks is not None):
             raise ConfigError("chain.tune: the weight is chosen by a curve over speed-ups.")
+        if not all(0 < weight < math.inf for weight in self.tune):
+            raise ConfigError("chain.tune: give weights above 0, such as [0.01, 0.03].")
         if len(set(self.methods)) != max(1, len(self.methods)):
             raise ConfigError("chain.methods: name at least one, and each once.")
         known = {*METHODS, *self.variants}

@@ -1,5 +1,6 @@
 """An experiment's numbers beside those of the paper's tables."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,9 @@ class PaperRow:
     def __post_init__(self) -> None:
         if unknown := sorted(self.numbers.keys() - QUANTITIES.keys()):
             raise ConfigError(f"chain.paper: '{unknown[0]}' is none of {', '.join(QUANTITIES)}.")
+        numbers = [*self.numbers.values(), self.target]
+        if not all(math.isfinite(value) for value in numbers if isinstance(value, float)):
+            raise ConfigError(f"chain.paper: a number of the row '{self.row}' is not finite.")
 
 
 def beside_paper(

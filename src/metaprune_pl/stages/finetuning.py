@@ -44,8 +44,8 @@ class Finetuning(NetworkTraining):
         teacher: Folder of a stored network whose scores this one learns from, such as the unpruned
             one; None is no distillation.
         distillation: Share and temperature of what the teacher says.
-        keep: Which weights are stored: those of the `last` step, or those of the epoch with the
-            `best` accuracy on the validation images, the first of equals.
+        keep: Which weights are stored: those of the `last` step, or those with the `best` accuracy
+            on the validation images before the first epoch or after any, the first of equals.
 
     Raises:
         ConfigError: `label_smoothing` is no share.
@@ -114,9 +114,11 @@ class Finetuning(NetworkTraining):
             self.groups = prunable_groups(self.network, example, self.attention)
 
     def on_train_start(self) -> None:
-        """Note the masks, and bring the teacher to the device."""
+        """Note the masks and what there is before training; bring the teacher to the device."""
         for teacher in self.teacher:
             teacher.to(self.device).eval()
+        if not self.best:
+            self._keep_best()
         self.zeros = {
             name: self.network.get_parameter(name).detach() == 0 for name in self.card.masked
         }
@@ -165,6 +167,9 @@ class Finetuning(NetworkTraining):
     def on_train_epoch_end(self) -> None:
         """Keep the weights where they are the best so far."""
         super().on_train_epoch_end()
+        self._keep_best()
+
+    def _keep_best(self) -> None:
         if self.keep == "best":
             reached = self._validation_accuracy()
             if reached > self.best.get("accuracy", -1.0):
