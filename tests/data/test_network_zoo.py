@@ -1,5 +1,6 @@
 import csv
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_pickled_weights_too_few_networks_and_senseless_shares_are_refused(tmp_p
 
 
 def test_a_predictor_learns_and_is_stored_with_the_best_tau(tmp_path: Path) -> None:
-    zoo = NetworkZoo(str(stored_zoo(tmp_path / "zoo")), validation_share=0.4, test_share=0.1)
+    zoo = NetworkZoo(str(stored_zoo(tmp_path / "zoo")), validation_share=0.4, test_share=0.3)
     predictor = ScalePredictor(layers=1, hidden=6)
     optimizer = OptimizerSettings(name="adamw", lr=0.01, schedule="constant")
     stage = AccuracyPrediction(predictor=predictor, optimizer=optimizer)
@@ -179,6 +180,13 @@ def test_a_predictor_learns_and_is_stored_with_the_best_tau(tmp_path: Path) -> N
     assert len(set(true)) < len(true)  # ties
     assert result["val/tau"] == pytest.approx(kendalltau(predicted, true)[0], abs=1e-6)
     assert result["val/tau"] == pytest.approx(stage.best["tau"], abs=1e-6)
+    predicted, true = [], []
+    with torch.no_grad():
+        for batch in zoo.test_dataloader():
+            predicted += stage(batch).tolist()
+            true += batch.accuracy.tolist()
+    record = json.loads((tmp_path / "predictor/metanetwork.json").read_text())["record"]
+    assert record["test_tau"] == pytest.approx(kendalltau(predicted, true)[0], abs=1e-6)
     loaded = load_metanetwork(tmp_path / "predictor", ScalePredictor)
     for a, b in zip(loaded.parameters(), predictor.parameters(), strict=True):
         assert torch.equal(a, b)

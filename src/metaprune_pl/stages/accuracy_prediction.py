@@ -1,11 +1,13 @@
 """Train a predictor of accuracy from weights on a zoo of networks."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import KendallRankCorrCoef
 
@@ -21,7 +23,7 @@ class AccuracyPrediction(Stage):
     """Fits the sigmoid of a predictor to accuracies by the mean squared error.
 
     The weights of the epoch with the best Kendall's tau on the validation networks are kept, and
-    stored as `predictor` in the run's folder.
+    stored as `predictor` in the run's folder, with their tau on the networks to test on.
 
     Args:
         predictor: What is trained.
@@ -121,13 +123,27 @@ class AccuracyPrediction(Stage):
         self.best = checkpoint["best"]
 
     def on_train_end(self) -> None:
-        """Return to the best weights and store them."""
+        """Return to the best weights, test them and store them."""
         self.predictor.load_state_dict(self.best["state"])
         trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if self.trainer.is_global_zero and not trial_run:
-            record = {"epoch": self.best["epoch"], "validation_tau": self.best["tau"]}
+            both = {"validation_tau": self.best["tau"], "test_tau": self._test_tau()}
+            taus = {name: tau for name, tau in both.items() if math.isfinite(tau)}  # not of ties
+            text = ", ".join(f"{name.replace('_', ' ')} {tau:.3f}" for name, tau in taus.items())
+            rank_zero_info(f"Best epoch {self.best['epoch']}: {text}")
             folder = Path(self.trainer.default_root_dir) / "predictor"
-            save_metanetwork(folder, self.predictor, record)
+            save_metanetwork(folder, self.predictor, {"epoch": self.best["epoch"], **taus})
+
+    @torch.no_grad()
+    def _test_tau(self) -> float:
+        """Return Kendall's tau on the networks to test on."""
+        tau = KendallRankCorrCoef().to(self.device)
+        for batch in self._zoo.test_dataloader():
+            own = self.transfer_batch_to_device(batch, self.device, 0)
+            tau.update(self(own), own.accuracy)
+        value = tau.compute()
+        assert isinstance(value, Tensor)
+        return float(value)
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook."""
