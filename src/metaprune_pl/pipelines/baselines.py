@@ -23,7 +23,9 @@ class Baseline:
         pruner: Who prunes: see `PruningSettings`.
         repair: What follows pruning without labels or training: see `Preparation`.
         budgeted: Finetuning before pruning for every speed-up: see `Preparation`.
-        rounds: Rounds of pruning and training, with weights rewound after each.
+        rounds: Rounds of pruning and training.
+        rewind: Whether weights are rewound after each round.
+        balance: Whether the scales of channels are balanced before pruning.
         untrained: Whether it prunes the network as it was before any training, and then trains it
             as the data models were. There is no curve of a network that is not trained.
     """
@@ -33,6 +35,8 @@ class Baseline:
     repair: RepairSettings | None = None
     budgeted: BudgetSettings | None = None
     rounds: int = 1
+    rewind: bool = True
+    balance: bool = False
     untrained: bool = False
 
     @property
@@ -50,6 +54,7 @@ class Baseline:
         shared: dict[str, Any] = {
             "criterion": criterion,
             ranking: "uniform" if uniform else "global",
+            "balance": self.balance,
         }
         if self.pruner != "own":
             step = {"pruning.step": 0.005}  # it takes all of a step, and may overshoot
@@ -58,7 +63,8 @@ class Baseline:
             floor = {"pruning.step": PRUNING.step, "pruning.max_ratio": PRUNING.max_ratio}
             shared |= {"repair": asdict(self.repair), **floor}
         budgeted = {} if self.budgeted is None else {"budgeted": asdict(self.budgeted)}
-        return {"curve": shared | budgeted, "prune": {**shared, "rounds": self.rounds}}
+        rounds = {"rounds": self.rounds, "rewind": self.rewind}
+        return {"curve": shared | budgeted, "prune": shared | rounds}
 
 
 BASELINES: Mapping[str, Baseline] = {
@@ -69,17 +75,22 @@ BASELINES: Mapping[str, Baseline] = {
     "taylor": Baseline(criterion=Taylor(p=1.0, normalize="mean")),
     "lamp": Baseline(criterion=Lamp()),
     "iterative_magnitude": Baseline(criterion=Magnitude(p=1.0, normalize="mean"), rounds=3),
+    "iterative_magnitude_trained": Baseline(
+        criterion=Magnitude(p=1.0, normalize="none"), rounds=5, rewind=False
+    ),
+    "balanced_magnitude": Baseline(criterion=Magnitude(p=1.0, normalize="none"), balance=True),
     "repair": Baseline(criterion=Elimination(), repair=RepairSettings()),
     "budgeted": Baseline(criterion=Magnitude(), budgeted=BudgetSettings()),
     "depgraph": Baseline(criterion=Magnitude(), pruner="depgraph"),
     "snip": Baseline(criterion=Taylor(p=1.0, normalize="none"), untrained=True),
+    "snip_trained": Baseline(criterion=Taylor(p=1.0, normalize="none")),
 }
 """Name of a method to what it does. With `_uniform` behind it, each group loses the same share of
 its channels.
 
-Scores are normalised as torch-pruning does by default, but those of norm scales and SNIP, which
-their papers rank over the whole network as they are. The group norm without anything else is the
-method `none`, and sparsity learning `sparsity_learning`."""
+Scores are normalised as torch-pruning does by default, but those of norm scales, SNIP, balanced and
+iteratively trained magnitudes, which are ranked over the whole network as they are. The group norm
+without anything else is the method `none`, and sparsity learning `sparsity_learning`."""
 
 UNIFORM = "_uniform"
 

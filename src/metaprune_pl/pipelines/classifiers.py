@@ -71,4 +71,5 @@ def classifier_pruner(
         images=partial(measured_images, context, data),
         recovery=training_recovery(context, data, preparation.statistics, preparation.repair),
         choice=choice,
+        balance=preparation.balance,
     )

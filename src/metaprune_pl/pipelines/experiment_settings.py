@@ -68,8 +68,9 @@ class ExperimentSettings:
             without any is measured in any case.
         methods: What is compared: `none`, `sparsity_learning`, `metanetwork`, and baselines:
             `random`, `magnitude_l1`, `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`,
-            `iterative_magnitude`, `snip`, each with `_uniform` behind it for the same share of each
-            group; and `variants`.
+            `iterative_magnitude`, `iterative_magnitude_trained` (without rewinding),
+            `balanced_magnitude`, `snip`, `snip_trained`, each with `_uniform` behind it for the
+            same share of each group; and `variants`.
         variants: Methods of your own: name to the overrides that make it.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None
             leaves them.

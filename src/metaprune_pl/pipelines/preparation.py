@@ -72,6 +72,8 @@ class Preparation:
         criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random, Energy,
             Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for masks and
             with `sparsity` or `budgeted`.
+        balance: Whether the scales of channels are balanced before pruning, which changes no
+            output and makes magnitudes of different channels comparable.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
         statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
@@ -89,6 +91,7 @@ class Preparation:
     sparsity: Sparsity | None = None
     budgeted: BudgetSettings | None = None
     criterion: Importance | None = None
+    balance: bool = False
     pruning: PruningSettings = PRUNING
     finetune: FinetuneSettings = BEFORE
     statistics: Statistics = field(default_factory=StatisticsSettings)

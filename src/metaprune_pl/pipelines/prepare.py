@@ -32,6 +32,7 @@ from metaprune_pl.pruning import (
     examine,
     prune,
 )
+from metaprune_pl.pruning.balancing import check_balance
 from metaprune_pl.pruning.targets import ChannelTarget, check_targets
 from metaprune_pl.pruning.unpruned import as_built, unpruned_macs
 from metaprune_pl.runs.context import Context
@@ -95,6 +96,8 @@ def prepare(
     check_fits(network, card, data)
     card = replace(card, preprocessing=data.preprocessing)
     unpruned = examine_for(targets, network, card, preparation.pruning.attention)
+    if preparation.balance:
+        check_balance(unpruned.graph)
     source = Path(given.network) if given.stored else context.folder / "source"
     start = source
     if preparation.initial is not None:

@@ -79,6 +79,7 @@ def prune(
     masks: MaskSettings | None = None,
     targets: tuple[Target, ...] = (),
     rounds: int = 1,
+    rewind: bool = True,
     latency_batches: tuple[int, ...] = (1, 32),
     **preparation: Any,
 ) -> list[Outcome]:
@@ -97,8 +98,8 @@ def prune(
             `speed_ups` and `latency_batches` have no effect then.
         targets: Targets of other kinds, in place of `speed_ups` and `masks`; `pruning` counts.
         rounds: Rounds in which the network comes to each target, by the same factor; after each but
-            the last it is trained for `finetune_after`, ranked anew, and its weights are rewound to
-            those before the rounds. Patterns are made in one.
+            the last it is trained for `finetune_after` and ranked anew. Patterns are made in one.
+        rewind: Whether the weights are rewound after each round to those before the rounds.
         latency_batches: Numbers of images in a forward pass whose time is measured.
         preparation: The network, and what comes before pruning: see `Preparation`.
 
@@ -115,7 +116,7 @@ def prune(
     task = _task(context, data, before, asked, finetune_after, latency_batches)
     if goal is not None and goal.drop is not None:
         asked = [_largest(task, before.pruning, goal.drop, goal.trials)]
-    results = prune_to_targets(task, asked, rounds)
+    results = prune_to_targets(task, asked, rounds, rewind=rewind)
     if pruned := [result for result in results if isinstance(result, Pruned)]:
         results = [*_timed(task, asked, pruned)]
     if context.is_global_zero:

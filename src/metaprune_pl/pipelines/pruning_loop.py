@@ -80,7 +80,9 @@ class Task(ABC, Generic[R]):
         """
 
 
-def prune_to_targets(task: Task[R], targets: Sequence[Target], rounds: int = 1) -> list[R]:
+def prune_to_targets(
+    task: Task[R], targets: Sequence[Target], rounds: int = 1, *, rewind: bool = True
+) -> list[R]:
     """Prune a network to each target, finetune, measure and store it.
 
     Writes `TARGET/network` and `TARGET/result.json` for each target to the run's folder. Targets
@@ -89,13 +91,15 @@ def prune_to_targets(task: Task[R], targets: Sequence[Target], rounds: int = 1) 
     Args:
         task: What is pruned, and how it is trained and measured.
         targets: What it is pruned to.
-        rounds: Rounds in which each target is reached, with weights rewound after each.
+        rounds: Rounds in which each target is reached.
+        rewind: Whether weights are rewound after each round.
     """
     files = [task.context.folder / target.folder / "result.json" for target in targets]
     there = task.context.broadcast([file.is_file() for file in files])
     todo = [target for target, done in zip(targets, there, strict=True) if not done]
     told = False
-    for index, (target, pruned) in enumerate(zip(todo, _pruned(task, todo, rounds), strict=True)):
+    made = zip(todo, _pruned(task, todo, rounds, rewind), strict=True)
+    for index, (target, pruned) in enumerate(made):
         if len(todo) > 1 and not task.context.is_part:
             tell(f"Target {index + 1} of {len(todo)}: {target.label}")
         told = told or _tell_of_narrow_layers(task.network, pruned.network, target)
@@ -114,24 +118,28 @@ def trained_to(task: Task[R], target: Target) -> nn.Module:
     return _trained(task.inside(target.folder), target, pruned)
 
 
-def _pruned(task: Task[R], targets: Sequence[Target], rounds: int) -> Iterator[PrunedNetwork]:
+def _pruned(
+    task: Task[R], targets: Sequence[Target], rounds: int, rewind: bool
+) -> Iterator[PrunedNetwork]:
     if rounds > 1:
-        return (_in_rounds(task.inside(target.folder), target, rounds) for target in targets)
+        inside = ((task.inside(target.folder), target) for target in targets)
+        return (_in_rounds(own, target, rounds, rewind) for own, target in inside)
     return task.pruner.reach(targets, task.network, task.unpruned)
 
 
-def _in_rounds(task: Task[R], target: Target, rounds: int) -> PrunedNetwork:
-    """Prune to a target with rewinding (Frankle and Carbin 2019; Renda et al. 2020).
+def _in_rounds(task: Task[R], target: Target, rounds: int, rewind: bool) -> PrunedNetwork:
+    """Prune to a target in rounds (Frankle and Carbin 2019; Renda et al. 2020).
 
-    Each round prunes by as much what the training after the last round led to, and gives what is
-    left the weights again that it had when the network was ready.
+    Each round prunes by as much what the training after the last round led to. With rewinding it
+    gives what is left the weights again that it had when the network was ready.
     """
-    trained = weights = task.network
+    trained = task.network
+    weights = task.network if rewind else None
     unpruned = task.unpruned
     *between, last = target.in_rounds(task.network, unpruned, rounds)
     for index, step in enumerate(between, 1):
         (pruned,) = task.pruner.reach([step], trained, unpruned, weights)
-        weights = pruned.network
+        weights = pruned.network if rewind else None
         final = _trained(task.inside(f"round_{index}"), target, pruned)
         trained = task.part(final)
         unpruned = unpruned.now(trained)

@@ -6,11 +6,12 @@ it should. Balanced, the weights that lead to a channel and those that leave it 
 absolute values, which is the smallest sum that rescaling reaches.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, read
@@ -41,13 +42,30 @@ def balance(graph: WeightGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor
         PruningError: The channels of a layer cannot be rescaled, since what follows is not linear
             along rays.
     """
+    check_balance(graph)
+    return rescale(graph, state, _factors(_Sums.of(graph, state)))
+
+
+def check_balance(graph: WeightGraph) -> None:
+    """Refuse networks whose channels cannot be rescaled.
+
+    Raises:
+        PruningError: The channels of a layer cannot be, since what follows is not linear along
+            rays.
+    """
     reason = refusal(graph, "scale")
     if reason is not None:
         raise PruningError(
             f"the channels cannot be balanced: {reason}, which rescaling changes. It needs ReLU, "
             "leaky ReLU or linear operations. Leave `balance` out."
         )
-    return rescale(graph, state, _factors(_Sums.of(graph, state)))
+
+
+def balanced_copy(graph: WeightGraph, network: nn.Module) -> nn.Module:
+    """Return a copy of a network with balanced channels: see `balance`."""
+    copied = copy.deepcopy(network)
+    copied.load_state_dict(balance(graph, network.state_dict()))
+    return copied
 
 
 @dataclass(frozen=True, eq=False)

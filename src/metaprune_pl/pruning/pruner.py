@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.pruning.balancing import balanced_copy
 from metaprune_pl.pruning.choice import Candidate, ChoiceSettings, candidate_plans, choose
 from metaprune_pl.pruning.importance import Images, Importance
 from metaprune_pl.pruning.recovery import Recovery
@@ -43,12 +44,14 @@ class Pruner:
         images: Returns the images that an importance measures; None where it has none.
         recovery: What is done to the network after that.
         choice: Choice among several plans; None takes the criterion's.
+        balance: Whether the scales of channels are balanced first, which the results keep.
     """
 
     criterion: Importance
     images: Callable[[Importance], Images | None]
     recovery: Recovery
     choice: Measured | None = None
+    balance: bool = False
 
     def reach(
         self,
@@ -69,6 +72,8 @@ class Pruner:
             ConfigError: Plans are to be chosen for masks.
             PruningError: A target is out of reach, or the network cannot be pruned exactly.
         """
+        if self.balance:
+            network = balanced_copy(unpruned.graph, network)
         source = network if weights is None else weights
         if self.choice is None:
             images = self.images(self.criterion)
