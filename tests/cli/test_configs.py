@@ -23,6 +23,8 @@ COMMANDS = {
     "detection": "detect",
     "prune": "prune",
     "predictor": "fit",
+    "guided": "fit",
+    "zoo": "data_models",
     "transfer": "compare",
     "initial": "compare",
 }

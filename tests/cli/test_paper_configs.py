@@ -15,7 +15,8 @@ from metaprune_pl.settings.shipped import shipped_configs
 EXPERIMENTS = sorted(
     name.removesuffix(".yaml") for name in shipped_configs() if f"meta_{name}" in shipped_configs()
 )
-for ours in ("quickstart", "resnet20_cifar10_jpeg"):  # not the paper's
+OURS = "quickstart", "resnet20_cifar10_jpeg", "small_cnn_quickstart", "plain_vgg19_cifar10"
+for ours in OURS:  # not the paper's
     EXPERIMENTS.remove(ours)
 COMMANDS = {"data": "data_models", "meta": "fit", "prune": "prune", "curve": "curve"}
 

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from torch import Tensor
 from metaprune_pl.data.network_zoo import Batches, NetworkZoo
 from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.metanetworks import ScalePredictor, load_metanetwork
-from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    create_network,
+    read_card,
+    save_network,
+)
 from metaprune_pl.stages import AccuracyPrediction, OptimizerSettings
 
 SETTINGS = NetworkSettings(builder="small_cnn", arguments={"width": 4, "num_classes": 3})
@@ -122,6 +129,11 @@ def test_the_order_is_drawn_anew_for_each_epoch_and_the_same_again() -> None:
     assert list(batches) == first
 
 
+def metrics(step: str = "86", accuracy: str = "0.5") -> bytes:
+    header = "modeldir,step,test_accuracy,config.activation"
+    return gzip.compress(f"{header}\ndir/0,{step},{accuracy},relu\n".encode(), mtime=0)
+
+
 def damaged(folder: Path, name: str, content: bytes) -> Path:
     public_zoo(folder)
     (folder / name).write_bytes(content)
@@ -135,6 +147,10 @@ def damaged(folder: Path, name: str, content: bytes) -> Path:
         ("weights.npy", b"", "weights.npy is damaged"),
         ("metrics.csv.gz", b"no gzip", "metrics.csv.gz is damaged"),
         ("metrics.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0), "needs the columns modeldir"),
+        ("metrics.csv.gz", metrics(step="nan"), "needs the columns modeldir"),
+        ("metrics.csv.gz", metrics(step="inf"), "needs the columns modeldir"),
+        ("metrics.csv.gz", metrics(accuracy="57.2"), "57.2 is not from 0 to 1"),
+        ("metrics.csv.gz", metrics(accuracy="nan"), "nan is not from 0 to 1"),
         ("layout.csv", b"varname,shape\n", "not that of small_cnn"),
         ("layout.csv", LAYOUT.replace("(4, 3)", "__import__('os')").encode(), "not that of small"),
         ("layout.csv", LAYOUT.replace("351", "350").encode(), "not that of small_cnn"),
@@ -156,6 +172,13 @@ def test_pickled_weights_too_few_networks_and_senseless_shares_are_refused(tmp_p
         NetworkZoo(str(stored_zoo(tmp_path / "one", bases=1))).setup("fit")
     with pytest.raises(DataError, match="no stored network in"):
         NetworkZoo(str(tmp_path / "none")).setup("fit")
+    for accuracy in ("high", 57.2, float("nan"), None):
+        card = read_card(stored_zoo(tmp_path / "wrong", bases=1) / "0/copy_0")
+        record = {**card.record, "validation_accuracy": accuracy}
+        built = create_network("small_cnn", seed=0, **card.settings.arguments)
+        save_network(tmp_path / "wrong/0/copy_0", built, replace(card, record=record))
+        with pytest.raises(DataError, match="no accuracy from 0 to 1"):
+            NetworkZoo(str(tmp_path / "wrong")).setup("fit")
     for shares in ({"test_share": 0.0}, {"validation_share": 1.0}, {"test_share": float("nan")}):
         with pytest.raises(ConfigError, match="above 0 and together below 1"):
             NetworkZoo("zoo", **shares)

@@ -229,10 +229,11 @@ def _stored(folder: Path) -> list[Architecture]:
     graphs: dict[str, WeightGraph] = {}
     for path in sorted(folder.rglob("network.json")):
         card = read_card(path.parent)
-        known = [card.record[name] for name in ACCURACIES if name in card.record]
-        if not known:
+        accuracy = next((card.record[name] for name in ACCURACIES if name in card.record), None)
+        if not isinstance(accuracy, float | int) or not 0 <= accuracy <= 1:
             raise DataError(
-                f"{path} tells no accuracy: its record needs 'accuracy' or 'validation_accuracy'."
+                f"{path} tells no accuracy from 0 to 1: its record needs 'accuracy' or "
+                "'validation_accuracy'."
             )
         network = load_network(path.parent).eval()
         key = repr((_same_settings(card), card.input_shape, card.layers))
@@ -240,7 +241,7 @@ def _stored(folder: Path) -> list[Architecture]:
             graphs[key] = trace(network, torch.zeros(1, *card.input_shape))
         state = {name: value.detach() for name, value in own_state(network).items()}
         base = str(card.record.get("base", path.parent.relative_to(folder)))
-        members.setdefault(key, []).append((state, float(known[0]), base))
+        members.setdefault(key, []).append((state, float(accuracy), base))
     if not members:
         raise DataError(f"no stored network in '{folder}'. `metaprune data_models` makes some.")
     return [

@@ -67,8 +67,8 @@ def read_small_cnn_zoo(folder: Path, *, activation: str, step: int | None = 86) 
         raise DataError(f"'{folder}' has no network with activation {activation} and step {step}.")
     values = torch.from_numpy(np.array(weights[chosen], dtype=np.float32))
     accuracy = torch.tensor([float(metrics[index]["test_accuracy"]) for index in chosen])
-    if not (values.isfinite().all() and accuracy.isfinite().all()):
-        raise DataError(f"'{folder}' has networks whose weights or accuracies are not finite.")
+    if not values.isfinite().all():
+        raise DataError(f"'{folder}' has networks whose weights are not finite.")
     state = dict(_parameters(folder / FILES[2], values))
     return Rows(state, accuracy, [metrics[index]["modeldir"] for index in chosen])
 
@@ -77,11 +77,13 @@ def _metrics(path: Path) -> Iterator[dict[str, str]]:
     try:
         with gzip.open(path, "rt", newline="") as file:
             for row in csv.DictReader(file):
-                float(row["step"]), float(row["test_accuracy"])
+                int(float(row["step"]))
+                if not 0 <= float(row["test_accuracy"]) <= 1:
+                    raise ValueError(f"test_accuracy {row['test_accuracy']} is not from 0 to 1")
                 yield {name: row[name] for name in _COLUMNS}
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error) as error:
         raise DataError(f"{path} is damaged: {error}.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: it needs the columns {', '.join(_COLUMNS)} ({error}).") from error
 
 

@@ -1,6 +1,6 @@
 """A folder of data models, and the big batches that meta-training takes them through."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from metaprune_pl.data.batches import device_batch
 from metaprune_pl.data.images import ImageDataModule
 from metaprune_pl.data.loader import Batch, ImageLoader, Order, Resumable
-from metaprune_pl.errors import ConfigError, DataError
+from metaprune_pl.errors import ConfigError, DataError, did_you_mean
 
 
 class MetaBatch(NamedTuple):
@@ -48,6 +48,7 @@ class DataModelZoo(LightningDataModule):
         data_models: Folder of stored networks, one folder each.
         held_out: The last this many of them, by name, are for a report: nothing learns from them.
         validation: The last this many before those are to choose metanetworks by.
+        only: Names of those to train on, in place of all others.
         big_batch: Images of a step, over all devices and its data models; None is one batch for
             each data model.
         micro_batches: Older name: `big_batch` is `micro_batches` batches for each data model.
@@ -67,6 +68,7 @@ class DataModelZoo(LightningDataModule):
         data_models: str,
         held_out: int = 0,
         validation: int = 0,
+        only: list[str] | None = None,
         big_batch: int | None = None,
         micro_batches: int | None = None,
         rounds: int = 1,
@@ -88,6 +90,7 @@ class DataModelZoo(LightningDataModule):
         self.images = images
         self.data_models = Path(data_models)
         self.held_out, self.validation = held_out, validation
+        self.only = only
         self.rounds = rounds
         self.big_batch = big_batch or each
         self.models_per_step = models_per_step
@@ -109,6 +112,8 @@ class DataModelZoo(LightningDataModule):
     def _parts(self) -> tuple[list[Path], list[Path]]:
         """Return the data models to train on, and those to choose by."""
         folders = sorted(path.parent for path in self.data_models.glob("*/network.json"))
+        if self.only is not None:
+            return self._named(folders, self.only), []
         kept = self.held_out + self.validation
         if len(folders) <= kept:
             raise DataError(
@@ -118,6 +123,18 @@ class DataModelZoo(LightningDataModule):
             )
         learn, end = len(folders) - kept, len(folders) - self.held_out
         return folders[:learn], folders[learn:end]
+
+    def _named(self, folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
+        chosen = [folder for folder in folders if folder.name in names]
+        if missing := sorted({*names} - {folder.name for folder in chosen}):
+            known = [folder.name for folder in folders]
+            raise DataError(
+                f"'{self.data_models}' has no data model '{missing[0]}'."
+                f"{did_you_mean(missing[0], known)}"
+            )
+        if not chosen:
+            raise DataError("data.only: name at least one data model.")
+        return chosen
 
     def prepare_data(self) -> None:
         """Prepare the images."""

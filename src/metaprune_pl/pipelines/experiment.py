@@ -43,6 +43,8 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     line = Line(context=context, chain=chain.checked, result=result)
     networks = line.make_data_models()
     metanetworks = line.make_metanetworks(networks)
+    if "guided" in line.chain.methods:
+        line.make_predictor()
     line.prune_held_out(networks, metanetworks)
     if context.is_global_zero:
         write_result(line.result, context.folder, context.events)
@@ -106,7 +108,7 @@ class Line:
             Folder of the metanetwork that was chosen, by method.
         """
         chosen = {}
-        for method in (name for name in self.chain.compared if name.startswith("metanetwork")):
+        for method in self.chain.shared:
             trained = self._train_metanetwork(method)
             first = self.chain.first_like(method, "meta_training", "choice")
             network, *others = map(str, self.chain.to_choose_by(networks))
@@ -136,6 +138,15 @@ class Line:
         self._run("meta_training", method, folder, **zoo)
         return folder
 
+    def make_predictor(self) -> None:
+        """Make a zoo, and train a predictor of accuracy on it."""
+        zoo, predictor = (self.context.folder / name for name in ("zoo", "predictor"))
+        self._run("zoo", "guided", zoo)
+        networks = {"data.init_args.folder": str(zoo / "networks")}
+        self._run("predictor", "guided", predictor, **networks)
+        for folder in (zoo, predictor):
+            self.result.add_cost(folder.name, "guided", cost_of(folder), once=True)
+
     def prune_held_out(self, networks: Sequence[Path], metanetworks: Mapping[str, str]) -> None:
         """Draw the test curves of the held-out networks by all methods, and prune them.
 
@@ -150,7 +161,8 @@ class Line:
             for run in runs:
                 run.make(metanetworks.get(method))
             for stage, text in _COSTS.items():
-                self._add_cost(stage, text, method, [run.folder / stage for run in runs])
+                folders = [folder for run in runs for folder in run.folders(stage)]
+                self._add_cost(text, method, folders, len(runs))
 
     def _tuned(self, networks: Sequence[Path]) -> Self:
         """Return the same with the weight of sparsity learning that does best on a network."""
@@ -179,9 +191,9 @@ class Line:
             for seed in self.chain.repeats
         ] or [once]
 
-    def _add_cost(self, stage: str, text: str, method: str, folders: Sequence[Path]) -> None:
-        if folders[0].is_dir():
-            cost = sum((cost_of(folder) for folder in folders), Cost()).shared_by(len(folders))
+    def _add_cost(self, text: str, method: str, folders: Sequence[Path], runs: int) -> None:
+        if folders:
+            cost = sum((cost_of(folder) for folder in folders), Cost()).shared_by(runs)
             self.result.add_cost(text, method, cost, once=False)
 
 
@@ -203,12 +215,20 @@ class _Pruning:
     folder: Path
     seed: int | None = None
 
-    def _run(self, name: str, folder: str = "", **given: Any) -> Path:
+    def folders(self, stage: str) -> list[Path]:
+        """Return the folders that a stage has run in: guided pruning has one for each share."""
+        masks = self.line.chain.masks
+        shares = [] if masks is None or stage != "prune" else masks.sparsities
+        names = [stage, *map(_name_of, shares)]
+        return [self.folder / name for name in names if (self.folder / name).is_dir()]
+
+    def _run(self, name: str, folder: str = "", /, **given: Any) -> Path:
         """Run a stage in a folder of its own, by default of its name, and return that."""
         context = self.line.context
         if self.seed is not None:
             context = replace(context, seed=self.seed)
-            given["data.init_args.seed"] = self.seed
+            images = "data.init_args" + ".images.init_args" * (name == "meta_training")
+            given[f"{images}.seed"] = self.seed
         where, name_of_run = self.folder / (folder or name), self.network.name
         if self.seed is not None:
             name_of_run = f"{name_of_run}/{self.folder.name}"
@@ -219,6 +239,11 @@ class _Pruning:
     def make(self, metanetwork: str | None) -> None:
         """Draw the test curve after the network was made ready, and prune it to all targets."""
         line, other = self.line, baseline(self.method)
+        if self.method == "guided":
+            self._guide()
+            return
+        if line.chain.is_on_own(self.method):
+            metanetwork = self._make_metanetwork()
         if other is not None and other.untrained:
             untrained = untrained_copy(self.network, self.folder / "untrained")
             training = training_of(line.context.folder / "data_models")
@@ -229,7 +254,7 @@ class _Pruning:
             source = {"network": str(self.network), **self._made_ready(metanetwork)}
         if not line.chain.speed_ups and line.chain.masks is None:
             return
-        none = {"metanetwork": None, "sparsity": None, "speed_ups": line.chain.speed_ups}
+        none = {**_READY, "speed_ups": line.chain.speed_ups}
         for share in line.chain.budgets:
             part = line.chain.part_of_budget(self.method, share)
             name = "prune" if share == 1 else f"prune_{share:g}"
@@ -252,6 +277,41 @@ class _Pruning:
             path = str(folder / each.name / "network")
             result.pruned.append(replace(each, method=method, budget=share, path=path))
 
+    def _guide(self) -> None:
+        """Search zeros by the predictor, and finetune the network at each share."""
+        masks, line = self.line.chain.masks, self.line
+        assert masks is not None
+        predictor = line.context.folder / "predictor" / "predictor"
+        given = {
+            "network": str(self.network),
+            "predictors": [str(predictor)],
+            "shares": sorted(masks.sparsities),
+        }
+        search = self._run("guided", **{f"model.init_args.{k}": v for k, v in given.items()})
+        for share in masks.sparsities:
+            source = {
+                "network": str(search / "shares" / f"{share:g}"),
+                "finetune.epochs": 0,
+                "masks.sparsities": [share],
+            }
+            self._read(self._run("prune", _name_of(share), **_READY, **source), 1.0)
+
+    def _make_metanetwork(self) -> str:
+        """Train and choose a metanetwork on the very network that it will prune."""
+        zoo = {"data_models": str(self.network.parent), "only": [self.network.name]}
+        own = {f"data.init_args.{name}": value for name, value in zoo.items()}
+        trained = self._run("meta_training", **own)
+        source = {
+            "network": str(self.network),
+            "metanetwork": str(trained / "metanetworks"),
+            "grid.split": "validation",
+        }
+        choice = self._run("choice", **source)
+        on_own = self.line.result.on_own
+        if self.method not in on_own:
+            on_own.append(self.method)
+        return Selection.from_json(choice / "choice.json").metanetwork
+
     def _draw(self, metanetwork: str | None) -> dict[str, Any]:
         """Draw the network's test curve, and return what is pruned: the network made ready."""
         line = self.line
@@ -265,7 +325,17 @@ class _Pruning:
         return {"network": str(source), "finetune.epochs": 0}
 
 
+def _name_of(share: float) -> str:
+    """Return the folder that a network of the guided search is finetuned in."""
+    return f"share_{share:g}"
+
+
+_READY = {"metanetwork": None, "sparsity": None}
+"""Settings of networks that were made ready before."""
 _COSTS = {
+    "meta_training": "meta-training on the network itself",
+    "choice": "choice of the metanetwork",
+    "guided": "guided search",
     "curve": "finetuning and curve",
     "prune": "pruning and finetuning, all targets",
 }

@@ -33,10 +33,15 @@ STAGES: Mapping[str, Callable[..., Any]] = {
     "curve": curve,
     "prune": prune,
     "choice": select,
+    "zoo": data_models,
+    "predictor": fit,
+    "guided": fit,
 }
 """Name of a stage to its command; `choice` has the overrides of `curve`, which come before it."""
 _PRUNED = ("choice", "curve", "prune")
 """Stages that take a network and a metanetwork that were made before."""
+GUIDED = ("zoo", "predictor", "guided")
+"""Stages of the method `guided` alone."""
 Overrides = dict[str, dict[str, Any]]
 """Stage to settings that override its config's."""
 
@@ -52,6 +57,10 @@ class ExperimentSettings:
         curve: Config of `curve`, and of `select`, which chooses the metanetwork; None draws no
             curves, and the finetuning before pruning is that of `prune`.
         prune: Config of `prune`.
+        zoo: Config of `data_models`: networks that the predictor of the method `guided` learns
+            from.
+        predictor: Config of `fit` that trains the predictor.
+        guided: Config of `fit` that prunes a network by it: see `GuidedSparsity`.
         held_out: Number of networks that are pruned and reported on; no metanetwork has seen them.
         validation: Number of networks by whose curves the epoch of a metanetwork is chosen; none
             has learnt from them either.
@@ -70,7 +79,7 @@ class ExperimentSettings:
             `random`, `magnitude_l1`, `magnitude_l2`, `batch_norm_scale`, `taylor`, `lamp`,
             `iterative_magnitude`, `iterative_magnitude_trained` (without rewinding),
             `balanced_magnitude`, `snip`, `snip_trained`, each with `_uniform` behind it for the
-            same share of each group; and `variants`.
+            same share of each group; with masks also `guided`; and `variants`.
         variants: Methods of your own: name to the overrides that make it.
         images: Data module (`class_path` and `init_args`) in place of that of every config; None
             leaves them.
@@ -79,6 +88,8 @@ class ExperimentSettings:
             over them.
         metanetworks: Several metanetworks in place of one: name to the overrides that make it
             another one.
+        on_own: Names of those that are trained on the very network that they prune, one for each,
+            as the authors of ScaleGMN-pruning do.
         paper: Rows of the paper's tables that the results are laid beside, in `paper.csv`.
     """
 
@@ -86,6 +97,9 @@ class ExperimentSettings:
     meta_training: str | None = None
     curve: str | None = None
     prune: str
+    zoo: str | None = None
+    predictor: str | None = None
+    guided: str | None = None
     held_out: int = 2
     validation: int = 1
     repeats: list[int] = field(default_factory=list)
@@ -100,6 +114,7 @@ class ExperimentSettings:
     images: dict[str, Any] | None = None
     overrides: Overrides = field(default_factory=dict)
     metanetworks: dict[str, Overrides] = field(default_factory=dict)
+    on_own: list[str] = field(default_factory=list)
     paper: list[PaperRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -133,10 +148,22 @@ class ExperimentSettings:
             raise ConfigError("chain.tune: give weights above 0, such as [0.01, 0.03].")
         if len(set(self.methods)) != max(1, len(self.methods)):
             raise ConfigError("chain.methods: name at least one, and each once.")
-        known = {*METHODS, *self.variants}
+        known = {*METHODS, "guided", *self.variants}
         if unknown := [m for m in self.methods if m not in known and baseline(m) is None]:
-            names = f"{', '.join([*METHODS, *BASELINES])} (these also with {UNIFORM}), or variants"
+            names = f"{', '.join([*METHODS, 'guided', *BASELINES])} (these also with {UNIFORM}), or variants"
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {names}.")
+        self._check_guided()
+
+    def _check_guided(self) -> None:
+        missing = [name for name in GUIDED if getattr(self, name) is None]
+        if "guided" in self.methods and (missing or self.masks is None or self.masks.patterns):
+            raise ConfigError(
+                f"chain.methods: guided needs configs of {', '.join(GUIDED)}, and masks with "
+                "sparsities alone."
+            )
+        if unknown := sorted({*self.on_own} - {*self.metanetworks}):
+            known = ", ".join(self.metanetworks) or "of which there are none"
+            raise ConfigError(f"chain.on_own: '{unknown[0]}' is none of metanetworks, {known}.")
 
     def check_held_out(self, data_models: int) -> None:
         """Refuse to leave too few data models for what learns or chooses by them.
@@ -163,6 +190,7 @@ class ExperimentSettings:
         """Names of the stages that there are."""
         absent = {"meta_training"} if self.meta_training is None else set()
         absent |= {"choice", "curve"} if self.curve is None else set()
+        absent |= set() if "guided" in self.methods else set(GUIDED)
         return [name for name in STAGES if name not in absent]
 
     def stage(self, name: str, method: str) -> Stage:
@@ -170,7 +198,7 @@ class ExperimentSettings:
         config = self.curve if name == "choice" else getattr(self, name)
         assert config is not None  # `stages` has no other
         data = "data.init_args.images" if name == "meta_training" else "data"
-        images = {} if self.images is None else {data: self.images}
+        images = {} if self.images is None or name == "predictor" else {data: self.images}
         changes = {**images, **self.changes(method)[name]}
         return Stage(command=STAGES[name], config=config, changes=changes)
 
@@ -241,10 +269,19 @@ class ExperimentSettings:
             "choice": {"search": asdict(self.search), **changes["curve"], **changes["choice"]},
         }
 
+    def is_on_own(self, method: str) -> bool:
+        """Whether a metanetwork is trained on the very network that it prunes."""
+        return method.removeprefix("metanetwork_") in self.on_own
+
+    @property
+    def shared(self) -> list[str]:
+        """Metanetworks that are trained once for all networks that are pruned."""
+        metanetworks = (name for name in self.compared if name.startswith("metanetwork"))
+        return [name for name in metanetworks if not self.is_on_own(name)]
+
     def first_like(self, method: str, *stages: str) -> str:
         """Return the first metanetwork with the same settings of these stages as another one."""
         wanted = [self.changes(method)[stage] for stage in stages]
-        metanetworks = (other for other in self.compared if other.startswith("metanetwork"))
         return next(
-            m for m in metanetworks if [self.changes(m)[stage] for stage in stages] == wanted
+            m for m in self.shared if [self.changes(m)[stage] for stage in stages] == wanted
         )

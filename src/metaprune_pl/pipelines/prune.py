@@ -222,6 +222,7 @@ class Classification(Task[Outcome]):
             target=target.text,
             left=left_parameters(final),
             dense=list(pruned.masks.dense),
+            accuracy_predicted=self.ready.card.record.get("predicted_accuracy"),
             accuracy_masked=self.accuracy(pruned.network),
         )
 

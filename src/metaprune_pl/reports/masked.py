@@ -34,6 +34,7 @@ class Masked(Result):
             are none.
         accuracy_base: Test accuracy of the trained network before anything else; None in results
             of before.
+        accuracy_predicted: What a predictor that guided the search says of it before finetuning.
     """
 
     figure_name: ClassVar[str | None] = "masks.png"
@@ -49,6 +50,7 @@ class Masked(Result):
     accuracy_finetuned: float
     accuracy_stale: float | None = None
     accuracy_base: float | None = None
+    accuracy_predicted: float | None = None
 
     @property
     def difference(self) -> float | None:
@@ -58,11 +60,11 @@ class Masked(Result):
     @property
     def accuracies(self) -> dict[str, float]:
         """Test accuracies in the order of the pipeline, by the name of the step."""
-        stale = {} if self.accuracy_stale is None else {"stale": self.accuracy_stale}
+        rare = {"stale": self.accuracy_stale, "predicted": self.accuracy_predicted}
         return {
             "as given": self.accuracy_given,
             "before": self.accuracy_before,
-            **stale,
+            **{step: value for step, value in rare.items() if value is not None},
             "masked": self.accuracy_masked,
             "finetuned": self.accuracy_finetuned,
         }

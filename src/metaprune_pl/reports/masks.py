@@ -31,7 +31,7 @@ def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
                 **count_of(same),
             }
             row["left"] = statistics.fmean(result.left for result in same)
-            for name in ("accuracy_base", "difference"):
+            for name in ("accuracy_base", "difference", "accuracy_predicted"):
                 values = all_or_none(getattr(result, name) for result in same)
                 row[name] = statistics.fmean(values) if values else None
             for step in STEPS:

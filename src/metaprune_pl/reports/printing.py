@@ -15,6 +15,7 @@ from metaprune_pl.reports.summary import (
     cost_sentence,
     flat_region_sentence,
     recommendation,
+    own_sentence,
 )
 
 
@@ -40,10 +41,10 @@ def _(results: list[Any]) -> Sequence[RenderableType]:
 
 @parts_of.register
 def _(experiment: Experiment) -> Sequence[RenderableType]:
-    whole = whole_sentence(experiment.masked)
+    rare = whole_sentence(experiment.masked), own_sentence(experiment)
     return [
         *tables.experiment_tables(experiment),
-        *([whole] if whole else []),
+        *(sentence for sentence in rare if sentence),
         choice_sentence(experiment),
         flat_region_sentence(experiment),
         cost_sentence(experiment.costs),

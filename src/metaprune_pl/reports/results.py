@@ -69,6 +69,7 @@ class Experiment:
         costs: What each stage costs, once or for each network.
         paper: Rows of the paper's tables that it stands beside.
         tuning: Area under the validation curve of sparsity learning, by its weight.
+        on_own: Methods whose metanetwork has learnt from the very network that it prunes.
     """
 
     curves: list[Curve] = field(default_factory=list)
@@ -78,6 +79,7 @@ class Experiment:
     costs: list[StageCost] = field(default_factory=list)
     paper: list[PaperRow] = field(default_factory=list)
     tuning: dict[float, float] = field(default_factory=dict)
+    on_own: list[str] = field(default_factory=list)
 
     @property
     def best_weight(self) -> float:

@@ -165,6 +165,16 @@ def choice_sentence(experiment: Experiment) -> str:
     return "\n".join(sentences)
 
 
+def own_sentence(experiment: Experiment) -> str:
+    """Say which metanetworks have learnt from the networks that they prune; nothing of others."""
+    if not experiment.on_own:
+        return ""
+    return (
+        f"{', '.join(experiment.on_own)}: a metanetwork for each network, which has learnt from "
+        "that very network; the others have not seen the networks that are pruned."
+    )
+
+
 def flat_region_sentence(experiment: Experiment) -> str:
     """Say of each metanetwork whether it lengthened the flat region, with the figures."""
     sentences = []

@@ -94,18 +94,23 @@ def _pruned_cells(row: Mapping[str, Any], names: Sequence[str], budgets: bool) -
 
 
 def _masked_table(experiment: Experiment, spread: str) -> Table:
+    masked = masked_rows(experiment.masked)
+    known = ["accuracy_base"]
+    if any(row["accuracy_predicted"] is not None for row in masked):
+        known.append("accuracy_predicted")
     rows = [
         (
             target_name(row["target"]),
             row["method"],
             f"{100 * row['left']:.2f}",
-            "" if row["accuracy_base"] is None else percent(row["accuracy_base"]),
+            *("" if row[name] is None else percent(row[name]) for name in known),
             percent(row["accuracy_masked"], row["accuracy_masked_std"]),
             percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
         )
-        for row in masked_rows(experiment.masked)
+        for row in masked
     ]
-    columns = ["target", "method", "left params %", "base %", "masked %", "finetuned %"]
+    names = (f"{name.removeprefix('accuracy_')} %" for name in known)
+    columns = ["target", "method", "left params %", *names, "masked %", "finetuned %"]
     return text_table(f"Masked networks: {spread}", columns, rows)
 
 

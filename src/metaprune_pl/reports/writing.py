@@ -36,6 +36,7 @@ from metaprune_pl.reports.summary import (
     cost_sentence,
     curve_rows,
     flat_region_sentence,
+    own_sentence,
     pruned_rows,
     recommendation,
 )
@@ -142,6 +143,7 @@ def _(experiment: Experiment, folder: Path, events: Events) -> None:
         "flat_region": flat_region_sentence(experiment),
         "cost": cost_sentence(experiment.costs),
         "recommendation": recommendation(experiment),
+        "on_own": own_sentence(experiment),
         "choices": {method: choice.reason for method, choice in experiment.choices.items()},
     }
     write_json(folder / "report.json", {"results": results, **asdict(experiment)})
