@@ -24,7 +24,6 @@ COMMANDS = {
     "prune": "prune",
     "predictor": "fit",
     "guided": "fit",
-    "zoo": "data_models",
     "transfer": "compare",
     "initial": "compare",
 }

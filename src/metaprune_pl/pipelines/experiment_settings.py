@@ -150,7 +150,8 @@ class ExperimentSettings:
             raise ConfigError("chain.methods: name at least one, and each once.")
         known = {*METHODS, "guided", *self.variants}
         if unknown := [m for m in self.methods if m not in known and baseline(m) is None]:
-            names = f"{', '.join([*METHODS, 'guided', *BASELINES])} (these also with {UNIFORM}), or variants"
+            names = ", ".join([*METHODS, "guided", *BASELINES])
+            names += f" (these also with {UNIFORM}), or variants"
             raise ConfigError(f"chain.methods: '{unknown[0]}' is none of {names}.")
         self._check_guided()
 

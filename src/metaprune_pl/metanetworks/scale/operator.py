@@ -103,7 +103,7 @@ class ScaleMetanetwork(Rewriter):
         )
         self.trunk.check(graph, wiring)
         folded = fold(features.nodes, wiring.normed, self.schema)
-        nodes, states = self.trunk(wiring, folded, features.edges)
+        nodes, known = self.trunk(wiring, folded, features.edges)
         bias = self.bias_head.at(nodes, wiring.symmetric)[:, 0]
         gains = () if self.gain_head is None else self.gain_head(nodes).unbind(1)
         return Features(
@@ -120,7 +120,7 @@ class ScaleMetanetwork(Rewriter):
                 wiring,
                 folded,
                 nodes,
-                states,
+                known,
             ),
         )
 
@@ -131,36 +131,48 @@ class ScaleMetanetwork(Rewriter):
         wiring: Wiring,
         folded: Folded,
         nodes: Tensor,
-        states: Sequence[Tensor],
+        known: Sequence[tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """New kernels of each connection; those of identities are as they were."""
         ends = {}
         for side, head in self.edge_heads.items():
             ends[side] = head.ends(nodes)  # type: ignore[operator]
         parts: list[list[Tensor]] = [[] for _ in graph.connections]
-        for piece, state in zip(wiring.pieces, states, strict=True):
+        for piece, own in zip(wiring.pieces, known, strict=True):
             if graph.connections[piece.member].parameter is None:
                 continue
             side = str(smallest_square(piece.kernel, self.trunk.kernel_sizes))
             head = self.edge_heads[side]
             factor = folded.at(piece)
             (change,) = again(
-                partial(_decode, head, int(side)), piece, [head], state, factor, *ends[side]
+                partial(self._decode, head, int(side)),
+                piece,
+                [head, self.trunk],
+                factor,
+                *ends[side],
+                *own,
             )
             kernels = features.edges[piece.member][piece.where]
             parts[piece.member].append(kernels + change)
         edges = []
-        for own, old in zip(parts, features.edges, strict=True):
+        for new_parts, old in zip(parts, features.edges, strict=True):
             new = old
-            if own:
-                new = torch.cat([part.flatten(0, 1) for part in own]).reshape(old.shape)
+            if new_parts:
+                new = torch.cat([part.flatten(0, 1) for part in new_parts]).reshape(old.shape)
             edges.append(new)
         return tuple(edges)
 
-
-def _decode(
-    head: nn.Module, side: int, piece: Piece, state: Tensor, factor: Tensor, *ends: Tensor
-) -> tuple[Tensor]:
-    """Changes of a piece's kernels, [G, R, I, T]."""
-    square: Tensor = head(state, state * factor, join(ends, piece))
-    return (square[..., window(piece.kernel, side)],)
+    def _decode(
+        self,
+        head: nn.Module,
+        side: int,
+        piece: Piece,
+        factor: Tensor,
+        source: Tensor,
+        target: Tensor,
+        *known: Tensor,
+    ) -> tuple[Tensor]:
+        """Changes of a piece's kernels, [G, R, I, T]."""
+        state = self.trunk.edges(piece, factor, *known)
+        square: Tensor = head(state, state * factor, join((source, target), piece))
+        return (square[..., window(piece.kernel, side)],)

@@ -1,7 +1,8 @@
 """Scale-equivariant message passing over a network's edges, piece by piece, with bounded memory.
 
-Nothing inside a message is kept for the backward pass where a connection is cut into pieces: each
-piece is computed again. What stays is one hidden tensor of all edges for each layer but the first.
+Where a connection is cut into pieces, no hidden features of its edges are kept, between layers or
+for the backward pass: they follow from its kernels and from what the nodes of earlier layers had,
+and are computed again, piece by piece.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ class Layer(nn.Module):
 
     def __init__(self, hidden: int, symmetry: Symmetry, ways: int, last: bool) -> None:
         super().__init__()
+        self.last = last
         self.ways = nn.ModuleList(Way(hidden, symmetry, last) for _ in range(ways))
         self.update = NodeFunction(
             (1 + ways) * hidden,
@@ -63,6 +65,18 @@ class Layer(nn.Module):
             ends = (nodes, nodes) if way.update is None else way.update.ends(nodes)
             values += [way.message.sender(nodes), *ends]
         return tuple(values)
+
+    def updated(
+        self, piece: Piece, factor: Tensor, states: Sequence[Tensor], at_nodes: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """New edges of a piece in each direction, or in the first ones, [G, R, I, H]."""
+        new = []
+        for index, state in enumerate(states):
+            way = self.ways[index]
+            assert isinstance(way, Way) and way.update is not None
+            ends = at_nodes[3 * index + 1 : 3 * index + 3]
+            new.append(way.update(state, _scaled(state, factor, index), join(ends, piece)))
+        return tuple(new)
 
 
 class Encoder(nn.Module):
@@ -179,7 +193,7 @@ class Trunk(nn.Module):
 
     def forward(
         self, wiring: Wiring, folded: Folded, raw: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Pass messages.
 
         Args:
@@ -188,13 +202,13 @@ class Trunk(nn.Module):
             raw: Kernels of each connection, [G, O, I, T].
 
         Returns:
-            Hidden features of the nodes, [N, H], and of each piece's edges, [G, R, I, H], but for
-            the factors of their targets.
+            Hidden features of the nodes, [N, H], and for each piece what `edges` takes.
         """
         biases = folded.bias[:, None]
         nodes = self._add_positions(self.node_encoder(biases), wiring)
         states: list[tuple[Tensor, ...]] = [() for _ in wiring.pieces]
-        for layer in self.layers:
+        past: tuple[Tensor, ...] = ()
+        for depth, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             received: list[list[Tensor]] = [[] for _ in layer.ways]
             at_nodes = layer.at_nodes(nodes)
@@ -203,19 +217,63 @@ class Trunk(nn.Module):
                 results = again(
                     partial(self._pass, layer),
                     piece,
-                    [layer, self.edge_encoders],
+                    [self.edge_encoders, *self.layers[: depth + 1]],
                     folded.at(piece),
                     kernels,
                     *at_nodes,
-                    *states[index],
+                    *(states[index] if piece.whole else past),
                 )
                 for own, part in zip(received, results, strict=False):
                     own.append(part)
                 states[index] = results[len(received) :] or states[index]
+            past = (*past, *at_nodes)
             summed = [_at_ends(wiring, way, parts, nodes) for way, parts in enumerate(received)]
             inputs = torch.cat([nodes, *summed], 1)
             nodes = nodes + layer.update.at(inputs, wiring.symmetric)
-        return nodes, [state[0] for state in states]
+        before_last = past[: len(past) - len(at_nodes)]
+        return nodes, [
+            (raw[piece.member][piece.where], *(own[:1] if piece.whole else before_last))
+            for piece, own in zip(wiring.pieces, states, strict=True)
+        ]
+
+    def edges(self, piece: Piece, factor: Tensor, kernels: Tensor, *known: Tensor) -> Tensor:
+        """Hidden features of a piece's edges, [G, R, I, H], but for the factors of their targets.
+
+        Args:
+            piece: The edges.
+            factor: Of their targets, [G, R, 1, 1].
+            kernels: [G, R, I, T].
+            known: What `forward` returned.
+        """
+        if piece.whole:
+            return known[0]
+        return self._states(piece, factor, kernels, known, ways=1)[0]
+
+    def _states(
+        self,
+        piece: Piece,
+        factor: Tensor,
+        kernels: Tensor,
+        past: Sequence[Tensor],
+        *,
+        ways: int,
+    ) -> tuple[Tensor, ...]:
+        """Hidden features of a piece's edges in each direction after some layers.
+
+        Args:
+            piece: The edges.
+            factor: Of their targets, [G, R, 1, 1].
+            kernels: [G, R, I, T].
+            past: What `Layer.at_nodes` gave in those layers.
+            ways: Number of directions.
+        """
+        states = self._encode(kernels, factor, piece)[:ways]
+        size = 3 * len(self.edge_encoders)
+        for depth in range(len(past) // size):
+            layer = self.layers[depth]
+            assert isinstance(layer, Layer)
+            states = layer.updated(piece, factor, states, past[depth * size : (depth + 1) * size])
+        return states
 
     def _encode(self, kernels: Tensor, factor: Tensor, piece: Piece) -> tuple[Tensor, ...]:
         """Hidden features of a piece's edges in each direction, [G, R, I, H]."""
@@ -238,39 +296,46 @@ class Trunk(nn.Module):
     def _pass(
         self, layer: Layer, piece: Piece, factor: Tensor, kernels: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
-        """Messages of a piece, summed up at their receivers, and its new edges.
+        """Messages of a piece, summed up at their receivers, and its new edges where it is whole.
 
         Args:
             layer: Of the messages.
             piece: The edges.
             factor: Of their targets, [G, R, 1, 1].
             kernels: [G, R, I, T].
-            rest: Three tensors for each direction, see `Layer.at_nodes`; then the edges of each
-                direction, [G, R, I, H], or none in the first layer.
+            rest: Three tensors for each direction, see `Layer.at_nodes`; then those of all layers
+                before, or the edges of each direction of a piece that is whole, [G, R, I, H].
 
         Returns:
             Sums of each direction, [G, R, H] and [G, I, H]; then the edges of each direction where
             they are not those that came in.
         """
         at_nodes = rest[: 3 * len(layer.ways)]
-        edges = rest[3 * len(layer.ways) :]
-        states = edges or self._encode(kernels, factor, piece)
+        known = rest[3 * len(layer.ways) :]
+        states = known
+        if not (piece.whole and known):
+            states = self._states(piece, factor, kernels, known, ways=len(layer.ways))
         sums = []
-        new = []
         for index, (way, state) in enumerate(zip(layer.ways, states, strict=True)):
             assert isinstance(way, Way)
-            sender, *ends = at_nodes[3 * index : 3 * index + 3]
+            sender = at_nodes[3 * index]
             if index == 0:  # along the edges
-                own = state * factor
                 senders = sender[piece.source][:, None]
             else:  # against them
-                own = state
                 senders = sender[piece.target][:, :, None]
+            own = _scaled(state, factor, index)
             messages = way.message(senders, own, piece.symmetric[1 - index])
             sums.append(messages.sum(1 if index else 2))
-            if way.update is not None:
-                new.append(way.update(state, own, join(ends, piece)))
-        return *sums, *(new or (() if edges else states))
+        if not piece.whole:
+            return tuple(sums)
+        if layer.last:
+            return *sums, *(() if known else states)
+        return *sums, *layer.updated(piece, factor, states, at_nodes)
+
+
+def _scaled(state: Tensor, factor: Tensor, way: int) -> Tensor:
+    """Edges of a direction as their ends scale them."""
+    return state if way else state * factor
 
 
 def join(ends: Sequence[Tensor], piece: Piece) -> Tensor:
