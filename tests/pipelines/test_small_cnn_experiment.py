@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from fake_data import fake_cifar
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import DataModelZoo, Digits
 from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
+from metaprune_pl.pruning import left_parameters
 from metaprune_pl.settings.shipped import find_config
 
 FEW = {"data.init_args.fraction": 0.2, "trainer.enable_progress_bar": False}
@@ -106,3 +108,34 @@ def test_only_some_data_models_are_trained_on(line: Path) -> None:
     for only, message in ((["seed_9999"], "no data model 'seed_9999'"), ([], "at least one")):
         with pytest.raises(DataError, match=message):
             _ = DataModelZoo(Digits(), data_models=str(folder), only=only).models
+
+
+@pytest.mark.slow
+def test_vgg19_at_a_quarter_of_its_width_comes_to_99_percent_zeros(workdir: Path) -> None:
+    fake_cifar(workdir / "datasets", 10, 3)
+    batch = {"data.init_args.batch_size": 32, "data.init_args.eval_batch_size": 32}
+    overrides = {
+        "data_models": {
+            **batch,
+            "model.init_args.network.arguments": {"depth": 19, "width": 16},
+            "model.init_args.seeds": [0, 1, 2],
+            "trainer.max_epochs": 1,
+        },
+        "meta_training": {
+            "data.init_args.images.init_args.batch_size": 32,
+            "data.init_args.big_batch": 64,
+            "data.init_args.rounds": 1,
+            "trainer.max_epochs": 1,
+        },
+        "curve": {**batch, "finetune.epochs": 1, "masks.sparsities": [0.9]},
+        "prune": {**batch, "finetune_after.epochs": 1},
+    }
+    settings = yaml.safe_load(find_config("plain_vgg19_cifar10.yaml").read_text())
+    few = {"masks": {"sparsities": [0.99]}, "metanetworks": {"own": {}}, "held_out": 1}
+    settings["chain"] |= {"overrides": overrides, "methods": ["metanetwork"], **few}
+    settings["trainer"] |= {"default_root_dir": "run", "accelerator": "cpu"}
+    Path("toy.yaml").write_text(yaml.safe_dump(settings))
+    main(["experiment", "--config=toy.yaml"])
+    (row,) = json.loads(Path("run/report.json").read_text())["masked"]
+    network = load_network("run/networks/seed_0002-metanetwork_own/prune/masked_0.99/network")
+    assert row["left"] == left_parameters(network) < 0.015
