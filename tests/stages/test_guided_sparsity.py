@@ -117,6 +117,7 @@ def test_pruning_to_the_share_masks_what_is_zero_and_nothing_else(workdir: Path)
     make()
     main([*GUIDED, "--model.shares=[0.6]", "--trainer.default_root_dir=run"])
     prune = ["prune", "--network=run/shares/0.6", "--masks.sparsities=[0.6]", *IMAGES, *QUIET]
+    prune += ["--repair=null"]
     flags = ["--finetune.epochs=0", "--finetune_after.epochs=1", "--trainer.accelerator=cpu"]
     main([*prune, *flags, "--trainer.default_root_dir=pruned"])
     found, masked = load_network("run/shares/0.6"), load_network("pruned/masked_0.6/masked")

@@ -14,8 +14,8 @@ from metaprune_pl.reports.summary import (
     choice_sentence,
     cost_sentence,
     flat_region_sentence,
-    recommendation,
     own_sentence,
+    recommendation,
 )
 
 
