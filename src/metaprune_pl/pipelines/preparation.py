@@ -72,7 +72,7 @@ class Preparation:
         criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random, Energy,
             Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for masks and
             with `sparsity` or `budgeted`.
-        balance: Balance the channels' scales before pruning, which changes no output.
+        balance: Balance channels' scales before pruning: outputs stay the same.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
         statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and

@@ -99,7 +99,7 @@ def prune(
         targets: Targets of other kinds, in place of `speed_ups` and `masks`; `pruning` counts.
         rounds: Rounds in which the network comes to each target, by the same factor; after each but
             the last it is trained for `finetune_after` and ranked anew. Patterns are made in one.
-        rewind: Whether a round rewinds the weights to those before all rounds.
+        rewind: Rewind the weights after each round.
         latency_batches: Numbers of images in a forward pass whose time is measured.
         preparation: The network, and what comes before pruning: see `Preparation`.
 
