@@ -61,8 +61,8 @@ class Preparation:
             NAME that only one of these knows, or package.module:function of your own.
         arguments: Keyword arguments of the builder that is named.
         state: File of its weights: safetensors, or a state dict of torch.save.
-        initial: Pruning and finetuning of the network as it is given, before everything else; None
-            is none, as for data models, which are pruned already.
+        initial: Pruning and finetuning of the network as given, before everything else; None is
+            none.
         metanetwork: Folder of a metanetwork (or of several: the last is taken); going without one
             is a control.
         sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a
@@ -72,7 +72,7 @@ class Preparation:
         criterion: Which channels matter: Magnitude, Scales, Taylor, Lamp, Random, Energy,
             Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for masks and
             with `sparsity` or `budgeted`.
-        balance: Balance channels' scales before pruning: outputs stay the same.
+        balance: Balance the scales of channels before pruning.
         pruning: Steps and floors.
         finetune: Finetuning before pruning.
         statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
