@@ -41,8 +41,9 @@ def test_an_importance_and_a_cost_of_ones_own_prune_by_the_command_line(
     monkeypatch.chdir(line)
     flags = ["--criterion=toys.LastFirst", "--criterion.sign=-1", "--pruning.cost=toys.Neurons"]
     none = ["--finetune.epochs=0", "--finetune_after.epochs=0", "--metanetwork=null"]
+    none += ["--repair=null", "--statistics=stale", "--latency_batches=[]"]
     folder = f"--trainer.default_root_dir={tmp_path}/own"
-    main(tiny("prune prune", *flags, *none, "--speed_ups=[1.5]", "--latency_batches=[]", folder))
+    main(tiny("prune prune", *flags, *none, "--speed_ups=[1.5]", folder))
     (result,) = json.loads((tmp_path / "own" / "report.json").read_text())
     given = load_network(line / "runs/quickstart/data_models/networks/seed_0002")
     pruned = load_network(tmp_path / "own" / "speed_up_1.5" / "network")

@@ -150,6 +150,7 @@ class StageTrainer(pl.Trainer):
             strategy="auto",
             num_nodes=1,
             devices=1 if index is None else [index],
+            sync_batchnorm=False,  # nobody else takes part
             max_steps=-1,
             enable_progress_bar=False,
             logger=False,
