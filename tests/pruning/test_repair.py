@@ -13,6 +13,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.pruning import Magnitude, ZeroShare, apply_masks, find_groups, find_masks, remove
 from metaprune_pl.pruning.layerwise import LayerwiseNetwork
+from metaprune_pl.pruning.recovery import RepairSettings
 from metaprune_pl.pruning.repair import LayerRepair, repair
 
 
@@ -265,3 +266,10 @@ def test_too_few_images_are_refused() -> None:
     every = torch.ones(graph.num_nodes, dtype=torch.bool)
     with pytest.raises(ConfigError, match="at least 4"):
         list(repair(network, network, graph, every, torch.zeros(3, 3, 16, 16)))
+
+
+def test_large_images_are_fewer() -> None:
+    settings = RepairSettings(images=1024)
+    assert settings.of_size(32, 32).images == settings.of_size(128, 128).images == 1024
+    assert settings.of_size(224, 224).images * 224**2 <= 2**24
+    assert settings.of_size(8192, 8192).images == 4

@@ -27,7 +27,9 @@ def training_recovery(
         order = data.sample("train", images)
         return (batch for batch, _ in data.evaluation("train", context.device, order))
 
-    return Recovery(sample=sample, statistics=statistics, repair=repair)
+    _, height, width = data.input_shape
+    own = None if repair is None else repair.of_size(height, width)
+    return Recovery(sample=sample, statistics=statistics, repair=own)
 
 
 def measured_images(context: Context, data: ImageDataModule, importance: Importance) -> Images:

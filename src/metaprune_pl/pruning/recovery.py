@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -33,13 +33,18 @@ class StatisticsSettings:
             raise ConfigError(f"statistics.images is {self.images}; it is at least 1.")
 
 
+PIXELS = 2**24
+"""Most pixels of the images of a repair: what a layer gives for all of them is in memory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepairSettings:
     """Layers of the pruned network learn, by least squares, what they gave before.
 
     Attributes:
-        images: Number of training images, evenly spread over all; their labels are not used. A
-            layer is changed where its error on a quarter of them, kept apart, falls.
+        images: Most training images, evenly spread over all; large ones are fewer, of 16 million
+            pixels together. Their labels are not used. A layer is changed where its error on a
+            quarter of them, kept apart, falls.
     """
 
     images: int = 1024
@@ -47,6 +52,11 @@ class RepairSettings:
     def __post_init__(self) -> None:
         if self.images < 4:
             raise ConfigError(f"repair.images is {self.images}; it is at least 4.")
+
+    def of_size(self, height: int, width: int) -> Self:
+        """Return the same with as many images as there may be of a size."""
+        most = max(4, PIXELS // (height * width))
+        return replace(self, images=min(self.images, most))
 
 
 Statistics = StatisticsSettings | Literal["stale"]
