@@ -226,7 +226,7 @@ def test_misspelt(
         ),
         (
             [*PRUNE, "--trainer.max_epochs=3"],
-            "no effect on prune: set finetune.epochs and finetune_after.epochs.",
+            "no effect on prune: set finetune_after.epochs.",
         ),
         ([*EXPERIMENT, "--trainer.max_epochs=3"], "no effect on experiment: set it for a"),
         ([*EXPERIMENT, "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),

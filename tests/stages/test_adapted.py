@@ -22,6 +22,7 @@ def rewritten(tmp_path: Path) -> Rewritten:
     save_network(tmp_path / "net", random_resnet(8, 4), card)
     model = load_data_model(tmp_path / "net", "train", torch.device("cpu"))
     model.network.double()
+    model = model.to(torch.device("cpu"))  # reads its state anew
     state = {n: v.double() if v.is_floating_point() else v for n, v in model.state.items()}
     model = replace(model, state=state)
     leaves = {n: v.detach().double().clone() for n, v in model.network.named_parameters()}

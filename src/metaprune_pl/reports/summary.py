@@ -143,7 +143,8 @@ def _cheapest(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return the row of the fewest images among those that are as good as the best."""
     best = max(rows, key=lambda row: row[name])
     bar = best[name] - (best[f"{name}_std"] or 0.0)
-    return min((row for row in rows if row[name] >= bar), key=lambda row: row["images"])
+    good = [row for row in rows if row[name] >= bar]
+    return min(good, key=lambda row: (row["images"], -row[name]))
 
 
 def _figure(row: dict[str, Any], name: str) -> str:

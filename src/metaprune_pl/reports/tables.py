@@ -132,7 +132,9 @@ def _curves_table(experiment: Experiment) -> Table:
 def _latency_table(experiment: Experiment) -> Table:
     sizes = list(experiment.pruned[0].latency) if experiment.pruned else []
     rows = []
-    for row in pruned_rows(experiment):
+    every = pruned_rows(experiment)
+    full = max((row["budget"] for row in every), default=1.0)
+    for row in (row for row in every if row["budget"] == full):
         cells = [f"{row['target']:g}x", row["method"]]
         for size in sizes:
             milliseconds = row[f"milliseconds_batch_{size}"]
