@@ -32,12 +32,15 @@ _DIMENSIONS = {
 }
 """Layers with weights, and the dimensions of their kernels."""
 BATCH = 32
-"""Images that run together."""
+"""Most images that run together."""
+PIXELS = 2**18
+"""Most pixels of them, unless one image has more."""
 
 
 def equal_batches(images: Tensor) -> list[Tensor]:
     """Split four images or more into four batches or more of equal size; a few may be left over."""
-    size = len(images) // max(4, -(-len(images) // BATCH))
+    most = max(1, min(BATCH, PIXELS // images[0, 0].numel()))
+    size = len(images) // max(4, -(-len(images) // most))
     return [part for part in images.split(size) if len(part) == size]
 
 
@@ -141,12 +144,13 @@ class LayerwiseNetwork:
     """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        self._program = _export(network, example)
-        kinds = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
+        program = _export(network, example)  # has copies of the weights, and is not kept
+        self._module = program.graph_module
+        kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         own = all_tensors(network)
         self._tensors: dict[Node, Any] = {}
         self._names: dict[Node, str] = {}
-        for node in self._program.graph.find_nodes(op="placeholder"):
+        for node in self._module.graph.find_nodes(op="placeholder"):
             spec = kinds[node.name]
             if spec.kind is InputKind.USER_INPUT:
                 self._input = node
@@ -154,9 +158,9 @@ class LayerwiseNetwork:
                 self._tensors[node] = own[spec.target].detach()
                 self._names[node] = spec.target
             else:
-                self._tensors[node] = self._program.constants[str(spec.target)]
+                self._tensors[node] = program.constants[str(spec.target)]
         self._layers = dict(self._layer_nodes())
-        nodes = self._program.graph.nodes
+        nodes = self._module.graph.nodes
         self._last_use = {used: node for node in nodes for used in node.all_input_nodes}
 
     @property
@@ -165,7 +169,7 @@ class LayerwiseNetwork:
         return list(self._layers)
 
     def _layer_nodes(self) -> Iterator[tuple[str, Node]]:
-        for node in self._program.graph.nodes:
+        for node in self._module.graph.nodes:
             if (dimensions := _DIMENSIONS.get(str(node.target))) is not None:
                 arguments: tuple[Any, ...] = node.args
                 inputs, weight, *_ = arguments
@@ -191,9 +195,9 @@ class LayerwiseNetwork:
         """
         values: dict[Node, Any] = {**self._tensors, self._input: images}
         stops = {self._layers[name] for name in names}
-        for node in self._program.graph.nodes:
+        for node in self._module.graph.nodes:
             if node.op == "get_attr":
-                values[node] = getattr(self._program.graph_module, str(node.target))
+                values[node] = getattr(self._module, str(node.target))
             elif node.op == "call_function":
                 compute = self._call(node, values)
                 if node in stops:
