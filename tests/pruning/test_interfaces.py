@@ -45,7 +45,7 @@ def test_an_importance_and_a_cost_of_ones_own_prune_by_the_command_line(
     folder = f"--trainer.default_root_dir={tmp_path}/own"
     main(tiny("prune prune", *flags, *none, "--speed_ups=[1.5]", folder))
     (result,) = json.loads((tmp_path / "own" / "report.json").read_text())
-    given = load_network(line / "runs/quickstart/data_models/networks/seed_0002")
+    given = load_network(line / "runs/quickstart/data_models/networks/seed_0003")
     pruned = load_network(tmp_path / "own" / "speed_up_1.5" / "network")
     count = Neurons()
     example = torch.zeros(1, 1, 8, 8)
@@ -62,7 +62,7 @@ def test_a_target_of_ones_own_is_reached_by_the_command_line(
     line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(line)
-    given = load_network(line / "runs/quickstart/data_models/networks/seed_0002")
+    given = load_network(line / "runs/quickstart/data_models/networks/seed_0003")
     size = 4 * count_parameters(given)
     targets = [{"class_path": "toys.Bytes", "init_args": {"most": size // part}} for part in (2, 3)]
     asked = [f"--targets={json.dumps(targets)}", "--trust=toys"]
