@@ -179,5 +179,5 @@ def test_a_network_without_the_symmetry_is_refused_by_name(
 def test_only_images_that_are_looked_at_are_counted(workdir: Path) -> None:
     make()
     settings = OptimizerSettings()
-    stage = GuidedSparsity(network="given", optimizer=settings, shares=[0.5], predictors=["one"])
+    stage = GuidedSparsity(network="given", optimizer=settings, shares=[0.5], predictors=("one",))
     assert stage.images_read == 0

@@ -95,17 +95,14 @@ def prepare(
     network, card = open_for(given, data)
     check_fits(network, card, data)
     card = replace(card, preprocessing=data.preprocessing)
-    unpruned = examine_for(targets, network, card, preparation.pruning.attention)
-    if preparation.balance:
-        check_balance(unpruned.graph)
-    source = Path(given.network) if given.stored else context.folder / "source"
-    start = source
+    unpruned = _examined(preparation, targets, network, card)
+    start = source = Path(given.network) if given.stored else context.folder / "source"
     if preparation.initial is not None:
         _check_initial(preparation.initial, targets, unpruned)
         card = card if given.stored else store(context, source, network, card)
         start, card = _after_initial(context, data, source, preparation.initial)
         network = load_network(start)
-        unpruned = examine_for(targets, network, card, preparation.pruning.attention)
+        unpruned = _examined(preparation, targets, network, card)
     rewritten, card = _rewritten(context, data, preparation, network, unpruned.graph, card)
     if start == source and not given.stored:
         card = store(context, source, network, card)
@@ -118,6 +115,16 @@ def prepare(
         network=load_network(final).to(context.device),
         unpruned=unpruned,
     )
+
+
+def _examined(
+    preparation: Preparation, targets: Sequence[Target], network: nn.Module, card: NetworkCard
+) -> Unpruned:
+    """Find out what is to be known of a network, and refuse what cannot be done with it."""
+    unpruned = examine_for(targets, network, card, preparation.pruning.attention)
+    if preparation.balance:
+        check_balance(unpruned.graph)
+    return unpruned
 
 
 def _check_initial(initial: InitialPruning, targets: Sequence[Target], unpruned: Unpruned) -> None:

@@ -52,7 +52,7 @@ class GuidedSparsity(Finetuning):
         self,
         *,
         shares: list[float],
-        predictors: list[str] = [],  # noqa: B006  (never changed)
+        predictors: tuple[str, ...] = (),
         l1: float = 1e-4,
         guidance: float = 1.0,
         caution: float = 0.0,
