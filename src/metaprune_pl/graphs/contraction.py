@@ -151,6 +151,7 @@ def _contract(
         values = kept[0].labels
         if values.numel() > values.shape[-1] > 1:
             call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
+            may_equal_input(call, values.flatten())
     return _product(call, kept, output)
 
 

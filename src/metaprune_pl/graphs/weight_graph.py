@@ -75,6 +75,10 @@ class Connection:
         groups, outputs, inputs, _ = self.shape
         return groups * outputs * inputs
 
+    def whole(self, kept: Tensor) -> bool:
+        """Whether all of its neurons are kept, given which nodes are, bool [N]."""
+        return bool(kept[self.target].all()) and bool(kept[self.source].all())
+
     def block(self, parameter: Tensor) -> Tensor:
         """View the parameter as edges: its own shape -> [G, O, I, T]."""
         groups, outputs, inputs, taps = self.shape

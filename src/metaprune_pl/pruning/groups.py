@@ -180,22 +180,37 @@ def magnitudes(
         p: Exponent.
         kept: Which nodes are there, bool [N]; weights to and from the others do not count.
     """
-    values: list[Tensor] = []
-    for connection in graph.connections:
-        if connection.parameter is not None:
-            block = _sum_of_powers(connection.block(state[connection.parameter]), p)  # [G, O, I]
-            if kept is not None:
-                targets = kept[connection.target][:, :, None]
-                sources = kept[connection.source][:, None, :]
-                block = block * targets * sources
-            if connection.shape[0] > 1:
-                values.append(block.sum((1, 2)))
-            else:
-                values += [block.sum(2).flatten(), block.sum(1).flatten()]
-    values += [
-        state[name].abs().pow(p) for group in graph.groups for name in _norm_weights(group.slots)
+    return sums_of_powers(graph, edge_powers(graph, state, p), kept)
+
+
+def edge_powers(graph: WeightGraph, state: Mapping[str, Tensor], p: float) -> list[Tensor]:
+    """Sum |w|^p over the taps of each connection, [G, O, I] each; then |w|^p of norms, [K] each."""
+    edges = [
+        _sum_of_powers(connection.block(state[connection.parameter]), p)
+        for connection in graph.connections
+        if connection.parameter is not None
     ]
-    return torch.cat(values)
+    norms = [name for group in graph.groups for name in _norm_weights(group.slots)]
+    return edges + [state[name].abs().pow(p) for name in norms]
+
+
+def sums_of_powers(graph: WeightGraph, powers: list[Tensor], kept: Tensor | None) -> Tensor:
+    """Sum what `edge_powers` gave over all but the neuron that it belongs to: see `magnitudes`."""
+    connections = [layer for layer in graph.connections if layer.parameter is not None]
+    values: list[Tensor] = []
+    for connection, block in zip(connections, powers, strict=False):
+        if connection.shape[0] > 1:
+            if kept is not None:
+                block = block * kept[connection.target][:, :, None]
+                block = block * kept[connection.source][:, None, :]
+            values.append(block.sum((1, 2)))
+        elif kept is None:
+            values += [block.sum(2).flatten(), block.sum(1).flatten()]
+        else:
+            targets = kept[connection.target[0]].to(block)
+            sources = kept[connection.source[0]].to(block)
+            values += [targets * (block[0] @ sources), sources * (targets @ block[0])]
+    return torch.cat([*values, *powers[len(connections) :]])
 
 
 def _sum_of_powers(values: Tensor, p: float) -> Tensor:

@@ -132,8 +132,8 @@ class _Removal:
         cost: Callable[[Tensor], float],
     ) -> None:
         self.groups = groups
-        self.measured = measured
         self.criterion = criterion
+        self.scores = criterion.of_kept(groups, measured)
         self.settings = settings
         self.cost = cost
         self.floor = _floor(groups, settings)
@@ -176,8 +176,8 @@ class _Removal:
     def _rank(self) -> None:
         order = _ranking(
             self.groups,
-            self.measured,
             self.criterion,
+            self.scores(self.groups.nodes(self.units)),
             self.settings,
             self.units,
         )
@@ -211,13 +211,8 @@ def fewest_nodes(
     """
     state = {name: value.cpu() for name, value in state.items()}
     floor = _floor(groups, settings)
-    order = _ranking(
-        groups,
-        state,
-        criterion,
-        settings,
-        groups.prunable,
-    )
+    scores = criterion.scores(groups, state, groups.nodes(groups.prunable))
+    order = _ranking(groups, criterion, scores, settings, groups.prunable)
     priority = torch.zeros_like(groups.group)
     priority[order] = torch.arange(len(order))
     units = _without(groups.prunable, _removable(groups, order, floor))
@@ -262,13 +257,12 @@ def _floor(groups: PruningGroups, settings: PruningSettings) -> Tensor:
 
 def _ranking(
     groups: PruningGroups,
-    measured: Mapping[str, Tensor],
     criterion: Importance,
+    scores: Tensor,
     settings: PruningSettings,
     units: Tensor,
 ) -> Tensor:
     """Units that are there, least important first, without those that the criterion cannot tell."""
-    scores = criterion.scores(groups, measured, groups.nodes(units))
     candidates = (units & scores.isfinite()).nonzero().flatten()
     scores = scores / criterion.normalizer(groups, scores, units | ~groups.prunable)
     order = candidates[torch.argsort(scores[candidates], stable=True)]

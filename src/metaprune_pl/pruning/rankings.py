@@ -21,9 +21,13 @@ def competition(groups: PruningGroups, ranking: Ranking) -> Tensor:
         return torch.zeros_like(groups.group)
     if ranking == "uniform":
         return groups.group
+    return kinds_of(groups)[groups.group]
+
+
+def kinds_of(groups: PruningGroups) -> Tensor:
+    """Return the index of the kind of each pruning group: alike but for their widths."""
     numbers: dict[tuple[object, ...], int] = {}
-    kinds = [numbers.setdefault(kind, len(numbers)) for kind in _kinds(groups)]
-    return torch.tensor(kinds)[groups.group]
+    return torch.tensor([numbers.setdefault(kind, len(numbers)) for kind in _kinds(groups)])
 
 
 def _kinds(groups: PruningGroups) -> list[tuple[object, ...]]:

@@ -1,6 +1,8 @@
 """A network without some of its neurons, and the check that it is the network with them masked."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -40,27 +42,52 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
         graph: Its topology.
         kept: Which nodes stay, bool [N].
     """
+    no_tensor_twice = {id(value): value for value in all_tensors(network).values()}
+    pruned = copy_network(network, no_tensor_twice)
+    own = {name: value.clone() for name, value in _cut_tensors(network, graph, kept).items()}
+    set_tensors(pruned, own)
+    _set_attributes(pruned, graph, kept)
+    return pruned
+
+
+@contextmanager
+def removed(network: nn.Module, graph: WeightGraph, kept: Tensor) -> Iterator[None]:
+    """Remove neurons from a network itself for as long as a block lasts: a copy takes longer."""
+    before = [
+        (module, dict(vars(module)), dict(module._parameters), dict(module._buffers))
+        for module in network.modules()
+    ]
+    try:
+        set_tensors(network, _cut_tensors(network, graph, kept))
+        _set_attributes(network, graph, kept)
+        yield
+    finally:
+        for module, attributes, parameters, buffers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+def _cut_tensors(network: nn.Module, graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
+    """Parameters and buffers without some neurons; those that keep all are the network's own."""
     tensors = {name: value.detach() for name, value in all_tensors(network).items()}
     for scale in graph.constraints.scales:
         _fold(scale, tensors, kept)
     for group in graph.groups:
-        _cut_slots(group, tensors, kept)
+        if not bool(kept[group.start : group.stop].all()):
+            _cut_slots(group, tensors, kept)
     for connection in graph.connections:
-        if connection.parameter is not None:
+        if connection.parameter is not None and not connection.whole(kept):
             tensors[connection.parameter] = _cut(connection, tensors[connection.parameter], kept)
     for follower in graph.constraints.followers:
         stays = ((follower.nodes < 0) | kept[follower.nodes]).nonzero().flatten()
         value = tensors[follower.parameter]
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
-    no_tensor_twice = {id(value): value for value in all_tensors(network).values()}
-    pruned = copy_network(network, no_tensor_twice)
-    set_tensors(
-        pruned,
-        {name: value.detach().clone() for name, value in tensors.items()},
-    )
-    _set_attributes(network, pruned, graph, kept)
-    return pruned
+    return tensors
 
 
 def _factor(scale: AttentionScale, kept: Tensor) -> float:
@@ -92,12 +119,7 @@ def _cut_slots(group: NeuronGroup, tensors: dict[str, Tensor], kept: Tensor) -> 
         tensors[name] = tensors[name][index.to(tensors[name].device)]
 
 
-def _set_attributes(
-    network: nn.Module,
-    pruned: nn.Module,
-    graph: WeightGraph,
-    kept: Tensor,
-) -> None:
+def _set_attributes(pruned: nn.Module, graph: WeightGraph, kept: Tensor) -> None:
     """Set the attributes that count neurons, and scales that follow the width of a head."""
     for extent in graph.constraints.extents:
         module = pruned.get_submodule(extent.module)
@@ -109,7 +131,7 @@ def _set_attributes(
         if (factor := _factor(scale, kept)) not in (0.0, 1.0):
             written_out = scale.nodes.shape[1] ** -0.5
             module = pruned.get_submodule(scale.module)
-            for name, value in vars(network.get_submodule(scale.module)).items():
+            for name, value in vars(module).items():
                 same = type(value) is float and math.isclose(value, written_out)
                 if same and "scal" in name and scale.certain:
                     setattr(module, name, value / factor**0.5)
@@ -175,11 +197,8 @@ def check_masked(
         PruningError: The pruned network does not run, or differs.
     """
     images = drawn(example)
-    return compare(
-        pruned,
-        images,
-        masked_outputs(network, graph, kept, images),
-    )
+    after = outputs_of(pruned, images)
+    return compare(after, masked_outputs(network, graph, kept, images))
 
 
 def drawn(example: Example) -> Example:
@@ -188,19 +207,27 @@ def drawn(example: Example) -> Example:
 
 
 @torch.no_grad()
-def compare(pruned: nn.Module, images: Example, masked: list[Tensor] | str) -> Comparison:
-    """Compare a pruned network with what `masked_outputs` returned, on the same input.
+def outputs_of(pruned: nn.Module, images: Example) -> dict[str, Tensor]:
+    """Return all outputs of a pruned network by path.
 
     Raises:
-        PruningError: The pruned network does not run, or differs.
+        PruningError: It does not run.
     """
     try:
-        after = dict(tensors_of(call(pruned.eval(), images)))
+        return dict(tensors_of(call(pruned.eval(), images)))
     except FORWARD_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PruningError(
             f"the pruned network does not run: {reason}. Its forward counts on a fixed width."
         ) from error
+
+
+def compare(after: Mapping[str, Tensor], masked: list[Tensor] | str) -> Comparison:
+    """Compare outputs of a pruned network with what `masked_outputs` returned for the same input.
+
+    Raises:
+        PruningError: They differ.
+    """
     if isinstance(masked, str):
         return Comparison(outputs=(), difference=0.0, reason=masked)
     if len(masked) != len(after):
@@ -239,7 +266,7 @@ def masked_outputs(
         return "weights are standardised over their inputs"
     state = {name: value.detach() for name, value in all_tensors(network).items()}
     for connection in graph.connections:
-        if connection.parameter is not None:
+        if connection.parameter is not None and not bool(kept[connection.source].all()):
             parameter = state[connection.parameter]
             mask = kept[connection.source].to(parameter)[:, None, :, None]
             block = connection.block(parameter) * mask

@@ -1,5 +1,6 @@
 """Pruning groups that a forward pass can follow: trials show what it counts on."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -13,13 +14,15 @@ from metaprune_pl.networks.widths import copy_network
 from metaprune_pl.pruning.attributes import pairs_of, without_pairs
 from metaprune_pl.pruning.groups import PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits, by_heads
+from metaprune_pl.pruning.rankings import kinds_of
 from metaprune_pl.pruning.removal import (
     FORWARD_ERRORS,
     check_repeatable,
     compare,
     drawn,
     masked_outputs,
-    remove,
+    outputs_of,
+    removed,
 )
 
 
@@ -90,13 +93,9 @@ def _trial(network: nn.Module, example: Example, graph: WeightGraph) -> "_Trial"
     )
     everything = torch.ones(graph.num_nodes, dtype=torch.bool)
     try:
-        compare(
-            precise,
-            images,
-            masked_outputs(precise, graph, everything, images),
-        )
+        compare(outputs_of(precise, images), masked_outputs(precise, graph, everything, images))
     except (PruningError, *FORWARD_ERRORS):
-        return _Trial(network=network, images=drawn(example))
+        return _Trial(network=copy_network(network), images=drawn(example))
     return _Trial(network=precise, images=images)
 
 
@@ -105,7 +104,7 @@ class _Trial:
     """Removes a little of a network to see what comes of it.
 
     Attributes:
-        network: Left as it is.
+        network: A copy, from which neurons are removed and put back.
         images: One input as a batch.
         masked: Outputs of masked networks, by which nodes are kept.
     """
@@ -154,11 +153,14 @@ class _Trial:
     def stuck(self, groups: PruningGroups, some: Tensor) -> Tensor:
         """Of groups that failed together, [K], those that the forward pass counts on.
 
-        Halving finds few among many.
+        Halving finds few among many; groups of the same kind share the fate of the first.
         """
         if len(some) < 2:
             return some
-        halves = torch.tensor_split(some, 2)
+        kinds = _named_kinds(groups)[some]
+        if bool((kinds == kinds[0]).all()) and self.fails(groups, some[:1]):
+            return some
+        halves = torch.tensor_split(some[torch.argsort(kinds, stable=True)], 2)
         stuck = [self.stuck(groups, half) for half in halves if self.fails(groups, half)]
         return torch.cat(stuck) if stuck else some  # they fail together only
 
@@ -182,22 +184,23 @@ class _Trial:
 
     def _error(self, groups: PruningGroups, kept: Tensor) -> Exception | None:
         key = kept.numpy().tobytes()
-        if key not in self.masked:
-            self.masked[key] = masked_outputs(
-                self.network,
-                groups.graph,
-                kept,
-                self.images,
-            )
         try:
-            compare(
-                remove(self.network, groups.graph, kept),
-                self.images,
-                self.masked[key],
-            )
+            with removed(self.network, groups.graph, kept):
+                after = outputs_of(self.network, self.images)
+            if key not in self.masked:
+                self.masked[key] = masked_outputs(self.network, groups.graph, kept, self.images)
+            compare(after, self.masked[key])
         except PruningError as error:
             return error
         return None
+
+
+def _named_kinds(groups: PruningGroups) -> Tensor:
+    """Index of the kind of each pruning group, where names that differ in numbers are alike."""
+    numbers: dict[tuple[int, str], int] = {}
+    kinds = zip(kinds_of(groups).tolist(), groups.names, strict=True)
+    named = [(kind, re.sub(r"\d+", "*", name)) for kind, name in kinds]
+    return torch.tensor([numbers.setdefault(kind, len(numbers)) for kind in named])
 
 
 def _without(

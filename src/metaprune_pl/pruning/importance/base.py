@@ -63,6 +63,19 @@ class Importance(ABC):
             kept: Which nodes are there, bool [N]; None is all.
         """
 
+    def of_kept(
+        self, groups: PruningGroups, measured: Mapping[str, Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """Return a function from which nodes are there, bool [N], to the scores, [U].
+
+        A plan calls it some hundred times, so what is the same for all of them may be done before.
+
+        Args:
+            groups: Pruning groups.
+            measured: Result of `measure`.
+        """
+        return lambda kept: self.scores(groups, measured, kept)
+
     def weight_scores(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Score each single weight, divided within its layer.
 

@@ -1,6 +1,6 @@
 """Layer-adaptive sparsity (Lee et al. 2021)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.importance.base import Importance, check_exponent
-from metaprune_pl.pruning.importance.magnitude import power_sums, powers
+from metaprune_pl.pruning.importance.magnitude import power_sums, power_sums_of_kept, powers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,12 @@ class Lamp(Importance):
     ) -> Tensor:
         """Mean of |w|^p, differentiable: see `Importance.scores`."""
         return power_sums(groups, measured, self.p, kept)
+
+    def of_kept(
+        self, groups: PruningGroups, measured: Mapping[str, Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """Raise to powers once: see `Importance.of_kept`."""
+        return power_sums_of_kept(groups, measured, self.p)
 
     def raw_weight_scores(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return |w|^p of each weight."""

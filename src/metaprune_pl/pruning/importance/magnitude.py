@@ -1,12 +1,17 @@
 """The paper's group norm (B.2.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from metaprune_pl.pruning.groups import PruningGroups, magnitudes
+from metaprune_pl.pruning.groups import (
+    PruningGroups,
+    edge_powers,
+    magnitudes,
+    sums_of_powers,
+)
 from metaprune_pl.pruning.importance.base import Normalized, check_exponent
 
 
@@ -39,6 +44,12 @@ class Magnitude(Normalized):
             first=self.reduce == "first",
         )
 
+    def of_kept(
+        self, groups: PruningGroups, measured: Mapping[str, Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """Raise to powers once: see `Importance.of_kept`."""
+        return power_sums_of_kept(groups, measured, self.p, first=self.reduce == "first")
+
     def raw_weight_scores(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return |w|^p of each weight."""
         return powers(measured, self.p)
@@ -61,7 +72,23 @@ def power_sums(
         kept: Which nodes are there, bool [N]; None is all.
         first: Whether a unit's first layer alone counts.
     """
-    sums = magnitudes(groups.graph, values, p, kept)
+    return _of_units(groups, magnitudes(groups.graph, values, p, kept), first)
+
+
+def power_sums_of_kept(
+    groups: PruningGroups,
+    values: Mapping[str, Tensor],
+    p: float,
+    *,
+    first: bool = False,
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from which nodes are there, bool [N], to the result of `power_sums`."""
+    powers_once = edge_powers(groups.graph, values, p)
+    return lambda kept: _of_units(groups, sums_of_powers(groups.graph, powers_once, kept), first)
+
+
+def _of_units(groups: PruningGroups, sums: Tensor, first: bool) -> Tensor:
+    """Put the sums of parameters, [P], together to scores, [U]."""
     if first:
         sums = sums * groups.entry_first.to(sums.device)
     index = groups.entry_unit.to(sums.device)

@@ -1,6 +1,6 @@
 """The loss's change to first order (Molchanov et al. 2019; of single weights Lee et al. 2019)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.importance.base import Images, Normalized, check_exponent
-from metaprune_pl.pruning.importance.magnitude import power_sums, powers
+from metaprune_pl.pruning.importance.magnitude import power_sums, power_sums_of_kept, powers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,12 @@ class Taylor(Normalized):
     ) -> Tensor:
         """Mean of |w * dL/dw|^p: see `Importance.scores`."""
         return power_sums(groups, measured, self.p, kept)
+
+    def of_kept(
+        self, groups: PruningGroups, measured: Mapping[str, Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """Raise to powers once: see `Importance.of_kept`."""
+        return power_sums_of_kept(groups, measured, self.p)
 
     def raw_weight_scores(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return |w * dL/dw|^p of each weight."""
