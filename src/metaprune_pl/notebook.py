@@ -1,6 +1,5 @@
 """What a notebook or script starts with, in a line each, with sensible defaults."""
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from metaprune_pl import graphs, pruning
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.base import Rewriter
+from metaprune_pl.networks.examples import Example
 from metaprune_pl.networks.open import usual_input
+from metaprune_pl.networks.widths import copy_network, put_state
 from metaprune_pl.pruning import Elimination, Importance, Magnitude, PruningSettings, SpeedUp
 from metaprune_pl.pruning.importance import Images
 from metaprune_pl.pruning.rankings import Ranking
@@ -27,41 +28,43 @@ REPAIR = 1024
 T = TypeVar("T")
 
 
-def trace(network: nn.Module, example: Tensor | None = None) -> graphs.WeightGraph:
+def trace(network: nn.Module, example: Example | None = None) -> graphs.WeightGraph:
     """Turn a network into a graph.
 
     Args:
         network: Left as it is.
-        example: One image as a batch, [1, C, H, W]; None guesses the shape.
+        example: One input as a batch: an image [1, C, H, W], a tuple of positional arguments, or a
+            dictionary of keyword arguments; None guesses the shape of an image.
 
     Raises:
         TraceError: The network cannot be turned into a graph.
     """
-    copied = copy.deepcopy(network).eval()
+    copied = copy_network(network).eval()
     return graphs.trace(copied, _example(copied, example))
 
 
 def rewrite(
-    network: nn.Module, metanetwork: Rewriter | str | Path, example: Tensor | None = None
+    network: nn.Module, metanetwork: Rewriter | str | Path, example: Example | None = None
 ) -> nn.Module:
     """Return a copy of a network, in evaluation mode, with the weights that a metanetwork gives it.
 
     Args:
         network: Left as it is.
         metanetwork: The metanetwork, or the folder of a stored one.
-        example: One image as a batch, [1, C, H, W]; None guesses the shape.
+        example: One input as a batch: an image [1, C, H, W], a tuple of positional arguments, or a
+            dictionary of keyword arguments; None guesses the shape of an image.
 
     Raises:
         StorageError: There is no such metanetwork.
         TraceError: It does not go with the network.
     """
-    copied = copy.deepcopy(network).eval()
+    copied = copy_network(network).eval()
     loaded = metanetwork
     if not isinstance(loaded, Rewriter):
         loaded = load_metanetwork(str(loaded))
     with torch.no_grad():
         graph = graphs.trace(copied, _example(copied, example))
-        copied.load_state_dict(loaded.rewrite(graph, copied.state_dict()))
+        put_state(copied, loaded.rewrite(graph, copied.state_dict()))
     return copied
 
 
@@ -69,7 +72,7 @@ def prune(
     network: nn.Module,
     speed_up: float = 2.0,
     *,
-    example: Tensor | None = None,
+    example: Example | None = None,
     criterion: Importance | None = None,
     settings: PruningSettings | None = None,
     images: Images | None = None,
@@ -82,7 +85,8 @@ def prune(
     Args:
         network: Left as it is.
         speed_up: Multiply-accumulates of the network over those of the result.
-        example: One image as a batch, [1, C, H, W]; None guesses the shape.
+        example: One input as a batch: an image [1, C, H, W], a tuple of positional arguments, or a
+            dictionary of keyword arguments; None guesses the shape of an image.
         criterion: Which channels matter; None is `Elimination`, or without images the group norm,
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
@@ -95,7 +99,7 @@ def prune(
         PruningError: It is out of reach, or nothing in the network can be pruned.
         TraceError: The network cannot be turned into a graph.
     """
-    copied = copy.deepcopy(network).eval()
+    copied = copy_network(network).eval()
     ranking: Ranking = "uniform" if images is None and criterion is None else "global"
     usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
     target = SpeedUp(value=speed_up, settings=settings or usual)
@@ -160,7 +164,7 @@ def run(
     return cast(T, result)
 
 
-def _example(network: nn.Module, given: Tensor | None) -> Tensor:
+def _example(network: nn.Module, given: Example | None) -> Example:
     if given is not None:
         return given
     weight = next(network.parameters(), torch.zeros(()))

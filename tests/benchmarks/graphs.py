@@ -1,18 +1,25 @@
-"""Seconds to trace networks, and milliseconds to read and write their weights.
+"""Seconds to trace networks and to read and write their weights; seconds to plan 2x.
 
-Run with `python -m tests.benchmarks.graphs`.
+Planning is tracing, finding the pruning groups with all trials, and choosing the channels; beside
+it torch-pruning's graph and pruner in the same steps, in CPU seconds of one thread.
+
+Run with `python -m tests.benchmarks.graphs`, or with the names of networks to plan alone.
 """
 
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+import torch_pruning
 import torchvision
+from torch import Tensor, nn
 
 from metaprune_pl.graphs import read, trace, write
 from metaprune_pl.graphs.features import schema_of
 from metaprune_pl.networks import create_network
+from metaprune_pl.pruning import Magnitude, PruningSettings, examine, plan
 
 NETWORKS = {
     "ResNet-56": (lambda: create_network("cifar_resnet", depth=56), 32),
@@ -31,8 +38,78 @@ def median(work: Callable[[], object], repetitions: int = 5) -> float:
     return statistics.median(times)
 
 
-def main() -> None:
+PLANNED = ("efficientnet_b4", "vit_b_16", "convnext_base", "swin_b")
+"""Networks of torchvision that are planned to 2x."""
+
+
+def cpu_seconds(work: Callable[[], object]) -> tuple[float, str]:
+    """CPU seconds of a call, and why it failed, if it did."""
+    start, failure = time.process_time(), ""
+    try:
+        work()
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        failure = f" and fails ({type(error).__name__}: {str(error).splitlines()[0][:60]})"
+    return time.process_time() - start, failure
+
+
+def plan_to_2x(network: nn.Module, image: Tensor, settings: PruningSettings) -> None:
+    """Trace, find the pruning groups, and choose the channels that stay."""
+    unpruned, criterion = examine(network, image), Magnitude(normalize="mean")
+    assert unpruned.groups is not None
+    budget = unpruned.base(settings.cost) / 2
+    cost = settings.cost.of_kept(network, unpruned.graph, image)
+    measured = criterion.measure(network, unpruned.graph)
+    plan(unpruned.groups, measured, criterion, settings, [budget], cost)
+
+
+def prune_with_torch_pruning(network: nn.Module, image: Tensor, steps: int) -> None:
+    """Build torch-pruning's graph, and let its pruner take steps until 2x is reached."""
+    count = torch_pruning.utils.count_ops_and_params
+    heads = {m: m.num_heads for m in network.modules() if isinstance(m, nn.MultiheadAttention)}
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Linear))
+    pruner = torch_pruning.pruner.GroupNormPruner(
+        network,
+        image,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=1.0,
+        iterative_steps=steps,
+        ignored_layers=[last],
+        num_heads=heads,
+    )
+    budget = count(network, image)[0] / 2
+    while count(network, image)[0] > budget:
+        pruner.step()
+
+
+def compare_planning(names: Sequence[str], step: float) -> None:
+    """Plan torchvision's networks to 2x in both ways, in turn."""
+    settings = PruningSettings(step=step)
+    for name in names:
+        network, image = torchvision.models.get_model(name).eval(), torch.zeros(1, 3, 224, 224)
+        own, failed = cpu_seconds(lambda: plan_to_2x(network, image, settings))  # noqa: B023
+        assert not failed, failed
+        theirs, why = cpu_seconds(
+            lambda: prune_with_torch_pruning(network, image, round(1 / step))  # noqa: B023
+        )
+        print(
+            f"{name}, steps of {step:g}: to 2x {own:.1f} s, torch-pruning {theirs:.1f} s{why}: "
+            f"{theirs / own:.1f}x",
+            flush=True,
+        )
+
+
+def main(names: Sequence[str]) -> None:
     """Measure."""
+    torch.set_num_threads(1)
+    if not names:
+        trace_read_write()
+    for step in (0.005, 0.05):
+        compare_planning(names or PLANNED, step)
+
+
+def trace_read_write() -> None:
+    """Time a trace, and reading and writing."""
     schema = schema_of("universal")
     for name, (make, size) in NETWORKS.items():
         network, image = make().eval(), torch.zeros(1, 3, size, size)
@@ -51,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -36,7 +36,7 @@ def main(names: list[str]) -> None:
     )
     todo = names or [name for name in networks if name not in rows]
     for number, name in enumerate(todo, 1):
-        row = _in_a_process(name, networks.get(name, 224))
+        row = _in_a_process(name, networks.get(name, "3,224,224"))
         rows[name] = {key: str(value) for key, value in asdict(row).items()}
         print(
             f"{number}/{len(todo)} {name}: {row.verdict} ({row.seconds:.0f} s) {row.error}",
@@ -56,10 +56,10 @@ def main(names: list[str]) -> None:
     )
 
 
-def _in_a_process(name: str, side: int) -> Row:
+def _in_a_process(name: str, shape: str) -> Row:
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[Row] = context.Queue()
-    process = context.Process(target=put_row, args=(name, side, results))
+    process = context.Process(target=put_row, args=(name, shape, results))
     process.start()
     row = Row(network=name, seconds=LIMIT, error=f"not done within {LIMIT} s")
     try:

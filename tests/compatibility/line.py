@@ -4,7 +4,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing import Queue
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from metaprune_pl.networks import (
     load_network,
     save_network,
 )
+from metaprune_pl.networks.examples import Example, call, convert, random_like, tensors_of
+from metaprune_pl.networks.examples import arguments as arguments_of
+from metaprune_pl.networks.inputs import example_of
 from metaprune_pl.networks.widths import own_state
 from metaprune_pl.pruning import Magnitude, PruningSettings, SpeedUp, count_macs, examine
 
@@ -87,26 +90,26 @@ class Row:
         return "ok" if self.exact and self.trains and self.loads and not self.error else "FAILED"
 
 
-def run_line(name: str, side: int, *, metanetwork: bool = True, **arguments: Any) -> Row:
-    """Take one network through the whole line; images are [3, side, side]."""
+def run_line(name: str, shape: str, *, metanetwork: bool = True, **arguments: Any) -> Row:
+    """Take one network through the whole line; its inputs are a text: see `example_of`."""
     row, start = Row(network=name), time.perf_counter()
     try:
-        _run(row, side, {**_ARGUMENTS.get(name, {}), **arguments}, metanetwork)
+        _run(row, shape, {**_ARGUMENTS.get(name, {}), **arguments}, metanetwork)
     except ERRORS as error:
         row.error = f"{type(error).__name__}: {error}".splitlines()[0]
     row.seconds = time.perf_counter() - start
     return row
 
 
-def put_row(name: str, side: int, results: "Queue[Row]") -> None:
+def put_row(name: str, shape: str, results: "Queue[Row]") -> None:
     """Run the line in a process of its own."""
-    results.put(run_line(name, side))
+    results.put(run_line(name, shape))
 
 
-def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> None:
+def _run(row: Row, shape: str, arguments: dict[str, Any], metanetwork: bool) -> None:
     network = randomize(create_network(row.network, seed=0, **arguments))
-    image = torch.zeros(1, 3, side, side)
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = example_of(shape)
+    images = random_like(_pair(image), torch.Generator().manual_seed(0))
     sizes = {key: value.numel() for key, value in network.named_parameters()}
     row.parameters = sum(sizes.values())
     graph = trace(network, image)
@@ -117,17 +120,35 @@ def _run(row: Row, side: int, arguments: dict[str, Any], metanetwork: bool) -> N
         row.metanetwork = _identity(network, graph, images)
     row.unfollowed = len(graph.unfollowed)
     small = _pruned(row, network, image)
-    small.train()(images).sum().backward()
+    sum(output.sum() for output in _outputs(small.train(), images)).backward()  # type: ignore
     row.trains = True
     again = trace(small.eval(), image)
     row.exact = row.exact and round_trip_is_exact(again, small.state_dict())
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         settings = NetworkSettings(builder=row.network, arguments=arguments)
-        save_network(
-            folder + "/network", small, NetworkCard(settings=settings, input_shape=(3, side, side))
+        save_network(folder + "/network", small, NetworkCard(settings=settings, input_shape=shape))
+        row.loads = _same(
+            _outputs(load_network(folder + "/network"), images), _outputs(small, images)
         )
-        loaded, own = load_network(folder + "/network")(images), small(images)
-        row.loads = bool(torch.allclose(loaded, own, rtol=1e-4, atol=1e-5 * float(own.abs().max())))
+
+
+def _pair(example: Example) -> Example:
+    """Twice the same."""
+    return cast(Example, convert(example, lambda tensor: torch.cat([tensor, tensor])))
+
+
+def _outputs(network: nn.Module, example: Example) -> list[Tensor]:
+    """All outputs of real numbers."""
+    tensors = [tensor for _, tensor in tensors_of(call(network, example))]
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
+def _same(left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether outputs are equal but for rounding."""
+    return all(
+        bool(torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-7))
+        for a, b in zip(left, right, strict=True)
+    )
 
 
 def round_trip_is_exact(graph: WeightGraph, state: dict[str, Tensor]) -> bool:
@@ -137,20 +158,19 @@ def round_trip_is_exact(graph: WeightGraph, state: dict[str, Tensor]) -> bool:
 
 
 @torch.no_grad()
-def _identity(network: nn.Module, graph: WeightGraph, images: Tensor) -> bool:
+def _identity(network: nn.Module, graph: WeightGraph, images: Example) -> bool:
     """Whether a fresh metanetwork (the identity) reads the network and keeps its logits."""
     taps = sorted({connection.shape[3] for connection in graph.connections})
     fresh = PNAMetanetwork(layers=1, hidden=2, schema="universal", kernels="per_size", taps=taps)
-    before = network(images)
+    before = _outputs(network, images)
+    positional, by_name = arguments_of(images)
     after = torch.func.functional_call(
-        network, fresh.rewrite(graph, own_state(network)), (images,), tie_weights=False
+        network, fresh.rewrite(graph, own_state(network)), positional, by_name, tie_weights=False
     )
-    return bool(
-        torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()) + 1e-7)
-    )
+    return _same([t for _, t in tensors_of(after) if t.is_floating_point()], before)
 
 
-def _pruned(row: Row, network: nn.Module, image: Tensor) -> nn.Module:
+def _pruned(row: Row, network: nn.Module, image: Example) -> nn.Module:
     """Prune to 2x, and note what was compared."""
     settings, criterion = PruningSettings(step=0.05), Magnitude(normalize="mean")
     unpruned = examine(network, image)
@@ -161,6 +181,6 @@ def _pruned(row: Row, network: nn.Module, image: Tensor) -> nn.Module:
     (result,) = SpeedUp.reach([target], network, unpruned, criterion)
     row.speed_up = count_macs(network, image) / count_macs(result.network, image)
     assert result.comparison is not None
-    row.compared = result.comparison.reason or "outputs" + " ".join(result.comparison.outputs)
+    row.compared = result.comparison.reason or "outputs " + " ".join(result.comparison.outputs)
     row.difference = result.comparison.difference
     return result.network

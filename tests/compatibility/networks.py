@@ -2,6 +2,8 @@
 
 from itertools import chain
 
+from compatibility.libraries import installed
+
 _TIMM = {
     160: (
         "test_byobnet test_coatnet test_convnext test_efficientnet test_mambaout test_nfnet "
@@ -75,10 +77,10 @@ QUICK = {
 """Network to the side of a small image that it takes."""
 
 
-def whole_report() -> dict[str, int]:
-    """Return every network of the report with the side of its images.
+def whole_report() -> dict[str, str]:
+    """Return every network of the report with its input.
 
-    Torchvision's classifiers, then timm's choice.
+    Torchvision's classifiers, timm's choice, and small ones of other libraries.
     """
     from torchvision import models
 
@@ -89,4 +91,5 @@ def whole_report() -> dict[str, int]:
     timm = chain.from_iterable(
         ((f"timm/{name}", side) for name in names.split()) for side, names in _TIMM.items()
     )
-    return torchvision | dict(timm)
+    images = {name: f"3,{side},{side}" for name, side in (torchvision | dict(timm)).items()}
+    return images | installed()

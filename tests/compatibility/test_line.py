@@ -5,6 +5,7 @@
 
 import pytest
 
+from compatibility.libraries import installed
 from compatibility.line import run_line
 from compatibility.networks import QUICK, whole_report
 
@@ -12,13 +13,23 @@ from compatibility.networks import QUICK, whole_report
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(QUICK))
 def test_a_network_of_each_family(name: str) -> None:
-    row = run_line(name, QUICK[name], num_classes=10)
+    row = run_line(name, f"3,{QUICK[name]},{QUICK[name]}", num_classes=10)
     assert row.error == ""
     assert row.exact and row.metanetwork and row.trains and row.loads
     assert 2.0 <= row.speed_up < 2.6
     if name.startswith("torchvision"):
         assert row.coverage == 1.0
     assert row.coverage > 0.97  # position embeddings of small transformers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(installed()))
+def test_a_small_network_of_each_library_that_is_there(name: str) -> None:
+    row = run_line(name, installed()[name])
+    assert row.error == ""
+    assert row.exact and row.metanetwork and row.trains and row.loads
+    assert row.compared.startswith("outputs") and row.difference < 1e-5
+    assert 2.0 <= row.speed_up < 2.6
 
 
 def test_the_report_has_all_of_torchvision_and_many_families_of_timm() -> None:

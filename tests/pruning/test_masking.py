@@ -65,7 +65,7 @@ def test_the_gradient_of_a_masked_network_is_that_of_the_removed_one() -> None:
 
 def test_channels_of_a_layer_norm_are_not_masked() -> None:
     network = VisionTransformer(32, 16, 2, 2, hidden_dim=24, mlp_dim=36, num_classes=4)
-    groups = find_groups(trace(network, torch.zeros(1, 3, 32, 32)), equal_widths=True)
+    groups = find_groups(trace(network, torch.zeros(1, 3, 32, 32)), equal="attention")
     names = {groups.names[number] for number in groups.group[maskable(groups)].tolist()}
     assert names and all("mlp" in name for name in names)
 

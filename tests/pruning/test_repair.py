@@ -186,7 +186,7 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:
 def test_no_layer_is_worse_on_the_images_kept_apart(name: str) -> None:
     network, shape = networks()[name]
     graph = trace(network, torch.zeros(1, *shape))
-    kept = random_kept(find_groups(graph, equal_widths=True))
+    kept = random_kept(find_groups(graph, equal="attention"))
     data = images(96, *shape).float()
     first, second = (remove(network, graph, kept) for _ in range(2))
     layers = list(repair(network, first, graph, kept, data))

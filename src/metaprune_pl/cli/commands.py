@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "metaprune_pl.pipelines.train:train",
     "data_models": "metaprune_pl.pipelines.data_models:data_models",
     "prune": "metaprune_pl.pipelines.prune:prune",
+    "prune_task": "metaprune_pl.pipelines.prune_task:prune_task",
     "curve": "metaprune_pl.pipelines.curve:curve",
     "select": "metaprune_pl.pipelines.select:select",
     "analyze": "metaprune_pl.pipelines.analyze:analyze",

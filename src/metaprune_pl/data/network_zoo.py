@@ -238,7 +238,7 @@ def _stored(folder: Path) -> list[Architecture]:
         network = load_network(path.parent).eval()
         key = repr((_same_settings(card), card.input_shape, card.layers))
         if key not in graphs:
-            graphs[key] = trace(network, torch.zeros(1, *card.input_shape))
+            graphs[key] = trace(network, card.example())
         state = {name: value.detach() for name, value in own_state(network).items()}
         base = str(card.record.get("base", path.parent.relative_to(folder)))
         members.setdefault(key, []).append((state, float(accuracy), base))

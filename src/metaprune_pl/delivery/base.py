@@ -43,7 +43,7 @@ class Facts:
     @classmethod
     def of(cls, card: NetworkCard) -> Self:
         """Return what is known of a stored network."""
-        return cls(input_shape=card.input_shape, preprocessing=card.preprocessing)
+        return cls(input_shape=card.image_shape, preprocessing=card.preprocessing)
 
     @property
     def text(self) -> str:

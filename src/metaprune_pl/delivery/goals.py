@@ -90,7 +90,7 @@ class Goal:
             return self._faster(1 / value, settings)
         network, card = opened()
         if unit.lower() == "ms":
-            example, runtime = torch.zeros(1, *card.input_shape), RUNTIMES[self.runtime]
+            example, runtime = torch.zeros(1, *card.image_shape), RUNTIMES[self.runtime]
             built = card.settings
             dense = create_network(built.builder, seed=0, **built.arguments).eval()
             now = time_of(dense, example, self.batch, runtime)

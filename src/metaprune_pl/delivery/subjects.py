@@ -71,10 +71,10 @@ def _stored(path: str, compiled: bool) -> Program:
         name=path,
         program="PyTorch, compiled" if compiled else "PyTorch",
         bytes=(Path(path) / "weights.safetensors").stat().st_size,
-        macs=count_macs(network, torch.zeros(1, *card.input_shape)),
+        macs=count_macs(network, card.example()),
     )
     forward: Forward = torch.compile(network) if compiled else network
-    return Program(subject=subject, input_shape=card.input_shape, load=lambda _: forward)
+    return Program(subject=subject, input_shape=card.image_shape, load=lambda _: forward)
 
 
 def compare_times(

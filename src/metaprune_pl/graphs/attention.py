@@ -8,7 +8,6 @@ from torch import Tensor
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.constraints import Product
-from metaprune_pl.graphs.contraction import may_equal_input
 from metaprune_pl.graphs.labels import Activation
 from metaprune_pl.graphs.scales import note_scale
 
@@ -30,7 +29,7 @@ def attention(call: Call) -> Activation:
         builder.tie(torch.stack(nodes))
         heads = nodes[0].numel() // queries.shape[-1]
         builder.attend(call.module, heads, *nodes)
-        may_equal_input(call, nodes[0])
+        builder.equals += builder.as_wide_as_input(nodes[0])
         whole = zip((query, key, value), nodes, strict=True)
         if all(x.labels.numel() == part.numel() for x, part in whole):
             builder.heads.append((nodes[0], nodes[1], nodes[2]))

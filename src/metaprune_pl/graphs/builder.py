@@ -53,6 +53,7 @@ class GraphBuilder:
     products: list[Product] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
     equals: list[Tensor] = field(default_factory=list)
+    named: list[Tensor] = field(default_factory=list)
     heads: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     attentions: list[Attention] = field(default_factory=list)
     scales: list[AttentionScale] = field(default_factory=list)
@@ -150,6 +151,16 @@ class GraphBuilder:
         """Note that a forward pass names how many neurons there are in each part."""
         flat = tuple(part.flatten() for part in parts)
         self.extents.append(Extent(module=module, parts=flat))
+
+    def as_wide_as_input(self, nodes: Tensor) -> list[Tensor]:
+        """Return pairs of nodes, [K], and of what the layers read that give them, where as many."""
+        return [
+            torch.stack([layer.source.flatten(), nodes])
+            for layer in self.connections
+            if layer.parameter is not None
+            and layer.source.numel() == len(nodes)
+            and bool(torch.isin(nodes, layer.target).all())
+        ]
 
     def add_names(self, modules: Mapping[str, object]) -> None:
         """Find the attributes that count neurons, and tie neurons that the same one counts."""
@@ -269,6 +280,7 @@ class GraphBuilder:
             fixed=index[self.fixed],
             ties=index[torch.cat([pairs, *self.ties], 1)],
             equals=index[torch.cat([pairs, *self.equals], 1)],
+            named=index[torch.cat([pairs, *self.named], 1)],
             mixed=index[torch.cat([none, *self.mixed])],
             several=index[torch.cat([none, *self.several])],
             followers=tuple(

@@ -119,6 +119,8 @@ class PruningConstraints:
             [2, pairs].
         equals: Pairs of nodes of attention and of what it reads, where both are as wide: some
             forward passes count on that, [2, pairs].
+        named: Pairs of nodes of a layer and of what it reads, where both are as wide and the
+            forward pass names their number, [2, pairs].
         mixed: Nodes that are normalised together with others of their layer (layer norm), so that
             removing one changes what the others give.
         several: Nodes of which more than one of each pruning group has to stay: weights from them
@@ -134,6 +136,7 @@ class PruningConstraints:
     fixed: Tensor
     ties: Tensor
     equals: Tensor
+    named: Tensor
     mixed: Tensor
     several: Tensor
     followers: tuple[Follower, ...] = ()

@@ -15,17 +15,6 @@ from metaprune_pl.graphs.scales import note_possible_scale
 from metaprune_pl.graphs.weight_graph import Connection
 
 
-def may_equal_input(call: Call, queries: Tensor) -> None:
-    """Note where attention is as wide as what it reads.
-
-    Some forward passes count on it, others do not.
-    """
-    for connection in call.builder.connections:
-        if connection.parameter is not None and connection.source.numel() == len(queries):
-            if bool(torch.isin(queries, connection.target).all()):
-                call.builder.equals.append(torch.stack([connection.source.flatten(), queries]))
-
-
 def matmul(call: Call) -> Activation:
     """Batched product of matrices [..., i, k] and [..., k, j]."""
     left, right = (len(call.shape_of(call.argument(index))) for index in (0, 1))
@@ -151,7 +140,7 @@ def _contract(
         values = kept[0].labels
         if values.numel() > values.shape[-1] > 1:
             call.builder.attend(call.module, values.numel() // values.shape[-1], values.flatten())
-            may_equal_input(call, values.flatten())
+            call.builder.equals += call.builder.as_wide_as_input(values.flatten())
     return _product(call, kept, output)
 
 
@@ -195,7 +184,7 @@ def _note_scores(
             _aligned(other.labels, other.letters, shared, size),
         ]
         call.builder.tie(torch.stack(rows))
-        may_equal_input(call, rows[0])
+        call.builder.equals += call.builder.as_wide_as_input(rows[0])
         if not kept:
             heads = math.prod(size[letter] for letter in shared if letter not in summed)
             call.builder.attend(call.module, heads, *rows)

@@ -72,6 +72,7 @@ def move(call: Call) -> Any:
         call.builder.count(call.module, grid[0])
     if len(sizes) == 1 and call.operator in _NAMING:
         call.builder.count(call.module, labels)
+        call.builder.named += call.builder.as_wide_as_input(labels.flatten())
     if (
         len(sizes) == 1
         and call.operator == "slice.Tensor"

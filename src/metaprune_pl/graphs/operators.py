@@ -44,7 +44,8 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
         "remainder.Tensor clamp.Tensor clamp_min.Tensor clamp_max.Tensor "
         "gt.Tensor ge.Tensor lt.Tensor le.Tensor eq.Tensor ne.Tensor "
         "logical_and.default logical_or.default logical_xor.default "
-        "bitwise_and.Tensor bitwise_or.Tensor type_as.default",
+        "bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor __and__.Tensor __or__.Tensor "
+        "__xor__.Tensor type_as.default",
     ),
     **_table(
         arithmetic.pointwise,
@@ -98,6 +99,7 @@ OPERATORS: dict[str, Callable[[Call], Any]] = {
         "mean.dim mean.default sum.dim_IntList sum.default var.dim var.correction std.dim "
         "std.correction amax.default amin.default logsumexp.default",
     ),
+    **_table(reductions.index, "argmax.default argmin.default"),
     **_table(reductions.several, "max.dim min.dim var_mean.dim var_mean.correction"),
     **_table(
         places.along,

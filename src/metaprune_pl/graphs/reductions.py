@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.call import Call
-from metaprune_pl.graphs.labels import NOBODY, Activation, varying
+from metaprune_pl.graphs.labels import NOBODY, Activation, is_nobody, varying
 
 
 def spatial(call: Call) -> Activation:
@@ -113,6 +113,15 @@ def sum_of_parts(call: Call, labels: Tensor, over: list[int]) -> Tensor:
         builder.connect_identity(call.module, branch, target)
     shape = [1 if dim in over else size for dim, size in enumerate(labels.shape)]
     return target.reshape(shape)
+
+
+def index(call: Call) -> Activation:
+    """Where the largest value is; among channels it counts on all of them."""
+    x = call.activation()
+    result = reduce(call)
+    if is_nobody(result.labels):
+        call.builder.fix(x.labels)
+    return result
 
 
 def several(call: Call) -> list[Activation]:

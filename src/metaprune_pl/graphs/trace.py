@@ -34,13 +34,10 @@ def trace(network: nn.Module, example: Example) -> WeightGraph:
         TraceError: The network cannot be exported, or its output does not depend on its input.
     """
     program = export(network, example)
-    graph = _graph(network, program, channels_last=False)
-    if not _complete(graph) and _has_another_layout(program):
-        graph = min(
-            graph,
-            _graph(network, program, channels_last=True),
-            key=_left_out(network),
-        )
+    graph = _graph(network, program, ())
+    for last in _other_layouts(program):
+        if not _complete(graph):
+            graph = min(graph, _graph(network, program, last), key=_left_out(network))
     for node in program.graph.nodes:
         node.meta.clear()  # example tensors and stack traces
     return graph
@@ -50,11 +47,11 @@ def _complete(graph: WeightGraph) -> bool:
     return not graph.unfollowed and not graph.outside
 
 
-def _has_another_layout(program: Any) -> bool:
-    """Whether an input may have its channels in the last dimension, as tokens [B, T, D] have."""
-    return any(
-        value.is_floating_point() and value.dim() > 2 for value in _user_inputs(program).values()
-    )
+def _other_layouts(program: Any) -> list[tuple[int, ...]]:
+    """Ranks of inputs that may have their channels in the last dimension: of tokens, of all."""
+    inputs = [value for value in _user_inputs(program).values() if value.is_floating_point()]
+    ranks = tuple(sorted({value.dim() for value in inputs if value.dim() > 2}))
+    return [layout for layout in dict.fromkeys((ranks[:1], ranks)) if layout]
 
 
 def _left_out(network: nn.Module) -> Any:
@@ -80,13 +77,13 @@ def _user_inputs(program: Any) -> dict[torch.fx.Node, Tensor]:
     }
 
 
-def _graph(network: nn.Module, program: Any, *, channels_last: bool) -> WeightGraph:
+def _graph(network: nn.Module, program: Any, last: tuple[int, ...]) -> WeightGraph:
     """Walk over an exported program.
 
     Args:
         network: Its network.
         program: What `export` gave.
-        channels_last: The last dimension of inputs of more than two are channels, not the second.
+        last: Ranks of inputs whose channels are the last dimension, not the second.
     """
     builder = GraphBuilder()
     aliases = aliases_of(network)
@@ -94,7 +91,7 @@ def _graph(network: nn.Module, program: Any, *, channels_last: bool) -> WeightGr
         program,
         builder,
         aliases,
-        channels_last,
+        last,
     )
     if not builder.groups:
         builder.new_input(0)
@@ -113,7 +110,7 @@ def _values(
     program: Any,
     builder: GraphBuilder,
     aliases: dict[str, str],
-    channels_last: bool,
+    last: tuple[int, ...],
 ) -> tuple[dict[torch.fx.Node, Any], dict[torch.fx.Node, Any]]:
     """What the program's arguments stand for, and the values of those that are constant."""
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
@@ -123,11 +120,7 @@ def _values(
     for node in program.graph.find_nodes(op="placeholder"):
         spec = kinds[node.name]
         if node in inputs:
-            values[node] = _input_labels(
-                builder,
-                inputs[node],
-                channels_last,
-            )
+            values[node] = _input_labels(builder, inputs[node], last)
         elif spec.kind is InputKind.USER_INPUT:
             known[node] = getattr(spec.arg, "value", None)
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
@@ -146,12 +139,12 @@ def _values(
     return values, known
 
 
-def _input_labels(builder: GraphBuilder, value: Tensor, channels_last: bool) -> Activation:
+def _input_labels(builder: GraphBuilder, value: Tensor, last: tuple[int, ...]) -> Activation:
     """Channels of an image [B, C, ...] or of tokens [B, ..., C]; ids and masks have none."""
     rank = value.dim()
     if not value.is_floating_point() or rank < 2:
         return nobody(rank)
-    dim = rank - 1 if channels_last else 1
+    dim = rank - 1 if rank in last else 1
     nodes = builder.new_input(value.shape[dim])
     shape = [1] * rank
     shape[dim] = -1

@@ -10,7 +10,14 @@ from metaprune_pl.graphs.activations import observe
 from metaprune_pl.graphs.builder import GraphBuilder
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.constants import Constants
-from metaprune_pl.graphs.labels import Activation, Joined, Parameter, Unfollowed
+from metaprune_pl.graphs.labels import (
+    Activation,
+    Joined,
+    Parameter,
+    Unfollowed,
+    is_nobody,
+    nobody,
+)
 from metaprune_pl.graphs.masked import Mixing
 from metaprune_pl.graphs.moves import MOVES
 from metaprune_pl.graphs.operators import OPERATORS, READERS
@@ -126,10 +133,28 @@ def _handled(call: Call, inputs: list[Any]) -> Any:
     if any(isinstance(value, Unfollowed) for value in inputs):
         return _beside_unfollowed(call, inputs)
     handler = OPERATORS.get(call.operator) or OPERATORS.get(plain)
+    if handler is None and all(_belongs_to_nobody(value) for value in inputs):
+        return _nobodies(call.node.meta["val"])
     if handler is None:
         raise TraceError(f"{call.name} is not supported: {call.where}")
     observe(call)
     return handler(call)
+
+
+def _belongs_to_nobody(value: Any) -> bool:
+    """Whether an operand is a constant, or a tensor such as a mask of tokens."""
+    if isinstance(value, list):
+        return all(_belongs_to_nobody(part) for part in value)
+    if isinstance(value, Activation):
+        return all(is_nobody(labels) for labels in value.all_labels)
+    return value is None or isinstance(value, torch.Tensor)
+
+
+def _nobodies(value: Any) -> Any:
+    """Label the results of an operation on tensors that belong to no neuron."""
+    if isinstance(value, tuple | list):
+        return [_nobodies(part) for part in value]
+    return nobody(value.dim()) if isinstance(value, torch.Tensor) else None
 
 
 def _give_neurons(call: Call, dim: int) -> None:

@@ -9,6 +9,7 @@ from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.metanetworks.storage import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.networks.widths import put_state
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def rewrite(network: nn.Module, graph: WeightGraph, metanetwork: str) -> str:
             "is `metaprune fit`; "
             "to go without, set metanetwork to null."
         ) from error
-    network.load_state_dict(new)
+    put_state(network, new)
     return rewriter.engine_used
 
 
@@ -51,7 +52,7 @@ def check_fit(metanetwork: str, network: Path, names: str) -> None:
     """
     loaded = load_network(network)
     try:
-        graph = trace(loaded, torch.zeros(1, *read_card(network).input_shape))
+        graph = trace(loaded, read_card(network).example())
         load_metanetwork(metanetwork).rewrite(graph, loaded.state_dict())
     except TraceError as error:
         raise ConfigError(f"compare: {names} do not go together: {error}") from error

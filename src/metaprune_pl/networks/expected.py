@@ -37,7 +37,7 @@ def expected(network: nn.Module, card: NetworkCard) -> Expected:
     """
     if card.preprocessing is not None:
         return Expected(
-            size=card.input_shape[-1],
+            size=card.image_shape[-1],
             preprocessing=card.preprocessing,
             source="stored with the network",
         )
@@ -74,6 +74,6 @@ def _torchvision(name: str) -> Expected | None:
 
 def _imagenet(card: NetworkCard) -> Preprocessing | None:
     """Return the usual mean and deviation of photographs; None for other than three channels."""
-    if card.input_shape[0] != len(IMAGENET_MEAN):
+    if card.image_shape[0] != len(IMAGENET_MEAN):
         return None
     return Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -12,12 +12,10 @@ from torch import nn
 
 from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.networks.create import NetworkSettings, create_network
+from metaprune_pl.networks.inputs import Shape
 from metaprune_pl.networks.names import find_builder
 from metaprune_pl.networks.states import load_state, not_finite, read_state
 from metaprune_pl.networks.storage import NetworkCard, load_network, read_card
-
-Shape = tuple[int, ...]
-"""Shape of one input: (C, H, W) of an image, (C, L) of a series."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class NetworkSource:
         """Return the network, in evaluation mode on the CPU, and its card.
 
         Args:
-            input_shape: Shape of the images, for a network by name; None is what the network is
+            input_shape: Shape of one input, for a network by name; None is what the network is
                 known to be made for, or else 3x224x224.
             channels: Those of the images, where their shape is not known yet.
             num_classes: Number of classes of the data, for a builder that has this argument.
@@ -76,7 +74,7 @@ class NetworkSource:
         settings = NetworkSettings(
             builder=find_builder(self.network)[0], arguments=dict(self.arguments)
         )
-        if input_shape is not None:
+        if isinstance(input_shape, tuple):
             channels = input_shape[0]
         if channels is not None and num_classes is not None:
             settings = settings.for_data(num_classes, channels)
@@ -97,7 +95,7 @@ class NetworkSource:
         )
 
 
-def usual_input(network: nn.Module) -> Shape:
+def usual_input(network: nn.Module) -> tuple[int, ...]:
     """Return the shape of images that a network is made for, 3x224x224 if it does not tell."""
     config = getattr(network, "default_cfg", None)  # timm's
     shape = (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.files import check_file
+from metaprune_pl.networks.widths import put_state
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which programs keep a network's state."""
@@ -145,13 +146,13 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         _check_numbers(ours[mine], theirs[other], other)
     _check_missing("file", ours, left[len(left_theirs) :])
     _check_missing("network", theirs, left_theirs[len(left) :])
-    new = dict(own)
+    new: dict[str, Tensor] = {}
     for mine, other in pairs:
         for leaf, value in theirs[other].items():
             name = f"{mine}.{leaf}".lstrip(".")
             if name in own:
                 new[name] = value
-    network.load_state_dict(new)
+    put_state(network, new)
 
 
 def _check_numbers(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], module: str) -> None:

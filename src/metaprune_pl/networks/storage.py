@@ -4,20 +4,22 @@
 loads without its history.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from metaprune_pl.errors import StorageError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.files import check_file, read_json, whole_folder, write_json
 from metaprune_pl.networks.bounds import Bounded, memory
 from metaprune_pl.networks.create import DOWNLOADS, NetworkSettings, create_network
+from metaprune_pl.networks.examples import Example
+from metaprune_pl.networks.inputs import Shape, example_of, numbers_in
 from metaprune_pl.networks.preprocessing import Preprocessing
 from metaprune_pl.networks.states import check_finite
 from metaprune_pl.networks.trust import named_code, refuse_unknown, trust
@@ -45,7 +47,7 @@ class NetworkCard:
 
     Attributes:
         settings: How to build it, unpruned.
-        input_shape: Shape of one input, (C, H, W) of an image.
+        input_shape: Shape of one input, (C, H, W) of an image; or a text of several inputs.
         record: Facts worth keeping: seed, accuracies, speed-up.
         layers: Shape of every parameter and buffer as stored; filled in by `save_network`.
         frozen: Parameters that require no gradient; filled in by `save_network`.
@@ -56,13 +58,31 @@ class NetworkCard:
     """
 
     settings: NetworkSettings
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     record: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, list[int]] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
     attributes: dict[str, dict[str, int | float | list[int]]] = field(default_factory=dict)
     masked: list[str] = field(default_factory=list)
     preprocessing: Preprocessing | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image.
+
+        Raises:
+            ConfigError: The network takes something else.
+        """
+        if isinstance(self.input_shape, str):
+            raise ConfigError(
+                f"the network takes '{self.input_shape}', and this command is for networks of "
+                "images: `metaprune prune_task` prunes others."
+            )
+        return self.input_shape
+
+    def example(self, device: torch.device | str | None = None) -> Example:
+        """Return an input as a batch of one: see `example_of`."""
+        return example_of(self.input_shape, device)
 
 
 def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> NetworkCard:
@@ -123,12 +143,20 @@ def read_card(
         raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
     _check_settings(data.get("settings"), path, builder)
     card = as_record(NetworkCard, data, path)
-    shape = card.input_shape
-    if not shape or min(shape) < 1 or math.prod(shape) > LARGEST_IMAGE:
-        raise StorageError(f"{path} is damaged (input_shape is {shape}).")
+    _check_shape(card.input_shape, path)
     if unknown := sorted({*card.frozen, *card.masked} - card.layers.keys()):
         raise StorageError(f"{path} is damaged (there is no weight '{unknown[0]}').")
     return card
+
+
+def _check_shape(shape: Shape, path: Path) -> None:
+    """Refuse an input that is none, or too large to be made."""
+    try:
+        small = bool(shape) and 0 < numbers_in(shape) <= LARGEST_IMAGE
+    except ConfigError as error:
+        raise StorageError(f"{path} is damaged ({error})") from error
+    if not small or (isinstance(shape, tuple) and min(shape) < 1):
+        raise StorageError(f"{path} is damaged (input_shape is {shape}).")
 
 
 def _check_settings(settings: Any, path: Path, builder: Callable[..., nn.Module] | None) -> None:

@@ -142,6 +142,13 @@ def widths_before_and_after(before: nn.Module, after: nn.Module) -> dict[str, tu
     }
 
 
+def put_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state that need not know the versions of the modules, as some modules insist on."""
+    whole = network.state_dict()
+    whole.update(state)
+    network.load_state_dict(whole)
+
+
 def own_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network with the tensors of a shared module once.
 

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.prepare import store, train_once
@@ -51,7 +49,7 @@ def make_copies(
         name = f"copy_{index:02d}"
         source = sources[copy.source]
         card = read_card(source)
-        example = torch.zeros(1, *card.input_shape, device=context.device)
+        example = card.example(context.device)
         pruned = copy.of(load_network(source).to(context.device), example, images)
         assert pruned.masks is not None
         masked = context.folder / name / "masked"

@@ -1,16 +1,15 @@
 """`inspect`: what can be pruned in a network; the doctor that one runs before any training."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.networks.detector import is_detector
+from metaprune_pl.networks.inputs import Shape, example_of, read_shape, shape_as_text
 from metaprune_pl.pruning import AttentionUnits, PruningGroups, count_macs, prunable_groups
 from metaprune_pl.pruning.unpruned import unpruned_macs
 from metaprune_pl.reports.figures import save_figure
@@ -38,8 +37,10 @@ def inspect(
             own.
         arguments: Keyword arguments of the builder that is named.
         state: File of its weights: safetensors, or a state dict of torch.save.
-        input_shape: Channels, height and width of one image, as in 3,224,224; by default what
-            the network is made for, as far as it tells.
+        input_shape: Channels, height and width of one image, as in 3,224,224; or a word for each
+            of several inputs, [NAME=]SIZES[:ids|:mask|:flags], as in
+            'input_ids=128:ids attention_mask=128:mask'; by default what the network is made for,
+            as far as it tells.
         attention: What goes together in attention: `width`, the same channels of all heads, or
             whole `heads`.
         figure: File for a picture of the graph (.png, .pdf or .svg).
@@ -49,7 +50,7 @@ def inspect(
     """
     if figure is not None and Path(figure).suffix not in FIGURES:
         raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
-    given = None if input_shape is None else _as_shape(input_shape)
+    given = None if input_shape is None else read_shape(input_shape)
     source = NetworkSource(network=network, arguments=arguments or {}, state=state)
     whole, card = source.open(input_shape=given)
     name, part = network, whole
@@ -58,7 +59,7 @@ def inspect(
     shape = given or card.input_shape
     guessed = not source.stored and given is None
     groups = _groups(part, shape, attention, guessed)
-    macs = count_macs(part, torch.zeros(1, *shape))
+    macs = count_macs(part, example_of(shape))
     speed_up = 1.0
     if source.stored and part is whole:
         speed_up = unpruned_macs(replace(card, input_shape=shape)) / macs
@@ -69,26 +70,14 @@ def inspect(
 
 
 def _groups(
-    network: nn.Module, shape: tuple[int, ...], attention: AttentionUnits, guessed: bool
+    network: nn.Module, shape: Shape, attention: AttentionUnits, guessed: bool
 ) -> PruningGroups:
     """Find the pruning groups; where the image's shape was guessed, an error says so."""
     try:
-        return prunable_groups(network, torch.zeros(1, *shape), attention)
+        return prunable_groups(network, example_of(shape), attention)
     except TraceError as error:
         if not guessed:
             raise
-        text = "x".join(map(str, shape))
         raise TraceError(
-            f"{error} (Traced with an image of {text}; --input_shape sets another.)"
+            f"{error} (Traced with an image of {shape_as_text(shape)}; --input_shape sets another.)"
         ) from error
-
-
-def _as_shape(text: str) -> tuple[int, int, int]:
-    numbers = re.fullmatch(
-        r"[\[(]?\s*(\d{1,6})\s*[,x]\s*(\d{1,6})\s*[,x]\s*(\d{1,6})\s*[\])]?", text
-    )
-    if numbers is None or not all(map(int, numbers.groups())):
-        raise ConfigError(
-            f"input_shape '{text}': give channels, height and width, as in 3,224,224."
-        )
-    return int(numbers[1]), int(numbers[2]), int(numbers[3])

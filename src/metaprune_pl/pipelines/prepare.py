@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -184,7 +183,7 @@ def examine_for(
     """
     unpruned = examine(
         network,
-        torch.zeros(1, *card.input_shape),
+        card.example(),
         original=as_built(card).get_submodule(part),
         channels=any(target.channels for target in targets),
         attention=attention,
@@ -274,7 +273,7 @@ def prune_initially(
         Folder of the result, and what to record of it.
     """
     network, card = load_network(source).to(context.device), read_card(source)
-    macs, example = unpruned_macs(card), torch.zeros(1, *card.input_shape, device=context.device)
+    macs, example = unpruned_macs(card), card.example(context.device)
     trained = accuracy(network, data, "validation", context.device)
     (pruned,) = prune(
         network,

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
@@ -44,6 +43,7 @@ from metaprune_pl.pruning.targets import (
 )
 from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
+from metaprune_pl.reports.exactness import Exactness
 from metaprune_pl.reports.planned import planned
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.reports.writing import read_report, write_result
@@ -215,6 +215,7 @@ class Classification(Task[Outcome]):
                 widths=widths_before_and_after(self.unpruned.original, final),
                 accuracy_pruned=self.accuracy(pruned.network),
                 accuracy_finetuned_top_5=finetuned.top_5,
+                exactness=Exactness.of(pruned),
             )
         assert isinstance(target, MaskTarget) and pruned.masks is not None
         return Masked(
@@ -279,7 +280,7 @@ def _timed(
     device, folder = task.context.device, task.context.folder
     stored = (load_network(folder / target.folder / "network") for target in targets)
     networks = [network.to(device) for network in (as_built(task.card), *stored)]
-    example = torch.zeros(1, *task.card.input_shape, device=device)
+    example = task.card.example(device)
     times = {str(size): measure_latencies(networks, example, size) for size in task.batches}
     return [
         replace(

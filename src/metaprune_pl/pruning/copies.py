@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.networks.examples import Example
 from metaprune_pl.pruning.importance import Images, Importance, Magnitude, Random
 from metaprune_pl.pruning.targets import PrunedNetwork, ZeroShare, reach
 from metaprune_pl.pruning.unpruned import examine
@@ -30,7 +31,7 @@ class Copy:
     share: float
     criterion: Importance
 
-    def of(self, network: nn.Module, example: Tensor, images: Images) -> PrunedNetwork:
+    def of(self, network: nn.Module, example: Example, images: Images) -> PrunedNetwork:
         """Return the copy of a network.
 
         Args:

@@ -10,6 +10,7 @@ inputs and outputs; depthwise convolution is the case of one channel per group.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,16 +60,23 @@ class PruningGroups:
         )
 
 
-def find_groups(graph: WeightGraph, *, equal_widths: bool = False) -> PruningGroups:
+Equal = Literal["none", "attention", "named"]
+"""Which layers stay as wide as what they read, for forward passes that count on it: none, those of
+attention, or those, too, whose number of neurons the forward pass names."""
+
+
+def find_groups(graph: WeightGraph, *, equal: Equal = "none") -> PruningGroups:
     """Find the pruning groups of a graph.
 
     Args:
         graph: Topology.
-        equal_widths: Keep attention as wide as what it reads, for forward passes that count on it.
+        equal: Which layers stay as wide as what they read.
     """
     pairs = [graph.constraints.ties]
-    if equal_widths:
+    if equal != "none":
         pairs.append(graph.constraints.equals)
+    if equal == "named":
+        pairs.append(graph.constraints.named)
     for connection in graph.connections:
         if connection.parameter is None:
             pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))

@@ -11,8 +11,8 @@ from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.networks.examples import Example, convert
 from metaprune_pl.networks.widths import copy_network
-from metaprune_pl.pruning.attributes import pairs_of, without_pairs
-from metaprune_pl.pruning.groups import PruningGroups, find_groups
+from metaprune_pl.pruning.attributes import attributes_set, pairs_of, with_guesses, without_pairs
+from metaprune_pl.pruning.groups import Equal, PruningGroups, find_groups
 from metaprune_pl.pruning.heads import AttentionUnits, by_heads
 from metaprune_pl.pruning.rankings import kinds_of
 from metaprune_pl.pruning.removal import (
@@ -33,8 +33,9 @@ def prunable_groups(
 
     Some channels of each group are removed for a trial, and the result is compared with the masked
     network. Where it does not run, or differs, other readings of the network are tried: attributes
-    that equal a width by chance stay, attention is kept as wide as what it reads. Where that is not
-    enough, the groups that make it fail are kept whole.
+    that equal a width by chance stay, attention is kept as wide as what it reads, further
+    attributes count channels. Where that is not enough, the groups that make it fail are kept
+    whole.
 
     Args:
         network: Left as it is.
@@ -51,12 +52,11 @@ def prunable_groups(
     if heads:
         graph = by_heads(graph, network)
     readings = [
-        find_groups(reading, equal_widths=equal)
-        for reading in _scales(graph)
-        for equal in (False, True)[: 2 if graph.constraints.equals.numel() else 1]
+        find_groups(reading, equal=equal) for reading in _scales(graph) for equal in _equal(graph)
     ]
+    guesses = [replace(g, graph=with_guesses(network, g.graph)) for g in readings]
     reason: Exception | None = None
-    for groups in readings:
+    for groups in readings + guesses:
         settled, reason = trial.settle(groups)
         if settled is not None and (not heads or trial.loses_a_head(settled)):
             return settled
@@ -66,7 +66,8 @@ def prunable_groups(
             f"whole heads cannot be pruned in this network ({reason}). Take attention: width."
         )
     candidates = [trial.without_stuck(groups) for groups in readings]
-    best = max(candidates, key=lambda groups: int(groups.members[groups.prunable].sum()))
+    chosen = max(range(len(candidates)), key=lambda index: _free(candidates[index]))
+    best = max(candidates[chosen], trial.without_stuck(guesses[chosen]), key=_free)
     return trial.settle(best)[0] or best
 
 
@@ -76,6 +77,21 @@ def _scales(graph: WeightGraph) -> Iterator[WeightGraph]:
     yield replace(graph, constraints=replace(graph.constraints, scales=certain))
     if len(certain) < len(graph.constraints.scales):
         yield graph
+
+
+def _equal(graph: WeightGraph) -> list[Equal]:
+    """Which layers may have to stay as wide as what they read."""
+    kinds: list[Equal] = ["none"]
+    if graph.constraints.equals.numel():
+        kinds.append("attention")
+    if graph.constraints.named.numel():
+        kinds.append("named")
+    return kinds
+
+
+def _free(groups: PruningGroups) -> int:
+    """How many members may go."""
+    return int(groups.members[groups.prunable].sum())
 
 
 def _every(groups: PruningGroups) -> Tensor:
@@ -107,11 +123,13 @@ class _Trial:
         network: A copy, from which neurons are removed and put back.
         images: One input as a batch.
         masked: Outputs of masked networks, by which nodes are kept.
+        errors: What came of trials, by which nodes are kept and what is set for it.
     """
 
     network: nn.Module
     images: Example
     masked: dict[bytes, list[Tensor] | str] = field(default_factory=dict)
+    errors: dict[tuple[bytes, str], Exception | None] = field(default_factory=dict)
 
     def settle(self, groups: PruningGroups) -> tuple[PruningGroups | None, Exception | None]:
         """Find the attributes to change so that all groups can be pruned together.
@@ -183,16 +201,27 @@ class _Trial:
         return None
 
     def _error(self, groups: PruningGroups, kept: Tensor) -> Exception | None:
+        graph = groups.graph
         key = kept.numpy().tobytes()
+        same = key, " ".join([*attributes_set(graph, kept), "", *_scales_set(graph, kept)])
+        if same in self.errors:
+            return self.errors[same]
+        self.errors[same] = None
         try:
-            with removed(self.network, groups.graph, kept):
+            with removed(self.network, graph, kept):
                 after = outputs_of(self.network, self.images)
             if key not in self.masked:
-                self.masked[key] = masked_outputs(self.network, groups.graph, kept, self.images)
+                self.masked[key] = masked_outputs(self.network, graph, kept, self.images)
             compare(after, self.masked[key])
         except PruningError as error:
-            return error
-        return None
+            self.errors[same] = error
+        return self.errors[same]
+
+
+def _scales_set(graph: WeightGraph, kept: Tensor) -> list[str]:
+    """Modules of the attentions whose scale changes."""
+    scales = graph.constraints.scales
+    return [scale.module for scale in scales if not bool(kept[scale.nodes].all())]
 
 
 def _named_kinds(groups: PruningGroups) -> Tensor:

@@ -66,7 +66,7 @@ def as_built(card: NetworkCard) -> nn.Module:
 
 def unpruned_macs(card: NetworkCard) -> int:
     """Count multiply-accumulates of `as_built` for one image."""
-    return count_macs(as_built(card), torch.zeros(1, *card.input_shape))
+    return count_macs(as_built(card), card.example())
 
 
 def examine(

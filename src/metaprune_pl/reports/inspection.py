@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import nn
 
+from metaprune_pl.networks.inputs import Shape, shape_as_text
 from metaprune_pl.pruning import Magnitude, PruningGroups, PruningSettings, count_parameters
 from metaprune_pl.pruning.attributes import attributes_set
 from metaprune_pl.pruning.group_facts import GroupFacts, group_facts, reasons_to_stay
@@ -27,7 +28,7 @@ class Inspection:
 
     Attributes:
         network: What was asked for.
-        input_shape: Shape (C, H, W) of the image that it was traced with.
+        input_shape: Shape of the input that it was traced with.
         neurons: Number of neurons.
         neuron_groups: Number of layers that they stand in.
         connections: Number of layers that connect them, identity shortcuts included.
@@ -46,7 +47,7 @@ class Inspection:
     """
 
     network: str
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     neurons: int
     neuron_groups: int
     connections: int
@@ -67,7 +68,7 @@ class Inspection:
         cls,
         name: str,
         network: nn.Module,
-        input_shape: tuple[int, ...],
+        input_shape: Shape,
         groups: PruningGroups,
         *,
         macs: int,
@@ -78,7 +79,7 @@ class Inspection:
         Args:
             name: What was asked for.
             network: The network.
-            input_shape: Shape (C, H, W) of the image that it was traced with.
+            input_shape: Shape of the input that it was traced with.
             groups: Its pruning groups.
             macs: Its multiply-accumulates for one image.
             speed_up: Those before any pruning over these.
@@ -136,7 +137,7 @@ def _network_facts(inspection: Inspection) -> list[tuple[str, str]]:
     if len(outside) > MOST_NAMES:
         outside_text += f" and {len(outside) - MOST_NAMES} more"
     facts = [
-        ("image", "x".join(map(str, inspection.input_shape))),
+        ("input", shape_as_text(inspection.input_shape)),
         ("multiply-accumulates", count(inspection.macs)),
         ("parameters", f"{count(inspection.parameters)}, {covered}"),
         ("parameters outside", outside_text),

@@ -36,7 +36,10 @@ def parts_of(result: Any) -> Sequence[RenderableType]:
 
 @parts_of.register(list)
 def _(results: list[Any]) -> Sequence[RenderableType]:
-    return [type(results[0]).table(results)] if results else []
+    if not results:
+        return []
+    kind = type(results[0])
+    return [kind.table(results), *kind.notes(results)]
 
 
 @parts_of.register

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from rich.table import Table
 
+from metaprune_pl.reports.exactness import Exactness
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.text import count, milliseconds, percent, text_table
 
@@ -47,6 +48,7 @@ class Pruned(Result):
         latency_spread: Half the distance of the quartiles of `latency`.
         widths: Output channels of each layer, before any pruning and now.
         latency_gain: How many times faster than the unpruned network; None within the spread.
+        exactness: What was compared with the masked original; None where another pruner ran.
     """
 
     network: str
@@ -74,6 +76,7 @@ class Pruned(Result):
     parameters_unpruned: int | None = None
     accuracy_base_top_5: float | None = None
     accuracy_finetuned_top_5: float | None = None
+    exactness: Exactness | None = None
 
     @property
     def derived(self) -> dict[str, float | None]:
@@ -148,6 +151,8 @@ class Pruned(Result):
         """Return this result's row of a table on disk, a column for each measured time."""
         row = asdict(self) | self.derived
         del row["widths"]
+        row |= {} if self.exactness is None else self.exactness.row()
+        del row["exactness"]
         for name in ("latency", "latency_unpruned", "latency_spread", "latency_gain"):
             times = row.pop(name)
             unit = "" if name == "latency_gain" else "_ms"
@@ -174,6 +179,12 @@ class Pruned(Result):
         ]
         title = f"{results[0].network}, {results[0].method}: test accuracy"
         return text_table(title, columns, rows)
+
+    @classmethod
+    def notes(cls, results: Sequence[Self]) -> list[str]:
+        """Say what was compared for the furthest target."""
+        furthest = results[-1].exactness
+        return [] if furthest is None else furthest.sentences()
 
     def time(self, size: str) -> str:
         """Write the measured time for a number of images, and how much faster that is."""

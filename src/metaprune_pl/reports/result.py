@@ -64,6 +64,11 @@ class Result(ABC):
         """Return the table of a run's results for the console."""
 
     @classmethod
+    def notes(cls, results: Sequence[Self]) -> list[str]:
+        """Return sentences that belong under the table."""
+        return []
+
+    @classmethod
     def figure(cls, results: Sequence[Self]) -> "Figure":
         """Draw a run's results."""
         raise NotImplementedError

@@ -80,7 +80,7 @@ class BudgetedTraining(Finetuning):
         if self.maskable is not None:
             return
         device = next(self.network.parameters()).device
-        example = torch.zeros(1, *self.card.input_shape, device=device)
+        example = self.card.example(device)
         groups = self.groups or prunable_groups(self.network, example, self.attention)
         self.maskable = replace(groups, prunable=maskable(groups))
         every = torch.ones(groups.graph.num_nodes, dtype=torch.bool)

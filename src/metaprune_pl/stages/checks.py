@@ -9,6 +9,8 @@ from torch import nn
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard
+from metaprune_pl.networks.examples import convert
+from metaprune_pl.networks.inputs import shape_as_text
 
 UNFIT = (
     RuntimeError,
@@ -36,7 +38,7 @@ def check_fits(
     Raises:
         ConfigError: The data are no images, of another shape, or of other classes.
     """
-    shape = "x".join(map(str, card.input_shape))
+    shape = shape_as_text(card.input_shape)
     if not isinstance(data, ImageDataModule):
         raise ConfigError(
             f"the network was made for images of {shape}; set data to a data set of such images."
@@ -60,11 +62,11 @@ def check_fits(
 def _count_classes(network: nn.Module, card: NetworkCard) -> int:
     """Return K of the scores [1, K] that a network makes of an image."""
     weight = next(network.parameters(), torch.zeros(()))
-    image = torch.zeros(1, *card.input_shape, device=weight.device, dtype=weight.dtype)
+    image = convert(card.example(weight.device), lambda x: x.to(weight.dtype))
     try:
         return int(network(image).shape[1])
     except UNFIT as error:
-        shape = "x".join(map(str, card.input_shape))
+        shape = shape_as_text(card.input_shape)
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkSource, load_network, read_card
+from metaprune_pl.networks.widths import put_state
 from metaprune_pl.pruning import AttentionUnits, Magnitude, PruningGroups, Sparsity, prunable_groups
 from metaprune_pl.stages.accuracy import accuracies, accuracy
 from metaprune_pl.stages.checks import check_fits, check_smoothing, whole_set
@@ -108,9 +109,7 @@ class Finetuning(NetworkTraining):
                 "the network is frozen: no parameter requires a gradient, so it cannot be trained."
             )
         if self.sparsity is not None and self.groups is None:
-            example = torch.zeros(
-                1, *self.card.input_shape, device=next(self.network.parameters()).device
-            )
+            example = self.card.example(next(self.network.parameters()).device)
             self.groups = prunable_groups(self.network, example, self.attention)
 
     def on_train_start(self) -> None:
@@ -202,7 +201,7 @@ class Finetuning(NetworkTraining):
     def on_fit_end(self) -> None:
         """Store the network with the weights that are kept."""
         if self.best:
-            self.network.load_state_dict(self.best["state"])
+            put_state(self.network, self.best["state"])
         super().on_fit_end()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

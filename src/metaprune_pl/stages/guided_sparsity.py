@@ -15,6 +15,7 @@ from metaprune_pl.errors import ConfigError, TraceError, TrainingError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.metanetworks import ScalePredictor, load_metanetwork
 from metaprune_pl.networks import save_network
+from metaprune_pl.networks.widths import put_state
 from metaprune_pl.pruning import ZeroShare
 from metaprune_pl.pruning.balancing import balance as balanced
 from metaprune_pl.pruning.groups import input_dimensions
@@ -89,11 +90,11 @@ class GuidedSparsity(Finetuning):
         if self.graph is not None:
             return
         device = next(self.network.parameters()).device
-        example = torch.zeros(1, *self.card.input_shape, device=device)
+        example = self.card.example(device)
         self.graph = trace(self.network.eval(), example)
         self.network.train()
         if self.balance:
-            self.network.load_state_dict(balanced(self.graph, self.network.state_dict()))
+            put_state(self.network, balanced(self.graph, self.network.state_dict()))
         for predictor in self.predictors:
             predictor.to(device)
         with torch.no_grad():

@@ -38,6 +38,8 @@ class PrunedNetwork:
         comparison: What was compared with the masked original; None where there are masks.
         stale: The network as pruning left it, where its statistics or weights were mended since.
         plan: Name of the plan that it was pruned by, where that was one of several.
+        attributes: Attributes of modules that were set, since they count channels.
+        unfollowed: Operations that the trace did not follow; the channels around them stayed.
     """
 
     network: nn.Module
@@ -46,6 +48,8 @@ class PrunedNetwork:
     comparison: Comparison | None = None
     stale: nn.Module | None = None
     plan: str | None = None
+    attributes: tuple[str, ...] = ()
+    unfollowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

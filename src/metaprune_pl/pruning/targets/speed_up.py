@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.networks.examples import Example
+from metaprune_pl.pruning.attributes import attributes_set
 from metaprune_pl.pruning.cost import Cost
 from metaprune_pl.pruning.depgraph import prune_by_depgraph
 from metaprune_pl.pruning.importance import Images, Importance, Magnitude
@@ -169,7 +170,13 @@ def without(
         kept,
         example,
     )
-    return PrunedNetwork(network=pruned, kept=kept, comparison=comparison)
+    return PrunedNetwork(
+        network=pruned,
+        kept=kept,
+        comparison=comparison,
+        attributes=attributes_set(unpruned.graph, kept),
+        unfollowed=unpruned.graph.unfollowed,
+    )
 
 
 def speed_up_targets(

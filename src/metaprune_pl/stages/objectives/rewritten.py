@@ -55,7 +55,7 @@ def load_data_model(
     """Load a stored network and find its graph and pruning groups."""
     network = load_network(folder)
     card = read_card(folder)
-    groups = prunable_groups(network, torch.zeros(1, *card.input_shape), attention)
+    groups = prunable_groups(network, card.example(), attention)
     for module in network.modules():
         if isinstance(module, _BATCH_NORMS):
             module.train(batch_norm == "train")
