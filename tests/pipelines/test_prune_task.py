@@ -7,43 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from metaprune_pl.__main__ import main
 from metaprune_pl.networks import load_network
 from metaprune_pl.stages.tasks import LearningTask, Segmentation
-
-
-class Squares(LightningDataModule):
-    """Grey images with a bright square each, and masks of where it is."""
-
-    def loader(self, seed: int) -> DataLoader[tuple[Tensor, ...]]:
-        generator = torch.Generator().manual_seed(seed)
-        images = 0.3 * torch.randn(64, 1, 12, 12, generator=generator)
-        masks = torch.zeros(64, 12, 12, dtype=torch.long)
-        corners = torch.randint(0, 7, (64, 2), generator=generator).tolist()
-        for image, mask, (row, column) in zip(images, masks, corners, strict=True):
-            image[:, row : row + 5, column : column + 5] += 1
-            mask[row : row + 5, column : column + 5] = 1
-        return DataLoader(TensorDataset(images, masks), batch_size=16)
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return self.loader(0)
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return self.loader(1)
-
-
-def net() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 2, 1),
-    )
+from squares import Squares
 
 
 class Errors(LearningTask):
@@ -60,8 +29,8 @@ class Errors(LearningTask):
 def run(folder: Path, task: str, **settings: object) -> list[dict[str, float]]:
     config = {
         "trainer": {"default_root_dir": str(folder), "accelerator": "cpu"},
-        "data": {"class_path": f"{__name__}.Squares"},
-        "network": f"{__name__}:net",
+        "data": {"class_path": "squares.Squares"},
+        "network": "squares:net",
         "input_shape": "1,12,12",
         "task": {"class_path": task},
         "pruning": {"step": 0.1},
@@ -70,7 +39,17 @@ def run(folder: Path, task: str, **settings: object) -> list[dict[str, float]]:
     }
     folder.mkdir()
     (folder.parent / "task.yaml").write_text(yaml.safe_dump(config))
-    main(["prune_task", "--config", str(folder.parent / "task.yaml"), "--trust", __name__])
+    main(
+        [
+            "prune_task",
+            "--config",
+            str(folder.parent / "task.yaml"),
+            "--trust",
+            "squares",
+            "--trust",
+            __name__,
+        ]
+    )
     rows: list[dict[str, float]] = json.loads((folder / "report.json").read_text())
     return rows
 

@@ -43,7 +43,7 @@ def export(network: nn.Module, example: Example) -> Any:
                 strict=False,
             )
     except ERRORS as error:
-        raise TraceError(_explanation(error, example)) from error
+        raise TraceError(f"{_explanation(error, example)}{_part(network)}") from error
 
 
 def _leaves(_: nn.Module, __: Any, output: Any) -> tuple[Tensor, ...]:
@@ -65,6 +65,16 @@ def _explanation(error: Exception, example: Example) -> str:
         "the network's forward pass decides by the values of its input"
         f"{f' ({line})' if line else ''}, so that its operations are not the same for every input. "
         "Write it with torch.where or torch.cond, or give the part that is a plain network."
+    )
+
+
+def _part(network: nn.Module) -> str:
+    """Name the part of a detector that is a plain network."""
+    if not isinstance(getattr(network, "backbone", None), nn.Module):
+        return ""
+    return (
+        " Its `backbone` is a part that can be pruned by itself: "
+        "network.backbone = metaprune_pl.prune(network.backbone, example=image)."
     )
 
 

@@ -71,8 +71,7 @@ def move(call: Call) -> Any:
         call.builder.tie(grid)  # rows stay as long as each other
         call.builder.count(call.module, grid[0])
     if len(sizes) == 1 and call.operator in _NAMING:
-        call.builder.count(call.module, labels)
-        call.builder.named += call.builder.as_wide_as_input(labels.flatten())
+        _count_named(call, labels)
     if (
         len(sizes) == 1
         and call.operator == "slice.Tensor"
@@ -87,6 +86,12 @@ def move(call: Call) -> Any:
         whole = torch.arange(group.start, group.start + group.size)
         owner = owner if torch.equal(labels.flatten(), whole) else None
     return Activation(labels, owner, tuple(partners))
+
+
+def _count_named(call: Call, labels: Tensor) -> None:
+    """Note neurons whose number is given as a size, perhaps as that of what a layer read."""
+    call.builder.count(call.module, labels)
+    call.builder.named += call.builder.as_wide_as_input(labels.flatten())
 
 
 _SEEN_THROUGH = {

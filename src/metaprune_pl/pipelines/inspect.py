@@ -37,10 +37,8 @@ def inspect(
             own.
         arguments: Keyword arguments of the builder that is named.
         state: File of its weights: safetensors, or a state dict of torch.save.
-        input_shape: Channels, height and width of one image, as in 3,224,224; or a word for each
-            of several inputs, [NAME=]SIZES[:ids|:mask|:flags], as in
-            'input_ids=128:ids attention_mask=128:mask'; by default what the network is made for,
-            as far as it tells.
+        input_shape: Sizes of one input, as in 3,224,224, or a word for each of several inputs,
+            [NAME=]SIZES[:ids|:mask|:flags]; by default what it is made for, as far as it tells.
         attention: What goes together in attention: `width`, the same channels of all heads, or
             whole `heads`.
         figure: File for a picture of the graph (.png, .pdf or .svg).
