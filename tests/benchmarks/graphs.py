@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-import torch_pruning
 import torchvision
+from tests.other_pruner import ERRORS, prune_with_torch_pruning
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import read, trace, write
@@ -47,7 +47,7 @@ def cpu_seconds(work: Callable[[], object]) -> tuple[float, str]:
     start, failure = time.process_time(), ""
     try:
         work()
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except ERRORS as error:
         failure = f" and fails ({type(error).__name__}: {str(error).splitlines()[0][:60]})"
     return time.process_time() - start, failure
 
@@ -60,26 +60,6 @@ def plan_to_2x(network: nn.Module, image: Tensor, settings: PruningSettings) -> 
     cost = settings.cost.of_kept(network, unpruned.graph, image)
     measured = criterion.measure(network, unpruned.graph)
     plan(unpruned.groups, measured, criterion, settings, [budget], cost)
-
-
-def prune_with_torch_pruning(network: nn.Module, image: Tensor, steps: int) -> None:
-    """Build torch-pruning's graph, and let its pruner take steps until 2x is reached."""
-    count = torch_pruning.utils.count_ops_and_params
-    heads = {m: m.num_heads for m in network.modules() if isinstance(m, nn.MultiheadAttention)}
-    *_, last = (module for module in network.modules() if isinstance(module, nn.Linear))
-    pruner = torch_pruning.pruner.GroupNormPruner(
-        network,
-        image,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=True,
-        pruning_ratio=1.0,
-        iterative_steps=steps,
-        ignored_layers=[last],
-        num_heads=heads,
-    )
-    budget = count(network, image)[0] / 2
-    while count(network, image)[0] > budget:
-        pruner.step()
 
 
 def compare_planning(names: Sequence[str], step: float) -> None:

@@ -95,6 +95,7 @@ def summary(rows: list[dict[str, str]]) -> str:
         "pruned": "pruned to 2x",
         "trains": "then trains",
         "loads": "stored, loaded",
+        "torch_pruning": "torch-pruning to 2x",
     }
     lines = [
         "",
@@ -102,8 +103,8 @@ def summary(rows: list[dict[str, str]]) -> str:
         "|",
     ]
     lines.append("|---" * (len(steps) + 4) + "|")
-    for library in ("torchvision", "timm"):
-        own = [row for row in rows if row["network"].startswith(library)]
+    for library in ("torchvision", "timm", "other"):
+        own = [row for row in rows if _library(row) == library]
         counts = [sum(_passes(row, step) for row in own) for step in steps]
         coverage = min(
             (float(row["coverage"]) for row in own if row["traced"] == "True"), default=0.0
@@ -122,7 +123,14 @@ def summary(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def _library(row: dict[str, str]) -> str:
+    library = row["network"].partition("/")[0]
+    return library if library in {"torchvision", "timm"} else "other"
+
+
 def _passes(row: dict[str, str], step: str) -> bool:
+    if step == "torch_pruning":
+        return (row.get(step) or "").endswith("x")
     return float(row["speed_up"]) >= 2 if step == "pruned" else row[step] == "True"
 
 

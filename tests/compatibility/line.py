@@ -25,6 +25,7 @@ from metaprune_pl.networks.examples import arguments as arguments_of
 from metaprune_pl.networks.inputs import example_of
 from metaprune_pl.networks.widths import own_state
 from metaprune_pl.pruning import Magnitude, PruningSettings, SpeedUp, count_macs, examine
+from other_pruner import result_of_torch_pruning
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": False}
@@ -64,7 +65,8 @@ class Row:
         unfollowed: Operations that the trace did not follow.
         trains: The pruned network runs forward and backward in training mode.
         loads: The stored pruned network gives the same logits.
-        seconds: Time for it all.
+        torch_pruning: What torch-pruning comes to: its speed-up, or how it fails.
+        seconds: Time for it all but that.
         error: What went wrong.
     """
 
@@ -81,6 +83,7 @@ class Row:
     unfollowed: int = 0
     trains: bool = False
     loads: bool = False
+    torch_pruning: str = ""
     seconds: float = 0.0
     error: str = ""
 
@@ -103,7 +106,10 @@ def run_line(name: str, shape: str, *, metanetwork: bool = True, **arguments: An
 
 def put_row(name: str, shape: str, results: "Queue[Row]") -> None:
     """Run the line in a process of its own."""
-    results.put(run_line(name, shape))
+    row = run_line(name, shape)
+    network = create_network(name, seed=0, **_ARGUMENTS.get(name, {}))
+    row.torch_pruning = result_of_torch_pruning(network, example_of(shape))
+    results.put(row)
 
 
 def _run(row: Row, shape: str, arguments: dict[str, Any], metanetwork: bool) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_any_network import assert_exact
 from torch import Tensor, nn
 
@@ -68,10 +69,12 @@ class Masked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.classifier = nn.Embedding(9, 12), nn.Linear(12, 5)
+        self.places = nn.Embedding(6, 12)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         there = (ids >= 0) & (mask > 0)
-        hidden = self.embed(ids) * there[:, :, None]
+        places = self.places(torch.arange(ids.shape[1], device=ids.device))
+        hidden = (self.embed(ids) + places) * there[:, :, None]
         last = mask.argmax(1)
         return self.classifier(hidden[torch.arange(len(ids)), last] + hidden.sum(1))
 
@@ -89,6 +92,22 @@ class TokensAndImage(nn.Module):
         return self.classifier(pixels * self.linear(tokens).relu().mean(1))
 
 
+class Places(nn.Module):
+    """A table of places that is resized to the image (transformers at another resolution)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.classifier = nn.Conv2d(3, 12, 1), nn.Linear(12, 5)
+        self.places = nn.Parameter(torch.randn(1, 9, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.places.reshape(1, 3, 3, -1).permute(0, 3, 1, 2)
+        resized = F.interpolate(table, size=x.shape[2:], mode="bicubic")
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        hidden = tokens + resized.flatten(2).transpose(1, 2)
+        return self.classifier(hidden.relu().mean(1))
+
+
 IDS = (torch.tensor([[1, 2, 3, 0]]), torch.tensor([[0, 0, 1, 0]]))
 IMAGE = torch.zeros(1, 3, 4, 4)
 CASES: dict[str, tuple[nn.Module, Example, set[str]]] = {
@@ -99,6 +118,7 @@ CASES: dict[str, tuple[nn.Module, Example, set[str]]] = {
         IMAGE,
         {"0", "2.conv"},
     ),
+    "resized table": (Places(), IMAGE, {"embed"}),
     "masks": (Masked(), IDS, {"embed"}),
     "two layouts": (TokensAndImage(), (IMAGE, torch.zeros(1, 7, 6)), {"convolution"}),
 }

@@ -39,17 +39,8 @@ def run(folder: Path, task: str, **settings: object) -> list[dict[str, float]]:
     }
     folder.mkdir()
     (folder.parent / "task.yaml").write_text(yaml.safe_dump(config))
-    main(
-        [
-            "prune_task",
-            "--config",
-            str(folder.parent / "task.yaml"),
-            "--trust",
-            "squares",
-            "--trust",
-            __name__,
-        ]
-    )
+    trusted = [f"--trust={name}" for name in ("squares", "squares:net", __name__)]
+    main(["prune_task", "--config", str(folder.parent / "task.yaml"), *trusted])
     rows: list[dict[str, float]] = json.loads((folder / "report.json").read_text())
     return rows
 

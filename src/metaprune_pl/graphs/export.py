@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def _explanation(error: Exception, example: Example) -> str:
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
     message = f"the network cannot be exported with an input of {shape_text(example)}: {reason}"
-    if "dtype" in text:
+    if re.search(r"dtype|scalar type|type \(", text):
         kinds = {str(t.dtype) for _, t in tensors_of(example) if t.is_floating_point()}
         return f"{message} The input is of {', '.join(kinds)}: is the network? Use network.float()."
     if "data-dependent" not in text.lower():

@@ -146,6 +146,7 @@ def _count_parts(call: Call, whole: Tensor, parts: list[Tensor]) -> None:
 
 
 def _move_several(call: Call, sources: list[Any]) -> Activation:
+    sources = [part for part in sources if call.shape_of(part) != (0,)] or sources  # empty caches
     full = [_full_labels(call, source, sources) for source in sources]
     if any(
         isinstance(value := call.value(source), Activation) and value.partners for source in sources

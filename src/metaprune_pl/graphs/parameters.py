@@ -14,6 +14,7 @@ from metaprune_pl.graphs.labels import Joined, Parameter, Statistic, shrink
 from metaprune_pl.graphs.moves import MOVES, rerun
 
 _LIKE = {"reshape_as.default", "view_as.default"}
+_LOOKUPS = {"index.Tensor", "embedding.default"}
 _ELEMENTWISE = frozenset(
     (
         "add.Tensor sub.Tensor rsub.Scalar mul.Tensor div.Tensor neg.default exp.default "
@@ -69,8 +70,10 @@ def computed(call: Call) -> Any:
         parameters or any(isinstance(value, Statistic) for value in operands)
     ):
         return Statistic()
-    if isinstance(first, Parameter) and call.operator in MOVES | _LIKE | {"index.Tensor"}:
+    if isinstance(first, Parameter) and call.operator in MOVES | _LIKE | _LOOKUPS:
         return _moved(call, first)
+    if isinstance(first, Parameter) and "upsample_" in call.operator:
+        return _resized(call, first)
     if parameters and (
         call.operator in _ELEMENTWISE or call.operator.replace("_.", ".") in _ELEMENTWISE
     ):
@@ -88,6 +91,9 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
     def move(elements: Tensor) -> Any:
         if call.operator in _LIKE:
             return elements.reshape(call.shape_of(call.node))
+        if call.operator == "embedding.default":
+            rows = call.constant(call.argument(1))
+            return None if rows is None else elements[rows]
         if call.operator == "index.Tensor":
             places = call.places()
             return None if places is None else torch.ops.aten.index.Tensor(elements, places)
@@ -106,6 +112,16 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
         for companion in parameter.companions
     )
     return replace(parameter, moved=result, companions=companions)
+
+
+def _resized(call: Call, parameter: Parameter) -> Parameter | None:
+    """A table of places for another size of images: each channel stands for itself."""
+    if parameter.companions:
+        return None
+    shape = call.shape_of(call.node)
+    first = parameter.elements.flatten(2)[:, :, 0]
+    laid = first.reshape(*first.shape, *[1] * (len(shape) - 2))
+    return replace(parameter, moved=laid.expand(shape))
 
 
 def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -> Parameter | None:

@@ -34,15 +34,20 @@ def sorted_along(call: Call) -> list[Activation]:
 
 
 def indexed(call: Call) -> Activation:
-    """Elements chosen by constant places."""
+    """Elements chosen by constant places, or by computed ones where all have the same neurons."""
     x = call.activation()
     places = call.places()
+    computed = places is None
     if places is None:
-        if x.labels.numel() == 1:
-            return Activation(x.labels)
-        raise TraceError(f"{call.name} with computed places is not supported: {call.where}")
+        indices = call.argument(1)
+        places = [
+            None if index is None else torch.zeros(call.shape_of(index), dtype=torch.long)
+            for index in indices
+        ]
     chosen = {dim for dim, index in enumerate(places) if index is not None}
     if chosen & varying(x.labels):
+        if computed:
+            raise TraceError(f"{call.name} with computed places is not supported: {call.where}")
         call.builder.fix(x.labels)  # the places are for this width
     full = x.labels.expand(call.shape_of(call.argument(0)))
     return Activation(shrink(torch.ops.aten.index.Tensor(full, places)))

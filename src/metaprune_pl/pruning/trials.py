@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,8 @@ def prunable_groups(
     readings = [
         find_groups(reading, equal=equal) for reading in _scales(graph) for equal in _equal(graph)
     ]
-    guesses = [replace(g, graph=with_guesses(network, g.graph)) for g in readings]
     reason: Exception | None = None
-    for groups in readings + guesses:
+    for groups in chain(readings, map(trial.guess, readings)):
         settled, reason = trial.settle(groups)
         if settled is not None and (not heads or trial.loses_a_head(settled)):
             return settled
@@ -67,7 +67,8 @@ def prunable_groups(
         )
     candidates = [trial.without_stuck(groups) for groups in readings]
     chosen = max(range(len(candidates)), key=lambda index: _free(candidates[index]))
-    best = max(candidates[chosen], trial.without_stuck(guesses[chosen]), key=_free)
+    guessed = trial.without_stuck(trial.guess(readings[chosen]))
+    best = max(candidates[chosen], guessed, key=_free)
     return trial.settle(best)[0] or best
 
 
@@ -162,24 +163,28 @@ class _Trial:
         first = [kept[attention.parts[0][0]] for attention in groups.graph.constraints.attentions]
         return not all(bool(part.all()) for part in first) or self._error(groups, kept) is None
 
+    def guess(self, groups: PruningGroups) -> PruningGroups:
+        """Return the groups where more attributes count neurons."""
+        return replace(groups, graph=with_guesses(self.network, groups.graph))
+
     def without_stuck(self, groups: PruningGroups) -> PruningGroups:
         """Return the groups where those that are stuck are not prunable."""
-        stuck = self.stuck(groups, _every(groups))
+        every, kinds = _every(groups), _named_kinds(groups)
+        stuck = self.stuck(groups, every[torch.argsort(kinds[every], stable=True)], kinds)
         free = groups.prunable & ~torch.isin(groups.group, stuck)
         return replace(groups, prunable=free)
 
-    def stuck(self, groups: PruningGroups, some: Tensor) -> Tensor:
-        """Of groups that failed together, [K], those that the forward pass counts on.
+    def stuck(self, groups: PruningGroups, some: Tensor, kinds: Tensor) -> Tensor:
+        """Of groups that failed together, [K], kind by kind, those that the forward pass counts on.
 
         Halving finds few among many; groups of the same kind share the fate of the first.
         """
         if len(some) < 2:
             return some
-        kinds = _named_kinds(groups)[some]
-        if bool((kinds == kinds[0]).all()) and self.fails(groups, some[:1]):
+        if bool((kinds[some] == kinds[some[0]]).all()) and self.fails(groups, some[:1]):
             return some
-        halves = torch.tensor_split(some[torch.argsort(kinds, stable=True)], 2)
-        stuck = [self.stuck(groups, half) for half in halves if self.fails(groups, half)]
+        halves = torch.tensor_split(some, 2)
+        stuck = [self.stuck(groups, half, kinds) for half in halves if self.fails(groups, half)]
         return torch.cat(stuck) if stuck else some  # they fail together only
 
     def fails(self, groups: PruningGroups, some: Tensor) -> Exception | None:

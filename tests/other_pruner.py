@@ -1,0 +1,62 @@
+"""torch-pruning's graph and pruner, for comparisons."""
+
+import torch
+import torch_pruning
+from torch import nn
+
+from metaprune_pl.networks.examples import Example, call, tensors_of
+
+ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What it raises where it cannot follow a network."""
+
+
+def prune_with_torch_pruning(network: nn.Module, example: Example, steps: int) -> float:
+    """Build torch-pruning's graph, let its pruner take steps to 2x, and return the speed-up.
+
+    Args:
+        network: Changed in place.
+        example: One input as a batch.
+        steps: Number of steps until nothing would be left.
+    """
+    count = torch_pruning.utils.count_ops_and_params
+    heads = {m: m.num_heads for m in network.modules() if isinstance(m, nn.MultiheadAttention)}
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    *_, last = (module for module in network.modules() if isinstance(module, layers))
+    pruner = torch_pruning.pruner.GroupNormPruner(
+        network,
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=1.0,
+        iterative_steps=steps,
+        ignored_layers=[last],
+        num_heads=heads,
+    )
+    before = count(network, example)[0]
+    for _ in range(steps):
+        pruner.step()
+        if (speed_up := before / count(network, example)[0]) >= 2:
+            return float(speed_up)
+    raise ValueError(f"at most {speed_up:.2f}x")
+
+
+@torch.no_grad()
+def result_of_torch_pruning(network: nn.Module, example: Example) -> str:
+    """Say how far torch-pruning prunes a network, or how it fails."""
+    shapes = [tensor.shape for _, tensor in tensors_of(call(network.eval(), example))]
+    try:
+        with torch.enable_grad():
+            speed_up = prune_with_torch_pruning(network, example, 20)
+        after = [tensor.shape for _, tensor in tensors_of(call(network, example))]
+    except ERRORS as error:
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:80]}"
+    return f"{speed_up:.2f}x" if after == shapes else "outputs of other shapes"
