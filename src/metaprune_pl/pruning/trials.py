@@ -26,6 +26,9 @@ from metaprune_pl.pruning.removal import (
     removed,
 )
 
+MASKED_AT_ONCE = 4
+"""Outputs of masked networks in memory at the same time."""
+
 
 def prunable_groups(
     network: nn.Module, example: Example, attention: AttentionUnits = "width"
@@ -216,6 +219,8 @@ class _Trial:
             with removed(self.network, graph, kept):
                 after = outputs_of(self.network, self.images)
             if key not in self.masked:
+                if len(self.masked) == MASKED_AT_ONCE:
+                    self.masked.clear()
                 self.masked[key] = masked_outputs(self.network, graph, kept, self.images)
             compare(after, self.masked[key])
         except PruningError as error:
