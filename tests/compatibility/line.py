@@ -23,6 +23,7 @@ from metaprune_pl.networks import (
 from metaprune_pl.networks.examples import Example, call, convert, random_like, tensors_of
 from metaprune_pl.networks.examples import arguments as arguments_of
 from metaprune_pl.networks.inputs import example_of
+from metaprune_pl.networks.trust import trust
 from metaprune_pl.networks.widths import own_state
 from metaprune_pl.pruning import Magnitude, PruningSettings, SpeedUp, count_macs, examine
 from other_pruner import result_of_torch_pruning
@@ -96,6 +97,8 @@ class Row:
 def run_line(name: str, shape: str, *, metanetwork: bool = True, **arguments: Any) -> Row:
     """Take one network through the whole line; its inputs are a text: see `example_of`."""
     row, start = Row(network=name), time.perf_counter()
+    if ":" in name:
+        trust(name)
     try:
         _run(row, shape, {**_ARGUMENTS.get(name, {}), **arguments}, metanetwork)
     except ERRORS as error:

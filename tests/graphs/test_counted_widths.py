@@ -98,14 +98,31 @@ class Places(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.classifier = nn.Conv2d(3, 12, 1), nn.Linear(12, 5)
-        self.places = nn.Parameter(torch.randn(1, 9, 12))
+        self.places = nn.Parameter(torch.randn(1, 10, 12))  # the first is for all together
 
     def forward(self, x: Tensor) -> Tensor:
-        table = self.places.reshape(1, 3, 3, -1).permute(0, 3, 1, 2)
-        resized = F.interpolate(table, size=x.shape[2:], mode="bicubic")
+        table = self.places[:, 1:].reshape(1, 3, 3, -1).permute(0, 3, 1, 2)
+        resized = F.interpolate(table, size=x.shape[2:], mode="bicubic").flatten(2)
+        places = torch.cat([self.places[:, :1], resized.transpose(1, 2)], 1)
         tokens = self.embed(x).flatten(2).transpose(1, 2)
-        hidden = tokens + resized.flatten(2).transpose(1, 2)
+        hidden = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + places
         return self.classifier(hidden.relu().mean(1))
+
+
+class Transposed(nn.Module):
+    """Attention whose queries, keys and values are one matrix [inputs, outputs] (GPT-2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.classifier = nn.Linear(6, 12), nn.Linear(12, 5)
+        self.weight, self.bias = nn.Parameter(torch.randn(12, 36)), nn.Parameter(torch.randn(36))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.embed(x)
+        joint = torch.addmm(self.bias, hidden.flatten(0, 1), self.weight).view(*x.shape[:2], 36)
+        heads = [part.view(*x.shape[:2], 3, -1).transpose(1, 2) for part in joint.chunk(3, 2)]
+        attended = F.scaled_dot_product_attention(*heads, scale=0.5)
+        return self.classifier(attended.transpose(1, 2).flatten(2).mean(1))
 
 
 IDS = (torch.tensor([[1, 2, 3, 0]]), torch.tensor([[0, 0, 1, 0]]))
@@ -118,6 +135,7 @@ CASES: dict[str, tuple[nn.Module, Example, set[str]]] = {
         IMAGE,
         {"0", "2.conv"},
     ),
+    "transposed": (Transposed(), torch.zeros(1, 7, 6), {"embed", "weight"}),
     "resized table": (Places(), IMAGE, {"embed"}),
     "masks": (Masked(), IDS, {"embed"}),
     "two layouts": (TokensAndImage(), (IMAGE, torch.zeros(1, 7, 6)), {"convolution"}),

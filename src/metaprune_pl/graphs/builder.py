@@ -361,9 +361,11 @@ class GraphBuilder:
         Rows of each neuron, [D, 3].
         """
         fused = {}
+        transposed = {int(c.target[0, 0]) for c in self.connections if c.inputs_first}
+        rows_first = [group for group in self.groups if group.start not in transposed]
         for query, key, value in self.heads:
             rows = torch.stack([query, key, value], 1)
-            for group in self.groups:
+            for group in rows_first:
                 inside = (rows >= group.start) & (rows < group.start + group.size)
                 if bool(inside.all()) and rows.numel() == group.size == len(rows.unique()):
                     if set(group.slots) <= {"bias"}:

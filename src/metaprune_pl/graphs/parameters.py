@@ -65,7 +65,7 @@ def computed(call: Call) -> Any:
     if isinstance(first, Joined) and call.operator in _SPLITS:
         return _apart(call, first)
     if call.operator == "cat.default":
-        return _joined(call)
+        return _together(call) or _joined(call)
     if call.operator in _STATISTICS and (
         parameters or any(isinstance(value, Statistic) for value in operands)
     ):
@@ -161,6 +161,18 @@ def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -
         indices = indices.reshape([1] * (len(shape) - indices.dim()) + list(indices.shape))
         companions.append(Parameter(parameter.name, parameter.shape, indices))
     return replace(main, moved=elements, companions=tuple(companions), normalized=normalized)
+
+
+def _together(call: Call) -> Parameter | None:
+    """Parts of one parameter side by side again."""
+    parts = [call.value(part) for part in call.argument(0)]
+    first = parts[0]
+    if not isinstance(first, Parameter) or any(
+        not isinstance(part, Parameter) or part.name != first.name or part.companions
+        for part in parts
+    ):
+        return None
+    return replace(first, moved=torch.cat([part.elements for part in parts], call.argument(1, 0)))
 
 
 def _joined(call: Call) -> Joined | None:
