@@ -110,17 +110,26 @@ class Places(nn.Module):
 
 
 class Transposed(nn.Module):
-    """Attention whose queries, keys and values are one matrix [inputs, outputs] (GPT-2)."""
+    """A linear layer whose matrix is [inputs, outputs] (GPT-2)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.classifier = nn.Linear(6, 12), nn.Linear(12, 5)
         self.weight, self.bias = nn.Parameter(torch.randn(12, 36)), nn.Parameter(torch.randn(36))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.embed(x)
-        joint = torch.addmm(self.bias, hidden.flatten(0, 1), self.weight).view(*x.shape[:2], 36)
-        heads = [part.view(*x.shape[:2], 3, -1).transpose(1, 2) for part in joint.chunk(3, 2)]
+        return torch.addmm(self.bias, x.flatten(0, 1), self.weight).view(*x.shape[:2], -1)
+
+
+class OneMatrix(nn.Module):
+    """Attention whose queries, keys and values are of one such matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.joint, self.classifier = nn.Linear(6, 12), Transposed(), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.joint(self.embed(x)).chunk(3, 2)
+        heads = [part.view(*x.shape[:2], 3, -1).transpose(1, 2) for part in parts]
         attended = F.scaled_dot_product_attention(*heads, scale=0.5)
         return self.classifier(attended.transpose(1, 2).flatten(2).mean(1))
 
@@ -135,7 +144,7 @@ CASES: dict[str, tuple[nn.Module, Example, set[str]]] = {
         IMAGE,
         {"0", "2.conv"},
     ),
-    "transposed": (Transposed(), torch.zeros(1, 7, 6), {"embed", "weight"}),
+    "transposed": (OneMatrix(), torch.zeros(1, 7, 6), {"embed", "joint"}),
     "resized table": (Places(), IMAGE, {"embed"}),
     "masks": (Masked(), IDS, {"embed"}),
     "two layouts": (TokensAndImage(), (IMAGE, torch.zeros(1, 7, 6)), {"convolution"}),
