@@ -120,8 +120,8 @@ def test_nothing_to_prune(module: str, capsys: pytest.CaptureFixture[str]) -> No
     ("args", "said"),
     [
         (
-            ["cifar_resnet", "--input_shape=3,8"],
-            "input_shape '3,8': give channels, height and width, as in 3,224,224.",
+            ["cifar_resnet", "--input_shape=3;8"],
+            "input_shape '3;8': give channels, height and width, as in 3,224,224; or a word for",
         ),
         (["cifar_resnet", "--figure=graph.doc"], "the name of a picture ends in .png, .pdf, .svg."),
         (["cifar_resnet", "--arguments={depth: 9}"], "depth 9 is not 6n + 2"),
