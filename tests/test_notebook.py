@@ -79,7 +79,7 @@ CALL: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"speed_ups": (1.6,)}, "holds another run (speed_ups: [1.5] -> [1.6])"),
+        ({"rounds": 2}, "holds another run (rounds: 1 -> 2)"),
         ({"data": Digits(seed=1)}, "(data.init_args.seed: 0 -> 1)"),
         ({"data": Digits(augmentation=Augmentation())}, "shift: 1 -> 0"),
         ({"finetune_after": FinetuneSettings(epochs=0)}, "finetune_after.init_args.epochs: 1 -> 0"),
@@ -100,6 +100,9 @@ def test_a_command_called_again_is_the_same_run_or_refused(
         assert second.accuracy_finetuned == first.accuracy_finetuned
     with pytest.raises(StorageError, match=re.escape(said)):
         metaprune_pl.run(prune, "out", **{**call, **change})
+    more = metaprune_pl.run(prune, "out", **{**call, "speed_ups": (1.5, 1.6)})
+    assert [result.target for result in more] == [1.5, 1.6]
+    assert more[0].accuracy_finetuned == first.accuracy_finetuned
     assert {path: path.read_bytes() for path in before} == before
 
 

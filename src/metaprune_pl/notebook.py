@@ -1,5 +1,6 @@
 """What a notebook or script starts with, in a line each, with sensible defaults."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -151,6 +152,9 @@ def run(
     settings = {**(trainer or {}), "default_root_dir": str(folder)}
     drawn = seed(seed_everything)
     check(command, arguments, settings)
+    parameters = inspect.signature(command).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    arguments = {**defaults, **arguments}
     config = {"seed_everything": drawn, "trainer": settings, **arguments}
     surrounding = Run(
         command=command.__name__,

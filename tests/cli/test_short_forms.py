@@ -1,5 +1,7 @@
 """What is typed most often has a short form, and means what the long one means."""
 
+from pathlib import Path
+
 import pytest
 
 from metaprune_pl.settings.short_forms import write_out
@@ -36,7 +38,10 @@ from metaprune_pl.settings.short_forms import write_out
         ("inspect", "net --input_shape 3,32,32", "net --input_shape 3,32,32"),
     ],
 )
-def test_a_short_form_is_written_out(command: str, typed: str, meant: str) -> None:
+def test_a_short_form_is_written_out(command: str, typed: str, meant: str, workdir: Path) -> None:
+    for file in ("x.py", "a/b.py"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
     assert " ".join(write_out(command, typed.split(" "))) == meant
 
 

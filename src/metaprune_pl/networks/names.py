@@ -45,7 +45,10 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
     """
     if name in BUILDERS:
         return name, BUILDERS[name]
-    if name.partition(":")[0].endswith(".py"):
+    file = name.partition(":")[0]
+    if file.endswith(".py"):
+        if not Path(file).is_file():
+            raise NetworkError(f"there is no file '{file}' for the network '{name}'.")
         raise NetworkError(f"'{name}' is a file; name the function in it: {_function_in(name)}.")
     if ":" in name:
         return name, find_own(name)

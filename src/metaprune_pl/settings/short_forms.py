@@ -107,7 +107,7 @@ def _of_file(arg: str) -> str:
     """
     flag, equals, value = arg.rpartition("=") if arg.startswith("--") else ("", "", arg)
     match = _FILE.fullmatch(value)
-    if match is None:
+    if match is None or not Path(f"{match['path']}.py").expanduser().is_file():
         return arg
     path = Path(match["path"]).expanduser()
     sys.path.insert(0, str(path.parent.resolve()))
