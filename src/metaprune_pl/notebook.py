@@ -86,8 +86,7 @@ def prune(
     Args:
         network: Left as it is.
         speed_up: Multiply-accumulates of the network over those of the result.
-        example: One input as a batch: an image [1, C, H, W], a tuple of positional arguments, or a
-            dictionary of keyword arguments; None guesses the shape of an image.
+        example: One input as a batch: see `trace`; None guesses the shape of an image.
         criterion: Which channels matter; None is `Elimination`, or without images the group norm,
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its

@@ -154,15 +154,13 @@ class GraphBuilder:
 
     def as_wide_as_input(self, nodes: Tensor) -> list[Tensor]:
         """Return pairs of nodes, [K], and of what the layers read that give them, where as many."""
-        lowest, highest = int(nodes.min()), int(nodes.max())
+        first = int(nodes[0])
         return [
             torch.stack([layer.source.flatten(), nodes])
             for layer in self.connections
-            if layer.parameter is not None
-            and layer.source.numel() == len(nodes)
-            and int(layer.target[0, 0]) <= lowest
-            and highest <= int(layer.target[-1, -1])
-            and bool(torch.isin(nodes, layer.target).all())
+            if layer.parameter is not None and layer.source.numel() == len(nodes)
+            if int(layer.target[0, 0]) <= first <= int(layer.target[-1, -1])
+            if bool(torch.isin(nodes, layer.target).all())
         ]
 
     def add_names(self, modules: Mapping[str, object]) -> None:
