@@ -61,6 +61,17 @@ def test_a_folder_of_images_is_as_the_network_expects_it(folder: str) -> None:
     assert write_out("prune", typed) == [*short, *written]
 
 
+def test_few_images_are_gone_through_for_a_thousand_steps(workdir: Path) -> None:
+    for index in range(10):
+        (workdir / "photos" / str(index)).mkdir(parents=True)
+        (workdir / "photos" / str(index) / "a.jpg").touch()
+    assert write_out("prune", ["--data=photos"])[-1] == "--finetune_after.steps=1000"
+    assert write_out("train", ["--data=photos"])[-1] == "--training.steps=1000"
+    said = ["--data=photos", "--finetune_after.epochs=3"]
+    assert not any("steps" in flag for flag in write_out("prune", said))
+    assert not any("steps" in flag for flag in write_out("curve", ["--data=photos"]))
+
+
 def test_what_is_no_short_form_stays_in_its_place() -> None:
     typed = ["--config", "a.yaml", "--data=ImageFolder", "--data.folder=x", "--data", "b.yaml"]
     assert write_out("prune", typed) == [*typed[:4], "--data=b.yaml"]

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 _NETWORK_FIRST = {"prune": "_pruned", "curve": "_curve", "train": ""}
@@ -26,6 +27,12 @@ _OF_NETWORK = (
     "--data.batch_size=32",
 )
 """What a folder of images is read as."""
+_LENGTHS = {"prune": "finetune_after", "train": "training"}
+"""Commands that train on images, and what says how long."""
+LEAST_STEPS = 1000
+"""Steps of a training whose length nobody has said, where images are few."""
+ENOUGH = 5000
+"""Images of which some epochs are as many steps."""
 _FOLDER = re.compile(r"(?!null\b)[a-z0-9_~][\w-]*")
 """A folder of the current one; classes begin with a capital letter."""
 _NUMBERS = re.compile(r"[\d.]+(?:\s*,\s*[\d.]+)*")
@@ -38,7 +45,8 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
     ====================================  ===========================================
     `prune NETWORK`                       `--network=NETWORK`
     `FOLDER/FILE.py:FUNCTION`             `FILE:FUNCTION`, looked up in that folder
-    `--data FOLDER`                       an `ImageFolder`, as the network expects it
+    `--data FOLDER`                       an `ImageFolder`, as the network expects it, and
+                                          1,000 steps of training where images are few
     `--speed_up 2`, `--speed_ups 2,3`     `--speed_ups=[2]`, `--speed_ups=[2,3]`
     `--latency 0.5`, `--max_drop 1%`      `--goal.latency=0.5`, `--goal.max_drop=1%`
     `--out FOLDER`                        `--trainer.default_root_dir=FOLDER`
@@ -57,7 +65,9 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
     if command in _NETWORK_FIRST and first == 1:
         flags[0] = f"--network={words[0]}"
         flags += _folder(command, words[0], flags)
-    return _typed_last(flags) if _OF_NETWORK[0] in flags else flags
+    if _OF_NETWORK[0] not in flags:
+        return flags
+    return [*_typed_last(flags), *_length(command, flags)]
 
 
 def _flags(words: Iterable[str]) -> Iterator[str]:
@@ -112,6 +122,17 @@ def _of_file(arg: str) -> str:
     path = Path(match["path"]).expanduser()
     sys.path.insert(0, str(path.parent.resolve()))
     return f"{flag}{equals}{path.name}:{match['function']}"
+
+
+def _length(command: str, flags: list[str]) -> list[str]:
+    """Return how long to train on a folder of few images, unless that is said."""
+    name = _LENGTHS.get(command)
+    if name is None or any(flag.startswith((f"--{name}", "--config", "-c")) for flag in flags):
+        return []
+    folder = next(flag for flag in flags if flag.startswith("--data.folder="))
+    files = (path for path in Path(folder.partition("=")[2]).expanduser().rglob("*.*"))
+    few = sum(1 for _ in islice(files, ENOUGH)) < ENOUGH
+    return [f"--{name}.steps={LEAST_STEPS}"] if few else []
 
 
 def _folder(command: str, network: str, flags: list[str]) -> list[str]:
