@@ -51,9 +51,7 @@ def compress(
     lr: float = 0.03,
     **trainer: Any,
 ) -> Compression:
-    """Prune a network, train what is left, and measure both.
-
-    The pruned network learns from the labels and from what the network says.
+    """Prune a network, train what is left on labels and on what it said, and measure both.
 
     Args:
         network: Left as it is.
@@ -87,15 +85,20 @@ def compress(
     if epochs:
         runner.fit(_Taught(pruned, before, lr), train_dataloaders=train)
     after = pruned.to(device).eval()
-    times = measure_latencies([before, after], example, len(first[0]))
-    result = Compressed(
+    return Compression(network=after, result=_measured(before, after, first[0].to(device), test))
+
+
+def _measured(before: nn.Module, after: nn.Module, images: Tensor, test: Loader) -> Compressed:
+    """Measure a network before and after, in time on as many images as a batch has."""
+    example = images[:1]
+    times = measure_latencies([before, after], example, len(images))
+    return Compressed(
         macs=(count_macs(before, example), count_macs(after, example)),
         parameters=(count_parameters(before), count_parameters(after)),
-        accuracy=(_accuracy(before, test, device), _accuracy(after, test, device)),
+        accuracy=(_accuracy(before, test, images.device), _accuracy(after, test, images.device)),
         times=(times[0], times[1]),
-        batch=len(first[0]),
+        batch=len(images),
     )
-    return Compression(network=after, result=result)
 
 
 class _Taught(pl.LightningModule):

@@ -93,7 +93,6 @@ def prepare(
     given = preparation.source
     network, card = open_for(given, data)
     check_fits(network, card, data)
-    card = replace(card, preprocessing=data.preprocessing)
     unpruned = _examined(preparation, targets, network, card)
     start = source = Path(given.network) if given.stored else context.folder / "source"
     if preparation.initial is not None:

@@ -60,7 +60,7 @@ Outcome = Pruned | Masked
 """What is measured of a network: with fewer channels, or with masks."""
 
 
-def _reported(folder: Path, arguments: Mapping[str, Any]) -> bool:
+def _is_reported(folder: Path, arguments: Mapping[str, Any]) -> bool:
     """Whether a finished run's report is of the speed-ups that are asked for."""
     if arguments["masks"] is not None or arguments["goal"] is not None or arguments["targets"]:
         return True
@@ -68,7 +68,7 @@ def _reported(folder: Path, arguments: Mapping[str, Any]) -> bool:
     return targets == list(arguments["speed_ups"])
 
 
-@goes_on("speed_ups", is_done=_reported)
+@goes_on("speed_ups", is_done=_is_reported)
 def prune(
     context: Context,
     data: ImageDataModule,
@@ -83,16 +83,13 @@ def prune(
     latency_batches: tuple[int, ...] = (1, 32),
     **preparation: Any,
 ) -> list[Outcome]:
-    """Prune a network to speed-ups, or mask its weights.
-
-    Metanetwork, finetune, prune, finetune.
+    """Prune a network to speed-ups, or mask its weights: finetune, prune, finetune.
 
     Args:
         context: Where to run.
         data: The images.
         finetune_after: Finetuning after pruning.
-        speed_ups: Targets: cost of the unpruned network over that of the result, increasing. A
-            finished run takes up further ones.
+        speed_ups: Unpruned cost over that of the result, increasing; a finished run takes up more.
         goal: What to come to in place of speed-ups: a time here, a size, or an accuracy to keep.
         masks: Which weights become zero, in place of channels that are removed; `pruning`,
             `speed_ups` and `latency_batches` have no effect then.
@@ -116,15 +113,7 @@ def prune(
     task = _task(context, data, before, asked, finetune_after, latency_batches)
     if goal is not None and goal.drop is not None:
         asked = [_largest(task, before.pruning, goal.drop, goal.trials)]
-    results = prune_to_targets(task, asked, rounds, rewind=rewind)
-    if pruned := [result for result in results if isinstance(result, Pruned)]:
-        results = [*_timed(task, asked, pruned)]
-    if context.is_global_zero:
-        write_result(results, context.folder, context.events)
-        _tidy(context.folder, asked)
-    if not context.is_part:
-        _tell(task, asked, results)
-    return results
+    return _reported(task, asked, prune_to_targets(task, asked, rounds, rewind=rewind))
 
 
 def _asked(
@@ -266,8 +255,8 @@ def _largest(task: Classification, settings: PruningSettings, drop: float, trial
         target.check(task.network, task.unpruned)
         return trained_to(task, target)
 
-    given, device = load_network(task.ready.given), task.context.device
-    best, kept = largest_within(given, trained, task.data, device, drop=drop, trials=trials)
+    given = load_network(task.ready.given).to(task.context.device)
+    best, kept = largest_within(given, trained, task.data, drop=drop, trials=trials)
     if task.context.is_global_zero:
         write_json(task.context.folder / "trials.json", kept)
     return SpeedUp(value=best, settings=settings)
@@ -292,6 +281,21 @@ def _timed(
         )
         for index, result in enumerate(results, 1)
     ]
+
+
+def _reported(
+    task: Classification, targets: Sequence[Target], results: Sequence[Outcome]
+) -> list[Outcome]:
+    """Measure times, write the report, and tell of it."""
+    context = task.context
+    if pruned := [result for result in results if isinstance(result, Pruned)]:
+        results = _timed(task, targets, pruned)
+    if context.is_global_zero:
+        write_result([*results], context.folder, context.events)
+        _tidy(context.folder, targets)
+    if not context.is_part:
+        _tell(task, targets, results)
+    return [*results]
 
 
 def _tidy(folder: Path, targets: Sequence[Target]) -> None:

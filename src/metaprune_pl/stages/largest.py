@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import PruningError
 from metaprune_pl.pruning.targets.search import largest_speed_up
+from metaprune_pl.reports.text import percent
 from metaprune_pl.stages.accuracy import accuracy
 
 
@@ -16,27 +16,23 @@ def largest_within(
     given: nn.Module,
     trained: Callable[[float], nn.Module],
     data: ImageDataModule,
-    device: torch.device,
     *,
     drop: float,
     trials: int,
 ) -> tuple[float, dict[str, float]]:
-    """Return the largest speed-up after which a network keeps its validation accuracy.
+    """Return the largest speed-up that keeps the validation accuracy, and that of each trial.
 
     Args:
-        given: The network whose accuracy is to be kept.
+        given: The network whose accuracy is to be kept, on the device to measure on.
         trained: Prunes to a speed-up and finetunes.
         data: The images, of which those of the test are left alone.
-        device: Where accuracy is measured.
         drop: Share of the validation images that may be lost.
         trials: Trainings at most.
-
-    Returns:
-        The speed-up, and the validation accuracy that each trial came to, by its speed-up.
 
     Raises:
         PruningError: No speed-up keeps it.
     """
+    device = next(given.parameters()).device
     before = accuracy(given, data, "validation", device)
     kept: dict[str, float] = {"1": before}
 
@@ -49,17 +45,15 @@ def largest_within(
         reached = accuracy(network, data, "validation", device)
         kept[f"{value:g}"] = reached
         fits = bool(reached >= before - drop)
+        said = f"{value:g}x has {percent(reached)} % of the validation images, {percent(before)} %"
+        side = "within" if fits else "not within"
         rank_zero_info(
-            f"Trial {len(kept) - 1} of {trials} at most: {value:g}x has {100 * reached:.2f} % of "
-            f"the validation images, {100 * before:.2f} % before: "
-            f"{'within' if fits else 'not within'} {100 * drop:g} %."
+            f"Trial {len(kept) - 1} of {trials}: {said} before: {side} {100 * drop:g} %."
         )
         return fits
 
     best = largest_speed_up(allowed, trials)
     if best is None:
-        raise PruningError(
-            f"no speed-up keeps the validation accuracy within {100 * drop:g} %: train longer "
-            "(--finetune_after.epochs), or allow a larger max_drop."
-        )
+        text = f"no speed-up keeps the validation accuracy within {100 * drop:g} %"
+        raise PruningError(f"{text}: train longer (--finetune_after.epochs), or raise max_drop.")
     return best, kept

@@ -25,10 +25,12 @@ def open_for(source: NetworkSource, data: ImageDataModule) -> tuple[nn.Module, N
         StorageError: The folder or the state cannot be read.
     """
     if not data.follows_network:
-        return source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+        network, card = source.open(input_shape=data.input_shape, num_classes=data.num_classes)
+        return network, replace(card, preprocessing=data.preprocessing)
     network, card = source.open(channels=data.channels, num_classes=data.num_classes)
     follow(data, network, card)
-    return network, card if source.stored else replace(card, input_shape=data.input_shape)
+    shape = card.input_shape if source.stored else data.input_shape
+    return network, replace(card, input_shape=shape, preprocessing=data.preprocessing)
 
 
 def follow(data: ImageDataModule, network: nn.Module, card: NetworkCard) -> None:
