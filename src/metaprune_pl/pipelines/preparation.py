@@ -22,8 +22,8 @@ from metaprune_pl.stages import BudgetedTraining, Finetuning
 from metaprune_pl.stages.budgeted_training import BudgetSettings
 from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
-PRUNING = PruningSettings(step=1.0, max_ratio=0.9, round_to="auto")
-"""One ranking, no layer that collapses, and widths that processors like."""
+PRUNING = PruningSettings(step=1.0, max_ratio=0.9)
+"""One ranking, and no layer that collapses."""
 BEFORE = replace(RECIPE, epochs=0, keep="last")
 """No finetuning before pruning: all of it comes after."""
 

@@ -67,7 +67,7 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
         flags += _folder(command, words[0], flags)
     if _OF_NETWORK[0] not in flags:
         return flags
-    return [*_typed_last(flags), *_length(command, flags)]
+    return [*_typed_last(flags), *_rounded(command, flags), *_length(command, flags)]
 
 
 def _flags(words: Iterable[str]) -> Iterator[str]:
@@ -122,6 +122,12 @@ def _of_file(arg: str) -> str:
     path = Path(match["path"]).expanduser()
     sys.path.insert(0, str(path.parent.resolve()))
     return f"{flag}{equals}{path.name}:{match['function']}"
+
+
+def _rounded(command: str, flags: list[str]) -> list[str]:
+    """Return that widths are what processors like, unless something is said of pruning."""
+    said = any(flag.startswith(("--pruning", "--config", "-c")) for flag in flags)
+    return [] if command != "prune" or said else ["--pruning.round_to=auto"]
 
 
 def _length(command: str, flags: list[str]) -> list[str]:
