@@ -40,12 +40,12 @@ def test_clearly_better_is_better_whatever_it_costs() -> None:
     assert recommendation(Experiment()) == ""
 
 
-def test_budgets_are_rows_of_their_own_and_the_full_one_is_recommended() -> None:
+def test_budgets_are_rows_of_their_own_and_the_best_one_is_recommended() -> None:
     tenth = [pruned("a", 0.99, 100, budget=0.1), pruned("b", 0.7, 100, budget=0.1)]
     full = [pruned("a", 0.8, 1000), pruned("b", 0.9, 1000)]
     experiment = Experiment(pruned=[*tenth, *full])
     assert [row["budget"] for row in pruned_rows(experiment)] == [0.1, 0.1, 1.0, 1.0]
-    assert "take b at 4x: 90.00 %" in recommendation(experiment)
+    assert "take a at 4x: 99.00 % after 100 images" in recommendation(experiment)
     table = experiment_tables(experiment)[0]
     assert "budget %" in [column.header for column in table.columns]  # type: ignore[union-attr]
 

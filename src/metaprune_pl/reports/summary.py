@@ -112,20 +112,19 @@ def _pruned_row(same: Sequence[Pruned]) -> dict[str, Any]:
 def recommendation(experiment: Experiment) -> str:
     """Say by an experiment's own figures what to take, and where a network lies.
 
-    At the last target, with all of the finetuning: of the methods within one standard deviation of
-    the best the one that trains on the fewest images.
+    At the last target: of the methods and budgets within one standard deviation of the best the one
+    that trains on the fewest images.
     """
     last = [row for row in pruned_rows(experiment) if row["target"] == _last_target(experiment)]
     if not last:
         return ""
-    full = max(row["budget"] for row in last)
-    trained = _cheapest([row for row in last if row["budget"] == full], "accuracy_finetuned")
+    trained = _cheapest(last, "accuracy_finetuned")
     untrained = _cheapest(last, "accuracy_pruned")
-    target, method = trained["target"], trained["method"]
+    target, method, budget = trained["target"], trained["method"], trained["budget"]
     path = next(
         each.path
         for each in experiment.pruned
-        if (each.target, each.method, each.budget) == (target, method, full)
+        if (each.target, each.method, each.budget) == (target, method, budget)
     )
     return (
         f"By these figures take {method} at {target:g}x: {_figure(trained, 'accuracy_finetuned')} "
