@@ -232,7 +232,7 @@ def test_misspelt(
         ([*EXPERIMENT, "--chain.overrides={prun: {}}"], "'prun' is none of data_models"),
         (
             [*EXPERIMENT, "--chain.held_out=5"],
-            "data_quickstart.yaml trains 6 data models, 5 of which are held out and 1 for",
+            "data_quickstart.yaml trains 5 data models, 5 of which are held out and 1 for",
         ),
         (
             [*COMPARE, "--matrix.overrides={data_models: {model.init_args.seeds: [0]}}"],

@@ -76,7 +76,8 @@ DISJOINT = ["quickstart", "resnet20_cifar10_jpeg", *sorted(EXPERIMENTS)]
 @pytest.mark.parametrize("name", DISJOINT)
 def test_networks_to_learn_from_to_choose_by_and_to_report_on_are_three_sets(name: str) -> None:
     seeds = settings(f"data_{name}")["model"]["init_args"]["seeds"]
-    zoo, chain = settings(f"meta_{name}")["data"]["init_args"], settings(name)["chain"]
+    zoo = settings(f"meta_{name}")["data"]["init_args"]
+    chain = settings("paper_quickstart" if name == "quickstart" else name)["chain"]
     sizes = zoo["validation"], zoo["held_out"]
     assert sizes == (chain.get("validation", 1), chain["held_out"]) and min(sizes) > 0
     learn = seeds[: -sum(sizes)]

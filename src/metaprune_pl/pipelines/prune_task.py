@@ -82,7 +82,7 @@ def prune_task(
         network: The network, and how it is pruned: see `TaskNetwork`.
 
     Example:
-        metaprune prune_task --config prune_segmentation.yaml
+        metaprune prune_task --network torchvision/fcn_resnet50 --task Segmentation --data my.Data
     """
     settings = TaskNetwork(**network)
     targets = speed_up_targets(speed_ups, settings.pruning)
