@@ -71,6 +71,12 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     except (SafetensorError, OSError, *DAMAGED) as error:
         raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
     state = _unwrapped(data)
+    _check_plain(state, path)
+    return state
+
+
+def _check_plain(state: Mapping[Any, Tensor], path: str | Path) -> None:
+    """Refuse what is no dense tensor with a name."""
     for name, value in state.items():
         if not isinstance(name, str):
             raise StorageError(f"'{path}' names a tensor {name!r:.40}, which is no text.")
@@ -83,7 +89,6 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
             )
     if not state:
         raise StorageError(f"'{path}' holds no state dict: names with tensors.")
-    return state
 
 
 def check_unpacked(file: Path, largest: float) -> None:

@@ -50,7 +50,8 @@ class Context:
             seed: Seed that all generators have; False is none.
             is_part: Whether the command is a part of a larger one.
         """
-        folder, is_rehearsal = trainer.run_folder, bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        folder = trainer.run_folder
+        is_rehearsal = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if is_rehearsal:
             trainer.events = Events.of(folder)
         return cls(
