@@ -36,10 +36,16 @@ WRONG = [
     ([*PRUNE, "--data", "./nowhere"], "nowhere"),
     ([*PRUNE, "--data", "nowhere"], "no folder 'nowhere'. An image folder has"),
     ([*PRUNE, "--data", "empty"], "'empty' has 0 class folders; at least two are needed"),
-    (["prune", "no.py:build", "--data", "photos"], "cannot import 'no' for the network"),
-    (["prune", "own.py:other", "--data", "photos"], "module 'own' has no function 'other'"),
-    (["prune", "own.py", "--data", "photos"], "'own.py' is a file; name the function in it"),
-    (["prune", "own.py:nothing", "--data", "photos"], "own:nothing"),
+    (["prune", "no.py:build", "--data", "photos"], "there is no file 'no.py'"),
+    (
+        ["prune", "deliverer.py:other", "--data", "photos"],
+        "module 'deliverer' has no function 'other'",
+    ),
+    (
+        ["prune", "deliverer.py", "--data", "photos"],
+        "'deliverer.py' is a file; name the function in it",
+    ),
+    (["prune", "deliverer.py:nothing", "--data", "photos"], "deliverer:nothing"),
     (["prune", "net", "net", "--data", "photos"], "nrecognized arguments"),
     (
         ["prune", "net", "--data", "photos", "--state", "x.pth"],
@@ -93,7 +99,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(6):
             pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    (folder / "own.py").write_text("def nothing():\n    return None\n")
+    (folder / "deliverer.py").write_text("def nothing():\n    return None\n")
     for name in ("broken.jpg", "broken.onnx", "broken.pt2", "broken.torchscript"):
         (folder / name).write_text("nothing of the kind")
     return folder
