@@ -231,7 +231,8 @@ class ExperimentSettings:
             overrides = f" with the overrides of {name}" if stage.changes else ""
             with within(f"{stage.config}{overrides}"):
                 settings = stage.parse(**(made if name in _PRUNED else {}))
-                build(stage.command, settings)
+                if name != "guided":  # its network is not made yet
+                    build(stage.command, settings)
             seeds = settings.get("model.init_args.seeds")
             if name == "data_models" and isinstance(seeds, list):
                 self.check_held_out(len(seeds))
