@@ -3,8 +3,8 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -34,7 +34,7 @@ class MetaEvaluation(Callback):
     The mean speed-up that is reached is logged as `meta_eval/speed_up`, with what the curves come
     to, and written to `meta_evaluation/epoch_NNN/result.json` in the run's folder, the curves
     beside it. TensorBoard has the curves of all epochs so far as a figure. Name it among
-    `trainer.callbacks`; several devices share the networks.
+    `trainer.callbacks`; several devices finetune each network together.
 
     Args:
         threshold: Validation accuracy to keep.
@@ -94,20 +94,19 @@ class MetaEvaluation(Callback):
         return [str(path) for path in zoo.models_to_choose_by]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate this device's share of the networks, and log the means over all."""
+        """Evaluate all networks, and log the means over them."""
         epoch = trainer.current_epoch + 1
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
         if not isinstance(pl_module, MetaTraining) or rehearsal or epoch % self.every:
             return
         folder = Path(trainer.default_root_dir) / "meta_evaluation"
         networks = self._networks(trainer)
-        measured = torch.zeros(len(MEASURES), dtype=torch.float64, device=pl_module.device)
-        for network in networks[trainer.global_rank :: trainer.world_size]:
+        measured = []
+        for network in networks:
             drawn = self._draw(trainer, pl_module, folder / f"epoch_{epoch:03d}", Path(network))
-            values = {"speed_up": drawn.reach_above(self.threshold), **vars(Shape.of([drawn]))}
-            measured += measured.new_tensor([values[name] for name in MEASURES])
-        total = trainer.strategy.reduce(measured, reduce_op="sum")
-        means = {name: float(total[i]) / len(networks) for i, name in enumerate(MEASURES)}
+            shape = vars(Shape.of([drawn]))
+            measured.append({"speed_up": drawn.reach_above(self.threshold), **shape})
+        means = {name: fmean(values[name] for values in measured) for name in MEASURES}
         pl_module.log_dict({f"meta_eval/{name}": v for name, v in means.items()}, sync_dist=True)
         if trainer.is_global_zero:
             result = {"epoch": epoch, "threshold": self.threshold, **means}
@@ -123,12 +122,16 @@ class MetaEvaluation(Callback):
         context = Context(
             folder=folder / name,
             device=training.device,
-            make_trainer=trainer.for_device,
+            make_trainer=trainer.for_inner,
+            is_global_zero=trainer.is_global_zero,
+            broadcast=trainer.broadcast,
             events=replace(trainer.events, is_silent=True),
         )
         metanetwork = context.folder / "metanetwork"
         record = {"epoch": trainer.current_epoch + 1}
-        save_metanetwork(metanetwork, training.metanetwork, record)
+        if context.is_global_zero:
+            save_metanetwork(metanetwork, training.metanetwork, record)
+        context.barrier()
         images = copy.copy(zoo.images)
         images.global_batch = self.global_batch
         return curve(

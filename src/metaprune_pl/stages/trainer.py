@@ -141,20 +141,9 @@ class StageTrainer(pl.Trainer):
         trainer.events = self.events
         return trainer
 
-    def for_device(self, folder: Path, epochs: int | None) -> Self:
-        """Return a fresh Trainer for a fit on this process's device alone, without a log."""
-        index = self.strategy.root_device.index
-        return self.for_stage(
-            folder,
-            epochs,
-            strategy="auto",
-            num_nodes=1,
-            devices=1 if index is None else [index],
-            sync_batchnorm=False,  # nobody else takes part
-            max_steps=-1,
-            enable_progress_bar=False,
-            logger=False,
-        )
+    def for_inner(self, folder: Path, epochs: int | None) -> Self:
+        """Return a fresh Trainer for a fit within another, on the same devices, without a log."""
+        return self.for_stage(folder, epochs, max_steps=-1, enable_progress_bar=False, logger=False)
 
     @property
     def run_folder(self) -> Path:
