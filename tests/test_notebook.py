@@ -41,6 +41,9 @@ def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
     batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
     blind = metaprune_pl.prune(network, 1.5, example=example)
     seen = metaprune_pl.prune(network, 1.5, example=example, images=lambda: batches)
+    for given in (batches, [images for images, _ in batches]):
+        same = metaprune_pl.prune(network, 1.5, example=example, images=given)
+        assert all(map(torch.equal, same.state_dict().values(), seen.state_dict().values()))
     unseen = torch.randn(64, 3, 8, 8)
     with torch.no_grad():
         errors = [float((each(unseen) - network(unseen)).norm()) for each in (blind, seen)]

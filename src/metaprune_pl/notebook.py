@@ -1,7 +1,8 @@
 """What a notebook or script starts with, in a line each, with sensible defaults."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +27,8 @@ from metaprune_pl.stages.trainer import StageTrainer
 REPAIR = 1024
 """Images that a repair measures."""
 
+Batches = Iterable[Tensor | Sequence[Tensor]]
+"""Batches of images, [B, C, H, W], or of images with labels, [B]."""
 T = TypeVar("T")
 
 
@@ -76,7 +79,7 @@ def prune(
     example: Example | None = None,
     criterion: Importance | None = None,
     settings: PruningSettings | None = None,
-    images: Images | None = None,
+    images: Images | Batches | None = None,
 ) -> nn.Module:
     """Return a copy of a network, in evaluation mode, without its least important channels.
 
@@ -91,8 +94,9 @@ def prune(
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
             channels.
-        images: Starts over batches of images, on the network's device, and labels; the criterion
-            and the repair measure some of them.
+        images: Batches of images [B, C, H, W], alone or with labels [B], on the network's device: a
+            list, a DataLoader, or a function that returns them. The criterion and the repair
+            measure some of them.
 
     Raises:
         ConfigError: The speed-up makes no sense.
@@ -100,6 +104,7 @@ def prune(
         TraceError: The network cannot be turned into a graph.
     """
     copied = copy_network(network).eval()
+    images = images if images is None or callable(images) else partial(_pairs, images)
     ranking: Ranking = "uniform" if images is None and criterion is None else "global"
     usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
     target = SpeedUp(value=speed_up, settings=settings or usual)
@@ -114,6 +119,12 @@ def prune(
         for _ in pruning.repair(copied, pruned.network, unpruned.graph, pruned.kept, sample):
             pass
     return pruned.network
+
+
+def _pairs(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batches of images with labels; those without have none, [0]."""
+    for batch in batches:
+        yield (batch, batch.new_empty(0)) if isinstance(batch, Tensor) else (batch[0], batch[1])
 
 
 def _first(images: Images, count: int) -> Tensor:

@@ -116,7 +116,7 @@ def test_elimination_costs_what_a_regression_without_the_unit_loses() -> None:
     for unit in range(6):
         assert float(costs[unit]) == pytest.approx(loss_without(reader, inputs, [unit]), rel=1e-6)
     gone, total = [2, 4], float(costs[2])
-    next_costs = reader.without(2).costs()  # unit 4 is at 3 now
+    next_costs = reader.without(torch.tensor([2])).costs()  # unit 4 is at 3 now
     total += float(next_costs[3])
     assert total == pytest.approx(loss_without(reader, inputs, gone), rel=1e-6)
 
@@ -129,6 +129,19 @@ def test_elimination_is_the_greedy_choice_of_regressions() -> None:
         gone.append(min(left, key=lambda unit: loss_without(reader, inputs, [*gone, unit])))
     assert eliminate([reader]).tolist()[:5] == gone
     assert sorted(eliminate([reader, reader]).tolist()) == list(range(6))
+
+
+def test_elimination_of_a_large_group_goes_in_steps() -> None:
+    reader, _ = random_reader(130, 1, 4)
+    order = eliminate([reader])
+    assert sorted(order.tolist()) == list(range(130))
+    cheapest = reader.costs().argsort()[:2]
+    assert torch.equal(order[:2], cheapest)
+    assert torch.equal(order[2], left_after(order[:2])[reader.without(cheapest).costs().argmin()])
+
+
+def left_after(gone: Tensor) -> Tensor:
+    return torch.tensor([unit for unit in range(130) if unit not in gone.tolist()])
 
 
 def test_elimination_keeps_the_shares_of_energy_and_finds_the_double() -> None:

@@ -113,6 +113,8 @@ def prune(
     task = _task(context, data, before, asked, finetune_after, latency_batches)
     if goal is not None and goal.drop is not None:
         asked = [_largest(task, before.pruning, goal.drop, goal.trials)]
+    if not context.is_part:
+        tell("Choosing what goes: seconds, or minutes where layers have hundreds of channels.")
     return _reported(task, asked, prune_to_targets(task, asked, rounds, rewind=rewind))
 
 

@@ -13,6 +13,8 @@ from metaprune_pl.pruning.importance.energy import Energy, readers
 from metaprune_pl.pruning.layerwise import Layer
 from metaprune_pl.pruning.least_squares import NormalEquations, slices, with_bias
 
+STEPS = 64
+"""Steps that a group goes in at most: one unit each up to so many units."""
 RIDGE = 1e-2
 """Share of the mean square of a layer's inputs that is added to all of them."""
 
@@ -21,10 +23,10 @@ RIDGE = 1e-2
 class Elimination(Energy):
     """What the layers that read a unit lose with it, when the others make up for it.
 
-    The units of a group go one by one: each time that one whose loss costs the layers that read it
-    least, by least squares, and what they read of the others is changed to make up for it. That
-    gives the order within a group; how much its units matter against those of other groups is their
-    energy, the largest for the last one to go.
+    The units of a group go one by one, or a 64th of a large group at a time: each time those whose
+    loss costs the layers that read them least, by least squares, and what they read of the others
+    is changed to make up for it. That gives the order within a group; how much its units matter
+    against those of other groups is their energy, the largest for the last one to go.
 
     Attributes:
         normalize: What scores are divided by within their group: 1 (`none`), their `mean` or `max`.
@@ -78,7 +80,7 @@ class Reader:
     Letters: K inputs (channels times taps, and 1 for the bias), U units, C inputs of each of them.
 
     Attributes:
-        inverse: Inverse of the second moments of its inputs, [K, K]; rows of removed ones are 0.
+        inverse: Inverse of the second moments of its inputs, [K, K].
         weights: Its weights in units of each output's deviation, [O, K].
         source: Node of each of its inputs; -1 is none, [K].
         columns: Inputs of each unit, [U, C].
@@ -144,26 +146,40 @@ class Reader:
         costs: Tensor = (solved * weights).sum((1, 2))
         return costs / len(self.weights)
 
-    def without(self, index: int) -> "Reader":
-        """Return it without a unit, for which what it reads of the others makes up."""
-        gone = self.columns[index]
-        rows = self.inverse[gone]
-        change = torch.linalg.solve(rows[:, gone], rows)  # [C, K]
+    def without(self, gone: Tensor) -> "Reader":
+        """Return it without some units, for which what it reads of the others makes up.
+
+        Args:
+            gone: Which of its units, [R].
+        """
+        lost = self.columns[gone].flatten()
+        stays = torch.ones(len(self.inverse), dtype=torch.bool, device=lost.device)
+        stays[lost] = False
+        units = torch.ones(len(self.columns), dtype=torch.bool, device=lost.device)
+        units[gone] = False
+        rows = self.inverse[lost]
+        change = torch.linalg.solve(rows[:, lost], rows[:, stays])  # [R C, K - R C]
+        moved = stays.cumsum(0) - 1
         return replace(
             self,
-            inverse=self.inverse - self.inverse[:, gone] @ change,
-            weights=self.weights - self.weights[:, gone] @ change,
-            columns=torch.cat([self.columns[:index], self.columns[index + 1 :]]),
+            inverse=self.inverse[stays][:, stays].sub_(rows[:, stays].T @ change),
+            weights=self.weights[:, stays] - self.weights[:, lost] @ change,
+            columns=moved[self.columns[units]],
         )
 
 
 def eliminate(layers: Sequence[Reader]) -> Tensor:
     """Return the units that layers read in the order in which they go, [U]."""
-    left = list(range(len(layers[0].columns)))
+    left = torch.arange(len(layers[0].columns))
+    step = max(1, len(left) // STEPS)
     order = []
-    while len(left) > 1:
+    while len(left) > step:
         costs = torch.stack([layer.costs() for layer in layers]).sum(0)
-        index = int(costs.argmin())
-        order.append(left.pop(index))
-        layers = [layer.without(index) for layer in layers]
-    return torch.tensor(order + left)
+        gone = costs.argsort()[:step]
+        layers = [layer.without(gone) for layer in layers]
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[gone.cpu()] = False
+        order.append(left[gone.cpu()])
+        left = left[stays]
+    costs = torch.stack([layer.costs() for layer in layers]).sum(0)
+    return torch.cat([*order, left[costs.argsort().cpu()]])
