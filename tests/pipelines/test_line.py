@@ -35,6 +35,7 @@ from metaprune_pl.pruning import count_macs, count_parameters, examine
 from metaprune_pl.reports import Curve, Experiment, Pruned
 from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.tables import experiment_tables
+from metaprune_pl.reports.writing import read_report
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 
@@ -191,7 +192,7 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
 
 
 def test_a_narrow_terminal_cuts_nothing_off(runs: Path) -> None:
-    results = [Pruned(**row) for row in json.loads((runs / "prune" / "report.json").read_text())]
+    results = read_report(runs / "prune", Pruned)
     console = Console(width=72, record=True, file=io.StringIO())
     console.print(Pruned.table(results), *experiment_tables(Experiment(pruned=results)))
     assert "…" not in console.export_text()
