@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -188,11 +189,22 @@ def results(folder: Path) -> dict[str, Any]:
     return known
 
 
+def run_alone(test: pytest.Item) -> None:
+    """Run a test in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    command = [sys.executable, "-m", "pytest", "-n", "0", f"{test.path}::{test.name}"]
+    options = {"env": environment, "cwd": test.config.rootpath, "text": True}
+    done = subprocess.run(command, stdout=-1, stderr=subprocess.STDOUT, **options)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*")
 def test_a_kill_at_any_operation_of_an_experiment(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # what other tests have started does not bear a fork
+        return run_alone(request.node)
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).write_text("drawn"))
     Path("whole").mkdir()
     monkeypatch.chdir("whole")

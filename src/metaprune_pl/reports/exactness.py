@@ -49,7 +49,7 @@ class Exactness:
         """Return the columns of a table on disk."""
         return {
             "compared": self.compared,
-            "difference": self.difference,
+            "largest_difference": self.difference,
             "attributes_set": " ".join(self.attributes),
             "not_followed": "; ".join(self.unfollowed),
         }
