@@ -112,11 +112,11 @@ def test_a_network_for_one_size_of_batch(workdir: Path) -> None:
 def test_networks_and_files_are_timed_in_turn(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store("net")
-    main(["export", "net", "--format=onnx"])
+    store("timed")
+    main(["export", "timed", "--format=onnx"])
     capsys.readouterr()
     flags = ["--batches", "1,3", "--threads", "1", "--seconds=0.001", "--json"]
-    main(["benchmark", "net", "net.onnx", *flags])
+    main(["benchmark", "timed", "timed.onnx", *flags])
     result = json.loads(capsys.readouterr().out)
     assert [s["program"] for s in result["subjects"]] == ["PyTorch", "ONNX Runtime"]
     assert [(s["batch"], s["threads"]) for s in result["setups"]] == [(1, 1), (3, 1)]
