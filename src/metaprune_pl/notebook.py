@@ -108,17 +108,23 @@ def prune(
     ranking: Ranking = "uniform" if images is None and criterion is None else "global"
     usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
     target = SpeedUp(value=speed_up, settings=settings or usual)
-    unpruned = pruning.examine(
-        copied, _example(copied, example), attention=target.settings.attention
-    )
+    attention = target.settings.attention
+    unpruned = pruning.examine(copied, _example(copied, example), attention=attention)
     target.check(copied, unpruned)
     chosen = criterion or (Magnitude() if images is None else Elimination())
     (pruned,) = target.reach([target], copied, unpruned, chosen, images)
     if images is not None and pruned.kept is not None:
         sample = _first(images, REPAIR)
-        for _ in pruning.repair(copied, pruned.network, unpruned.graph, pruned.kept, sample):
-            pass
+        _repair(copied, unpruned.graph, pruned.network, pruned.kept, sample)
     return pruned.network
+
+
+def _repair(
+    source: nn.Module, graph: graphs.WeightGraph, network: nn.Module, kept: Tensor, images: Tensor
+) -> None:
+    """Repair a pruned network in place: see `pruning.repair`."""
+    for _ in pruning.repair(source, network, graph, kept, images):
+        pass
 
 
 def _pairs(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

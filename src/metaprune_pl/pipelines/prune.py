@@ -105,17 +105,20 @@ def prune(
     """
     before = Preparation(**preparation)
     check_rounds(rounds, finetune_after.length)
-    if any(size < 1 for size in latency_batches):
-        raise ConfigError("latency_batches: give numbers of images of at least 1.")
+    _check_batches(latency_batches)
     asked = _asked(speed_ups, masks, targets, before.pruning)
     if goal is not None:
         asked = [goal.target(lambda: open_for(before.source, data), before.pruning)]
     task = _task(context, data, before, asked, finetune_after, latency_batches)
     if goal is not None and goal.drop is not None:
         asked = [_largest(task, before.pruning, goal.drop, goal.trials)]
-    if not context.is_part:
-        tell("Choosing what goes: seconds, or minutes where layers have hundreds of channels.")
+    task.begin()
     return _reported(task, asked, prune_to_targets(task, asked, rounds, rewind=rewind))
+
+
+def _check_batches(sizes: Sequence[int]) -> None:
+    if any(size < 1 for size in sizes):
+        raise ConfigError("latency_batches: give numbers of images of at least 1.")
 
 
 def _asked(
@@ -158,6 +161,11 @@ class Classification(Task[Outcome]):
     def kind(self, target: Target) -> type[Outcome]:
         """Return the class of what is measured for a target: see `Task.kind`."""
         return Pruned if target.channels else Masked
+
+    def begin(self) -> None:
+        """Say what comes first, which may take a while."""
+        if not self.context.is_part:
+            tell("Choosing what goes: seconds, or minutes where layers have hundreds of channels.")
 
     def announce(self, target: Target, pruned: PrunedNetwork) -> None:
         """Show the plan, and how long the training takes: see `Task.announce`."""

@@ -1,6 +1,6 @@
 """Whether a pruned network is the original with masked channels, and what was done for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -66,3 +66,10 @@ class Exactness:
             told.append(f"Attributes set to the new widths: {names}.")
         told += [f"Not followed, channels around it stay: {x}." for x in self.unfollowed[:most]]
         return told
+
+
+def in_row(row: Mapping[str, Any], exactness: Exactness | None) -> dict[str, Any]:
+    """Return a result's row with the columns of a comparison in place of `exactness`."""
+    own = {} if exactness is None else exactness.row()
+    assert not own.keys() & row.keys()
+    return {name: value for name, value in row.items() if name != "exactness"} | own

@@ -10,11 +10,11 @@ from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.summary import (
     choice_sentence,
     cost_sentence,
-    curve_rows,
     flat_region_sentence,
     methods_of,
     pruned_rows,
 )
+from metaprune_pl.reports.tables import curve_cells
 from metaprune_pl.reports.text import count, decimal, percent
 
 KEPT = 0.01
@@ -71,18 +71,7 @@ def _said(result: Pruned) -> str:
 
 
 def _accuracies(results: Sequence[Pruned]) -> Grid:
-    columns = ["target", "reached", "MACs", "parameters"]
-    columns += [f"{step} %" for step in results[0].accuracies]
-    rows = [
-        (
-            f"{result.target:g}x",
-            f"{result.speed_up:.2f}x",
-            count(result.macs),
-            count(result.parameters),
-            *(percent(value) for value in result.accuracies.values()),
-        )
-        for result in results
-    ]
+    columns, rows = Pruned.columns(results), [result.cells for result in results]
     return Grid(title="Test accuracy", columns=columns, rows=rows)
 
 
@@ -111,15 +100,7 @@ def page_of_experiment(experiment: Experiment) -> Page:
     ]
     columns = ["target", "method", "reached", "MACs", "pruned %", "finetuned %"]
     grids = [Grid(title="Pruned networks: test accuracy", columns=columns, rows=rows)]
-    flat = [
-        (
-            row["method"],
-            percent(row["accuracy_unpruned"], row["accuracy_unpruned_std"]),
-            decimal(row["flat_region"], row["flat_region_std"]),
-            f"{row['area']:.4f}",
-        )
-        for row in curve_rows(experiment)
-    ]
+    flat = curve_cells(experiment)
     columns = ["method", "unpruned %", "flat to", "area"]
     grids.append(Grid(title="Curves before finetuning", columns=columns, rows=flat))
     sentences = [flat_region_sentence(experiment), choice_sentence(experiment)]

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from rich.table import Table
 
-from metaprune_pl.reports.exactness import Exactness
+from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.text import count, milliseconds, percent, text_table
 
@@ -149,34 +149,37 @@ class Pruned(Result):
 
     def row(self) -> dict[str, Any]:
         """Return this result's row of a table on disk, a column for each measured time."""
-        row = asdict(self) | self.derived
+        row = in_row(asdict(self) | self.derived, self.exactness)
         del row["widths"]
-        row |= {} if self.exactness is None else self.exactness.row()
-        del row["exactness"]
         for name in ("latency", "latency_unpruned", "latency_spread", "latency_gain"):
             times = row.pop(name)
             unit = "" if name == "latency_gain" else "_ms"
             row |= {f"{name}_batch_{size}{unit}": value for size, value in times.items()}
         return row
 
+    @staticmethod
+    def columns(results: Sequence["Pruned"]) -> list[str]:
+        """Return the names of `cells`."""
+        steps = [f"{step} %" for step in results[0].accuracies]
+        return ["target", "reached", "MACs", "parameters", *steps]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """This result's row of a table for people, without times."""
+        return (
+            f"{self.target:g}x",
+            f"{self.speed_up:.2f}x",
+            count(self.macs),
+            count(self.parameters),
+            *(percent(value) for value in self.accuracies.values()),
+        )
+
     @classmethod
     def table(cls, results: Sequence[Self]) -> Table:
         """Return the table of one network's targets for the console."""
         sizes = list(results[0].latency)
-        columns = ["target", "reached", "MACs", "parameters"]
-        columns += [f"{step} %" for step in results[0].accuracies]
-        columns += [f"ms, batch {size}" for size in sizes]
-        rows = [
-            (
-                f"{result.target:g}x",
-                f"{result.speed_up:.2f}x",
-                count(result.macs),
-                count(result.parameters),
-                *(percent(value) for value in result.accuracies.values()),
-                *(result.time(size) for size in sizes),
-            )
-            for result in results
-        ]
+        columns = [*cls.columns(results), *(f"ms, batch {size}" for size in sizes)]
+        rows = [(*result.cells, *(result.time(size) for size in sizes)) for result in results]
         title = f"{results[0].network}, {results[0].method}: test accuracy"
         return text_table(title, columns, rows)
 

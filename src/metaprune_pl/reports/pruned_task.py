@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from rich.table import Table
 
-from metaprune_pl.reports.exactness import Exactness
+from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.text import count, text_table
 
@@ -66,9 +66,7 @@ class PrunedTask(Result):
 
     def row(self) -> dict[str, Any]:
         """Return this result's row of a table on disk."""
-        row = {**asdict(self), **({} if self.exactness is None else self.exactness.row())}
-        del row["exactness"]
-        return row
+        return in_row(asdict(self), self.exactness)
 
     @classmethod
     def table(cls, results: Sequence[Self]) -> Table:

@@ -114,8 +114,9 @@ def _masked_table(experiment: Experiment, spread: str) -> Table:
     return text_table(f"Masked networks: {spread}", columns, rows)
 
 
-def _curves_table(experiment: Experiment) -> Table:
-    rows = [
+def curve_cells(experiment: Experiment) -> list[tuple[str, ...]]:
+    """Return the rows of the table of curves for people: method, unpruned, flat to, area."""
+    return [
         (
             row["method"],
             percent(row["accuracy_unpruned"], row["accuracy_unpruned_std"]),
@@ -124,6 +125,10 @@ def _curves_table(experiment: Experiment) -> Table:
         )
         for row in curve_rows(experiment)
     ]
+
+
+def _curves_table(experiment: Experiment) -> Table:
+    rows = curve_cells(experiment)
     over = OVER[experiment.curves[0].over][0] if rows else ""
     columns = ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"]
     return text_table(f"Curves: accuracy over {over}, before finetuning", columns, rows)
