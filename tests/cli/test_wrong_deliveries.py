@@ -34,6 +34,7 @@ WRONG = [
     ([*PRUNE, "--goal.trials=0", "--max_drop=1%"], "goal: batch and trials are at least 1"),
     ([*PRUNE, "--speedup", "2"], "there is no setting 'speedup'. Did you mean 'speed_ups'?"),
     ([*PRUNE, "--data", "./nowhere"], "nowhere"),
+    ([*PRUNE, "--data", "photos", "--speed_up", "-2"], "speed-up"),
     ([*PRUNE, "--data", "nowhere"], "no folder 'nowhere'. An image folder has"),
     ([*PRUNE, "--data", "empty"], "'empty' has 0 class folders; at least two are needed"),
     (["prune", "no.py:build", "--data", "photos"], "there is no file 'no.py'"),

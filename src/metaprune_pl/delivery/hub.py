@@ -1,6 +1,7 @@
 """Stored networks in repositories of the Hugging Face Hub."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
 )
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 
 from metaprune_pl.errors import StorageError
@@ -63,11 +65,11 @@ def pull(
         StorageError: The Hub refuses, or what it sent is no network.
     """
     api = HfApi()
+    with _asking(repository):
+        files = [Path(api.hf_hub_download(repository, name)) for name in FILES]
     with whole_folder(folder) as new:
-        with _asking(repository):
-            for name in FILES:
-                file = Path(api.hf_hub_download(repository, name))
-                (new / name).write_bytes(file.read_bytes())
+        for file in files:
+            (new / file.name).write_bytes(file.read_bytes())
         load_network(new, builder=builder)
         return read_card(new, builder=builder)
 
@@ -79,6 +81,8 @@ def _asking(repository: str) -> Iterator[None]:
     Raises:
         StorageError: It does.
     """
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)  # it tells of each try otherwise
     try:
         yield
     except LocalTokenNotFoundError as error:
@@ -86,6 +90,8 @@ def _asking(repository: str) -> Iterator[None]:
     except (HTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StorageError(f"'{repository}' on the Hugging Face Hub: {reason}") from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def _readme(card: NetworkCard, repository: str) -> str:

@@ -72,12 +72,18 @@ class Chart:
     def drawn(self) -> list[Drawn]:
         """Return the series in coordinates of the picture."""
         result = []
-        for index, series in enumerate(self.series):
+        colors = self.legend()
+        for series in self.series:
             dots = [Dot(x=self._x(x), y=self._y(y), text=text) for x, y, text in series.points]
             path = " ".join(f"{dot.x:.1f},{dot.y:.1f}" for dot in dots) if series.line else ""
-            color = COLORS[index % len(COLORS)]
+            color = colors[series.name]
             result.append(Drawn(name=series.name, color=color, dots=dots, path=path))
         return result
+
+    def legend(self) -> dict[str, str]:
+        """Return the colour of each name; several series may have one name."""
+        names = dict.fromkeys(series.name for series in self.series)
+        return {name: COLORS[index % len(COLORS)] for index, name in enumerate(names)}
 
     def x_ticks(self) -> list[Tick]:
         """Return the marks of the lower axis."""

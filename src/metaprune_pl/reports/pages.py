@@ -12,9 +12,9 @@ from metaprune_pl.reports.summary import (
     cost_sentence,
     flat_region_sentence,
     methods_of,
-    pruned_rows,
 )
-from metaprune_pl.reports.tables import curve_cells
+from metaprune_pl.reports.summary import recommendation as recommended
+from metaprune_pl.reports.tables import curve_cells, pruned_cells
 from metaprune_pl.reports.text import count, decimal, percent
 
 KEPT = 0.01
@@ -87,26 +87,16 @@ def _times(results: Sequence[Pruned]) -> Grid:
 def page_of_experiment(experiment: Experiment) -> Page:
     """Return the page of an experiment."""
     charts = [_curves(experiment)] if experiment.curves else []
-    rows = [
-        (
-            f"{row['target']:g}x",
-            row["method"],
-            f"{row['speed_up']:.2f}x",
-            count(row["macs"]),
-            percent(row["accuracy_pruned"], row["accuracy_pruned_std"]),
-            percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
-        )
-        for row in pruned_rows(experiment)
-    ]
-    columns = ["target", "method", "reached", "MACs", "pruned %", "finetuned %"]
+    columns, rows = pruned_cells(experiment)
     grids = [Grid(title="Pruned networks: test accuracy", columns=columns, rows=rows)]
     flat = curve_cells(experiment)
     columns = ["method", "unpruned %", "flat to", "area"]
     grids.append(Grid(title="Curves before finetuning", columns=columns, rows=flat))
-    sentences = [flat_region_sentence(experiment), choice_sentence(experiment)]
+    sentences = [recommended(experiment), flat_region_sentence(experiment)]
+    sentences += [choice_sentence(experiment), cost_sentence(experiment.costs)]
     return Page(
         title="Experiment",
-        sentences=[*sentences, cost_sentence(experiment.costs)],
+        sentences=sentences,
         charts=charts,
         grids=[grid for grid in grids if grid.rows],
     )
@@ -116,7 +106,8 @@ def _curves(experiment: Experiment) -> Chart:
     series = []
     for method in methods_of(experiment.curves):
         for curve in (c for c in experiment.curves if c.method == method):
-            points = [(x, 100 * y, f"{x:.2f}x: {percent(y)} %") for x, y in curve.line]
-            series.append(Series(name=f"{method}, {curve.network}", points=points))
+            said = f"{method}, {curve.network}"
+            points = [(x, 100 * y, f"{said}, {x:.2f}x: {percent(y)} %") for x, y in curve.line]
+            series.append(Series(name=method, points=points))
     over, _ = OVER[experiment.curves[0].over]
     return Chart(x_label=over, y_label="accuracy without finetuning (%)", series=series)

@@ -50,10 +50,11 @@ def _spread_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"test accuracy, mean ± standard deviation over {over}"
 
 
-def _pruned_table(experiment: Experiment, spread: str) -> Table:
-    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21), top 5 where there is one.
+def pruned_cells(experiment: Experiment) -> tuple[list[str], list[list[str]]]:
+    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21), and their rows for people.
 
-    `images` are those trained on for a network, and `stale` is before statistics and repair.
+    `images` are those trained on for a network, and `stale` is before statistics and repair; top 5
+    is there where there is one.
     """
     every = pruned_rows(experiment)
     names = ["macs_pruned", "left", "accuracy_base"]
@@ -64,8 +65,11 @@ def _pruned_table(experiment: Experiment, spread: str) -> Table:
     budgets = len({row["budget"] for row in every}) > 1
     columns = ["target", "method", "reached", *["budget %"] * budgets, "images"]
     columns += [_TITLES[name] for name in names]
-    rows = [_pruned_cells(row, names, budgets) for row in every]
-    return text_table(f"Pruned networks: {spread}", columns, rows)
+    return columns, [_cells_of(row, names, budgets) for row in every]
+
+
+def _pruned_table(experiment: Experiment, spread: str) -> Table:
+    return text_table(f"Pruned networks: {spread}", *pruned_cells(experiment))
 
 
 _TITLES = {
@@ -83,7 +87,7 @@ _TITLES = {
 """Column of a result to what the table calls it."""
 
 
-def _pruned_cells(row: Mapping[str, Any], names: Sequence[str], budgets: bool) -> list[str]:
+def _cells_of(row: Mapping[str, Any], names: Sequence[str], budgets: bool) -> list[str]:
     def share(name: str) -> str:
         return "" if row[name] is None else percent(row[name], row.get(f"{name}_std"))
 

@@ -35,7 +35,7 @@ ENOUGH = 5000
 """Images of which some epochs are as many steps."""
 _FOLDER = re.compile(r"(?!null\b)[a-z0-9_~][\w-]*")
 """A folder of the current one; classes begin with a capital letter."""
-_NUMBERS = re.compile(r"[\d.]+(?:\s*,\s*[\d.]+)*")
+_NUMBERS = re.compile(r"-?[\d.]+(?:\s*,\s*-?[\d.]+)*")
 _FILE = re.compile(r"(?P<path>[^:=]+)\.py:(?P<function>[^\W\d]\w*)")
 
 
