@@ -57,6 +57,8 @@ class Help(DefaultHelpFormatter):
         group, _, name = action.dest.rpartition(".")
         if group and name == "help":
             return
+        if name == "print_config":
+            action.help = "Print all settings as YAML and exit; skip_default leaves out defaults."
         known = self.shown.setdefault((name, action.help), group)
         if action.metavar == "CONFIG":
             self.groups[action.dest] = action
