@@ -29,6 +29,7 @@ RUNS = {
     "experiment": ["--config=quickstart.yaml"],
     "compare": ["--config=transfer_datasets_quickstart.yaml"],
     "detect": ["--data=VOC", "--data.folder=images"],
+    "train": ["--network=net", "--data=Digits", "--trainer.accelerator=cpu"],
 }
 """Commands with a run each; with one of `EVERYWHERE` it is refused."""
 LONG = "n" * 300
@@ -106,6 +107,31 @@ OTHERS = [
     ["fit", *META, "--ckpt_path=state.pt"],
     ["test", *META],
     ["test", *META, "--ckpt_path=nowhere"],
+    *(["export", "net", flag] for flag in ("--format=", "--batch=-1", "--batch=x", "--file=a\0b")),
+    ["export", LONG],
+    ["export", "a\0b"],
+    ["export", "state.pt"],
+    ["export", "damaged"],
+    ["export"],
+    ["benchmark", LONG],
+    ["benchmark", "a\0b"],
+    ["benchmark", "state.pt"],
+    ["benchmark", "damaged"],
+    ["benchmark", "net", "--batches=[]"],
+    ["benchmark", "net", "--seconds=.inf"],
+    ["push", "nowhere", "me/net"],
+    ["push", "damaged", "me/net"],
+    ["push", "net", "a b"],
+    ["push", "net", "me/net/more"],
+    ["push", "net"],
+    ["pull", "a b"],
+    ["pull", "me/net/more"],
+    ["pull", ""],
+    ["pull", "me/net", "--folder=a\0b"],
+    ["pull", "me/net", f"--folder={LONG}"],
+    ["pull", "me/net", "--folder=own.py"],
+    ["pull", "me/net", "--folder=zoo"],
+    ["pull"],
 ]
 OWN = """
 class Mine(Exception):

@@ -1,5 +1,7 @@
 """`benchmark`: how long networks and exported files take on this machine."""
 
+from os.path import normpath
+
 from metaprune_pl.delivery.subjects import compare_times, open_program
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.reports.benchmarked import Benchmarked
@@ -34,5 +36,6 @@ def benchmark(
         raise ConfigError("batches and threads are one or more whole numbers of at least 1.")
     if not 0 < seconds <= 3600:
         raise ConfigError(f"seconds is {seconds:g}: give more than 0, and 3600 at most.")
-    programs = [open_program(path, compiled) for path in dict.fromkeys(networks)]
+    paths = dict.fromkeys(map(normpath, networks))
+    programs = [open_program(path, compiled) for path in paths]
     return compare_times(programs, batches, threads, seconds)

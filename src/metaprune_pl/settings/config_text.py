@@ -29,7 +29,16 @@ _LONGEST_NAME = 255
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 _BUILDER = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 """A network of the user's own: `package.module:function`."""
-_PATHS = {"default_root_dir", "folder", "root", "state", "network", "metanetwork", "data_models"}
+_PATHS = {
+    "default_root_dir",
+    "folder",
+    "root",
+    "state",
+    "network",
+    "networks",
+    "metanetwork",
+    "data_models",
+}
 """Settings that name files and folders, never a class."""
 
 

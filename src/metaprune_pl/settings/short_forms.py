@@ -59,7 +59,7 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
     words = [_of_file(arg) for arg in args]
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     if command in _LISTED_FIRST and first:
-        quoted = ", ".join(f'"{word}"' for word in words[:first])
+        quoted = ", ".join(f'"{_as_path(word)}"' for word in words[:first])
         words = [f"[{quoted}]", *words[first:]]
     flags = list(_flags(words))
     if command in _NETWORK_FIRST and first == 1:
@@ -68,6 +68,11 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
     if _OF_NETWORK[0] not in flags:
         return flags
     return [*_typed_last(flags), *_rounded(command, flags), *_length(command, flags)]
+
+
+def _as_path(word: str) -> str:
+    """Return a name in the current folder as no class could be called: `./net.onnx`."""
+    return word if "/" in word else f"./{word}"
 
 
 def _flags(words: Iterable[str]) -> Iterator[str]:
