@@ -583,6 +583,8 @@ def test_a_state_that_is_not_finite(
         ),
         (b"\xff\xfe\x00\x01", "the config my.yaml is no YAML: it is no text."),
         (b"hello", "the config my.yaml holds no settings, KEY: VALUE."),
+        (b"config: {a: 1}", "the config my.yaml has a setting 'config'. Write include: NAME.yaml."),
+        (b"include: quick\tstart.yaml", "no config 'quick\tstart.yaml'"),
     ],
 )
 def test_a_broken_config(

@@ -24,6 +24,8 @@ PACKAGES = {"lightning", "metaprune_pl", "timm", "torch", "torchvision"}
 """Packages whose classes any config may name."""
 
 _INCLUDE = "include"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""One for all that is read: they differ in which characters are YAML."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
@@ -77,7 +79,7 @@ def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tupl
 
 def _without_include(text: str) -> str:
     """Return a config's text without what it includes, all other values as they are written."""
-    settings = yaml.compose(text, yaml.SafeLoader)
+    settings = yaml.compose(text, _LOADER)
     assert isinstance(settings, yaml.MappingNode)
     settings.value = [pair for pair in settings.value if pair[0].value != _INCLUDE]
     return yaml.serialize(settings, Dumper=yaml.SafeDumper) if settings.value else ""
@@ -109,6 +111,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     check_builders(settings, path)
     if not isinstance(settings, dict | None) and text.strip():
         raise StorageError(f"the config {path} holds no settings, KEY: VALUE.")
+    if settings and "config" in settings:
+        raise StorageError(f"the config {path} has a setting 'config'. Write {_INCLUDE}: NAME.yaml.")
     return text, settings or {}
 
 
@@ -140,7 +144,7 @@ def check_size(text: str) -> None:
         raise ConfigError(f"it has {len(text):,} characters; a config has {LARGEST_TEXT:,} at most")
     sizes: dict[str | None, int] = {}
     open_parts: list[tuple[str | None, int]] = [(None, 0)]
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, _LOADER):
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
             open_parts.append((anchor, 1))
