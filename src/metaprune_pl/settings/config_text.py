@@ -112,7 +112,9 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(settings, dict | None) and text.strip():
         raise StorageError(f"the config {path} holds no settings, KEY: VALUE.")
     if settings and "config" in settings:
-        raise StorageError(f"the config {path} has a setting 'config'. Write {_INCLUDE}: NAME.yaml.")
+        raise StorageError(
+            f"the config {path} has a setting 'config'. Write {_INCLUDE}: NAME.yaml."
+        )
     return text, settings or {}
 
 
