@@ -585,6 +585,7 @@ def test_a_state_that_is_not_finite(
         (b"hello", "the config my.yaml holds no settings, KEY: VALUE."),
         (b"config: {a: 1}", "the config my.yaml has a setting 'config'. Write include: NAME.yaml."),
         (b"include: quick\tstart.yaml", "no config 'quick\tstart.yaml'"),
+        (b"include: '" + b"9" * 5000 + b"'", "no config '9999"),
     ],
 )
 def test_a_broken_config(

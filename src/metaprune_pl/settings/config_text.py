@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tupl
     parts = [(path, _without_include(text))]
     for name in reversed(_names(settings[_INCLUDE], path)):
         beside = path.parent / name
-        inner = with_included(beside if beside.is_file() else name, (*outer, path.resolve()))
+        inner = with_included(beside if os.path.isfile(beside) else name, (*outer, path.resolve()))
         parts = [*inner, *parts]
         if len(parts) > MOST_PARTS:
             raise StorageError(f"the config {path} includes more than {MOST_PARTS} others.")
