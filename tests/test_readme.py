@@ -107,7 +107,7 @@ def test_the_path_of_a_new_user(
     for command in path[:4]:
         main([*command, *small[command[0]]])
     out = capsys.readouterr()
-    assert "agree on 8 of photos" in out.out and "runs in" in out.out
+    assert "agree on 8 images of photos" in out.out and "runs in" in out.out
     assert "Next: metaprune export runs/resnet18_pruned/speed_up_2/network" in out.err
     left = {path.name for path in Path("runs/resnet18_pruned/speed_up_2").iterdir()}
     assert left >= {"network", "network.onnx", "predict_onnx.py", "result.json"}

@@ -1,10 +1,11 @@
 """`metaprune`: answers help and version without importing torch; `cli.app` does the rest."""
 
 import sys
+import textwrap
 
 from metaprune_pl import __version__
 
-HELP = """usage: metaprune COMMAND --config CONFIG [--KEY VALUE ...]
+HELP = """usage: metaprune COMMAND [--config CONFIG] [--KEY VALUE ...]
 
 Makes a network faster: a metanetwork rewrites its weights so that pruning hurts less.
 
@@ -12,11 +13,13 @@ commands:
 {commands}
 
 Start with:        metaprune experiment --config quickstart.yaml
+Your own network:  metaprune prune my_network.py:build --state mine.pth --data photos --speed_up 2
 All settings:      metaprune COMMAND --help
 What would run:    metaprune COMMAND --config CONFIG --print_config
 Code of your own:  metaprune COMMAND --config CONFIG --trust PACKAGE.MODULE
-A CONFIG that is no file is looked up among the shipped ones:
-  {configs}
+A CONFIG that is no file is looked up among the {count} in {folder}.
+Those of minutes, which need no data:
+{configs}
 """
 
 
@@ -27,8 +30,15 @@ def main(args: list[str] | None = None) -> None:
         from metaprune_pl.cli.commands import COMMANDS, summary
         from metaprune_pl.settings.shipped import shipped_configs
 
-        commands = "\n".join(f"  {name:<13}{summary(name)}" for name in COMMANDS)
-        sys.stdout.write(HELP.format(commands=commands, configs=" ".join(shipped_configs())))
+        configs = shipped_configs()
+        short = " ".join(name for name in configs if name.endswith("quickstart.yaml"))
+        text = HELP.format(
+            commands="\n".join(f"  {name:<13}{summary(name)}" for name in COMMANDS),
+            count=len(configs),
+            folder=configs["quickstart.yaml"].parent,
+            configs=textwrap.indent(textwrap.fill(short, 90, break_on_hyphens=False), "  "),
+        )
+        sys.stdout.write(text)
     elif args[0] == "--version":
         sys.stdout.write(f"metaprune {__version__}\n")
     else:

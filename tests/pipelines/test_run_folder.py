@@ -115,6 +115,22 @@ def test_the_second_process_is_told_who_is_at_the_run(workdir: Path) -> None:
     assert folder.finished
 
 
+def test_a_run_that_came_to_nothing_is_in_nobodys_way(workdir: Path) -> None:
+    Path("out").mkdir()
+    facts = {"command": "prune", "key": "other", "finished": False, "started": 3.0}
+    write_json(Path("out/run.json"), facts | {"cost": {"seconds": 5.0}})
+    Path("out/config.yaml").write_text("a: 2")
+    Path("out/events.out.tfevents.1").write_text("")
+    folder = RunFolder(Path("out"), "prune", "key")
+    with folder.running("a: 1"):
+        assert not Path("out/events.out.tfevents.1").exists()
+        write_json(Path("out/result.json"), 1)
+    assert folder.finished and json.loads(Path("out/run.json").read_text())["cost"]["seconds"] < 5
+    other = RunFolder(Path("out"), "prune", "third")
+    with pytest.raises(StorageError, match=r"'out' holds another run \(a: 1 -> 3\)"):
+        other.running("a: 3").__enter__()
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -47,7 +47,7 @@ def test_budgets_are_rows_of_their_own_and_the_best_one_is_recommended() -> None
     assert [row["budget"] for row in pruned_rows(experiment)] == [0.1, 0.1, 1.0, 1.0]
     assert "take a at 4x: 99.00 % after 100 images" in recommendation(experiment)
     table = experiment_tables(experiment)[0]
-    assert "budget %" in [column.header for column in table.columns]  # type: ignore[union-attr]
+    assert "budget %" in table.columns
 
 
 def test_the_weight_of_the_largest_area_is_taken() -> None:

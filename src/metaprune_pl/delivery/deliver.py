@@ -58,7 +58,7 @@ def deliver(
         program=kind.program,
         bytes=file.stat().st_size,
         images=len(sample),
-        source="random images" if images is None else str(images),
+        source=None if images is None else str(images),
         difference=difference,
         missing=kind.missing(),
         script=None if script is None else str(script),

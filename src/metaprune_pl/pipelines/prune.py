@@ -1,7 +1,7 @@
 """`prune`: a network to speed-ups, or with masks, by the paper's pipeline (equation 9)."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -215,6 +215,7 @@ class Classification(Task[Outcome]):
                 accuracy_pruned=self.accuracy(pruned.network),
                 accuracy_finetuned_top_5=finetuned.top_5,
                 exactness=Exactness.of(pruned),
+                test_images=self.data.count("test"),
             )
         assert isinstance(target, MaskTarget) and pruned.masks is not None
         return Masked(
@@ -304,7 +305,7 @@ def _reported(
         write_result([*results], context.folder, context.events)
         _tidy(context.folder, targets)
     if not context.is_part:
-        _tell(task, targets, results)
+        context.closing.extend(_closing(task, targets, results))
     return [*results]
 
 
@@ -316,13 +317,15 @@ def _tidy(folder: Path, targets: Sequence[Target]) -> None:
             shutil.rmtree(folder / target.folder / step, ignore_errors=True)
 
 
-def _tell(task: Classification, targets: Sequence[Target], results: Sequence[Outcome]) -> None:
-    """Tell where the networks are, what they gained, and what comes next."""
+def _closing(
+    task: Classification, targets: Sequence[Target], results: Sequence[Outcome]
+) -> Iterator[str]:
+    """Say where the networks are, what they gained, and what comes next."""
     folders = [task.context.folder / target.folder / "network" for target in targets]
     for folder, result in zip(folders, results, strict=True):
-        tell(result.gained(folder))
+        yield result.gained(folder)
     settings = task.card.settings
     code = named_code(settings.builder, settings.arguments)
     trust = "".join(f" --trust {name}" for name in code)
-    tell(f"Next: metaprune export {folders[-1]} --format onnx{trust}")
-    tell(f"      metaprune benchmark {task.ready.given} {folders[-1]}{trust}")
+    yield f"Next: metaprune export {folders[-1]} --format onnx{trust}"
+    yield f"      metaprune benchmark {task.ready.given} {folders[-1]}{trust}"

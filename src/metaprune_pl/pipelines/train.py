@@ -68,4 +68,5 @@ def train(
         parameters=count_parameters(trained),
         validation=accuracy(trained, data, "validation", context.device),
         test=accuracy(trained, data, "test", context.device),
+        images=str(getattr(data, "folder", "FOLDER")),
     )

@@ -6,11 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from rich.console import RenderableType
 from torch import Tensor
 
 from metaprune_pl.pruning.statistics import Statistics
-from metaprune_pl.reports.text import percent, text_table
+from metaprune_pl.reports.text import Grid, Part, percent
 
 BINS = 30
 """Most bins of a histogram; one of few values has fewer."""
@@ -110,7 +109,7 @@ class Analysis:
                     row = {"statistic": name, "layer": layer, "from": low, "to": high}
                     yield {**row, "origin": origin, "after": after}
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return the means of the statistics before and after."""
         rows = [
             (
@@ -125,7 +124,7 @@ class Analysis:
         before, after = (percent(value) for value in self.accuracy)
         rows.append((f"accuracy %, {self.images} validation images", before, after, "", ""))
         title = f"{self.network}, {self.change}: mean over layers"
-        return [text_table(title, ["statistic", "origin", "after", "ratio", "lower in"], rows)]
+        return [Grid(title, ["statistic", "origin", "after", "ratio", "lower in"], rows)]
 
 
 def _moments(prefix: str, values: Tensor) -> dict[str, float]:

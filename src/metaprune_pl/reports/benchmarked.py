@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rich.console import RenderableType
-
 from metaprune_pl.pruning.cost.timing import Timing
-from metaprune_pl.reports.text import count, decimal, milliseconds, text_table
+from metaprune_pl.reports.text import Grid, Part, count, decimal, milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class Benchmarked:
     subjects: list[Subject]
     setups: list[Setup]
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return what a person sees."""
         columns = ["network", "runs in", "MB", "MACs"]
         columns += [f"ms, batch {s.batch}, {s.threads} thread(s)" for s in self.setups]
@@ -65,11 +63,12 @@ class Benchmarked:
             macs = "" if subject.macs is None else count(subject.macs)
             cells = [self._cell(setup, subject.name) for setup in self.setups]
             rows.append((subject.name, subject.program, size, macs, *cells))
+        first = self.subjects[0]
         note = (
             f"{self.machine}: medians of passes in turn ± half the distance of their quartiles; "
-            f"in brackets, how many times faster than {self.subjects[0].name}."
+            f"in brackets, how many times faster than {first.name} in {first.program}."
         )
-        return [text_table("Times", columns, rows), note]
+        return [Grid("Times", columns, rows), note]
 
     def _cell(self, setup: Setup, name: str) -> str:
         time, first = setup.times[name], setup.times[self.subjects[0].name]

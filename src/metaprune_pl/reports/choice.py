@@ -6,12 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
-from rich.console import RenderableType
-
 from metaprune_pl.errors import StorageError
 from metaprune_pl.records import as_record, read_record
 from metaprune_pl.reports.curves import FLAT_DROP, OVER, Curve
-from metaprune_pl.reports.text import percent, text_table
+from metaprune_pl.reports.text import Grid, Part, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +129,7 @@ class Selection:
             f"rate there, `milestones: [{self.milestone}]`."
         )
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return the metanetworks whose curves were drawn."""
         rows = [
             (
@@ -149,7 +147,7 @@ class Selection:
         networks = f"mean over {len(curves)} networks" if len(curves) > 1 else curves[0].network
         title = f"Validation curves over {name}, {networks}; {len(rows)} of {self.candidates}"
         columns = ["metanetwork", "flat region %", "kept", "flat to", "area", ""]
-        return [text_table(title, columns, rows), self.reason]
+        return [Grid(title, columns, rows), self.reason]
 
     @classmethod
     def from_json(cls, path: Path) -> Self:

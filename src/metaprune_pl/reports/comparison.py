@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import RenderableType
-
 from metaprune_pl.reports.curves import Curve
 from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.summary import curve_rows, methods_of, pruned_rows
-from metaprune_pl.reports.text import decimal, percent, text_table
+from metaprune_pl.reports.text import Grid, decimal, percent
 
 MEASURES = {
     "accuracy_finetuned": "test accuracy after pruning and finetuning (%)",
@@ -95,12 +93,12 @@ class Comparison:
                 rows.append(row)
         return rows
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Grid]:
         """Return a matrix for each measure.
 
         A row for the networks of each experiment, a column for each method.
         """
-        tables: list[RenderableType] = []
+        tables = []
         for measure, title in MEASURES.items():
             write = decimal if measure == "flat_region" else percent
             labels = self.labels(measure)
@@ -111,5 +109,5 @@ class Comparison:
             names = [column.replace("_", " ").replace(" ", "\n", 1) for column in self.columns]
             if rows:
                 capitalised = f"{title[0].upper()}{title[1:]}"
-                tables.append(text_table(capitalised, ["networks of", *names], rows))
+                tables.append(Grid(capitalised, ["networks of", *names], rows))
         return tables

@@ -6,11 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from rich.console import RenderableType
-
 from metaprune_pl.errors import StorageError
 from metaprune_pl.records import read_record
-from metaprune_pl.reports.text import count, percent, text_table
+from metaprune_pl.reports.text import Grid, Part, count, percent
 
 FLAT_DROP = 0.02
 """A curve is flat as long as accuracy stays within this of the unpruned network's."""
@@ -98,7 +96,7 @@ class Curve:
                 return w + (x - w) * (a - floor) / (a - b)
         return self.line[-1][0]
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return the points of this curve."""
         rows = [
             (f"{x:.2f}x", percent(accuracy), count(p.macs), count(p.left * p.parameters))
@@ -109,7 +107,7 @@ class Curve:
             f"{self.flat_region(FLAT_DROP):.2f}x, "
             f"area {self.area:.4f}"
         )
-        return [text_table(title, [OVER[self.over][0], "accuracy %", "MACs", "parameters"], rows)]
+        return [Grid(title, [OVER[self.over][0], "accuracy %", "MACs", "parameters"], rows)]
 
     @classmethod
     def from_json(cls, path: Path) -> "Curve":

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
-from metaprune_pl.reports.text import percent, text_table
+from metaprune_pl.reports.text import Grid, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +17,7 @@ class DataModels:
 
     records: Sequence[Mapping[str, Any]]
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Grid]:
         """Return them as a table."""
         rows = []
         for record in self.records:
@@ -28,4 +26,4 @@ class DataModels:
             speed_up = f"{record['speed_up']:.2f}x"
             rows.append((str(record["seed"]), speed_up, percent(trained), percent(stored)))
         title = "Data models: validation accuracy"
-        return [text_table(title, ["seed", "speed-up", "trained %", "as stored %"], rows)]
+        return [Grid(title, ["seed", "speed-up", "trained %", "as stored %"], rows)]

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from rich.console import RenderableType
-
-from metaprune_pl.reports.text import text_table
+from metaprune_pl.reports.text import Grid, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +15,7 @@ class Delivered:
         program: What ran it for the comparison.
         bytes: Its size.
         images: Number of images that both were run on.
-        source: Where these come from.
+        source: Where these come from; None is random ones.
         difference: Largest difference of scores, as a share of the largest score; None where there
             was nothing to run the file with.
         missing: Package that is needed to run the file, and not installed.
@@ -29,15 +27,15 @@ class Delivered:
     program: str
     bytes: int
     images: int
-    source: str
+    source: str | None
     difference: float | None
     missing: str | None = None
     script: str | None = None
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return what a person sees."""
         rows = [(self.file, f"{self.bytes / 1e6:.2f} MB", self._compared)]
-        parts: list[RenderableType] = [text_table("Exported", ["file", "size", "check"], rows)]
+        parts: list[Part] = [Grid("Exported", ["file", "size", "check"], rows)]
         if self.script is not None:
             parts.append(f"Name the class of an image: python {self.script} IMAGE.jpg")
         return parts
@@ -46,7 +44,8 @@ class Delivered:
     def _compared(self) -> str:
         if self.difference is None:
             return f"not compared: {self.missing} is not installed"
+        images = "random images" if self.source is None else f"images of {self.source}"
         return (
-            f"{self.program} and the network agree on {self.images} of {self.source} to "
+            f"{self.program} and the network agree on {self.images} {images} to "
             f"{self.difference:.1e}"
         )

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rich.table import Table
-
 from metaprune_pl.records import as_record
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.text import count, percent, text_table
+from metaprune_pl.reports.text import Grid, count, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,7 @@ class Detected(Result):
         return super().from_plain({names[key]: values[key] for key in values}, file)
 
     @classmethod
-    def table(cls, results: Sequence[Self]) -> Table:
+    def table(cls, results: Sequence[Self]) -> Grid:
         """Return the table of a run's detectors for the console."""
         columns = ["detector", "speed-up", "MACs", "parameters"]
         columns += ["pruned mAP %", "mAP50 %", "finetuned mAP %", "mAP50 %", "ms"]
@@ -92,7 +90,7 @@ class Detected(Result):
             "Detectors: test mAP; speed-up and MACs are the backbone's, parameters and ms the "
             "whole detector's"
         )
-        return text_table(title, columns, [result.cells() for result in results])
+        return Grid(title, columns, [result.cells() for result in results])
 
     def cells(self) -> tuple[str, ...]:
         """Return this result's row of the table for the console."""

@@ -14,7 +14,7 @@ from metaprune_pl.pruning import Magnitude, PruningGroups, PruningSettings, coun
 from metaprune_pl.pruning.attributes import attributes_set
 from metaprune_pl.pruning.group_facts import GroupFacts, group_facts, reasons_to_stay
 from metaprune_pl.pruning.plan import highest_speed_up
-from metaprune_pl.reports.text import count, text_table
+from metaprune_pl.reports.text import count
 
 MOST_ROWS = 40
 """Most rows of a table on a network."""
@@ -160,7 +160,9 @@ def _groups_table(groups: Sequence[GroupFacts]) -> Table:
     title = f"What can be pruned: {len(groups)} groups"
     if len(groups) > MOST_ROWS:
         title += f" (the first {MOST_ROWS}; --json has all)"
-    table = text_table(title, ["group", "channels", "units"], [])
+    table = Table("group", title=title, title_justify="left")
+    table.add_column("channels", justify="right")
+    table.add_column("units", justify="right")
     table.add_column("together with", overflow="fold")
     for group in groups[:MOST_ROWS]:
         others = ", ".join(group.layers[1:4])

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rich.table import Table
-
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.text import count, percent, text_table
+from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
+from metaprune_pl.reports.text import Grid, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,18 +57,6 @@ class Masked(Result):
         return None if self.accuracy_base is None else self.accuracy_finetuned - self.accuracy_base
 
     @property
-    def accuracies(self) -> dict[str, float]:
-        """Test accuracies in the order of the pipeline, by the name of the step."""
-        rare = {"stale": self.accuracy_stale, "predicted": self.accuracy_predicted}
-        return {
-            "as given": self.accuracy_given,
-            "before": self.accuracy_before,
-            **{step: value for step, value in rare.items() if value is not None},
-            "masked": self.accuracy_masked,
-            "finetuned": self.accuracy_finetuned,
-        }
-
-    @property
     def name(self) -> str:
         """Name of this result among those of a run."""
         return f"masked_{self.target.replace(':', '_of_')}"
@@ -103,22 +90,28 @@ class Masked(Result):
         return {**asdict(self), "dense": " ".join(self.dense)}
 
     @classmethod
-    def table(cls, results: Sequence[Self]) -> Table:
+    def table(cls, results: Sequence[Self]) -> Grid:
         """Return the table of one network's masks for the console."""
-        columns = ["target", "left params %", "left params"]
-        columns += [*(f"{step} %" for step in results[0].accuracies), "left whole"]
+        steps = steps_of(results)
+        columns = ["target", "left params %", "left params", *step_columns(steps), "left whole"]
         rows = [
             (
                 target_name(result.target),
                 f"{100 * result.left:.2f}",
                 count(result.left * result.parameters),
-                *(percent(value) for value in result.accuracies.values()),
+                *step_cells(result, steps),
                 ", ".join(result.dense),
             )
             for result in results
         ]
-        title = f"{results[0].network}, {results[0].method}: test accuracy"
-        return text_table(title, columns, rows)
+        after = "" if results[0].method == "none" else f" after {results[0].method}"
+        title = f"{results[0].network}, masked{after}: test accuracy"
+        return Grid(title, columns, rows)
+
+    @classmethod
+    def notes(cls, results: Sequence[Self]) -> list[str]:
+        """Say what the columns are."""
+        return [legend(steps_of(results))]
 
     @classmethod
     def figure(cls, results: Sequence[Self]) -> "Figure":

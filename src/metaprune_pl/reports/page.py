@@ -11,15 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from metaprune_pl.files import write_text
 from metaprune_pl.records import read_record
 from metaprune_pl.reports.chart import HEIGHT, LEFT, WIDTH, Chart
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A table of texts."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+from metaprune_pl.reports.text import Grid
 
 
 @dataclass(frozen=True, kw_only=True)

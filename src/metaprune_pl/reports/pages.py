@@ -1,10 +1,12 @@
 """Which page a result of a command has."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from metaprune_pl.reports.chart import Chart, Series
-from metaprune_pl.reports.curves import OVER
-from metaprune_pl.reports.page import Grid, Page, Widths
+from metaprune_pl.reports.comparison import Comparison
+from metaprune_pl.reports.curves import OVER, Curve
+from metaprune_pl.reports.page import Page, Widths
 from metaprune_pl.reports.pruned import Pruned
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.summary import (
@@ -14,11 +16,20 @@ from metaprune_pl.reports.summary import (
     methods_of,
 )
 from metaprune_pl.reports.summary import recommendation as recommended
-from metaprune_pl.reports.tables import curve_cells, pruned_cells
-from metaprune_pl.reports.text import count, decimal, percent
+from metaprune_pl.reports.tables import experiment_tables
+from metaprune_pl.reports.text import Grid, count, decimal, percent
 
 KEPT = 0.01
 """Accuracy that a network which is recommended has lost at most."""
+
+
+def page_of_results(results: Sequence[Any]) -> Page:
+    """Return the page of one network's results."""
+    kind = type(results[0])
+    if kind is Pruned:
+        return page_of_pruned(results)
+    grid = kind.table(results)
+    return Page(title=grid.title, sentences=kind.notes(results), grids=[grid])
 
 
 def page_of_pruned(results: Sequence[Pruned]) -> Page:
@@ -38,7 +49,7 @@ def page_of_pruned(results: Sequence[Pruned]) -> Page:
     )
     return Page(
         title=f"{first.network}, pruned",
-        sentences=[recommendation(results)],
+        sentences=[recommendation(results), *Pruned.notes(results)],
         charts=[chart],
         grids=[_accuracies(results), *([_times(results)] if first.latency else [])],
         widths=[Widths(name=f"{r.target:g}x", layers=r.widths) for r in results if r.widths],
@@ -53,13 +64,12 @@ def recommendation(results: Sequence[Pruned]) -> str:
         return (
             f"Take {best.speed_up:.2f}x: its test accuracy is "
             f"{percent(best.accuracy_finetuned)} %, that of the network as given "
-            f"{percent(best.accuracy_given)} %."
+            f"{percent(best.accuracy_given)} %: {best.change}."
         )
     best = max(results, key=lambda result: result.accuracy_finetuned)
-    lost = 100 * (best.accuracy_given - best.accuracy_finetuned)
     return (
         f"None keeps the accuracy within {100 * KEPT:g} point: the best, {best.speed_up:.2f}x, "
-        f"loses {lost:.2f} points. Train longer after pruning, or lower the target."
+        f"has {best.change}. Train longer after pruning, or lower the target."
     )
 
 
@@ -71,8 +81,8 @@ def _said(result: Pruned) -> str:
 
 
 def _accuracies(results: Sequence[Pruned]) -> Grid:
-    columns, rows = Pruned.columns(results), [result.cells for result in results]
-    return Grid(title="Test accuracy", columns=columns, rows=rows)
+    columns, rows = Pruned.cells(results)
+    return Grid(Pruned.title(results), columns, rows)
 
 
 def _times(results: Sequence[Pruned]) -> Grid:
@@ -81,33 +91,37 @@ def _times(results: Sequence[Pruned]) -> Grid:
     rows = [("as given", *before)]
     rows += [(f"{r.target:g}x", *(r.time(size) for size in sizes)) for r in results]
     title = "Milliseconds of a forward pass on the machine of the run"
-    return Grid(title=title, columns=["", *(f"batch {size}" for size in sizes)], rows=rows)
+    return Grid(title, ["", *(f"batch {size}" for size in sizes)], rows)
 
 
 def page_of_experiment(experiment: Experiment) -> Page:
     """Return the page of an experiment."""
-    charts = [_curves(experiment)] if experiment.curves else []
-    columns, rows = pruned_cells(experiment)
-    grids = [Grid(title="Pruned networks: test accuracy", columns=columns, rows=rows)]
-    flat = curve_cells(experiment)
-    columns = ["method", "unpruned %", "flat to", "area"]
-    grids.append(Grid(title="Curves before finetuning", columns=columns, rows=flat))
     sentences = [recommended(experiment), flat_region_sentence(experiment)]
     sentences += [choice_sentence(experiment), cost_sentence(experiment.costs)]
     return Page(
         title="Experiment",
         sentences=sentences,
-        charts=charts,
-        grids=[grid for grid in grids if grid.rows],
+        charts=_curves(experiment.curves),
+        grids=experiment_tables(experiment),
     )
 
 
-def _curves(experiment: Experiment) -> Chart:
+def page_of_comparison(comparison: Comparison) -> Page:
+    """Return the page of several experiments."""
+    sentence = "A row for the networks of each experiment, a column for each way to prune them."
+    charts = [] if comparison.exchanged else _curves(comparison.curves)
+    return Page(title="Comparison", sentences=[sentence], charts=charts, grids=comparison.tables())
+
+
+def _curves(curves: Sequence[Curve]) -> list[Chart]:
+    """Return a chart of curves, a colour for a method; none where there are no curves."""
     series = []
-    for method in methods_of(experiment.curves):
-        for curve in (c for c in experiment.curves if c.method == method):
+    for method in methods_of(curves):
+        for curve in (c for c in curves if c.method == method):
             said = f"{method}, {curve.network}"
             points = [(x, 100 * y, f"{said}, {x:.2f}x: {percent(y)} %") for x, y in curve.line]
             series.append(Series(name=method, points=points))
-    over, _ = OVER[experiment.curves[0].over]
-    return Chart(x_label=over, y_label="accuracy without finetuning (%)", series=series)
+    if not series:
+        return []
+    over, _ = OVER[curves[0].over]
+    return [Chart(x_label=over, y_label="accuracy without finetuning (%)", series=series)]

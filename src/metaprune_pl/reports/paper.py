@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.reports.text import text_table
+from metaprune_pl.reports.text import Grid
 
 QUANTITIES = {
     "base": "accuracy_base",
@@ -91,7 +89,7 @@ def beside_paper(
     return beside
 
 
-def paper_table(beside: Sequence[Mapping[str, Any]]) -> Table:
+def paper_table(beside: Sequence[Mapping[str, Any]]) -> Grid:
     """Return the numbers that were laid beside the paper's as a table for the console."""
     rows = [
         (
@@ -104,4 +102,4 @@ def paper_table(beside: Sequence[Mapping[str, Any]]) -> Table:
         for row in beside
     ]
     columns = ["table of the paper", "quantity", "paper", "ours", "difference"]
-    return text_table("Beside the paper's numbers (shares in percent)", columns, rows)
+    return Grid("Beside the paper's numbers (shares in percent)", columns, rows)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import RenderableType
 from torch import nn
 
 from metaprune_pl.networks.widths import widths_before_and_after
 from metaprune_pl.pruning import Unpruned, count_macs, count_parameters, measure_latencies
 from metaprune_pl.pruning.cost.timing import Timing
 from metaprune_pl.pruning.group_facts import reasons_to_stay
-from metaprune_pl.reports.text import count, decimal, milliseconds, text_table
+from metaprune_pl.reports.text import Grid, Part, count, decimal, milliseconds
 
 MOST_LAYERS = 40
 """Rows of the table of layers at most."""
@@ -38,7 +37,7 @@ class Planned:
     stays: Mapping[str, str]
     seconds: float
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return what a person sees."""
         rows = [
             ("multiply-accumulates", *(count(value) for value in self.macs), _factor(*self.macs)),
@@ -49,15 +48,15 @@ class Planned:
             time, _, gain = own.partition(" (")
             spread = decimal(before.median, before.spread)
             rows.append((f"ms here, batch {size}", spread, time, gain.rstrip(")")))
-        whole = text_table(self.title, ["", "before", "after", "factor"], rows)
+        whole = Grid(self.title, ["", "before", "after", "factor"], rows)
         changed = [(name, *pair) for name, pair in self.widths.items() if pair[0] != pair[1]]
         shown = changed[:MOST_LAYERS]
-        layers = text_table(
+        layers = Grid(
             f"Channels of {len(changed)} layers of {len(self.widths)}",
             ["layer", "before", "after", "left"],
             [(name, str(b), str(a), f"{100 * a / b:.0f} %") for name, b, a in shown],
         )
-        parts: list[RenderableType] = [whole, layers]
+        parts: list[Part] = [whole, layers]
         parts += [f"{name} stays: {why}." for name, why in list(self.stays.items())[:3]]
         if self.seconds:
             parts.append(f"The training that follows takes about {duration(self.seconds)}.")

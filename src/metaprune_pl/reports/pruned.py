@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from rich.table import Table
-
 from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.text import count, milliseconds, percent, text_table
+from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
+from metaprune_pl.reports.text import Grid, count, milliseconds, percent
+from metaprune_pl.reports.uncertainty import difference, said_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Pruned(Result):
         widths: Output channels of each layer, before any pruning and now.
         latency_gain: How many times faster than the unpruned network; None within the spread.
         exactness: What was compared with the masked original; None where another pruner ran.
+        test_images: Number of images that the accuracies are of.
     """
 
     network: str
@@ -77,6 +78,7 @@ class Pruned(Result):
     accuracy_base_top_5: float | None = None
     accuracy_finetuned_top_5: float | None = None
     exactness: Exactness | None = None
+    test_images: int | None = None
 
     @property
     def derived(self) -> dict[str, float | None]:
@@ -90,18 +92,6 @@ class Pruned(Result):
             "difference_top_5": _minus(self.accuracy_finetuned_top_5, self.accuracy_base_top_5),
             "macs_pruned": self.macs_unpruned and 1 - self.macs / self.macs_unpruned,
             "left": self.parameters_unpruned and self.parameters / self.parameters_unpruned,
-        }
-
-    @property
-    def accuracies(self) -> dict[str, float]:
-        """Test accuracies in the order of the pipeline, by the name of the step."""
-        stale = {} if self.accuracy_stale is None else {"stale": self.accuracy_stale}
-        return {
-            "as given": self.accuracy_given,
-            "before": self.accuracy_before,
-            **stale,
-            "pruned": self.accuracy_pruned,
-            "finetuned": self.accuracy_finetuned,
         }
 
     @property
@@ -144,8 +134,13 @@ class Pruned(Result):
         now, before = percent(self.accuracy_finetuned), percent(self.accuracy_given)
         return (
             f"The network is in {folder}: {', '.join([f'{self.speed_up:.2f}x', *times])}; test "
-            f"accuracy {now} %, {before} % before."
+            f"accuracy {now} %, {before} % before: {self.change}."
         )
+
+    @property
+    def change(self) -> str:
+        """Accuracy in the end minus that of the network as given, with its standard error."""
+        return said_difference(self.accuracy_finetuned, self.accuracy_given, self.test_images)
 
     def row(self) -> dict[str, Any]:
         """Return this result's row of a table on disk, a column for each measured time."""
@@ -158,36 +153,48 @@ class Pruned(Result):
         return row
 
     @staticmethod
-    def columns(results: Sequence["Pruned"]) -> list[str]:
-        """Return the names of `cells`."""
-        steps = [f"{step} %" for step in results[0].accuracies]
-        return ["target", "reached", "MACs", "parameters", *steps]
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """This result's row of a table for people, without times."""
-        return (
-            f"{self.target:g}x",
-            f"{self.speed_up:.2f}x",
-            count(self.macs),
-            count(self.parameters),
-            *(percent(value) for value in self.accuracies.values()),
-        )
+    def cells(results: Sequence["Pruned"]) -> tuple[list[str], list[list[str]]]:
+        """Return the columns of a table for people, and its rows, without times."""
+        steps = steps_of(results)
+        columns = ["target", "reached", "MACs", "parameters", *step_columns(steps), "difference"]
+        rows = [
+            [
+                f"{result.target:g}x",
+                f"{result.speed_up:.2f}x",
+                count(result.macs),
+                count(result.parameters),
+                *step_cells(result, steps),
+                difference(result.accuracy_finetuned, result.accuracy_given, result.test_images),
+            ]
+            for result in results
+        ]
+        return columns, rows
 
     @classmethod
-    def table(cls, results: Sequence[Self]) -> Table:
+    def table(cls, results: Sequence[Self]) -> Grid:
         """Return the table of one network's targets for the console."""
         sizes = list(results[0].latency)
-        columns = [*cls.columns(results), *(f"ms, batch {size}" for size in sizes)]
-        rows = [(*result.cells, *(result.time(size) for size in sizes)) for result in results]
-        title = f"{results[0].network}, {results[0].method}: test accuracy"
-        return text_table(title, columns, rows)
+        columns, rows = cls.cells(results)
+        columns += [f"ms, batch {size}" for size in sizes]
+        pairs = zip(results, rows, strict=True)
+        timed = [[*row, *(result.time(size) for size in sizes)] for result, row in pairs]
+        return Grid(cls.title(results), columns, timed)
+
+    @staticmethod
+    def title(results: Sequence["Pruned"]) -> str:
+        """Say what a table is of."""
+        first = results[0]
+        after = "" if first.method == "none" else f" after {first.method}"
+        images = "" if first.test_images is None else f" of {first.test_images:,} images"
+        return f"{first.network}, pruned{after}: test accuracy{images}"
 
     @classmethod
     def notes(cls, results: Sequence[Self]) -> list[str]:
-        """Say what was compared for the furthest target."""
+        """Say what the columns are, and what was compared for the furthest target."""
         furthest = results[-1].exactness
-        return [] if furthest is None else furthest.sentences()
+        compared = [] if furthest is None else furthest.sentences()
+        points = "Difference: finetuned minus as given, in points, ± its standard error."
+        return [f"{legend(steps_of(results))} {points}", *compared]
 
     def time(self, size: str) -> str:
         """Write the measured time for a number of images, and how much faster that is."""

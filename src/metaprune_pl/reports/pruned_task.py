@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from rich.table import Table
-
 from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.text import count, text_table
+from metaprune_pl.reports.text import Grid, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,7 @@ class PrunedTask(Result):
         return in_row(asdict(self), self.exactness)
 
     @classmethod
-    def table(cls, results: Sequence[Self]) -> Table:
+    def table(cls, results: Sequence[Self]) -> Grid:
         """Return the table of one network's targets for the console."""
         steps = ["as given", "pruned", "finetuned"]
         rows = [
@@ -85,7 +83,7 @@ class PrunedTask(Result):
             for result in results
         ]
         title = f"{results[0].network}, {results[0].task}: test metric"
-        return text_table(title, ["target", "reached", "MACs", "parameters", *steps], rows)
+        return Grid(title, ["target", "reached", "MACs", "parameters", *steps], rows)
 
     @classmethod
     def notes(cls, results: Sequence[Self]) -> list[str]:

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rich.table import Table
-
 from metaprune_pl.files import read_json
 from metaprune_pl.records import as_record
+from metaprune_pl.reports.text import Grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +59,7 @@ class Result(ABC):
 
     @classmethod
     @abstractmethod
-    def table(cls, results: Sequence[Self]) -> Table:
+    def table(cls, results: Sequence[Self]) -> Grid:
         """Return the table of a run's results for the console."""
 
     @classmethod

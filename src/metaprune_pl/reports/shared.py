@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rich.console import RenderableType
+from metaprune_pl.reports.text import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,6 @@ class Shared:
     network: str
     next_step: str
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return what a person sees."""
         return [f"The network is in {self.network}. Next: {self.next_step}"]

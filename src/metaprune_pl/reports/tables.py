@@ -1,10 +1,7 @@
-"""Results as tables for the console."""
+"""Results of experiments as tables for people."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from rich.console import RenderableType
-from rich.table import Table
 
 from metaprune_pl.reports.curves import FLAT_DROP, OVER
 from metaprune_pl.reports.masked import target_name
@@ -12,10 +9,10 @@ from metaprune_pl.reports.masks import masked_rows
 from metaprune_pl.reports.paper import beside_paper, paper_table
 from metaprune_pl.reports.results import Experiment, StageCost
 from metaprune_pl.reports.summary import curve_rows, pruned_rows
-from metaprune_pl.reports.text import count, decimal, percent, text_table
+from metaprune_pl.reports.text import Grid, count, decimal, percent
 
 
-def experiment_tables(experiment: Experiment) -> list[RenderableType]:
+def experiment_tables(experiment: Experiment) -> list[Grid]:
     """Return the tables of an experiment.
 
     Results first, then what was measured in time on this machine.
@@ -50,11 +47,11 @@ def _spread_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"test accuracy, mean ± standard deviation over {over}"
 
 
-def pruned_cells(experiment: Experiment) -> tuple[list[str], list[list[str]]]:
-    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21), and their rows for people.
+def _pruned_table(experiment: Experiment, spread: str) -> Grid:
+    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21) for people.
 
-    `images` are those trained on for a network, and `stale` is before statistics and repair; top 5
-    is there where there is one.
+    `images` are those trained on for a network, and `unrepaired` is before statistics and repair;
+    top 5 is there where there is one.
     """
     every = pruned_rows(experiment)
     names = ["macs_pruned", "left", "accuracy_base"]
@@ -65,18 +62,15 @@ def pruned_cells(experiment: Experiment) -> tuple[list[str], list[list[str]]]:
     budgets = len({row["budget"] for row in every}) > 1
     columns = ["target", "method", "reached", *["budget %"] * budgets, "images"]
     columns += [_TITLES[name] for name in names]
-    return columns, [_cells_of(row, names, budgets) for row in every]
-
-
-def _pruned_table(experiment: Experiment, spread: str) -> Table:
-    return text_table(f"Pruned networks: {spread}", *pruned_cells(experiment))
+    rows = [_cells_of(row, names, budgets) for row in every]
+    return Grid(f"Pruned networks: {spread}", columns, rows)
 
 
 _TITLES = {
     "macs_pruned": "pruned MACs %",
     "left": "left params %",
     "accuracy_base": "base %",
-    "accuracy_stale": "stale %",
+    "accuracy_stale": "unrepaired %",
     "accuracy_pruned": "pruned %",
     "accuracy_finetuned": "finetuned %",
     "difference": "difference",
@@ -97,7 +91,7 @@ def _cells_of(row: Mapping[str, Any], names: Sequence[str], budgets: bool) -> li
     return [*cells, *(share(name) for name in names)]
 
 
-def _masked_table(experiment: Experiment, spread: str) -> Table:
+def _masked_table(experiment: Experiment, spread: str) -> Grid:
     masked = masked_rows(experiment.masked)
     known = ["accuracy_base"]
     if any(row["accuracy_predicted"] is not None for row in masked):
@@ -115,12 +109,11 @@ def _masked_table(experiment: Experiment, spread: str) -> Table:
     ]
     names = (f"{name.removeprefix('accuracy_')} %" for name in known)
     columns = ["target", "method", "left params %", *names, "masked %", "finetuned %"]
-    return text_table(f"Masked networks: {spread}", columns, rows)
+    return Grid(f"Masked networks: {spread}", columns, rows)
 
 
-def curve_cells(experiment: Experiment) -> list[tuple[str, ...]]:
-    """Return the rows of the table of curves for people: method, unpruned, flat to, area."""
-    return [
+def _curves_table(experiment: Experiment) -> Grid:
+    rows = [
         (
             row["method"],
             percent(row["accuracy_unpruned"], row["accuracy_unpruned_std"]),
@@ -129,16 +122,12 @@ def curve_cells(experiment: Experiment) -> list[tuple[str, ...]]:
         )
         for row in curve_rows(experiment)
     ]
-
-
-def _curves_table(experiment: Experiment) -> Table:
-    rows = curve_cells(experiment)
     over = OVER[experiment.curves[0].over][0] if rows else ""
     columns = ["method", "unpruned %", f"flat to ({100 * FLAT_DROP:g} points)", "area"]
-    return text_table(f"Curves: accuracy over {over}, before finetuning", columns, rows)
+    return Grid(f"Curves: accuracy over {over}, before finetuning", columns, rows)
 
 
-def _latency_table(experiment: Experiment) -> Table:
+def _latency_table(experiment: Experiment) -> Grid:
     sizes = list(experiment.pruned[0].latency) if experiment.pruned else []
     rows = []
     every = pruned_rows(experiment)
@@ -151,14 +140,14 @@ def _latency_table(experiment: Experiment) -> Table:
             cells.append(f"{milliseconds:.2f} ({ratio:.2f}x)")
         rows.append(cells)
     columns = ["target", "method", *(f"ms, batch {size}" for size in sizes)]
-    return text_table(
+    return Grid(
         "Measured on this machine: time of a forward pass (speed-up over the unpruned network)",
         columns,
         rows,
     )
 
 
-def _cost_table(costs: Sequence[StageCost]) -> Table:
+def _cost_table(costs: Sequence[StageCost]) -> Grid:
     rows = [
         (
             f"{'once' if c.once else 'per network'}: {c.stage}",
@@ -171,6 +160,6 @@ def _cost_table(costs: Sequence[StageCost]) -> Table:
         for c in costs
     ]
     columns = ["stage", "method", "seconds", "images", "host bytes", "device bytes"]
-    return text_table(
+    return Grid(
         "Measured on this machine: time, images trained on, memory at its peak", columns, rows
     )

@@ -1,6 +1,8 @@
-"""Tables and numbers for the console."""
+"""Tables and numbers for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from rich.console import JustifyMethod
 from rich.table import Table
@@ -8,15 +10,33 @@ from rich.table import Table
 UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
-def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table for the console whose first column is text."""
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        side: JustifyMethod = "right" if index else "left"
-        table.add_column(column, justify=side, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts, for the console and for pages.
+
+    Attributes:
+        title: What it is of.
+        columns: Their names; the first is of text, the others of numbers.
+        rows: A cell for each column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich__(self) -> Table:
+        """Return the table for the console."""
+        table = Table(title=self.title, title_justify="left")
+        for index, column in enumerate(self.columns):
+            side: JustifyMethod = "right" if index else "left"
+            table.add_column(column, justify=side, overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+Part: TypeAlias = Grid | str
+"""What a person sees of a result: a table, or sentences."""
 
 
 def percent(mean: float, spread: float | None = None) -> str:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from rich.console import RenderableType
-
-from metaprune_pl.reports.text import count, percent, text_table
+from metaprune_pl.reports.text import Grid, Part, count, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +15,7 @@ class Trained:
         parameters: Number of parameters.
         validation: Accuracy on the validation images.
         test: Accuracy on the test images.
+        images: Folder of the images, as a command has it.
     """
 
     folder: str
@@ -24,12 +23,13 @@ class Trained:
     parameters: int
     validation: float
     test: float
+    images: str
 
-    def tables(self) -> list[RenderableType]:
+    def tables(self) -> list[Part]:
         """Return what a person sees."""
         row = count(self.macs), count(self.parameters), percent(self.validation)
         columns = ["network", "MACs", "parameters", "validation %", "test %"]
         return [
-            text_table("Trained", columns, [(self.folder, *row, percent(self.test))]),
-            f"Next: metaprune prune {self.folder} --data FOLDER --speed_up 2",
+            Grid("Trained", columns, [(self.folder, *row, percent(self.test))]),
+            f"Next: metaprune prune {self.folder} --data {self.images} --speed_up 2",
         ]

@@ -27,8 +27,7 @@ from metaprune_pl.reports.figures import (
 from metaprune_pl.reports.files import write_csv
 from metaprune_pl.reports.masks import draw_masks, masked_rows
 from metaprune_pl.reports.page import write_page
-from metaprune_pl.reports.pages import page_of_experiment, page_of_pruned
-from metaprune_pl.reports.pruned import Pruned
+from metaprune_pl.reports.pages import page_of_comparison, page_of_experiment, page_of_results
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.results import Experiment
 from metaprune_pl.reports.statistics_figures import draw_analysis
@@ -73,8 +72,7 @@ def _(results: list[Any], folder: Path, events: Events) -> None:
     kind = type(results[0])
     if kind.figure_name is not None:
         save_figure(kind.figure(results), folder / kind.figure_name)
-    if kind is Pruned:
-        write_page(page_of_pruned(results), folder)
+    write_page(page_of_results(results), folder)
     write_json(folder / "report.json", [asdict(result) for result in results])
 
 
@@ -164,6 +162,7 @@ def _(comparison: Comparison, folder: Path, events: Events) -> None:
         _draw_curves(events, folder / name, experiment.curves)
     if not comparison.exchanged:
         _draw_curves(events, folder, comparison.curves)
+    write_page(page_of_comparison(comparison), folder)
     experiments = {name: asdict(experiment) for name, experiment in comparison.experiments.items()}
     write_json(folder / "report.json", {"results": comparison.rows(), "experiments": experiments})
 

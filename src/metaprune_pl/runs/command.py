@@ -205,6 +205,8 @@ def run_command(
     )
     context = Context.of(trainer, seed=settings.seed_everything, is_part=run.part)
     run.execute(lambda: command(context, **arguments))
+    for sentence in context.closing:
+        tell(sentence)
 
 
 def build(

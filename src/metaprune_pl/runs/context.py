@@ -27,6 +27,7 @@ class Context:
         events: Where TensorBoard's events go.
         is_rehearsal: Whether fits take a few batches only, and nothing is kept.
         is_part: Whether the command is a part of a larger one, which has the word.
+        closing: What a person reads last, below the result.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Context:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     is_rehearsal: bool = False
     is_part: bool = False
+    closing: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, trainer: StageTrainer, *, seed: int | bool = False, is_part: bool = False) -> Self:

@@ -2,14 +2,14 @@
 
 A run is known by its key: a digest of its settings and of the networks that it reads. A finished
 run with the same key is not run again, an unfinished one continues, and another one is never
-overwritten.
+overwritten, unless it was stopped before it came to any network, checkpoint or result.
 """
 
 import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -150,6 +150,12 @@ def _is_plain(text: str) -> bool:
     return True
 
 
+def _came_to_nothing(paths: Sequence[Path]) -> bool:
+    """Whether the files among some paths are those of every run: no network, checkpoint, result."""
+    files = (path for path in paths if not path.is_dir() or path.is_symlink())
+    return all(any(path.match(name) for name in TRACES) for path in files)
+
+
 def _is_held(path: Path) -> bool:
     with claim(path) as mine:
         return not mine
@@ -203,6 +209,13 @@ class RunFolder:
         )
 
     @property
+    def _blank(self) -> bool:
+        """Whether a run is here that was stopped before it came to anything."""
+        known = self._read()
+        stopped = known is not None and not known.finished and not self.shared
+        return stopped and _came_to_nothing(paths_below(self.path))
+
+    @property
     def finished(self) -> bool:
         """Whether this run is here and came to its end; what a kill right then left is removed."""
         known = self._read()
@@ -243,6 +256,9 @@ class RunFolder:
                     f"'{self.path}' is in use by {holder}. Wait for it, or set "
                     "--trainer.default_root_dir to a new folder."
                 )
+            self._refuse_foreign(config)
+            if self.foreign:
+                self._clear()
             with ExitStack() as undo:
                 undo.callback(self._discard, before)
                 kept = self._keep_report(config) if keep and config is not None else None
@@ -254,9 +270,15 @@ class RunFolder:
     def _refuse_foreign(self, config: str | None) -> None:
         if self.foreign and self._read() is None:
             raise StorageError(f"'{self.path}' is not empty, and holds no run. {_WAY_OUT}")
-        if self.foreign:
+        if self.foreign and not self._blank:
             other = f"another run{self._difference(config)}"
             raise StorageError(f"'{self.path}' holds {other}. {_WAY_OUT}")
+
+    def _clear(self) -> None:
+        """Remove what a run that was stopped before it came to anything has left."""
+        for path in paths_below(self.path):
+            if path.is_file() and path.name != LOCK:
+                path.unlink()
 
     def _start(self, config: str | None) -> None:
         """Write the settings, and go on counting time where an earlier session stopped."""
@@ -343,9 +365,9 @@ class RunFolder:
         those that it lies in, go with them if the run made them.
         """
         made = [path for path in paths_below(self.path) if path not in before]
-        files = [path for path in made if not path.is_dir() or path.is_symlink()]
-        if not all(any(path.match(name) for name in TRACES) for path in files):
+        if not _came_to_nothing(made):
             return
+        files = [path for path in made if not path.is_dir() or path.is_symlink()]
         if any(_is_held(path) for path in files if path.parent.name == CLAIMS):
             return
         folders = [path for path in made if path not in files]

@@ -24,7 +24,6 @@ def find_config(name: str) -> Path:
     for path in (Path(name), *(folder / name for folder in _FOLDERS)):
         if os.path.isfile(path):  # unlike Path's, false for what can be no name
             return path
-    hint = (
-        f"{did_you_mean(name, shipped_configs())} `metaprune --help` lists those that are shipped."
-    )
-    raise StorageError(f"no config '{name}': no such file.{hint}")
+    hint = did_you_mean(name, shipped_configs())
+    listed = "`metaprune --help` says where the shipped ones are."
+    raise StorageError(f"no config '{name}': no such file.{hint} {listed}")

@@ -72,9 +72,13 @@ class ProgressLines(Callback):
         self.first = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note when it was."""
+        """Note when it was, and tell the bar how many epochs the steps take."""
         self.started = self.told = time.monotonic()
         self.first = trainer.global_step
+        steps, batches = trainer.max_steps, trainer.num_training_batches
+        if steps > 0 and math.isfinite(batches):
+            epochs = math.ceil(steps * trainer.accumulate_grad_batches / batches)
+            trainer.fit_loop.max_epochs = min(trainer.max_epochs or epochs, epochs)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,7 +90,7 @@ class ProgressLines(Callback):
         self.told = now
         total = trainer.estimated_stepping_batches
         done = trainer.global_step
-        text = f"{type(pl_module).__name__}: step {done} of {total:.0f}"
+        text = f"Training: step {done} of {total:.0f}"
         elapsed = now - self.started
         if done > self.first and math.isfinite(total):
             left = elapsed * (total - done) / (done - self.first)
