@@ -25,7 +25,8 @@ from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.data_models import DataModels
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
-from metaprune_pl.runs.run_folder import CLAIMS, RunFolder
+from metaprune_pl.runs.run_folder import RunFolder
+from metaprune_pl.runs.traces import CLAIMS
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
 

@@ -61,10 +61,9 @@ def train(
     )
     folder = train_once(context, data, training, context.folder, build)
     trained = load_network(folder).to(context.device)
-    example = torch.zeros(1, *data.input_shape, device=context.device)
     return Trained(
         folder=str(folder),
-        macs=count_macs(trained, example),
+        macs=count_macs(trained, torch.zeros(1, *data.input_shape, device=context.device)),
         parameters=count_parameters(trained),
         validation=accuracy(trained, data, "validation", context.device),
         test=accuracy(trained, data, "test", context.device),

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from metaprune_pl.runs.cost import (
     reset_peaks,
     trained_images,
 )
+from metaprune_pl.runs.traces import CLAIMS, LOCK, came_to_nothing, is_held
 
 HARDWARE = {
     "accelerator",
@@ -56,25 +57,11 @@ HARDWARE = {
 """Trainer settings that do not make it another run."""
 ARTIFACTS = {"network", "state", "metanetwork", "data_models", "others", "networks"}
 """Settings that name folders of stored networks or files of weights, which belong to the key."""
-LOCK = ".lock"
-"""File that whoever is at a run holds locked."""
 DEEPEST = 50
 """Levels of a kept config that are read at most."""
 LARGEST_CONFIG = 2**20
 """Bytes of a kept config that are read at most."""
 _WAY_OUT = "Set --trainer.default_root_dir to a new folder, or remove this one."
-CLAIMS = "claims"
-"""Folder of the files that those who share a run hold locked."""
-TRACES = (
-    LOCK,
-    f"{CLAIMS}/*",
-    "run.json",
-    "config.yaml",
-    "hparams.yaml",
-    "images.json",
-    "*.tfevents.*",
-)
-"""Files of every run, with or without a result."""
 
 
 def run_key(command: str, config: Mapping[str, Any]) -> str:
@@ -150,17 +137,6 @@ def _is_plain(text: str) -> bool:
     return True
 
 
-def _came_to_nothing(paths: Sequence[Path]) -> bool:
-    """Whether the files among some paths are those of every run: no network, checkpoint, result."""
-    files = (path for path in paths if not path.is_dir() or path.is_symlink())
-    return all(any(path.match(name) for name in TRACES) for path in files)
-
-
-def _is_held(path: Path) -> bool:
-    with claim(path) as mine:
-        return not mine
-
-
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -213,7 +189,7 @@ class RunFolder:
         """Whether a run is here that was stopped before it came to anything."""
         known = self._read()
         stopped = known is not None and not known.finished and not self.shared
-        return stopped and _came_to_nothing(paths_below(self.path))
+        return stopped and came_to_nothing(paths_below(self.path))
 
     @property
     def finished(self) -> bool:
@@ -365,10 +341,10 @@ class RunFolder:
         those that it lies in, go with them if the run made them.
         """
         made = [path for path in paths_below(self.path) if path not in before]
-        if not _came_to_nothing(made):
+        if not came_to_nothing(made):
             return
         files = [path for path in made if not path.is_dir() or path.is_symlink()]
-        if any(_is_held(path) for path in files if path.parent.name == CLAIMS):
+        if any(is_held(path) for path in files if path.parent.name == CLAIMS):
             return
         folders = [path for path in made if path not in files]
         with suppress(OSError):  # the error that led here is told
