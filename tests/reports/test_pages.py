@@ -71,7 +71,7 @@ def experiment(over: float = 0.9) -> Experiment:
         for method in ("none", "metanetwork")
     ]
     results = [pruned(2.0), pruned(2.0, method="metanetwork", accuracy_finetuned=0.88)]
-    return Experiment(curves=curves, pruned=results, masked=[masked("0.5"), masked("2:4")])
+    return Experiment(curves=curves, pruned=results)
 
 
 class Reader(HTMLParser):
@@ -134,8 +134,13 @@ def test_pages_are_whole_and_load_nothing(name: str, tmp_path: Path) -> None:
         assert len({row.count("|") for row in table.splitlines()}) == 1
 
 
-def test_an_experiments_page_has_the_numbers_of_its_report(tmp_path: Path) -> None:
-    write_result(experiment(), tmp_path, Events(root=tmp_path, folder=tmp_path, is_silent=True))
+@pytest.mark.parametrize(
+    "measured", [experiment(), Experiment(masked=[masked("0.5"), masked("2:4")])]
+)
+def test_an_experiments_page_has_the_numbers_of_its_report(
+    measured: Experiment, tmp_path: Path
+) -> None:
+    write_result(measured, tmp_path, Events(root=tmp_path, folder=tmp_path, is_silent=True))
     results = json.loads((tmp_path / "report.json").read_text())["results"]
     cells = read(tmp_path).cells
     for row in [*results["pruned"], *results["masked"]]:
