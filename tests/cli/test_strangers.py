@@ -66,6 +66,26 @@ CANARY = "from pathlib import Path\nPath('sung').touch()\nclass Canary: ...\ndef
         "trainer: {callbacks: [{class_path: évil.Canary}]}",
         "criterion: {class_path: evilmod.Canary}",
         "criterion: evilmod.Canary",
+        "criterion: ' évil.Canary'",
+        "criterion: evil-mod.Canary",
+        "network: 'evilmod:build '",
+        "network: 'evilmod: build'",
+        "network: 'evil-mod:build'",
+        "sparsity: {weight: 'evilmod:build'}",
+        "finetune_after: {others: ['evilmod:build']}",
+        "metanetwork: evilmod.Canary",
+        *(
+            f"trainer: {{callbacks: [{{class_path: {callback}, init_args: {{setup: {code}}}}}]}}"
+            for callback in ("lightning.pytorch.callbacks.LambdaCallback",)
+            for code in (
+                "torch.os.getcwd",
+                "lightning.pytorch.callbacks.model_checkpoint.os.getcwd",
+                "metaprune_pl.files.os.getcwd",
+                "{class_path: metaprune_pl.networks.create.torch.fx.Graph}",
+                "{class_path: torch.fx.graph_module.reduce_graph_module}",
+                "{class_path: torchvision.models._utils.IntermediateLayerGetter}",
+            )
+        ),
     ],
 )
 def test_a_config_alone_runs_no_code(
@@ -75,7 +95,7 @@ def test_a_config_alone_runs_no_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(workdir))
-    for module in ("evilmod", "évil"):
+    for module in ("evilmod", "évil", " évil", "evil-mod"):
         (workdir / f"{module}.py").write_text(CANARY)
         (workdir / f"{module}.Canary").touch()  # a file of that name makes no difference
     (workdir / "c.yaml").write_text(f"data: {{class_path: Digits}}\n{text}\n")

@@ -20,7 +20,7 @@ from metaprune_pl.networks.cifar_vgg import CifarVGG
 from metaprune_pl.networks.detector import faster_rcnn
 from metaprune_pl.networks.plain_vgg import PlainVGG
 from metaprune_pl.networks.small_cnn import SmallCNN
-from metaprune_pl.networks.trust import OwnCode, given_builder, is_trusted
+from metaprune_pl.networks.trust import CODE, OwnCode, given_builder, is_trusted
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
@@ -98,6 +98,8 @@ def find_own(name: str) -> Callable[..., nn.Module]:
         raise NetworkError(f"'{name}' is not imported. If you know it, add --trust {name}")
     if (given := given_builder(name)) is not None:
         return given
+    if not CODE.fullmatch(name):
+        raise NetworkError(f"'{name}' names no function: write package.module:function.")
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -1,5 +1,6 @@
 """The user's own code: imported where the user has named it, never where only a file does."""
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -8,6 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from metaprune_pl.errors import MetapruneError, NetworkError, StorageError
+
+CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""The name of a function: package.module:function."""
 
 _TRUSTED: dict[str, Callable[..., Any] | None] = {}
 

@@ -1,9 +1,7 @@
 """Configs as text: what they include, within bounds, with no code that nobody has trusted."""
 
-import importlib.util
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import yaml
 from jsonargparse import get_loader
 
 from metaprune_pl.errors import ConfigError, StorageError
-from metaprune_pl.networks.trust import is_trusted, refuse_unknown
+from metaprune_pl.settings.foreign_code import check_builders, check_trusted
 from metaprune_pl.settings.old_settings import rewrite_old
 from metaprune_pl.settings.shipped import find_config
 
@@ -21,28 +19,11 @@ LARGEST_DEPTH = 50
 MOST_PARTS = 100
 LARGEST_SIZE = 100_000
 """Values, after all aliases stand for what they name."""
-PACKAGES = {"lightning", "metaprune_pl", "timm", "torch", "torchvision"}
-"""Packages whose classes any config may name."""
-
 _INCLUDE = "include"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """One for all that is read: they differ in which characters are YAML."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""
-_CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
-_BUILDER = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
-"""A network of the user's own: `package.module:function`."""
-_PATHS = {
-    "default_root_dir",
-    "folder",
-    "root",
-    "state",
-    "network",
-    "networks",
-    "metanetwork",
-    "data_models",
-}
-"""Settings that name files and folders, never a class."""
 
 
 def with_included(config: str | Path, outer: tuple[Path, ...] = ()) -> list[tuple[Path, str]]:
@@ -179,47 +160,6 @@ def _add(
     open_parts[-1] = (outer, total + size)
 
 
-def check_trusted(settings: Any, key: str = "") -> None:
-    """Refuse settings that name code of other packages; nothing is imported.
-
-    Args:
-        settings: What YAML holds.
-        key: Setting that it is the value of.
-
-    Raises:
-        ConfigError: Nobody has trusted it.
-    """
-    if isinstance(settings, dict):
-        for name, value in settings.items():
-            check_trusted(value, str(name))
-    elif isinstance(settings, list):
-        for value in settings:
-            check_trusted(value, key)
-    elif isinstance(settings, str) and _is_code(settings, key) and not _is_known(settings):
-        module = settings.rpartition(".")[0]
-        raise ConfigError(
-            f"the config would run code of '{module}', as {key}: {settings}. If you know it, add "
-            f"--trust {module}"
-        )
-
-
-def check_builders(settings: Any, path: Path, key: str = "") -> None:
-    """Refuse networks that a config builds with functions which nobody has named otherwise.
-
-    Raises:
-        StorageError: Nobody has trusted one.
-    """
-    if isinstance(settings, dict):
-        for name, value in settings.items():
-            check_builders(value, path, str(name))
-    elif isinstance(settings, list):
-        for value in settings:
-            check_builders(value, path, key)
-    elif key.rpartition(".")[2] in {"network", "builder", "backbone"}:
-        if isinstance(settings, str) and _BUILDER.fullmatch(settings):
-            refuse_unknown(settings, f"the config {path}")
-
-
 def check_values(settings: Any, key: str = "") -> None:
     """Refuse NaN and infinity, which no setting takes, and text that no file can be named.
 
@@ -253,20 +193,3 @@ def _check_text(text: str, key: str) -> None:
         raise ConfigError(
             f"{key}: '{text[:40]}...' has more than {_LONGEST_NAME} bytes. Choose a shorter name."
         )
-
-
-def _is_code(value: str, key: str) -> bool:
-    """Whether a value may be imported: one that stands for a class, or has a module's name."""
-    setting = key.rpartition(".")[2]
-    if setting == "class_path":
-        return "." in value
-    if setting in _PATHS or not _CODE.fullmatch(value):
-        return False
-    return importlib.util.find_spec(value.partition(".")[0]) is not None
-
-
-def _is_known(name: str) -> bool:
-    """Whether a class is of a known package, or it or a module that it is in is trusted."""
-    parts = name.split(".")
-    outer = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return parts[0] in PACKAGES or any(is_trusted(part) for part in outer)
