@@ -114,7 +114,7 @@ def _look_up(parts: list[str]) -> Any:
     """Return what a name in one of `FAMILIES` stands for, None if there is no such thing."""
     for count in range(len(parts) - 1, 0, -1):
         try:
-            found = importlib.import_module(".".join(parts[:count]))
+            found: Any = importlib.import_module(".".join(parts[:count]))
         except ImportError:
             continue
         for part in parts[count:]:
