@@ -1,5 +1,8 @@
 """torch-pruning's graph and pruner, for comparisons."""
 
+import math
+import time
+
 import torch
 import torch_pruning
 from torch import nn
@@ -19,13 +22,16 @@ ERRORS = (
 """What it raises where it cannot follow a network."""
 
 
-def prune_with_torch_pruning(network: nn.Module, example: Example, steps: int) -> float:
+def prune_with_torch_pruning(
+    network: nn.Module, example: Example, steps: int, seconds: float = math.inf
+) -> float:
     """Build torch-pruning's graph, let its pruner take steps to 2x, and return the speed-up.
 
     Args:
         network: Changed in place.
         example: One input as a batch.
         steps: Number of steps until nothing would be left.
+        seconds: CPU seconds after which no further step begins.
     """
     count = torch_pruning.utils.count_ops_and_params
     heads = {m: m.num_heads for m in network.modules() if isinstance(m, nn.MultiheadAttention)}
@@ -41,8 +47,11 @@ def prune_with_torch_pruning(network: nn.Module, example: Example, steps: int) -
         ignored_layers=[last],
         num_heads=heads,
     )
-    before = count(network, example)[0]
+    speed_up = 1.0
+    before, end = count(network, example)[0], time.process_time() + seconds
     for _ in range(steps):
+        if time.process_time() > end:
+            raise ValueError(f"not done after {seconds:g} s, at {speed_up:.2f}x")
         pruner.step()
         if (speed_up := before / count(network, example)[0]) >= 2:
             return float(speed_up)

@@ -40,6 +40,8 @@ def median(work: Callable[[], object], repetitions: int = 5) -> float:
 
 PLANNED = ("efficientnet_b4", "vit_b_16", "convnext_base", "swin_b")
 """Networks of torchvision that are planned to 2x."""
+LIMIT = 240
+"""CPU seconds that torch-pruning may take."""
 
 
 def cpu_seconds(work: Callable[[], object]) -> tuple[float, str]:
@@ -70,7 +72,7 @@ def compare_planning(names: Sequence[str], step: float) -> None:
         own, failed = cpu_seconds(lambda: plan_to_2x(network, image, settings))  # noqa: B023
         assert not failed, failed
         theirs, why = cpu_seconds(
-            lambda: prune_with_torch_pruning(network, image, round(1 / step))  # noqa: B023
+            lambda: prune_with_torch_pruning(network, image, round(1 / step), LIMIT)  # noqa: B023
         )
         print(
             f"{name}, steps of {step:g}: to 2x {own:.1f} s, torch-pruning {theirs:.1f} s{why}: "

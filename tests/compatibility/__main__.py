@@ -2,21 +2,23 @@
 
 It takes networks through the whole line.
 
-Each network runs in a process of its own. Rows go to `tests/compatibility/report.csv`, which is
-added to, so that a stopped report goes on where it was; the summary between the marks in the README
-of src is written anew.
+Each network runs in a process of its own, and torch-pruning afterwards in others. Rows go to
+`tests/compatibility/report.csv`, which is added to, so that a stopped report goes on where it was;
+the summary between the marks in the README of src is written anew.
 """
 
 import csv
 import multiprocessing
 import queue
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from compatibility.line import Row, put_row
+from compatibility.line import Row, put_other, put_row
 from compatibility.networks import whole_report
 
 REPORT = Path(__file__).with_name("report.csv")
@@ -24,6 +26,8 @@ README = Path(__file__).parents[2] / "src" / "metaprune_pl" / "README.md"
 MARKS = ("<!-- compatibility -->", "<!-- end of compatibility -->")
 LIMIT = 900
 """Seconds for one network."""
+OTHER_LIMIT = 120
+"""Seconds for torch-pruning on one network."""
 
 
 def main(names: list[str]) -> None:
@@ -36,51 +40,53 @@ def main(names: list[str]) -> None:
     )
     todo = names or [name for name in networks if name not in rows]
     for number, name in enumerate(todo, 1):
-        row = _in_a_process(name, networks.get(name, "3,224,224"))
+        row = _in_a_process(put_row, name, networks.get(name, "3,224,224"), LIMIT)
+        if isinstance(row, str):
+            row = Row(network=name, seconds=LIMIT, error=row)
         rows[name] = {key: str(value) for key, value in asdict(row).items()}
         print(
             f"{number}/{len(todo)} {name}: {row.verdict} ({row.seconds:.0f} s) {row.error}",
             flush=True,
         )
-        _write_rows(
-            [
-                rows[known]
-                for known in (*networks, *(rows.keys() - networks.keys()))
-                if known in rows
-            ]
-        )
-    text = README.read_text()
-    before, rest = text.split(MARKS[0])
-    README.write_text(
-        f"{before}{MARKS[0]}\n{summary(list(rows.values()))}{MARKS[1]}{rest.split(MARKS[1])[1]}"
-    )
+        _write(rows, networks)
+    for name in names or list(rows):
+        if not rows[name].get("torch_pruning"):
+            shape = networks.get(name, "3,224,224")
+            rows[name]["torch_pruning"] = _in_a_process(put_other, name, shape, OTHER_LIMIT)
+            print(f"{name}: torch-pruning {rows[name]['torch_pruning']}", flush=True)
+            _write(rows, networks)
 
 
-def _in_a_process(name: str, shape: str) -> Row:
+def _in_a_process(put: Callable[..., None], name: str, shape: str, limit: int) -> Any:
+    """Return what a process of its own puts, or why it puts nothing."""
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[Row] = context.Queue()
-    process = context.Process(target=put_row, args=(name, shape, results))
+    results: multiprocessing.Queue[Any] = context.Queue()
+    process = context.Process(target=put, args=(name, shape, results))
     process.start()
-    row = Row(network=name, seconds=LIMIT, error=f"not done within {LIMIT} s")
     try:
-        for _ in range(LIMIT):
+        for _ in range(limit):
             try:
                 return results.get(timeout=1)
             except queue.Empty:
                 if not process.is_alive() and results.empty():
-                    row.error = f"its process ended with {process.exitcode}"
-                    break
-        return row
+                    return f"its process ended with {process.exitcode}"
+        return f"not done within {limit} s"
     finally:
         process.kill()
         process.join()
 
 
-def _write_rows(rows: list[dict[str, str]]) -> None:
+def _write(rows: dict[str, dict[str, str]], networks: Mapping[str, str]) -> None:
+    """Write all rows in the order of the networks, and the summary of them in the README."""
+    known = [name for name in (*networks, *(rows.keys() - networks.keys())) if name in rows]
     with REPORT.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(rows[name] for name in known)
+    before, rest = README.read_text().split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    table = summary([rows[name] for name in known])
+    README.write_text(f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
 
 
 def summary(rows: list[dict[str, str]]) -> str:

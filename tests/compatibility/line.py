@@ -109,10 +109,13 @@ def run_line(name: str, shape: str, *, metanetwork: bool = True, **arguments: An
 
 def put_row(name: str, shape: str, results: "Queue[Row]") -> None:
     """Run the line in a process of its own."""
-    row = run_line(name, shape)
+    results.put(run_line(name, shape))
+
+
+def put_other(name: str, shape: str, results: "Queue[str]") -> None:
+    """Let torch-pruning do what it can in a process of its own."""
     network = create_network(name, seed=0, **_ARGUMENTS.get(name, {}))
-    row.torch_pruning = result_of_torch_pruning(network, example_of(shape))
-    results.put(row)
+    results.put(result_of_torch_pruning(network, example_of(shape)))
 
 
 def _run(row: Row, shape: str, arguments: dict[str, Any], metanetwork: bool) -> None:

@@ -33,6 +33,8 @@ class Plain(Block):
         super().__init__(width, draw)
         groups = draw.choice([1, 1, 2, width])
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=groups, bias=draw.random() < 0.5)
+        if draw.random() < 0.3:
+            nn.utils.parametrizations.weight_norm(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
@@ -74,6 +76,34 @@ class Split(Block):
     def forward(self, x: Tensor) -> Tensor:
         one, other = torch.split(x, [self.part, self.rest], 1)
         return torch.cat([self.act(self.conv(one)), other], 1)
+
+
+class Padded(Plain):
+    """A shortcut is narrower, with zeros on both sides, as many as an attribute or code says."""
+
+    def __init__(self, width: int, draw: random.Random) -> None:
+        super().__init__(width, draw)
+        pad = draw.choice([1, 2])
+        self.narrow = nn.Conv2d(width, width - 2 * pad, 1)
+        self.pad = pad if draw.random() < 0.5 else [[pad]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        pad = self.pad if isinstance(self.pad, int) else self.pad[0][0]
+        return super().forward(x) + F.pad(self.narrow(x), (0, 0, 0, 0, pad, pad))
+
+
+class Radix(Block):
+    """Conv groups are weighted and added up."""
+
+    def __init__(self, width: int, draw: random.Random) -> None:
+        super().__init__(width, draw)
+        self.conv = nn.Conv2d(width, 2 * width, 3, padding=1, groups=draw.choice([2, 4]))
+        self.score = nn.Conv2d(width, 2 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.act(self.conv(x)).unflatten(1, (2, -1))
+        gate = self.score(parts.sum(1).mean((2, 3), keepdim=True)).unflatten(1, (2, -1)).softmax(1)
+        return self.norm((parts * gate).sum(1))
 
 
 class Gate(Block):
@@ -146,6 +176,8 @@ BLOCKS: tuple[type[Block], ...] = (
     Shared,
     Concat,
     Split,
+    Padded,
+    Radix,
     Gate,
     Attention,
     Odd,

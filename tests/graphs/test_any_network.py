@@ -5,6 +5,7 @@ Each is traced, pruned, and compared with the masked original.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from helpers import randomize
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
+from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
 from metaprune_pl.networks.examples import Example, call, tensors_of
 from metaprune_pl.pruning import PruningGroups, PruningSettings, count_macs, prunable_groups, prune
+from metaprune_pl.pruning.group_facts import reasons_to_stay
 from metaprune_pl.pruning.removal import check_masked, remove
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -103,6 +106,10 @@ LAYERS: dict[str, tuple[nn.Module, int]] = {
         around(Apply(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2))),
         2,
     ),
+    "every second channel": (
+        around(Apply(lambda x: torch.cat([x[:, ::2], -x[:, 1::2]], 1))),
+        2,
+    ),
     "stacked maximum": (around(Apply(lambda x: torch.stack([x, -x]).amax(0))), 2),
 }
 
@@ -118,7 +125,7 @@ def test_layers(name: str) -> None:
 WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax over channels": lambda x: x * x.softmax(1),
     "local response norm": lambda x: F.local_response_norm(x, 3),
-    "every second channel": lambda x: torch.cat([x[:, ::2], x[:, 1::2]], 1),
+    "every third channel": lambda x: torch.cat([x[:, ::3], x[:, 1::3], x[:, 2::3]], 1),
     "sorted channels": lambda x: x.sort(1)[0],
     "channels chosen by index": lambda x: x[:, list(range(15, -1, -1))],
     "an operator that nobody knows": lambda x: torch.renorm(x, 2, 1, 1.0),
@@ -253,6 +260,36 @@ def test_attention_of_narrower_heads_equals_the_masked_one(way: str, keys: int) 
     groups, pruned = assert_exact(network, IMAGE)
     assert prunable(groups)["q"] == 8
     assert isinstance(pruned, Attention) and pruned.q.out_features == 16
+
+
+class Rotary(nn.Module):
+    """Attention with a rotary embedding of neighbours, whose table is a buffer.
+
+    As in Su et al., RoFormer, 2021, equation 34.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, 16, 2, 2), nn.Linear(16, 48)
+        self.proj, self.head = nn.Linear(16, 12), nn.Linear(12, 5)
+        angles = torch.outer(torch.arange(16.0), 0.3 ** torch.arange(4.0)).repeat_interleave(2, 1)
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], 1), persistent=False)
+
+    def turn(self, x: Tensor) -> Tensor:
+        sin, cos = self.table.tensor_split(2, -1)
+        return x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape) * sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).reshape(len(x), 16, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        return self.head(torch.relu(self.proj(x.transpose(1, 2).flatten(2))).mean(1))
+
+
+def test_rotary_attention_loses_neighbours_in_pairs() -> None:
+    groups, pruned = assert_exact(Rotary(), IMAGE)
+    assert prunable(groups)["qkv"] == 4 and groups.graph.unfollowed == ()
+    assert pruned.qkv.out_features == 24 and pruned.table.shape == (16, 8)
 
 
 class Recurrent(nn.Module):
@@ -404,11 +441,7 @@ def test_layers_written_as_products_lie_in_the_graph(length: bool) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [
-        nn.utils.parametrizations.weight_norm,
-        nn.utils.parametrizations.orthogonal,
-        nn.utils.parametrizations.spectral_norm,
-    ],
+    [nn.utils.parametrizations.orthogonal, nn.utils.parametrizations.spectral_norm],
 )
 def test_layers_that_compute_their_weights_stay_whole(make: Callable[..., nn.Module]) -> None:
     network = nn.Sequential(
@@ -424,6 +457,108 @@ def test_layers_that_compute_their_weights_stay_whole(make: Callable[..., nn.Mod
     assert prunable(groups)["3"] == 8
     (pruned,) = prune(network, IMAGE, speed_ups=[1.1])
     assert call(pruned, IMAGE).shape == (1, 5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_weight_normed_layers_are_pruned_to_parts_of_their_weights(
+    normed: Callable[..., Any],
+) -> None:
+    mean = Apply(lambda x: x.mean((2, 3)))
+    layers = [normed(nn.Conv2d(3, 8, 3)), nn.ReLU(), normed(nn.Conv2d(8, 12, 3)), nn.ReLU(), mean]
+    network = nn.Sequential(*layers, normed(nn.Linear(12, 5)))
+    groups, pruned = assert_exact(network, IMAGE)
+    assert groups.graph.unfollowed == groups.graph.outside == ()
+    assert prunable(groups) == {"input": 0, "0": 8, "2": 12, "5": 0}
+    kept = halves(groups)
+    first, second = (kept[g.start : g.stop] for g in groups.graph.groups[1:3])
+    assert first.sum() == 4 and second.sum() == 6
+    for image in torch.randn(2, 1, 3, 8, 8):
+        call(network, image), call(pruned, image)  # the old form computes its weights then
+    assert torch.allclose(pruned[2].weight, network[2].weight[second][:, first], atol=1e-6)
+    assert torch.allclose(pruned[5].weight, network[5].weight[:, second], atol=1e-6)
+
+
+class Radix(nn.Module):
+    """Split attention of ResNeSt: both conv groups are weighted, and added up."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, width, 1)
+        self.conv = nn.Conv2d(width, 2 * width, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(2 * width)
+        self.down, self.up = nn.Conv2d(width, 4, 1), nn.Conv2d(4, 2 * width, 1)
+        self.after = nn.Conv2d(width, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(torch.relu(self.before(x)))))
+        x = x.reshape(len(x), 2, -1, *x.shape[2:])
+        gate = self.up(torch.relu(self.down(x.sum(1).mean((2, 3), keepdim=True))))
+        gate = (
+            gate.reshape(len(x), 1, 2, -1).transpose(1, 2).softmax(1).reshape(len(x), 2, -1, 1, 1)
+        )
+        return self.after((x * gate).sum(1)).mean((2, 3))
+
+
+def test_conv_groups_that_go_together_are_pruned_within(tmp_path: Path) -> None:
+    groups, pruned = assert_exact(Radix(), IMAGE)
+    assert prunable(groups)["conv"] == 8 and prunable(groups)["before"] == 4
+    conv = pruned.get_submodule("conv")
+    assert (conv.in_channels, conv.out_channels, conv.groups) == (4, 8, 2)
+    assert conv.weight.shape == (8, 2, 3, 3)
+    settings = NetworkSettings(builder=f"{__name__}:Radix")
+    save_network(
+        tmp_path / "network", pruned, NetworkCard(settings=settings, input_shape=(3, 8, 8))
+    )
+    again = load_network(tmp_path / "network")
+    image = torch.randn(1, 3, 8, 8)
+    assert torch.equal(call(again, image), call(pruned, image))
+    (fast,) = prune(Radix(), IMAGE, speed_ups=[4.0])
+    assert count_macs(Radix(), IMAGE) >= 4 * count_macs(fast, IMAGE)
+
+
+class Features(nn.Module):
+    """A residual stream that is the output itself, where there is no head."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
+        self.block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, classes) if classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head(self.norm((x + self.block(x)).mean(1)))
+
+
+class Positions(Features):
+    """A table of places is brought to the size of the image, in float whatever its type."""
+
+    def __init__(self) -> None:
+        super().__init__(classes=5)
+        self.places = nn.Parameter(torch.randn(1, 9, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        table = self.places.reshape(1, 3, 3, -1).permute(0, 3, 1, 2).to(torch.float32)
+        table = F.interpolate(table, (4, 4), mode="bicubic", antialias=True)
+        x = x + table.to(self.places.dtype).flatten(2).transpose(1, 2)
+        return self.head(self.norm((x + self.block(x)).mean(1)))
+
+
+def test_a_table_of_places_that_is_resized_follows_the_stream() -> None:
+    groups, pruned = assert_exact(Positions(), IMAGE)
+    assert prunable(groups) == {"input": 0, "stem": 8, "block.1": 16, "head": 0}
+    assert pruned.places.shape == (1, 9, 4)
+
+
+def test_a_stream_that_is_the_output_stays_and_the_reason_says_so() -> None:
+    groups, _ = assert_exact(Features(classes=0), IMAGE)
+    assert prunable(groups) == {"input": 0, "stem": 0, "block.1": 16}
+    assert reasons_to_stay(groups)["stem"] == "8 of 8 channels: the network's output, or tied to it"
+    groups, _ = assert_exact(Features(classes=5), IMAGE)
+    assert prunable(groups)["stem"] == 8
+    assert set(reasons_to_stay(groups)) == {"input", "head"}
 
 
 def test_named_layers_lose_nothing_and_others_no_more_than_they_may() -> None:

@@ -5,7 +5,15 @@ from torch import Tensor, nn
 
 from helpers import masked_logits, random_kept, random_resnet, randomize
 from metaprune_pl.graphs import SCHEMAS, Connection, NeuronGroup, WeightGraph, read, trace, write
-from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, find_groups, prune, remove
+from metaprune_pl.pruning import (
+    Magnitude,
+    PruningSettings,
+    count_macs,
+    find_groups,
+    prunable_groups,
+    prune,
+    remove,
+)
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 UNIVERSAL = SCHEMAS["universal"]
@@ -156,9 +164,9 @@ def test_a_shortcut_layer_is_absorbed_by_the_main_branch(first: bool) -> None:
 class _OptionA(nn.Module):
     """A block whose shortcut drops every second row and pads `pad` zero channels either side."""
 
-    def __init__(self, channels: int = 6, pad: int = 2) -> None:
+    def __init__(self, channels: int = 6, pad: int = 2, *, fixed: bool = False) -> None:
         super().__init__()
-        self.pad = pad
+        self.pad = (lambda: pad) if fixed else pad
         wide = channels + 2 * pad
         self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
@@ -171,12 +179,15 @@ class _OptionA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.bn(self.stem(x)))
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        x = torch.relu(y + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)))
+        pad = self.pad if isinstance(self.pad, int) else self.pad()
+        x = torch.relu(y + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, pad, pad)))
         return self.fc(x.mean((2, 3)))
 
 
-def test_channels_added_to_zero_padding_are_fixed_and_the_others_are_tied_to_the_stream() -> None:
-    network = randomize(_OptionA())
+def test_channels_added_to_zero_padding_that_code_fixes_stay_and_others_go_with_the_stream() -> (
+    None
+):
+    network = randomize(_OptionA(fixed=True))
     graph = trace(network, IMAGE)
     wide = nodes_of(graph, "conv2")  # 10 channels: 2 padded, 6 of the stream, 2 padded
     assert sorted(graph.constraints.fixed.tolist()) == wide[:2] + wide[-2:]
@@ -191,8 +202,18 @@ def test_channels_added_to_zero_padding_are_fixed_and_the_others_are_tied_to_the
     assert_round_trip(network, graph)
 
 
-def test_a_network_with_zero_padded_shortcuts_prunes_exactly() -> None:
+def test_zero_padding_that_an_attribute_counts_is_pruned_on_both_sides_alike() -> None:
     network = randomize(_OptionA())
+    groups = prunable_groups(network, IMAGE)
+    wide = nodes_of(groups.graph, "conv2")
+    assert groups.graph.constraints.fixed.tolist() == []
+    assert groups.unit[wide[:2]].tolist() == groups.unit[wide[-2:]].tolist()
+    assert bool(groups.prunable[groups.unit[wide]].all())
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_network_with_zero_padded_shortcuts_prunes_exactly(fixed: bool) -> None:
+    network = randomize(_OptionA(fixed=fixed))
     assert_prunes_exactly(network)
     base = count_macs(network, IMAGE)
     pruned = prune(
@@ -202,20 +223,18 @@ def test_a_network_with_zero_padded_shortcuts_prunes_exactly() -> None:
         criterion=Magnitude(),
         settings=PruningSettings(),
     )
-    widths = []
     for target, result in zip((1.5, 2.5), pruned, strict=True):
         assert base / count_macs(result, IMAGE) >= target
         stem, wide = (
             result.get_submodule("stem").out_channels,
             result.get_submodule("conv2").out_channels,
         )
-        assert wide == stem + 4  # the 4 padded channels stay
-        widths.append(stem)
-    assert widths[1] <= widths[0] <= 6
+        padded = 2 if fixed else result.pad
+        assert wide == stem + 2 * padded and stem <= 6
 
 
 def test_zero_padding_of_a_stream_of_one_channel_is_read_as_that_of_wider_ones() -> None:
-    network = randomize(_OptionA(channels=1, pad=1))
+    network = randomize(_OptionA(channels=1, pad=1, fixed=True))
     graph = trace(network, IMAGE)
     wide = nodes_of(graph, "conv2")
     assert sorted(graph.constraints.fixed.tolist()) == [wide[0], wide[2]]

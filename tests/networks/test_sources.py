@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.prune import l1_unstructured
 
 from metaprune_pl.errors import ConfigError, NetworkError, StorageError
@@ -390,12 +390,17 @@ def convolutions() -> nn.Sequential:
         ),
         (
             lambda: nn.Sequential(masked(nn.Conv2d(3, 4, 1))),
-            "layer '0' computes its weight anew in each pass",
+            r"layer '0' has a pruning mask on its weight.*prune.remove",
         ),
         (
             lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 1))),
             "layer '0' computes its weight anew in each pass",
         ),
+        (
+            lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1))),
+            "layer '0' computes its weight anew in each pass",
+        ),
+        (lambda: nn.Sequential(WithComputed()), "layer '0' has computed its 'twice' once"),
         (lambda: {"state_dict": {}}, "gave dict, not a torch"),
     ],
 )
@@ -406,8 +411,34 @@ def test_a_module_without_weights_of_its_own_is_refused(
         plain_module(build(), "mine:build")
 
 
+class WithComputed(nn.Linear):
+    """Keeps a tensor that it computed from its weight when it was made."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.twice = 2 * self.weight
+
+
 def masked(layer: nn.Module) -> nn.Module:
     return l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def normed() -> nn.Module:
+    """A network that computes weights in each pass."""
+    middle = weight_norm(nn.Conv2d(8, 8, 3)), nn.ReLU(), spectral_norm(nn.Conv2d(8, 4, 1))
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *middle, nn.Flatten(), nn.Linear(64, 2))
+
+
+def test_a_network_that_computes_weights_is_built_pruned_stored_and_loaded(tmp_path: Path) -> None:
+    trust(f"{__name__}:normed")
+    network = create_network(f"{__name__}:normed", seed=0).eval()
+    image = torch.randn(1, 3, 8, 8)
+    (pruned,) = prune(network, image, speed_ups=[1.3])
+    card = NetworkCard(
+        settings=NetworkSettings(builder=f"{__name__}:normed"), input_shape=(3, 8, 8)
+    )
+    save_network(tmp_path / "network", pruned, card)
+    assert torch.equal(load_network(tmp_path / "network")(image), pruned(image))
 
 
 def test_wrappers_are_taken_off() -> None:

@@ -3,9 +3,11 @@
 import math
 
 import torch
+from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
+from metaprune_pl.graphs.constraints import Extent
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, is_nobody, varying
 
 
@@ -33,6 +35,7 @@ def add(call: Call) -> Activation:
             depth=builder.depth(nodes),
         )
         for operand in operands:
+            _beside_zeros(call, operand.labels.flatten(), target)
             builder.connect_identity(
                 call.module,
                 operand.labels.flatten(),
@@ -48,8 +51,21 @@ def add(call: Call) -> Activation:
         source = shortcut.labels.flatten()
         target = main.labels.flatten()
         builder.connect_identity(call.module, source, target)
-        builder.fixed += target[source == NOBODY].tolist()
+        _beside_zeros(call, source, target)
     return Activation(main.labels)
+
+
+def _beside_zeros(call: Call, source: Tensor, target: Tensor) -> None:
+    """Channels that zero padding is added to: as many as the padding's module says, or all."""
+    zeros = (source == NOBODY).nonzero().flatten()
+    if not len(zeros):
+        return
+    nodes = [node for node in call.node.all_input_nodes if "pad" in str(node.target)]
+    module = call.module_of(nodes[0]) if nodes else call.module
+    first = int((zeros == torch.arange(len(zeros))).sum())
+    for part in (zeros[:first], zeros[first:]):
+        if len(part):
+            call.builder.padded.append(Extent(module=module, parts=(target[part],)))
 
 
 def multiply(call: Call) -> Activation:

@@ -39,6 +39,8 @@ class _Group:
 class GraphBuilder:
     """Collects groups and connections, and gives the graph at the end.
 
+    Of neurons that zeros are `padded` to, an attribute says how many they are, or all stay.
+
     A shortcut layer that ends in an addition is absorbed by the main branch: its connection and its
     slots (as `shortcut_...`) go to the main branch's nodes, as in the paper (section 4.1).
     """
@@ -49,9 +51,11 @@ class GraphBuilder:
     ties: list[Tensor] = field(default_factory=list)
     mixed: list[Tensor] = field(default_factory=list)
     several: list[Tensor] = field(default_factory=list)
+    lengths: dict[str, str] = field(default_factory=dict)
     followers: list[Follower] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
+    padded: list[Extent] = field(default_factory=list)
     equals: list[Tensor] = field(default_factory=list)
     named: list[Tensor] = field(default_factory=list)
     heads: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
@@ -165,7 +169,12 @@ class GraphBuilder:
 
     def add_names(self, modules: Mapping[str, object]) -> None:
         """Find the attributes that count neurons, and tie neurons that the same one counts."""
+        padded = [extent.named(modules[extent.module]) for extent in self.padded]
+        for extent in padded:
+            if not extent.names:
+                self.fix(extent.parts[0])
         self.extents = [extent.named(modules[extent.module]) for extent in self.extents]
+        self.extents += [extent for extent in padded if extent.names]
         counted: dict[tuple[str, str], Tensor] = {}
         for extent in self.extents:
             (nodes, *others) = extent.parts
@@ -219,12 +228,12 @@ class GraphBuilder:
         self.fix(nodes)
 
     def _add_follower(self, follower: Follower) -> None:
-        for known in self.followers:
+        for index, known in enumerate(self.followers):
             if (known.parameter, known.dim) == (follower.parameter, follower.dim):
-                if not torch.equal(known.nodes, follower.nodes):
-                    # it meets the neurons of two layers: they go together
-                    both = torch.stack([known.nodes, follower.nodes])
-                    self.ties.append(both[:, (both >= 0).all(0)])
+                # it meets the neurons of two layers, which go together, or of one in parts
+                both = torch.stack([known.nodes, follower.nodes])
+                self.ties.append(both[:, (both >= 0).all(0)])
+                self.followers[index] = replace(known, nodes=both.amax(0))
                 return
         self.followers.append(follower)
 
@@ -284,6 +293,7 @@ class GraphBuilder:
             named=index[torch.cat([pairs, *self.named], 1)],
             mixed=index[torch.cat([none, *self.mixed])],
             several=index[torch.cat([none, *self.several])],
+            lengths=self.lengths,
             followers=tuple(
                 replace(f, nodes=index[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers
             ),
@@ -381,19 +391,10 @@ class GraphBuilder:
         rows = next(
             (fused[g.name] for g in self.groups if g.start == first and g.name in fused), None
         )
+        source = index[connection.source]
         if rows is None or connection.parameter is None:
-            return replace(
-                connection,
-                target=index[connection.target],
-                source=index[connection.source],
-            )
+            return replace(connection, target=index[connection.target], source=source)
         target = index[first + rows[:, 0]][None]
         places = connection.kernel[0] * connection.kernel[1]
         kernel = (1, 3) if places == 1 else (3, places)
-        return replace(
-            connection,
-            target=target,
-            source=index[connection.source],
-            rows=rows,
-            kernel=kernel,
-        )
+        return replace(connection, target=target, source=source, rows=rows, kernel=kernel)

@@ -1,5 +1,6 @@
 """One operation of the exported program, and what its arguments stand for."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,10 @@ from torch import Tensor
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.builder import GraphBuilder
 from metaprune_pl.graphs.labels import NOBODY, Activation, Joined, Parameter, channels
+from metaprune_pl.graphs.weight_graph import Followed
+
+_LAYER = re.compile(r"(\.parametrizations\.\w+\.original\d*|\.weight(_v)?)$")
+"""What a layer's weight is called behind its path."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +48,12 @@ class Call:
         shape = "x".join(map(str, self.shape_of(self.node)))
         of_shape = f" of shape {shape}" if shape else ""
         return f"module '{self.module or 'the network'}', tensor '{self.node.name}'{of_shape}"
+
+    @staticmethod
+    def module_of(node: torch.fx.Node) -> str:
+        """Path of the innermost module that an operation runs in."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        return str(stack[-1][0]) if stack else ""
 
     @staticmethod
     def shape_of(node: Any) -> torch.Size:
@@ -146,7 +157,7 @@ class Call:
         `bias` is the index of that argument, where there is one.
         """
         owner, target = self.builder.new_group(
-            weight.name.removesuffix(".weight"),
+            _LAYER.sub("", weight.name),
             outputs,
             depth=self.builder.depth(inputs) + 1,
         )
@@ -169,9 +180,16 @@ class Call:
                         along,
                         nodes,
                     )
+        if weight.gain:
+            self.builder.lengths[weight.name] = weight.gain
         if weight.normalized:
             self.builder.mixed.append(inputs)
             self.builder.several.append(inputs)
+        if weight.normalized or weight.gain:
+            nodes = torch.cat([inputs, target])
+            self.builder.followed.append(
+                Followed(nodes=nodes, operator="weight norm", module=self.module, keeps=frozenset())
+            )
         if bias is not None:
             self._add_bias(bias, owner, target)
         return owner, target

@@ -1,6 +1,6 @@
 """What pruning must respect: which neurons go together, which stay, and what counts them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -123,6 +123,8 @@ class PruningConstraints:
             forward pass names their number, [2, pairs].
         mixed: Nodes that are normalised together with others of their layer (layer norm), so that
             removing one changes what the others give.
+        lengths: Parameters each row of which is divided by its length, to those that are the
+            length instead (weight normalisation).
         several: Nodes of which more than one of each pruning group has to stay: weights from them
             are standardised.
         followers: Parameters outside the graph that are as wide as neurons are many.
@@ -139,6 +141,7 @@ class PruningConstraints:
     named: Tensor
     mixed: Tensor
     several: Tensor
+    lengths: dict[str, str] = field(default_factory=dict)
     followers: tuple[Follower, ...] = ()
     products: tuple[Product, ...] = ()
     extents: tuple[Extent, ...] = ()

@@ -28,6 +28,7 @@ class Parameter:
             the tensor.
         normalized: Statistics of it took part in its computation (weight standardisation).
         constant: It is a buffer, which no training changes.
+        gain: Name of the companion that is the length of each of its rows (weight normalisation).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Parameter:
     companions: tuple["Parameter", ...] = ()
     normalized: bool = False
     constant: bool = False
+    gain: str = ""
 
     @property
     def elements(self) -> Tensor:

@@ -63,7 +63,7 @@ def move(call: Call) -> Any:
         and call.argument(4, 1) > 1
         and not torch.equal(labels, x.labels)
     ):
-        call.builder.fix(x.labels)  # every second channel is another one where there are fewer
+        _tie_strides(call, x.labels)
     if len(sizes) > 1 and x.labels.numel() == max(x.labels.shape) and becomes_map(call.node):
         _tie_places(call, labels)
     elif len(sizes) > 1 and x.labels.numel() == max(x.labels.shape):
@@ -86,6 +86,18 @@ def move(call: Call) -> Any:
         whole = torch.arange(group.start, group.start + group.size)
         owner = owner if torch.equal(labels.flatten(), whole) else None
     return Activation(labels, owner, tuple(partners))
+
+
+def _tie_strides(call: Call, labels: Tensor) -> None:
+    """Every second channel is another one where there are fewer, unless two go at a time."""
+    dim, first, last, step = (call.argument(i, d) for i, d in enumerate((0, 0, None, 1), 1))
+    size = labels.shape[dim]
+    whole = (first or 0) in range(step) and (last is None or last >= size) and size % step == 0
+    if not whole or bool((labels == NOBODY).any()):
+        call.builder.fix(labels)
+        return
+    blocks = labels.movedim(dim, 0).reshape(size // step, step, -1)
+    call.builder.tie(blocks.transpose(0, 1).flatten(1))
 
 
 def _count_named(call: Call, labels: Tensor) -> None:

@@ -62,6 +62,8 @@ def computed(call: Call) -> Any:
         if isinstance(first, tuple):
             return first[call.node.args[1]]  # type: ignore[index]
         return first if isinstance(first, Statistic) else None
+    if call.operator == "_weight_norm.default":
+        return _of_length(call)
     if isinstance(first, Joined) and call.operator in _SPLITS:
         return _apart(call, first)
     if call.operator == "cat.default":
@@ -85,8 +87,8 @@ def computed(call: Call) -> Any:
     )
 
 
-def _moved(call: Call, parameter: Parameter) -> Parameter | None:
-    """A parameter whose elements change places."""
+def _moved(call: Call, parameter: Parameter) -> Parameter | tuple[Parameter, ...] | None:
+    """A parameter whose elements change places, perhaps in several parts."""
 
     def move(elements: Tensor) -> Any:
         if call.operator in _LIKE:
@@ -100,6 +102,8 @@ def _moved(call: Call, parameter: Parameter) -> Parameter | None:
         return rerun(call, elements)
 
     result = move(parameter.elements)
+    if isinstance(result, tuple | list) and not parameter.companions:
+        return tuple(replace(parameter, moved=part) for part in result)
     if not isinstance(result, Tensor):
         return None
     shape = parameter.elements.shape
@@ -161,6 +165,16 @@ def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -
         indices = indices.reshape([1] * (len(shape) - indices.dim()) + list(indices.shape))
         companions.append(Parameter(parameter.name, parameter.shape, indices))
     return replace(main, moved=elements, companions=tuple(companions), normalized=normalized)
+
+
+def _of_length(call: Call) -> Parameter | None:
+    """A parameter each row of which is given a length (Salimans and Kingma, 2016, equation 2)."""
+    direction, length = (call.value(call.argument(index)) for index in (0, 1))
+    if not isinstance(direction, Parameter) or not isinstance(length, Parameter):
+        return None
+    if call.argument(2, 0) != 0 or direction.companions or direction.moved is not None:
+        return None
+    return replace(direction, companions=(length,), gain=length.name)
 
 
 def _together(call: Call) -> Parameter | None:

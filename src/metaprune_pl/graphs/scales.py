@@ -102,16 +102,29 @@ def _collect(
     if name in _LINEAR:
         first: Any = node.args[0]
         parts = list(first) if isinstance(first, list | tuple) else [first]
-        return all(_collect(call, part, queries, rows, users) for part in parts)
+        return all(
+            _collect(call, part, _before(call, node, part, queries), rows, users) for part in parts
+        )
     operands = [part for part in node.all_input_nodes if isinstance(call.value(part), Activation)]
-    others = [call.value(part) for part in node.all_input_nodes if part not in operands]
-    if any(value is not None for value in others):  # a parameter that is added or multiplied
+    factor = name == "mul.Tensor" or (name == "div.Tensor" and operands == [node.args[0]])
+    if not (factor and len(operands) == 1) and not (
+        name in {"add.Tensor", "sub.Tensor"} and len(operands) == 2
+    ):
         return False
-    if (name == "mul.Tensor" and len(operands) == 1) or name == "div.Tensor":
-        return operands == [node.args[0]] and _collect(call, operands[0], queries, rows, users)
-    if name in {"add.Tensor", "sub.Tensor"} and len(operands) == 2:
-        return all(_collect(call, part, queries, rows, users) for part in operands)
-    return False
+    return all(
+        _collect(call, part, _before(call, node, part, queries), rows, users) for part in operands
+    )
+
+
+def _before(call: Call, node: torch.fx.Node, part: Any, queries: Tensor) -> Tensor:
+    """Nodes of an operand that become the queries: a sum has nodes of its own."""
+    result, operand = call.value(node), call.value(part)
+    joins = str(node.target).removeprefix("aten.") in {"add.Tensor", "sub.Tensor", "cat.default"}
+    if not joins or not isinstance(result, Activation) or not isinstance(operand, Activation):
+        return queries
+    if result.labels.shape != operand.labels.shape:
+        return queries
+    return operand.labels[torch.isin(result.labels, queries)]
 
 
 def note_possible_scale(call: Call, node: Any, queries: Tensor) -> None:

@@ -78,7 +78,7 @@ def _label(node: torch.fx.Node, state: Walk) -> Any:
 def _computed(call: Call, inputs: list[Any]) -> Any:
     """Follow parameters; where that goes too far, they stay whole."""
     result = computed(call)
-    if result is None:
+    if result is None and call.node.meta.get("val") is not None:  # not an assertion
         _keep(call, inputs)
     return result
 
@@ -113,12 +113,11 @@ def _inside(node: torch.fx.Node, index: int, state: Walk) -> list[Any]:
 
 
 def _call(node: torch.fx.Node, state: Walk) -> Call:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
     return Call(
         builder=state.builder,
         node=node,
         operator=str(node.target).removeprefix("aten."),
-        module=str(stack[-1][0]) if stack else "",
+        module=Call.module_of(node),
         values=state.values,
         constant=state.constants,
     )

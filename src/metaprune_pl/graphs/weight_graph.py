@@ -52,6 +52,8 @@ class Connection:
         taps_first: The parameter's input dimension counts taps first, then neurons (flattened
             channels-last maps).
         positions: How often each weight is used for one image: multiply-accumulates per weight.
+        within: Channels are removed within its conv groups, the same of each, as these can only go
+            all together.
     """
 
     name: str
@@ -63,6 +65,12 @@ class Connection:
     inputs_first: bool = False
     rows: Tensor | None = None
     positions: int = 0
+    within: bool = False
+
+    @property
+    def by_groups(self) -> bool:
+        """Whether its conv groups are removed whole."""
+        return self.shape[0] > 1 and not self.within
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
 
 from metaprune_pl.errors import NetworkError
 
 
-def plain_module(network: Any, name: str) -> nn.Module:
+def plain_module(network: Any, name: str, *, computed: bool = False) -> nn.Module:
     """Take off the wrappers of `torch.compile` and `DataParallel`.
 
     A module that has no weights of its own is refused.
@@ -18,10 +17,11 @@ def plain_module(network: Any, name: str) -> nn.Module:
     Args:
         network: What a builder gave.
         name: The builder's name, for errors.
+        computed: Whether parametrizations may compute weights from others in each pass.
 
     Raises:
-        NetworkError: It is no module, a TorchScript module, quantised, not initialised, or computes
-            its weights anew.
+        NetworkError: It is no module, a TorchScript module, quantised, not initialised, or holds
+            pruning masks or weights that it computes.
     """
     while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
         network, "_orig_mod"
@@ -38,6 +38,7 @@ def plain_module(network: Any, name: str) -> nn.Module:
         )
     for path, module in network.named_modules():
         _check_layer(path, module)
+        _check_computed(path, module, computed)
     return network
 
 
@@ -53,18 +54,31 @@ def _check_layer(path: str, module: nn.Module) -> None:
     kinds = " ".join(type(thing).__module__ for thing in (module, *tensors))
     if "quantized" in kinds or "torchao" in kinds or any(tensor.is_quantized for tensor in tensors):
         raise NetworkError(f"the network is quantised ({where}). Prune it before quantisation.")
-    computed = [
-        key
-        for key, value in vars(module).items()
-        if isinstance(value, Tensor)
-        and (not value.is_leaf or {f"{key}_orig", f"{key}_v"} & module._parameters.keys())
-    ]
-    if is_parametrized(module):
-        computed += list(module.parametrizations)  # type: ignore[arg-type]
-    if computed:
+
+
+def _check_computed(path: str, module: nn.Module, allowed: bool) -> None:
+    """Refuse weights that are masked, computed once, or in each pass, unless that is allowed.
+
+    Modules of the old kind, which keep what they computed, cannot be copied.
+    """
+    own = module._parameters.keys()
+    if masked := [key for key in module._buffers if f"{key.removesuffix('_mask')}_orig" in own]:
+        key = masked[0].removesuffix("_mask")
         raise NetworkError(
-            f"layer '{path}' computes its {computed[0]} anew in each pass (pruning masks, weight "
-            "or spectral norm). "
-            "Make it permanent first: torch.nn.utils.prune.remove, or "
-            "parametrize.remove_parametrizations."
+            f"layer '{path}' has a pruning mask on its {key}. Make it permanent first: "
+            f"torch.nn.utils.prune.remove(layer, '{key}')."
         )
+    old = [key for key in vars(module) if f"{key}_orig" in own or f"{key}_v" in own]
+    new = list(getattr(module, "parametrizations", ()))
+    if old or (new and not allowed):
+        raise NetworkError(
+            f"layer '{path}' computes its {[*old, *new][0]} anew in each pass (weight or spectral "
+            "norm). Make it permanent first: torch.nn.utils.remove_weight_norm or "
+            "parametrize.remove_parametrizations; or take those of torch.nn.utils.parametrizations."
+        )
+    for key, value in vars(module).items():
+        if isinstance(value, Tensor) and not value.is_leaf:
+            raise NetworkError(
+                f"layer '{path}' has computed its '{key}' once, and no file would hold it. Let its "
+                "forward compute it."
+            )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from metaprune_pl.errors import StorageError
 
@@ -70,6 +71,9 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         else:
             module._buffers[leaf] = value
     for module in network.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):  # its module keeps the weight that it computed
+                hook(module, ())
         _match_attributes(module)
         if isinstance(module, nn.RNNBase):  # it keeps a list of its weights
             module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
@@ -77,18 +81,10 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _match_attributes(module: nn.Module) -> None:
     """Set the width attributes of one layer from the shapes of its tensors."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        out_channels, per_group = module.weight.shape[:2]
-        if module.groups > 1:  # whole groups are removed, so the outputs of one group stay as many
-            module.groups = out_channels // (module.out_channels // module.groups)
-        module.out_channels = out_channels
-        module.in_channels = per_group * module.groups
-    elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        in_channels, per_group = module.weight.shape[:2]
-        if module.groups > 1:
-            module.groups = in_channels // (module.in_channels // module.groups)
-        module.in_channels = in_channels
-        module.out_channels = per_group * module.groups
+    if isinstance(module, nn.modules.conv._ConvNd):
+        before = module.in_channels if module.transposed else module.out_channels
+        per_group = before // module.groups  # whole groups are removed, unless a file says more
+        set_conv_groups(module, max(1, module.weight.shape[0] // per_group))
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
@@ -112,6 +108,15 @@ def _match_attributes(module: nn.Module) -> None:
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         value = module.running_mean if module.weight is None else module.weight
         module.num_features = module.num_features if value is None else value.shape[0]
+
+
+def set_conv_groups(module: nn.Module, groups: int) -> None:
+    """Set the groups of a convolution, and its widths from the shape of its weight."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        module.groups = groups
+        whole, per_group = module.weight.shape[:2]
+        widths = (per_group * groups, whole)
+        module.in_channels, module.out_channels = widths[::-1] if module.transposed else widths
 
 
 def copy_network(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -186,7 +191,7 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, Sizes]]:
     """
     attributes = {}
     for path, module in network.named_modules():
-        sizes = {}
+        sizes: dict[str, Sizes] = {}
         for name, value in vars(module).items():
             if (is_sizes(value) or _is_scale(name, value)) and not name.startswith("_"):
                 sizes[name] = list(value) if isinstance(value, list | tuple) else value
@@ -194,6 +199,8 @@ def size_attributes(network: nn.Module) -> dict[str, dict[str, Sizes]]:
         follow = isinstance(module, _LAYERS) and has_tensors  # from the shapes of the tensors
         if sizes and not follow and not isinstance(module, nn.Dropout):
             attributes[path] = sizes
+        elif isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+            attributes[path] = {"groups": module.groups}
     return attributes
 
 
@@ -217,6 +224,8 @@ def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, Siz
             current = getattr(modules[path], name, None)
             kind = tuple if isinstance(current, tuple) else type(value)
             setattr(modules[path], name, kind(value))  # type: ignore[arg-type]
+            if name == "groups" and isinstance(value, int):
+                set_conv_groups(modules[path], value)
 
 
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:

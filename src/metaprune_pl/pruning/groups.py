@@ -4,11 +4,12 @@ Neurons that identity shortcuts or conv groups tie must go together.
 
 A *unit* is a set of tied neurons: one prunable channel of a *pruning group*, in DepGraph's words a
 prunable dimension (paper, B.2.2). For a grouped convolution a unit is a whole conv group with its
-inputs and outputs; depthwise convolution is the case of one channel per group.
+inputs and outputs; depthwise convolution is the case of one channel per group. Where all conv
+groups are tied to each other (split attention), a unit is the same channel of each.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Literal
 
@@ -19,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from metaprune_pl.errors import ConfigError, did_you_mean
-from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.graphs import Connection, WeightGraph
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,18 +73,12 @@ def find_groups(graph: WeightGraph, *, equal: Equal = "none") -> PruningGroups:
         graph: Topology.
         equal: Which layers stay as wide as what they read.
     """
-    pairs = [graph.constraints.ties]
-    if equal != "none":
-        pairs.append(graph.constraints.equals)
-    if equal == "named":
-        pairs.append(graph.constraints.named)
-    for connection in graph.connections:
-        if connection.parameter is None:
-            pairs.append(torch.stack([connection.source.flatten(), connection.target.flatten()]))
-        elif connection.shape[0] > 1:
-            tied = torch.cat([connection.source, connection.target], 1)
-            pairs.append(torch.stack([tied[:, :1].expand_as(tied).flatten(), tied.flatten()]))
-    unit = _components(torch.cat(pairs, 1), graph.num_nodes)
+    unit = _units(graph, equal)
+    coarse = {id(layer) for layer in graph.connections if _is_coarse(layer, unit)}
+    if coarse:
+        layers = (replace(c, within=id(c) in coarse) for c in graph.connections)
+        graph = replace(graph, connections=tuple(layers))
+        unit = _units(graph, equal)
     count = int(unit.max()) + 1
     owner = torch.cat(
         [torch.full((group.size,), index) for index, group in enumerate(graph.groups)]
@@ -108,6 +103,36 @@ def find_groups(graph: WeightGraph, *, equal: Equal = "none") -> PruningGroups:
         entry_first=entry_member == first[entry_unit],
         members=torch.bincount(distinct, minlength=count),
     )
+
+
+def _units(graph: WeightGraph, equal: Equal) -> Tensor:
+    """Number the sets of nodes that go together, [N]."""
+    pairs = [graph.constraints.ties]
+    if equal != "none":
+        pairs.append(graph.constraints.equals)
+    if equal == "named":
+        pairs.append(graph.constraints.named)
+    for connection in graph.connections:
+        source, target = connection.source, connection.target
+        if connection.parameter is None:
+            pairs.append(torch.stack([source.flatten(), target.flatten()]))
+        elif connection.within:
+            pairs += [tied(source.t()), tied(target.t())]
+        elif connection.by_groups:
+            pairs.append(tied(torch.cat([source, target], 1)))
+    return _components(torch.cat(pairs, 1), graph.num_nodes)
+
+
+def tied(rows: Tensor) -> Tensor:
+    """Pairs that tie the nodes of each row, [2, pairs]."""
+    return torch.stack([rows[:, :1].expand_as(rows).flatten(), rows.flatten()])
+
+
+def _is_coarse(layer: Connection, unit: Tensor) -> bool:
+    """Whether all conv groups of a layer go together, so that none of them can be removed."""
+    _, outputs, inputs, _ = layer.shape
+    groups = layer.parameter is not None and layer.by_groups and outputs * inputs > 1
+    return groups and bool((unit[layer.target] == unit[layer.target[0, 0]]).all())
 
 
 def _first(values: Tensor, unit: Tensor, count: int) -> Tensor:
@@ -207,7 +232,7 @@ def sums_of_powers(graph: WeightGraph, powers: list[Tensor], kept: Tensor | None
     connections = [layer for layer in graph.connections if layer.parameter is not None]
     values: list[Tensor] = []
     for connection, block in zip(connections, powers, strict=False):
-        if connection.shape[0] > 1:
+        if connection.by_groups:
             if kept is not None:
                 block = block * kept[connection.target][:, :, None]
                 block = block * kept[connection.source][:, None, :]
@@ -215,9 +240,11 @@ def sums_of_powers(graph: WeightGraph, powers: list[Tensor], kept: Tensor | None
         elif kept is None:
             values += [block.sum(2).flatten(), block.sum(1).flatten()]
         else:
-            targets = kept[connection.target[0]].to(block)
-            sources = kept[connection.source[0]].to(block)
-            values += [targets * (block[0] @ sources), sources * (targets @ block[0])]
+            targets = kept[connection.target].to(block)
+            sources = kept[connection.source].to(block)
+            parts = list(zip(block, targets, sources, strict=True))
+            values += [to * (part @ of) for part, to, of in parts]
+            values += [of * (to @ part) for part, to, of in parts]
     return torch.cat([*values, *powers[len(connections) :]])
 
 
@@ -255,7 +282,7 @@ def _entries(graph: WeightGraph, unit: Tensor) -> tuple[Tensor, Tensor]:
     last = len(graph.connections)
     for index, connection in enumerate(graph.connections):
         if connection.parameter is not None:
-            if connection.shape[0] > 1:
+            if connection.by_groups:
                 units.append(unit[connection.target[:, 0]])
                 orders.append(index)
             else:

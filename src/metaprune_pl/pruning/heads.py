@@ -7,12 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.graphs.constraints import (
-    Attention,
-    Extent,
-    Follower,
-    PruningConstraints,
-)
+from metaprune_pl.graphs.constraints import Attention, Extent, Follower, PruningConstraints
+from metaprune_pl.pruning.groups import tied
 
 AttentionUnits = Literal["width", "heads"]
 """What goes together in attention: the same channels of all heads, or all channels of a head."""
@@ -68,9 +64,9 @@ def _heads_and_owners(graph: WeightGraph) -> tuple[Tensor, Tensor]:
 
 def _ties_of_heads(constraints: PruningConstraints) -> list[Tensor]:
     """Pairs that tie the channels of each head, then the parts of a head, [2, pairs] each."""
-    within = [_tied(part) for attention in constraints.attentions for part in attention.parts]
+    within = [tied(part) for attention in constraints.attentions for part in attention.parts]
     between = [
-        _tied(torch.stack([part[:, 0] for part in attention.parts], 1))
+        tied(torch.stack([part[:, 0] for part in attention.parts], 1))
         for attention in constraints.attentions
     ]
     return within + between
@@ -80,11 +76,6 @@ def _within_a_head(extent: Extent, head: Tensor, owner: Tensor) -> bool:
     """Whether an extent counts the channels of a single head."""
     nodes = torch.cat(extent.parts)
     return bool((owner[nodes] >= 0).all()) and len(head[nodes].unique()) == 1
-
-
-def _tied(rows: Tensor) -> Tensor:
-    """Pairs that tie the nodes of each row, [2, pairs]."""
-    return torch.stack([rows[:, :1].expand_as(rows).flatten(), rows.flatten()])
 
 
 def _tables(attention: Attention, graph: WeightGraph, network: nn.Module) -> list[Follower]:

@@ -14,7 +14,7 @@ from metaprune_pl.graphs.constraints import AttentionScale
 from metaprune_pl.graphs.masked import Incomparable
 from metaprune_pl.graphs.weight_graph import NeuronGroup
 from metaprune_pl.networks.examples import Example, call, random_like, single, tensors_of
-from metaprune_pl.networks.widths import all_tensors, copy_network, set_tensors
+from metaprune_pl.networks.widths import all_tensors, copy_network, set_conv_groups, set_tensors
 
 FORWARD_ERRORS = (
     RuntimeError,
@@ -74,6 +74,7 @@ def removed(network: nn.Module, graph: WeightGraph, kept: Tensor) -> Iterator[No
 def _cut_tensors(network: nn.Module, graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
     """Parameters and buffers without some neurons; those that keep all are the network's own."""
     tensors = {name: value.detach() for name, value in all_tensors(network).items()}
+    _keep_lengths(graph, tensors, kept)
     for scale in graph.constraints.scales:
         _fold(scale, tensors, kept)
     for group in graph.groups:
@@ -88,6 +89,23 @@ def _cut_tensors(network: nn.Module, graph: WeightGraph, kept: Tensor) -> dict[s
         tensors[follower.parameter] = value.index_select(follower.dim, stays.to(value.device))
     tensors.update({alias: tensors[name] for alias, name in graph.aliases.items()})
     return tensors
+
+
+def _masked(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
+    """A layer's weights, 0 from neurons that are not kept."""
+    mask = kept[connection.source].to(parameter)[:, None, :, None]
+    return connection.unblock(connection.block(parameter) * mask, parameter)
+
+
+def _keep_lengths(graph: WeightGraph, tensors: dict[str, Tensor], kept: Tensor) -> None:
+    """Let each row of weights that is given a length have that of the part which is kept."""
+    for connection in graph.connections:
+        gain = graph.constraints.lengths.get(connection.parameter or "")
+        if gain is not None and not bool(kept[connection.source].all()):
+            weight = tensors[connection.parameter or ""]
+            left = _masked(connection, weight, kept).flatten(1).norm(dim=1)
+            share = left / weight.flatten(1).norm(dim=1)
+            tensors[gain] = tensors[gain] * share.reshape(tensors[gain].shape)
 
 
 def _factor(scale: AttentionScale, kept: Tensor) -> float:
@@ -127,6 +145,10 @@ def _set_attributes(pruned: nn.Module, graph: WeightGraph, kept: Tensor) -> None
         for name in extent.names:
             kind = type(getattr(module, name))
             setattr(module, name, new[0] if kind is int else kind(new))
+    for connection in graph.connections:
+        if connection.shape[0] > 1 and connection.parameter is not None:
+            left = int(kept[connection.target].any(1).sum())
+            set_conv_groups(pruned.get_submodule(connection.name), left)
     for scale in graph.constraints.scales:
         if (factor := _factor(scale, kept)) not in (0.0, 1.0):
             written_out = scale.nodes.shape[1] ** -0.5
@@ -144,11 +166,11 @@ def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
     if connection.rows is not None:
         rows = connection.rows.to(block.device)[targets[0]].flatten().sort().values
         return parameter[rows][:, sources[0]]
-    if connection.shape[0] > 1:
-        block = block[targets[:, 0]]
-        assert bool((targets == targets[:, :1]).all()) and bool((sources == targets[:, :1]).all())
-    else:
-        block = block[:, targets[0]][:, :, sources[0]]
+    left = targets.any(1)  # conv groups: all of them lose the same
+    assert not bool(sources[~left].any())
+    targets, sources = targets[left], sources[left]
+    assert bool((targets == targets[0]).all()) and bool((sources == sources[0]).all())
+    block = block[left][:, targets[0]][:, :, sources[0]]
     groups, outputs, inputs, _ = block.shape
     if parameter.dim() == 2:
         if connection.inputs_first:
@@ -265,12 +287,11 @@ def masked_outputs(
     if not bool(kept[graph.constraints.several].all()):
         return "weights are standardised over their inputs"
     state = {name: value.detach() for name, value in all_tensors(network).items()}
+    _keep_lengths(graph, state, kept)
     for connection in graph.connections:
         if connection.parameter is not None and not bool(kept[connection.source].all()):
             parameter = state[connection.parameter]
-            mask = kept[connection.source].to(parameter)[:, None, :, None]
-            block = connection.block(parameter) * mask
-            state[connection.parameter] = connection.unblock(block, parameter)
+            state[connection.parameter] = _masked(connection, parameter, kept)
     state.update({alias: state[name] for alias, name in graph.aliases.items()})
     try:
         return graph.constraints.masked(state, kept, images)

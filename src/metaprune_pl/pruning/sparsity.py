@@ -131,7 +131,7 @@ def _decay(
     for connection in groups.graph.connections:
         if (name := connection.parameter) is not None:
             factor = node[connection.target][:, :, None, None]
-            if connection.shape[0] == 1:
+            if not connection.by_groups:
                 factor = factor + node[connection.source][:, None, :, None]
             weight = connection.block(state[name])
             if (

@@ -176,10 +176,11 @@ def cut(
     else:
         alone = connection.shape[0] > 1
         own = weight[:outputs] if alone else weight[:outputs, :inputs]
-        some = images[:, : outputs if alone else inputs]
     tensors = {"weight": own.detach().clone()}
     if module.bias is not None:
         tensors["bias"] = module.get_parameter("bias")[: outputs * several].detach().clone()
     copied = copy.deepcopy(module)
     set_tensors(copied, tensors)
+    if not isinstance(copied, nn.Linear):
+        some = images[:, : copied.in_channels]
     return copied, some.contiguous()
