@@ -19,10 +19,12 @@ from helpers import masked_logits
 from metaprune_pl.__main__ import main
 from metaprune_pl.data import VOC
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pipelines.detect import average_precision
 from metaprune_pl.pruning import Magnitude, PruningSettings, plan, prunable_groups
 from metaprune_pl.reports import Detected, read_json
+from metaprune_pl.reports.writing import read_report
 from metaprune_pl.stages import DetectorTraining
+from metaprune_pl.stages.task_training import test_scores
+from metaprune_pl.stages.tasks import Detection
 from scenes import draw_voc
 
 pytestmark = pytest.mark.slow
@@ -81,6 +83,10 @@ def whole(drawn: Path, line: Path) -> list[Detected]:
 def _there(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(drawn)
     yield
+
+
+def average_precision(detector: nn.Module, data: VOC) -> tuple[float, ...]:
+    return tuple(test_scores(detector, Detection(), data, torch.device("cpu")))
 
 
 def loss_of(detector: nn.Module) -> float:
@@ -156,7 +162,7 @@ def test_pruned_is_masked(whole: list[Detected], method: str) -> None:
 def test_the_precision_in_the_report_is_the_stored_detectors(whole: list[Detected]) -> None:
     data = VOC(root="drawn", workers=0)
     stored = load_network("whole/none/speed_up_2.5/network")
-    assert average_precision(stored, data, torch.device("cpu")) == (
+    assert average_precision(stored, data) == (
         whole[1].average_precision,
         whole[1].average_precision_50,
     )
@@ -192,6 +198,9 @@ def test_frozen_statistics_and_layers_of_a_backbone_are_of_now(
     detect("stale", line, *flags)
     detect("now", line, *flags, "--detection.statistics={images: 8}")
     detect("repaired", line, *flags, "--detection.repair={images: 8}")
+    for result in read_report(Path("now"), Detected)[1:]:
+        stored = load_network("stale/none/speed_up_2.5/network")
+        assert result.average_precision_stale == average_precision(stored, VOC(root="drawn"))[0]
     stale, now, repaired = (
         load_network(f"{way}/none/speed_up_2.5/network") for way in ("stale", "now", "repaired")
     )
@@ -212,7 +221,7 @@ def test_frozen_statistics_and_layers_of_a_backbone_are_of_now(
 
 def test_who_knows_all_objects_has_a_precision_of_one() -> None:
     data = VOC(root="drawn", workers=0, eval_batch_size=4)
-    assert average_precision(Knowing(data), data, torch.device("cpu")) == (1.0, 1.0)
+    assert average_precision(Knowing(data), data) == (1.0, 1.0)
 
 
 class Killed(BaseException):
@@ -284,9 +293,8 @@ def test_two_devices_train_one_detector() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     _, pruned = (Detected(**row) for row in read_json(Path("two/report.json")))
-    alone = average_precision(
-        load_network("two/none/speed_up_2.5/network"), VOC(root="drawn"), torch.device("cpu")
-    )
+    stored = load_network("two/none/speed_up_2.5/network")
+    alone = average_precision(stored, VOC(root="drawn"))
     assert (pruned.average_precision, pruned.average_precision_50) == pytest.approx(alone)
     checkpoint = torch.load("two/trained/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 13 // 2  # batches are of all devices together

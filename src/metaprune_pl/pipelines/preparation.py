@@ -53,18 +53,43 @@ class InitialPruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """How a network is made ready for pruning, and how it will be pruned.
+class PrunedSource:
+    """Which network is pruned, and what goes with that.
 
     Attributes:
         network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a
             NAME that only one of these knows, or package.module:function of your own.
         arguments: Keyword arguments of the builder that is named.
         state: File of its weights: safetensors, or a state dict of torch.save.
-        initial: Pruning and finetuning of the network as given, before everything else; None is
-            none.
         metanetwork: Folder of a metanetwork (or of several: the last is taken); going without one
             is a control.
+        pruning: Steps and floors.
+        statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
+            after pruning; `stale` leaves them as they were, as the paper does.
+        repair: Images by which layers of the pruned network learn what they gave before.
+    """
+
+    network: str
+    arguments: dict[str, Any] | None = None
+    state: str | None = None
+    metanetwork: str | None = None
+    pruning: PruningSettings = PRUNING
+    statistics: Statistics = field(default_factory=StatisticsSettings)
+    repair: RepairSettings | None = field(default_factory=RepairSettings)
+
+    @property
+    def source(self) -> NetworkSource:
+        """The network."""
+        return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation(PrunedSource):
+    """How a classifier is made ready for pruning, and how it will be pruned.
+
+    Attributes:
+        initial: Pruning and finetuning of the network as given, before everything else; None is
+            none.
         sparsity: Sparsity term of the finetuning, instead of a metanetwork: sparsity learning, a
             control.
         budgeted: Finetuning for every speed-up at once, instead of a metanetwork: another control,
@@ -73,28 +98,17 @@ class Preparation:
             Elimination, UnitTaylor, or your own; None is Elimination, and Magnitude for masks and
             with `sparsity` or `budgeted`.
         balance: Balance the scales of channels before pruning.
-        pruning: Steps and floors.
         finetune: Finetuning before pruning.
-        statistics: Images that batch-norm statistics are re-estimated on after the metanetwork and
-            after pruning; `stale` leaves them as they were, as the paper does.
-        repair: Images by which layers of the pruned network learn what they gave before.
         choice: Several plans are carried out, and that of the highest validation accuracy is taken;
             None is the plan of `criterion` and `pruning`.
     """
 
-    network: str
-    arguments: dict[str, Any] | None = None
-    state: str | None = None
     initial: InitialPruning | None = None
-    metanetwork: str | None = None
     sparsity: Sparsity | None = None
     budgeted: BudgetSettings | None = None
     criterion: Importance | None = None
     balance: bool = False
-    pruning: PruningSettings = PRUNING
     finetune: FinetuneSettings = BEFORE
-    statistics: Statistics = field(default_factory=StatisticsSettings)
-    repair: RepairSettings | None = field(default_factory=RepairSettings)
     choice: ChoiceSettings | None = None
 
     def __post_init__(self) -> None:
@@ -117,11 +131,6 @@ class Preparation:
                 "pruning.pruner: depgraph goes without repair and choice, which need our own; set "
                 "both to null."
             )
-
-    @property
-    def source(self) -> NetworkSource:
-        """The network."""
-        return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
 
     def importance(self, *, masks: bool = False) -> Importance:
         """Return the criterion, or the one that goes with the other settings.

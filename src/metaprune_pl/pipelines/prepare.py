@@ -23,16 +23,10 @@ from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
 from metaprune_pl.pipelines.classifiers import measured_images, training_recovery
 from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
-from metaprune_pl.pruning import (
-    AttentionUnits,
-    Target,
-    Unpruned,
-    count_macs,
-    examine,
-    prune,
-)
+from metaprune_pl.pruning import Target, Unpruned, count_macs, prune
 from metaprune_pl.pruning.balancing import check_balance
-from metaprune_pl.pruning.targets import ChannelTarget, check_targets
+from metaprune_pl.pruning.examination import examine_for
+from metaprune_pl.pruning.targets import ChannelTarget
 from metaprune_pl.pruning.unpruned import as_built, unpruned_macs
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import trained_images
@@ -162,42 +156,6 @@ def _rewritten(
     engine = rewrite(rewritten, graph, preparation.metanetwork)
     training_recovery(context, data, preparation.statistics).rewritten(rewritten)
     return rewritten, replace(card, record={**card.record, "engine": engine})
-
-
-def examine_for(
-    targets: Sequence[Target],
-    network: nn.Module,
-    card: NetworkCard,
-    attention: AttentionUnits,
-    part: str = "",
-) -> Unpruned:
-    """Find out what is to be known of a network, and refuse targets that cannot be.
-
-    Args:
-        targets: The targets.
-        network: The network, or the part of it that is pruned.
-        card: Card of the whole network.
-        attention: What goes together in attention.
-        part: Name of the part.
-    """
-    unpruned = examine(
-        network,
-        card.example(),
-        original=as_built(card).get_submodule(part),
-        channels=any(target.channels for target in targets),
-        attention=attention,
-    )
-    check_targets(targets, network, unpruned)
-    asked = [t for t in targets if isinstance(t, ChannelTarget) and t.speed_up(unpruned) > 1]
-    if asked and (now := unpruned.speed_up(asked[0].cost, network)) > 1:
-        rank_zero_info(
-            f"The network is at {now:.2f}x: speed-ups count from the network before any pruning."
-        )
-    if card.masked and not all(target.channels for target in targets):
-        rank_zero_info(
-            "The network has masks: shares are of all its weights, those that are zero among them."
-        )
-    return unpruned
 
 
 def _make_ready(

@@ -1,12 +1,11 @@
 """What follows a rewriting or pruning at once, without labels or training."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, Self
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -119,9 +118,21 @@ class Recovery:
             self.rewritten(network)
             return
         assert kept is not None  # other pruners are refused with a repair
-        images = torch.cat(list(self.sample(self.repair.images)))
+        images = _together(list(self.sample(self.repair.images)))
         for _ in repair(source, network, graph, kept, images, masks=masks):
             pass
+
+
+def _together(batches: Sequence[Tensor]) -> Tensor:
+    """Join batches of images [B, C, ...], the smaller ones with zeros at their far ends."""
+    sizes = [max(size) for size in zip(*(batch.shape[2:] for batch in batches), strict=True)]
+    joined = batches[0].new_zeros(sum(map(len, batches)), batches[0].shape[1], *sizes)
+    start = 0
+    for batch in batches:
+        inside = [slice(start, start + len(batch)), slice(None), *map(slice, batch.shape[2:])]
+        joined[tuple(inside)] = batch
+        start += len(batch)
+    return joined
 
 
 def _of_this_process(batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -28,7 +28,9 @@ class Detected(Result):
             0.95, as COCO
             defines it.
         average_precision_50: The same at an overlap of 0.5.
-        average_precision_pruned: `average_precision` straight after pruning; None of the origin.
+        average_precision_pruned: `average_precision` straight after pruning, and after the
+            re-estimate of statistics or the repair that belong to it; None of the origin.
+        average_precision_stale: The same without these; None where there are none.
         average_precision_50_pruned: `average_precision_50` straight after pruning; None for the
             origin.
     """
@@ -44,6 +46,7 @@ class Detected(Result):
     average_precision_50: float
     average_precision_pruned: float | None = None
     average_precision_50_pruned: float | None = None
+    average_precision_stale: float | None = None
 
     @property
     def name(self) -> str:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -56,16 +55,12 @@ class AveragePrecision(MeanAveragePrecision):
         return max(0.0, float(precisions["map"])), max(0.0, float(precisions["map_50"]))
 
 
-@torch.inference_mode()
-def average_precision(detector: nn.Module, data: VOC, device: torch.device) -> tuple[float, float]:
-    """Return the test mean average precision, over overlaps of 0.5 to 0.95 and at 0.5."""
-    metric, detector = AveragePrecision(), detector.to(device).eval()
-    batches = track(
-        data.evaluation("test", device), "Test images", len(data.loader("test")), transient=True
+def losses_of(detector: nn.Module, batch: Scenes) -> dict[str, Tensor]:
+    """Return the losses of proposals and head, classes and boxes (Ren et al., 2015)."""
+    losses: dict[str, Tensor] = detector(
+        batch.images, [_learnt(target) for target in batch.targets]
     )
-    for images, targets in batches:
-        metric.update(detector(images), targets)
-    return metric.summary()
+    return losses
 
 
 class DetectorTraining(NetworkTraining):
@@ -94,10 +89,8 @@ class DetectorTraining(NetworkTraining):
         check_detector(self.network.train(), self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Scenes, batch_idx: int) -> Tensor:
-        """Sum of the losses of proposals and head, classes and boxes (Ren et al., 2015)."""
-        losses: dict[str, Tensor] = self.network(
-            batch.images, [_learnt(target) for target in batch.targets]
-        )
+        """Sum of the losses of proposals and head: see `losses_of`."""
+        losses = losses_of(self.network, batch)
         loss = torch.stack(list(losses.values())).sum()
         self.watch(loss)
         values = {f"train/{name}": value.detach() for name, value in losses.items()} | {

@@ -1,17 +1,18 @@
 """Train a network for a task of one's own, and measure it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningDataModule
+from rich.progress import track
 from torch import Tensor, nn
 
-from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.optimizers import OptimizerSettings
 from metaprune_pl.stages.tasks import LearningTask
+from metaprune_pl.stages.tasks.base import batches_of
 
 
 class TaskTraining(NetworkTraining):
@@ -42,21 +43,9 @@ class TaskTraining(NetworkTraining):
 
 
 @torch.no_grad()
-def test_metric(
+def test_scores(
     network: nn.Module, task: LearningTask, data: LightningDataModule, device: torch.device
-) -> float:
-    """Return the mean of a task's metric over the test examples.
-
-    Raises:
-        ConfigError: There are none.
-    """
-    data.prepare_data()
-    data.setup("test")
-    network = network.to(device).eval()
-    values = [
-        task.metric(network, move_data_to_device(batch, device)).double().cpu().reshape(-1)
-        for batch in data.test_dataloader()
-    ]
-    if not values:
-        raise ConfigError("data: its test_dataloader gives no batches, which the metric is of.")
-    return float(torch.cat(values).mean())
+) -> Sequence[float]:
+    """Return a task's scores on the test examples: see `LearningTask.scores`."""
+    batches = track(batches_of(data, "test", device), "Test examples", transient=True)
+    return task.scores(network.to(device).eval(), batches)
