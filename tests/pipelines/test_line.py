@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -22,22 +21,16 @@ from metaprune_pl.data import Digits
 from metaprune_pl.graphs import trace
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import (
-    NetworkCard,
-    NetworkSettings,
     create_network,
     load_network,
     read_card,
-    save_network,
 )
 from metaprune_pl.networks.widths import narrow_layers
-from metaprune_pl.pipelines.prepare import Ready, accuracies_before
-from metaprune_pl.pruning import count_macs, count_parameters, examine
+from metaprune_pl.pruning import count_macs, count_parameters
 from metaprune_pl.reports import Curve, Experiment, Pruned
-from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.tables import experiment_tables
 from metaprune_pl.reports.writing import read_report
-from metaprune_pl.runs.context import Context
-from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.accuracy import accuracy, accuracy_before
 
 RUNS = Path("runs/quickstart")
 
@@ -157,30 +150,12 @@ def test_the_report_tells_what_the_stored_networks_are(runs: Path) -> None:
 
 
 def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    settings = NetworkSettings(
-        arguments={"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1}
-    )
-    card = NetworkCard(settings=settings, input_shape=(1, 8, 8))
-    network = create_network(settings.builder, seed=0, **settings.arguments).eval()
+    arguments = {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 1}
+    network = create_network("cifar_resnet", seed=0, **arguments).eval()
     nn.init.zeros_(network.get_parameter("fc.weight"))
-    save_network(tmp_path / "zero", network, card)
-    context = Context(
-        folder=tmp_path,
-        device=torch.device("cpu"),
-        make_trainer=lambda *_: Trainer(),
-        events=Events.of(tmp_path),
-    )
-    ready = Ready(
-        name="zero",
-        method="none",
-        card=card,
-        given=tmp_path / "zero",
-        network=network,
-        unpruned=examine(network, torch.zeros(1, 1, 8, 8)),
-    )
-    before = accuracies_before(context, Digits(), ready)
+    before = accuracy_before(network, network, {}, Digits(), torch.device("cpu"))
     given = before.given
     assert before.base.top_1 == given == before.ready < 0.12
     assert (

@@ -12,9 +12,8 @@ from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import read_card
-from metaprune_pl.pipelines.select import count_kept
 from metaprune_pl.reports import Cost, Curve, CurvePoint, Experiment, Selection, StageCost
-from metaprune_pl.reports.choice import Shape, best_shape
+from metaprune_pl.reports.choice import Shape, best_shape, count_kept
 from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
 
 

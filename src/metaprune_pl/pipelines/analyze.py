@@ -9,9 +9,8 @@ from rich.progress import track
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.loader import Order
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.prepare import prepare
+from metaprune_pl.pipelines.prepare import classifier_pruner, prepare
 from metaprune_pl.pruning import SpeedUp
 from metaprune_pl.pruning.statistics import Statistics, loss_gradients, network_statistics
 from metaprune_pl.reports.analysis import Analysis

@@ -57,7 +57,7 @@ def make_copies(
         facts = {"share": copy.share, "criterion": str(copy.criterion), "of": source.name}
         yield name, masked, facts
         if settings.finetune.length:
-            folder = context.folder / name / "finetuned"
-            build = partial(settings.finetune.build, masked, teacher=source)
-            trained = train_once(context, data, settings.finetune, folder, build)
+            inside = replace(context, folder=context.folder / name)
+            build = partial(settings.finetune.build, teacher=source)
+            trained = train_once(inside, data, settings.finetune, masked, build)
             yield f"{name}_finetuned", trained, facts

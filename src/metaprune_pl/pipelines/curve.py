@@ -1,37 +1,25 @@
 """`curve`: accuracy over speed-up, or over compression by masks, without finetuning (C.1)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.progress import track
-from torch import nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.errors import ConfigError
-from metaprune_pl.networks.examples import Example
-from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.prepare import Ready, prepare
-from metaprune_pl.pruning import (
-    MaskSettings,
-    PruningSettings,
-    SpeedUp,
-    Target,
-    ZeroShare,
-    count_macs,
-    count_parameters,
-    left_parameters,
-)
-from metaprune_pl.reports import Curve, CurvePoint
+from metaprune_pl.pipelines.prepare import Ready, classifier_pruner, prepare
+from metaprune_pl.pruning import MaskSettings, PruningSettings, SpeedUp, Target, ZeroShare
+from metaprune_pl.reports import Curve
+from metaprune_pl.reports.curves import check_beside
 from metaprune_pl.reports.figures import draw_beside, save_figure
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
-from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.curve_points import curve_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,37 +78,27 @@ def curve(
     before = Preparation(**preparation)
     others = {folder: Curve.from_json(Path(folder) / "curve.json") for folder in beside}
     over: Literal["speed_up", "compression"] = "speed_up" if masks is None else "compression"
-    _check(others, grid, over)
-    if masks is not None:
-        targets: Sequence[Target] = _shares(masks)
-        ready = prepare(context, data, before, targets)
-    else:
-        ready = prepare(context, data, before, [grid.last(before.pruning)])
+    check_beside(others, grid.split, over)
+    targets: Sequence[Target] = [grid.last(before.pruning)] if masks is None else _shares(masks)
+    ready = prepare(context, data, before, targets)
+    if masks is None:
         targets = grid.targets(before.pruning, ready)
     pruner = classifier_pruner(context, data, before, masks=masks is not None)
     pruned = pruner.reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
-    points = _points(context, data, ready, networks, grid.split)
     result = Curve(
-        network=ready.name, method=ready.method, split=grid.split, points=points, over=over
+        network=ready.name,
+        method=ready.method,
+        split=grid.split,
+        points=curve_points(networks, ready.unpruned, data, grid.split, context.device),
+        over=over,
     )
     if context.is_global_zero:
-        _write(context, result, others)
+        if others:
+            drawn = {**others, str(context.folder): result}
+            save_figure(draw_beside(drawn), context.folder / "beside.png")
+        write_result(result, context.folder, context.events)
     return result
-
-
-def _check(others: Mapping[str, Curve], grid: CurveSettings, over: str) -> None:
-    """Refuse curves that do not belong in one picture with this one."""
-    for folder, other in others.items():
-        if other.split != grid.split:
-            raise ConfigError(
-                f"beside: '{folder}' is a curve of {other.split} images, and this one of "
-                f"{grid.split}."
-            )
-        if other.over != over:
-            raise ConfigError(
-                f"beside: '{folder}' is a curve over {other.over}, and this one over {over}."
-            )
 
 
 def _shares(masks: MaskSettings) -> list[ZeroShare]:
@@ -129,43 +107,3 @@ def _shares(masks: MaskSettings) -> list[ZeroShare]:
             "a curve is over shares of weights that become zero: give masks.sparsities."
         )
     return sorted(masks.shares, key=lambda target: target.share)
-
-
-def _points(
-    context: Context,
-    data: ImageDataModule,
-    ready: Ready,
-    networks: Iterable[nn.Module],
-    split: Split,
-) -> list[CurvePoint]:
-    """Measure networks, those that are the same once."""
-    points: list[CurvePoint] = []
-    example = ready.unpruned.example_for(ready.network)
-    base_macs = count_macs(ready.unpruned.original, ready.unpruned.example)
-    size = (-1, -1, -1.0)
-    for network in track(networks, "Evaluating the curve", transient=True):
-        before, size = size, _size(network, example)
-        if size == before:
-            continue  # one step of a small network comes to several targets
-        macs, parameters, left = size
-        points.append(
-            CurvePoint(
-                speed_up=base_macs / macs,
-                macs=macs,
-                parameters=parameters,
-                left=left,
-                accuracy=accuracy(network, data, split, context.device),
-            )
-        )
-    return points
-
-
-def _size(network: nn.Module, example: Example) -> tuple[int, int, float]:
-    return count_macs(network, example), count_parameters(network), left_parameters(network)
-
-
-def _write(context: Context, curve: Curve, others: Mapping[str, Curve]) -> None:
-    folder = context.folder
-    if others:
-        save_figure(draw_beside({**others, str(folder): curve}), folder / "beside.png")
-    write_result(curve, folder, context.events)

@@ -20,7 +20,7 @@ from metaprune_pl.files import claim
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.copies import CopySettings, make_copies
 from metaprune_pl.pipelines.preparation import InitialPruning
-from metaprune_pl.pipelines.prepare import TRAINED, prune_initially, store
+from metaprune_pl.pipelines.prepare import prune_initially, store
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.data_models import DataModels
 from metaprune_pl.runs.command import goes_on
@@ -28,7 +28,7 @@ from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import RunFolder
 from metaprune_pl.runs.traces import CLAIMS
 from metaprune_pl.stages import DataModelTraining
-from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
+from metaprune_pl.stages.accuracy import TRAINED, accuracy, measure_accuracy
 
 _POLL_SECONDS = 1.0
 

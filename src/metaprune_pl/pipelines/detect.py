@@ -5,6 +5,7 @@ A detector is trained; then, for each method, (metanetwork,) finetune, prune the
 
 import copy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import nn
 from metaprune_pl.data import VOC
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.networks import load_network
-from metaprune_pl.pipelines.prepare import store
-from metaprune_pl.pipelines.prune_task import TaskNetwork, TaskPruning, train
+from metaprune_pl.pipelines.prepare import store, train_once
+from metaprune_pl.pipelines.prune_task import TaskNetwork, TaskPruning
 from metaprune_pl.pipelines.pruning_loop import prune_to_targets
 from metaprune_pl.pruning import Target, count_macs, count_parameters, measure_latencies
 from metaprune_pl.pruning.examination import examine_for
@@ -86,14 +87,16 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
             inside, network, card, unpruned, detection, task, data, finetune, method=method
         )
 
-    trained = train(context, task, data, start, detection.training, "trained")
+    first = partial(task.training, optimizer=detection.training.optimizer)
+    trained = train_once(context, data, detection.training, start, first, "trained")
     results = [pruning("origin", trained).origin()]
     for method in ["none", "metanetwork"] if detection.metanetwork is not None else ["none"]:
         work, folder = pruning(method, trained), trained
         if method == "metanetwork":
             assert detection.metanetwork is not None
             folder = work.rewrite(detection.metanetwork)
-        ready = train(work.context, task, data, folder, detection.finetune)
+        build = partial(task.training, optimizer=detection.finetune.optimizer)
+        ready = train_once(work.context, data, detection.finetune, folder, build)
         results += prune_to_targets(pruning(method, ready), targets)
     if context.is_global_zero:
         write_result(results, context.folder, context.events)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
@@ -21,25 +20,21 @@ from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.metanetworks.storage import find_metanetwork
 from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.classifiers import measured_images, training_recovery
 from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
 from metaprune_pl.pruning import Target, Unpruned, count_macs, prune
 from metaprune_pl.pruning.balancing import check_balance
 from metaprune_pl.pruning.examination import examine_for
+from metaprune_pl.pruning.pruner import Measured, Pruner
 from metaprune_pl.pruning.targets import ChannelTarget
 from metaprune_pl.pruning.unpruned import as_built, unpruned_macs
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import trained_images
-from metaprune_pl.stages.accuracy import Accuracy, accuracy, measure_accuracy
+from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.opening import open_for
+from metaprune_pl.stages.samples import measured_images, training_recovery
 from metaprune_pl.stages.training_settings import TrainingSettings
-
-CHANCE = 1.2
-"""Accuracy below so many times that of guessing counts as chance."""
-TRAINED = "test_accuracy_trained"
-"""What a card's record calls the test accuracy of the network before any pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +149,7 @@ def _rewritten(
         return None, card
     rewritten = copy.deepcopy(network).to(context.device)
     engine = rewrite(rewritten, graph, preparation.metanetwork)
-    training_recovery(context, data, preparation.statistics).rewritten(rewritten)
+    training_recovery(data, context.device, preparation.statistics).rewritten(rewritten)
     return rewritten, replace(card, record={**card.record, "engine": engine})
 
 
@@ -177,9 +172,8 @@ def _make_ready(
         method = "budgeted"
     elif preparation.sparsity is not None:
         method = "sparsity_learning"
-    if (settings := preparation.finetune).length:
-        build = partial(preparation.training, source, teacher=given)
-        source = train_once(context, data, settings, context.folder / "finetuned", build)
+    build = partial(preparation.training, teacher=given)
+    source = train_once(context, data, preparation.finetune, source, build)
     images = card.record.get("images", 0) + trained_images(context.folder / "finetuned")
     record = {**card.record, "name": name, "method": method, "images": images}
     card = replace(card, record=record)
@@ -200,21 +194,36 @@ def train_once(
     context: Context,
     data: LightningDataModule,
     settings: TrainingSettings,
-    folder: Path,
-    build: Callable[[], NetworkTraining],
+    source: Path,
+    build: Callable[..., NetworkTraining],
+    name: str = "finetuned",
 ) -> Path:
-    """Train a network in a folder of its own, unless that was done before.
+    """Train a stored network in a folder of its own, unless it is left out or was done before.
 
     Args:
         context: Where to run.
         data: What it learns from.
         settings: How long.
-        folder: Where the training's files go.
-        build: Returns the training.
+        source: Folder of the network.
+        build: Returns the training of a stored network.
+        name: Folder in the context's where the training's files go.
 
     Returns:
         Folder of the trained network.
     """
+    if not settings.length:
+        return source
+    return fit_once(context, data, settings, context.folder / name, partial(build, source))
+
+
+def fit_once(
+    context: Context,
+    data: LightningDataModule,
+    settings: TrainingSettings,
+    folder: Path,
+    build: Callable[[], NetworkTraining],
+) -> Path:
+    """Run a training in a folder, unless that was done before, and return its network's folder."""
     if context.broadcast(not (folder / "network" / "network.json").is_file()):
         settings.make_trainer(context.make_trainer, folder).fit(build(), datamodule=data)
     context.barrier()
@@ -239,13 +248,12 @@ def prune_initially(
         original=as_built(card).to(context.device),
         criterion=initial.criterion,
         settings=initial.pruning,
-        images=measured_images(context, data, initial.criterion),
+        images=measured_images(data, context.device, initial.criterion),
     )
     result = context.folder / "pruned"
     store(context, result, pruned, card)
-    if (settings := initial.finetune).length:
-        build = partial(settings.build, result, teacher=source)
-        result = train_once(context, data, settings, context.folder / "finetuned", build)
+    build = partial(initial.finetune.build, teacher=source)
+    result = train_once(context, data, initial.finetune, result, build)
     record = {
         "speed_up": macs / count_macs(pruned, example),
         "validation_accuracy_trained": trained,
@@ -254,33 +262,38 @@ def prune_initially(
     return result, record
 
 
-@dataclass(frozen=True, kw_only=True)
-class Before:
-    """Test accuracies of a network before it is pruned.
+def classifier_pruner(
+    context: Context,
+    data: ImageDataModule,
+    preparation: Preparation,
+    *,
+    masks: bool = False,
+    finetuning: int = 0,
+) -> Pruner:
+    """Return how classifiers are pruned, by their images.
 
-    Attributes:
-        base: Trained, before any pruning; that of `given` where nobody has recorded another.
-        given: As given.
-        ready: Ready for pruning.
+    Args:
+        context: Where to run.
+        data: The images.
+        preparation: How.
+        masks: Whether single weights become zero.
+        finetuning: Training images that follow for each target.
     """
+    settings, device = preparation.choice, context.device
 
-    base: Accuracy
-    given: float
-    ready: float
+    def score(network: nn.Module) -> float:
+        assert settings is not None
+        order = data.sample("validation", settings.images)
+        return accuracy(network, data, "validation", device, order)
 
-
-def accuracies_before(context: Context, data: ImageDataModule, ready: Ready) -> Before:
-    """Measure a network before pruning, on the test images."""
-    measured = measure_accuracy(load_network(ready.given), data, "test", context.device)
-    given, record = measured.top_1, ready.card.record
-    if given * data.num_classes < CHANCE:
-        rank_zero_info(
-            f"The network as given classifies {100 * given:.1f} % of the test images, no better "
-            "than chance: has it "
-            "its weights (--state), and the images the normalization that it was trained with?"
-        )
-    base = measured
-    if TRAINED in record:
-        base = Accuracy(top_1=record[TRAINED], top_5=record.get(f"{TRAINED}_top_5"))
-    own = accuracy(ready.network, data, "test", context.device)
-    return Before(base=base, given=given, ready=own)
+    choice = None
+    if settings is not None:
+        limit = settings.limit(finetuning, preparation.recovered)
+        choice = Measured(settings=settings, limit=limit, score=score, broadcast=context.broadcast)
+    return Pruner(
+        criterion=preparation.importance(masks=masks),
+        images=partial(measured_images, data, device),
+        recovery=training_recovery(data, device, preparation.statistics, preparation.repair),
+        choice=choice,
+        balance=preparation.balance,
+    )

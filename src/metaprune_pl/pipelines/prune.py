@@ -2,8 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import load_network
 from metaprune_pl.networks.trust import named_code
-from metaprune_pl.networks.widths import widths_before_and_after
-from metaprune_pl.pipelines.classifiers import classifier_pruner
 from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.prepare import Before, Ready, accuracies_before, prepare, train_once
+from metaprune_pl.pipelines.prepare import Ready, classifier_pruner, prepare
 from metaprune_pl.pipelines.pruning_loop import (
     Task,
     check_rounds,
@@ -29,9 +26,6 @@ from metaprune_pl.pruning import (
     MaskSettings,
     PruningSettings,
     Target,
-    count_macs,
-    count_parameters,
-    left_parameters,
     measure_latencies,
 )
 from metaprune_pl.pruning.targets import (
@@ -43,16 +37,16 @@ from metaprune_pl.pruning.targets import (
 )
 from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
-from metaprune_pl.reports.exactness import Exactness
 from metaprune_pl.reports.planned import planned
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.reports.writing import read_report, write_result
 from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import trained_images
-from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
+from metaprune_pl.stages.accuracy import AccuracyBefore, accuracy, accuracy_before, measure_accuracy
 from metaprune_pl.stages.duration import training_seconds
 from metaprune_pl.stages.largest import largest_within
+from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.opening import open_for
 from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
@@ -155,7 +149,7 @@ class Classification(Task[Outcome]):
     data: ImageDataModule
     ready: Ready
     settings: FinetuneSettings
-    before: Before
+    before: AccuracyBefore
     batches: Sequence[int]
 
     def kind(self, target: Target) -> type[Outcome]:
@@ -175,13 +169,9 @@ class Classification(Task[Outcome]):
         seconds = training_seconds(pruned.network, self.data, self.settings)
         print_result(planned(title, self.unpruned, pruned.network, self.batches, seconds))
 
-    def finetune(self, source: Path) -> Path:
-        """Finetune a stored network: see `Task.finetune`."""
-        if not self.settings.length:
-            return source
-        build = partial(self.settings.build, source, teacher=self.ready.given)
-        folder = self.context.folder / "finetuned"
-        return train_once(self.context, self.data, self.settings, folder, build)
+    def training(self, source: Path) -> NetworkTraining:
+        """Return the finetuning of a stored network: see `Task.training`."""
+        return self.settings.build(source, teacher=self.ready.given)
 
     def accuracy(self, network: nn.Module) -> float:
         """Return the test accuracy of a network."""
@@ -190,10 +180,10 @@ class Classification(Task[Outcome]):
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Outcome:
         """Measure on the test images: see `Task.measure`."""
         finetuned = measure_accuracy(final, self.data, "test", self.context.device)
+        record, after = self.ready.card.record, self.accuracy(pruned.network)
         shared: dict[str, Any] = {
             "network": self.ready.name,
             "method": self.ready.method,
-            "parameters": count_parameters(final),
             "accuracy_base": self.before.base.top_1,
             "accuracy_given": self.before.given,
             "accuracy_before": self.before.ready,
@@ -201,31 +191,22 @@ class Classification(Task[Outcome]):
             "accuracy_finetuned": finetuned.top_1,
         }
         if isinstance(target, ChannelTarget):
-            return Pruned(
+            return Pruned.of(
+                target,
+                self.unpruned,
+                pruned,
+                final,
                 **shared,
-                target=target.speed_up(self.unpruned),
-                speed_up=self.unpruned.speed_up(target.cost, final),
-                macs=count_macs(final, self.unpruned.example_for(final)),
-                macs_unpruned=count_macs(self.unpruned.original, self.unpruned.example),
-                parameters_unpruned=count_parameters(self.unpruned.original),
+                images=record["images"] + trained_images(self.context.folder),
                 accuracy_base_top_5=self.before.base.top_5,
-                plan=pruned.plan,
-                images=self.ready.card.record["images"] + trained_images(self.context.folder),
-                widths=widths_before_and_after(self.unpruned.original, final),
-                accuracy_pruned=self.accuracy(pruned.network),
+                accuracy_pruned=after,
                 accuracy_finetuned_top_5=finetuned.top_5,
-                exactness=Exactness.of(pruned),
                 test_images=self.data.count("test"),
             )
-        assert isinstance(target, MaskTarget) and pruned.masks is not None
-        return Masked(
-            **shared,
-            target=target.text,
-            left=left_parameters(final),
-            dense=list(pruned.masks.dense),
-            accuracy_predicted=self.ready.card.record.get("predicted_accuracy"),
-            accuracy_masked=self.accuracy(pruned.network),
-        )
+        assert isinstance(target, MaskTarget)
+        predicted = record.get("predicted_accuracy")
+        shared |= {"accuracy_predicted": predicted, "accuracy_masked": after}
+        return Masked.of(target, pruned, final, **shared)
 
 
 def _task(
@@ -253,7 +234,9 @@ def _task(
         data=data,
         ready=ready,
         settings=settings,
-        before=accuracies_before(context, data, ready),
+        before=accuracy_before(
+            load_network(ready.given), ready.network, ready.card.record, data, context.device
+        ),
         batches=batches,
     )
 
@@ -282,16 +265,10 @@ def _timed(
     networks = [network.to(device) for network in (as_built(task.card), *stored)]
     example = task.card.example(device)
     times = {str(size): measure_latencies(networks, example, size) for size in task.batches}
-    return [
-        replace(
-            result,
-            latency={size: own[index].median for size, own in times.items()},
-            latency_unpruned={size: own[0].median for size, own in times.items()},
-            latency_spread={size: own[index].spread for size, own in times.items()},
-            latency_gain={size: own[index].gain_over(own[0]) for size, own in times.items()},
-        )
-        for index, result in enumerate(results, 1)
+    own = [
+        {size: timings[index] for size, timings in times.items()} for index in range(len(networks))
     ]
+    return [result.timed(of_it, own[0]) for result, of_it in zip(results, own[1:], strict=True)]
 
 
 def _reported(

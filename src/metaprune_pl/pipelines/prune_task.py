@@ -14,7 +14,7 @@ from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.networks import NetworkCard
 from metaprune_pl.networks.inputs import read_shape
 from metaprune_pl.pipelines.preparation import PrunedSource
-from metaprune_pl.pipelines.prepare import store, train_once
+from metaprune_pl.pipelines.prepare import store
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     Importance,
@@ -22,18 +22,17 @@ from metaprune_pl.pruning import (
     PruningSettings,
     Target,
     Unpruned,
-    count_macs,
     count_parameters,
 )
 from metaprune_pl.pruning.examination import examine_for
 from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.recovery import Recovery, RepairSettings
-from metaprune_pl.pruning.targets import ChannelTarget, PrunedNetwork, speed_up_targets
+from metaprune_pl.pruning.targets import PrunedNetwork, speed_up_targets
 from metaprune_pl.reports import Result
-from metaprune_pl.reports.exactness import Exactness
 from metaprune_pl.reports.pruned_task import PrunedTask
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
+from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.task_training import test_scores
 from metaprune_pl.stages.tasks import LearningTask
 from metaprune_pl.stages.training_settings import TrainingSettings
@@ -109,21 +108,6 @@ def prune_task(
     return results
 
 
-def train(
-    context: Context,
-    task: LearningTask,
-    data: LightningDataModule,
-    source: Path,
-    settings: TrainingSettings,
-    name: str = "finetuned",
-) -> Path:
-    """Train a stored network in a folder of its own, and return that of the result."""
-    if not settings.length:
-        return source
-    build = partial(task.training, source, settings.optimizer)
-    return train_once(context, data, settings, context.folder / name, build)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskPruning(Task[R]):
     """A network of any task that loses channels, or the part of one that its task names.
@@ -131,14 +115,10 @@ class TaskPruning(Task[R]):
     Attributes:
         complete: The whole network.
         task: What it learns.
-        data: What it learns from.
-        settings: Training after pruning.
     """
 
     complete: nn.Module
     task: LearningTask
-    data: LightningDataModule
-    settings: TrainingSettings
 
     @classmethod
     def of(
@@ -193,9 +173,9 @@ class TaskPruning(Task[R]):
         """Return the part of a network that is pruned."""
         return whole.get_submodule(self.task.part)
 
-    def finetune(self, source: Path) -> Path:
-        """Train a stored network: see `Task.finetune`."""
-        return train(self.context, self.task, self.data, source, self.settings)
+    def training(self, source: Path) -> NetworkTraining:
+        """Return the training of a stored network: see `Task.training`."""
+        return self.task.training(source, self.settings.optimizer)
 
     def scores(self, whole: nn.Module) -> Sequence[float]:
         """Return the test scores of a whole network."""
@@ -218,17 +198,15 @@ class MeasuredByTask(TaskPruning[PrunedTask]):
 
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> PrunedTask:
         """Measure on the test examples: see `Task.measure`."""
-        assert isinstance(target, ChannelTarget)
-        part = self.part(final)
-        return PrunedTask(
+        return PrunedTask.of(
+            target,
+            self.unpruned,
+            pruned,
+            self.part(final),
             network=self.card.record["name"],
             task=type(self.task).__name__,
-            target=target.speed_up(self.unpruned),
-            speed_up=self.unpruned.speed_up(target.cost, part),
-            macs=count_macs(part, self.unpruned.example_for(part)),
             parameters=count_parameters(final),
             metric_given=self.metric_given,
             metric_pruned=self.scores(self.whole(pruned.network))[0],
             metric_finetuned=self.scores(final)[0],
-            exactness=Exactness.of(pruned),
         )

@@ -6,19 +6,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, save_network
 from metaprune_pl.networks.widths import narrow_layers
-from metaprune_pl.pipelines.prepare import store
+from metaprune_pl.pipelines.prepare import store, train_once
 from metaprune_pl.pruning import Target, Unpruned
 from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.targets import PrunedNetwork
 from metaprune_pl.reports import Result, write_json
 from metaprune_pl.runs.command import tell
 from metaprune_pl.runs.context import Context
+from metaprune_pl.stages.network_training import NetworkTraining
+from metaprune_pl.stages.training_settings import TrainingSettings
 
 R = TypeVar("R", bound=Result)
 
@@ -33,6 +36,8 @@ class Task(ABC, Generic[R]):
         network: The network, ready for pruning; or the part of it that is pruned.
         unpruned: What is known of that.
         pruner: How it comes to its targets.
+        data: What it learns from.
+        settings: Training after pruning.
     """
 
     context: Context
@@ -40,6 +45,8 @@ class Task(ABC, Generic[R]):
     network: nn.Module
     unpruned: Unpruned
     pruner: Pruner
+    data: LightningDataModule
+    settings: TrainingSettings
 
     def inside(self, folder: str) -> Self:
         """Return the same task in a folder of the context's."""
@@ -58,8 +65,8 @@ class Task(ABC, Generic[R]):
         """Return the class of what is measured for a target."""
 
     @abstractmethod
-    def finetune(self, source: Path) -> Path:
-        """Train a stored network in the context's folder, and return the folder of the result."""
+    def training(self, source: Path) -> NetworkTraining:
+        """Return the training of a stored network after pruning."""
 
     def announce(self, target: Target, pruned: PrunedNetwork) -> None:
         """Tell what pruning made of the network, before it is trained.
@@ -162,7 +169,8 @@ def _trained(task: Task[R], target: Target, pruned: PrunedNetwork) -> nn.Module:
     """Store a pruned network, train it, and return the whole of it."""
     source = task.context.folder / target.verb
     store(task.context, source, task.whole(pruned.network), _card(task, pruned))
-    final = load_network(task.finetune(source)).to(task.context.device)
+    trained = train_once(task.context, task.data, task.settings, source, task.training)
+    final = load_network(trained).to(task.context.device)
     if pruned.masks is not None:
         for name, kept in pruned.masks.kept.items():
             weight = final.get_parameter(name)

@@ -1,7 +1,7 @@
 """`select`: which epoch's metanetwork, by validation curves (paper, D.1.2)."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ from metaprune_pl.pipelines.curve import CurveSettings, curve
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.reports import Curve, Selection
-from metaprune_pl.reports.choice import Shape, best_shape
+from metaprune_pl.reports.choice import Shape, count_kept
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
@@ -86,7 +86,8 @@ def select(
         return Shape.of(curves[index]).accuracy >= target
 
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
-    result = _selection(epochs, curves, kept, own, target)
+    milestone = epoch_of(epochs[kept - 1]) if 0 < kept < len(epochs) else None
+    result = Selection.of(epochs, curves, kept, accuracy=own, target=target, milestone=milestone)
     if context.is_global_zero:
         with whole_folder(context.folder / "metanetwork") as new:
             shutil.copytree(result.metanetwork, new, dirs_exist_ok=True)
@@ -134,48 +135,6 @@ def _accuracy(context: Context, data: ImageDataModule, preparation: Preparation)
     source = preparation.source
     network, _ = source.open(input_shape=data.input_shape, num_classes=data.num_classes)
     return accuracy(network, data, "validation", context.device)
-
-
-def _selection(
-    epochs: Sequence[Path],
-    curves: Mapping[int, Sequence[Curve]],
-    kept: int,
-    own: float,
-    target: float,
-) -> Selection:
-    """Take the best metanetwork of those whose curves were drawn."""
-    by_epoch = {epochs[index].name: curves[index] for index in sorted(curves)}
-    shapes = {name: Shape.of(drawn) for name, drawn in by_epoch.items()}
-    folders = {path.name: path for path in epochs}
-    return Selection(
-        metanetwork=str(folders[best_shape(shapes, target)]),
-        curves=by_epoch,
-        candidates=len(epochs),
-        accuracy=own,
-        target=target,
-        last_kept=epochs[kept - 1].name if kept else None,
-        milestone=epoch_of(epochs[kept - 1]) if 0 < kept < len(epochs) else None,
-    )
-
-
-def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", "all"]) -> int:
-    """Return after how many epochs accuracy is no longer kept.
-
-    `binary` asks at most log2(count) + 1 times.
-
-    Args:
-        count: Number of epochs.
-        keeps: Whether the metanetwork of an epoch, counted from 0, keeps accuracy.
-        how: `binary` search, or asking for `all`.
-    """
-    if how == "all":
-        answers = [keeps(index) for index in range(count)]
-        return answers.index(False) if False in answers else count
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if keeps(middle) else (low, middle)
-    return low
 
 
 def _curve(

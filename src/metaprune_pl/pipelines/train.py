@@ -7,7 +7,7 @@ import torch
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.networks import NetworkSource, load_network
-from metaprune_pl.pipelines.prepare import train_once
+from metaprune_pl.pipelines.prepare import fit_once
 from metaprune_pl.pruning import count_macs, count_parameters
 from metaprune_pl.reports.trained import Trained
 from metaprune_pl.runs.context import Context
@@ -59,7 +59,7 @@ def train(
         label_smoothing=training.label_smoothing,
         keep=training.keep,
     )
-    folder = train_once(context, data, training, context.folder, build)
+    folder = fit_once(context, data, training, context.folder, build)
     trained = load_network(folder).to(context.device)
     return Trained(
         folder=str(folder),

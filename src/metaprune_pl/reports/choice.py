@@ -1,10 +1,10 @@
 """The choice of a metanetwork by validation curves (paper, D.1.1 and D.1.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.records import as_record, read_record
@@ -48,6 +48,26 @@ def best_shape(shapes: Mapping[str, Shape], target: float) -> str:
     return max(shapes, key=lambda name: (shapes[name].accuracy, shapes[name].flat_region))
 
 
+def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", "all"]) -> int:
+    """Return after how many epochs accuracy is no longer kept.
+
+    `binary` asks at most log2(count) + 1 times.
+
+    Args:
+        count: Number of epochs.
+        keeps: Whether the metanetwork of an epoch, counted from 0, keeps accuracy.
+        how: `binary` search, or asking for `all`.
+    """
+    if how == "all":
+        answers = [keeps(index) for index in range(count)]
+        return answers.index(False) if False in answers else count
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if keeps(middle) else (low, middle)
+    return low
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """The choice of a metanetwork.
@@ -70,6 +90,40 @@ class Selection:
     target: float
     last_kept: str | None
     milestone: int | None
+
+    @classmethod
+    def of(
+        cls,
+        epochs: Sequence[Path],
+        drawn: Mapping[int, Sequence[Curve]],
+        kept: int,
+        *,
+        accuracy: float,
+        target: float,
+        milestone: int | None,
+    ) -> Self:
+        """Take the best metanetwork of those whose curves were drawn.
+
+        Args:
+            epochs: Folders of all metanetworks.
+            drawn: Index of a metanetwork to its curves.
+            kept: Number of the first that keep accuracy.
+            accuracy: Validation accuracy of the networks before any metanetwork.
+            target: Accuracy that the flat region was to keep.
+            milestone: Epoch of the last of these; None if all do, or none.
+        """
+        curves = {epochs[index].name: drawn[index] for index in sorted(drawn)}
+        shapes = {name: Shape.of(own) for name, own in curves.items()}
+        folders = {path.name: path for path in epochs}
+        return cls(
+            metanetwork=str(folders[best_shape(shapes, target)]),
+            curves=curves,
+            candidates=len(epochs),
+            accuracy=accuracy,
+            target=target,
+            last_kept=epochs[kept - 1].name if kept else None,
+            milestone=milestone,
+        )
 
     @property
     def chosen(self) -> str:

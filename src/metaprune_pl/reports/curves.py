@@ -1,12 +1,12 @@
 """Curves of accuracy over speed-up or compression."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from metaprune_pl.errors import StorageError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.records import read_record
 from metaprune_pl.reports.text import Grid, Part, count, percent
 
@@ -120,3 +120,25 @@ class Curve:
         if not curve.points:
             raise StorageError(f"{path} is damaged (there are no points).")
         return curve
+
+
+def check_beside(others: Mapping[str, Curve], split: str, over: str) -> None:
+    """Refuse curves that do not belong in one picture with another one.
+
+    Args:
+        others: Folder to its curve.
+        split: Images of the other one.
+        over: What that is over.
+
+    Raises:
+        ConfigError: A curve is of other images, or over something else.
+    """
+    for folder, other in others.items():
+        if other.split != split:
+            raise ConfigError(
+                f"beside: '{folder}' is a curve of {other.split} images, and this one of {split}."
+            )
+        if other.over != over:
+            raise ConfigError(
+                f"beside: '{folder}' is a curve over {other.over}, and this one over {over}."
+            )

@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from torch import nn
+
+from metaprune_pl.pruning import count_parameters, left_parameters
+from metaprune_pl.pruning.targets import MaskTarget, PrunedNetwork
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
 from metaprune_pl.reports.text import Grid, count
@@ -50,6 +54,27 @@ class Masked(Result):
     accuracy_stale: float | None = None
     accuracy_base: float | None = None
     accuracy_predicted: float | None = None
+
+    @classmethod
+    def of(
+        cls, target: MaskTarget, pruned: PrunedNetwork, final: nn.Module, **measured: Any
+    ) -> Self:
+        """Return the result of a network: what follows from it, and what was measured.
+
+        Args:
+            target: What was asked for.
+            pruned: The network straight after masking.
+            final: The network as it is in the end.
+            measured: Further attributes.
+        """
+        assert pruned.masks is not None
+        return cls(
+            target=target.text,
+            left=left_parameters(final),
+            parameters=count_parameters(final),
+            dense=list(pruned.masks.dense),
+            **measured,
+        )
 
     @property
     def difference(self) -> float | None:

@@ -1,10 +1,16 @@
 """Networks pruned to speed-ups."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
+from metaprune_pl.networks.widths import widths_before_and_after
+from metaprune_pl.pruning import Unpruned, count_macs, count_parameters
+from metaprune_pl.pruning.cost.timing import Timing
+from metaprune_pl.pruning.targets import ChannelTarget, PrunedNetwork
 from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
@@ -79,6 +85,48 @@ class Pruned(Result):
     accuracy_finetuned_top_5: float | None = None
     exactness: Exactness | None = None
     test_images: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: ChannelTarget,
+        unpruned: Unpruned,
+        pruned: PrunedNetwork,
+        final: nn.Module,
+        **measured: Any,
+    ) -> Self:
+        """Return the result of a network: what follows from it, and what was measured.
+
+        Args:
+            target: What was asked for.
+            unpruned: What is known of the network before pruning.
+            pruned: The network straight after pruning.
+            final: The network as it is in the end.
+            measured: Further attributes.
+        """
+        original = unpruned.original
+        return cls(
+            target=target.speed_up(unpruned),
+            speed_up=unpruned.speed_up(target.cost, final),
+            macs=count_macs(final, unpruned.example_for(final)),
+            macs_unpruned=count_macs(original, unpruned.example_for(original)),
+            parameters=count_parameters(final),
+            parameters_unpruned=count_parameters(original),
+            plan=pruned.plan,
+            widths=widths_before_and_after(original, final),
+            exactness=Exactness.of(pruned),
+            **measured,
+        )
+
+    def timed(self, own: Mapping[str, Timing], unpruned: Mapping[str, Timing]) -> Self:
+        """Return this result with times, by number of images, beside the unpruned network's."""
+        return replace(
+            self,
+            latency={size: time.median for size, time in own.items()},
+            latency_unpruned={size: time.median for size, time in unpruned.items()},
+            latency_spread={size: time.spread for size, time in own.items()},
+            latency_gain={size: time.gain_over(unpruned[size]) for size, time in own.items()},
+        )
 
     @property
     def derived(self) -> dict[str, float | None]:

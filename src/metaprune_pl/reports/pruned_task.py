@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from torch import nn
+
+from metaprune_pl.pruning import Target, Unpruned, count_macs
+from metaprune_pl.pruning.targets import ChannelTarget, PrunedNetwork
 from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.text import Grid, count
@@ -36,6 +40,33 @@ class PrunedTask(Result):
     metric_pruned: float
     metric_finetuned: float
     exactness: Exactness | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        unpruned: Unpruned,
+        pruned: PrunedNetwork,
+        final: nn.Module,
+        **measured: Any,
+    ) -> Self:
+        """Return the result of a network: what follows from it, and what was measured.
+
+        Args:
+            target: What was asked for.
+            unpruned: What is known of what is pruned.
+            pruned: That straight after pruning.
+            final: That as it is in the end.
+            measured: Further attributes.
+        """
+        assert isinstance(target, ChannelTarget)
+        return cls(
+            target=target.speed_up(unpruned),
+            speed_up=unpruned.speed_up(target.cost, final),
+            macs=count_macs(final, unpruned.example_for(final)),
+            exactness=Exactness.of(pruned),
+            **measured,
+        )
 
     @property
     def name(self) -> str:

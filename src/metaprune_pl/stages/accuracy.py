@@ -1,8 +1,11 @@
 """Accuracy of classifiers: metrics of the trainings, and the same measured at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -13,6 +16,10 @@ from metaprune_pl.data.loader import Order
 
 FEW = 10
 """Number of classes up to which the first five say nothing."""
+CHANCE = 1.2
+"""Accuracy below so many times that of guessing counts as chance."""
+TRAINED = "test_accuracy_trained"
+"""What a card's record calls the test accuracy of the network before any pruning."""
 
 
 def accuracies(classes: int, part: str) -> MetricCollection:
@@ -81,3 +88,48 @@ def accuracy(
 ) -> float:
     """Share of images of a part of the data, or of an order, that are classified correctly."""
     return measure_accuracy(network, data, split, device, order).top_1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyBefore:
+    """Test accuracies of a network before it is pruned.
+
+    Attributes:
+        base: Trained, before any pruning; that of `given` where nobody has recorded another.
+        given: As given.
+        ready: Ready for pruning.
+    """
+
+    base: Accuracy
+    given: float
+    ready: float
+
+
+def accuracy_before(
+    given: nn.Module,
+    ready: nn.Module,
+    record: Mapping[str, Any],
+    data: ImageDataModule,
+    device: torch.device,
+) -> AccuracyBefore:
+    """Measure a network before pruning, on the test images.
+
+    Args:
+        given: The network as it was given.
+        ready: The network ready for pruning.
+        record: What its card remembers.
+        data: The images.
+        device: Where to measure.
+    """
+    measured = measure_accuracy(given, data, "test", device)
+    if measured.top_1 * data.num_classes < CHANCE:
+        rank_zero_info(
+            f"The network as given classifies {100 * measured.top_1:.1f} % of the test images, no "
+            "better than chance: has it its weights (--state), and the images the normalization "
+            "that it was trained with?"
+        )
+    base = measured
+    if TRAINED in record:
+        base = Accuracy(top_1=record[TRAINED], top_5=record.get(f"{TRAINED}_top_5"))
+    own = accuracy(ready, data, "test", device)
+    return AccuracyBefore(base=base, given=measured.top_1, ready=own)
