@@ -6,10 +6,10 @@ import yaml
 
 from conftest import TINY, tiny
 from metaprune_pl.__main__ import main
-from metaprune_pl.cli.flags import join_overrides
 from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.runs.run_folder import RunFolder
 from metaprune_pl.settings.config_text import with_included
+from metaprune_pl.settings.overrides import join_overrides
 from metaprune_pl.settings.shipped import find_config, shipped_configs
 
 COMMANDS = {

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from metaprune_pl.cli.flags import join_overrides
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pruning import Lamp, Magnitude, Random, Scales, Taylor
 from metaprune_pl.settings.config_text import load_settings, with_included
 from metaprune_pl.settings.old_settings import rewrite_old
+from metaprune_pl.settings.overrides import join_overrides
 
 CLASSES = {kind.__name__: kind for kind in (Lamp, Magnitude, Random, Scales, Taylor)}
 

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from metaprune_pl import data, metanetworks, pruning, stages  # noqa: F401  (short names in configs)
 from metaprune_pl.cli.commands import COMMANDS, load
-from metaprune_pl.cli.flags import join_overrides
 from metaprune_pl.cli.lightning_cli import TrainingCLI
 from metaprune_pl.cli.refusals import REFUSALS, refusal
 from metaprune_pl.errors import ConfigError, DataError, StorageError, did_you_mean
@@ -23,6 +22,7 @@ from metaprune_pl.networks.trust import trust
 from metaprune_pl.pipelines import meta_evaluation  # noqa: F401  (a short name in configs)
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.command import build, run_command
+from metaprune_pl.settings.overrides import join_overrides
 from metaprune_pl.settings.parsing import (
     CommandParser,
     SettingsError,

@@ -1,13 +1,12 @@
 """Baselines that an experiment compares with, each a way to prune that any run can take."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from metaprune_pl.networks import create_network, read_card, save_network
 from metaprune_pl.pipelines.preparation import PRUNING
 from metaprune_pl.pruning import Elimination, Importance, Lamp, Magnitude, Random, Scales, Taylor
 from metaprune_pl.pruning.recovery import RepairSettings
@@ -98,19 +97,6 @@ UNIFORM = "_uniform"
 def baseline(method: str) -> Baseline | None:
     """Return the baseline of a name, ranked globally or uniformly; None for other methods."""
     return BASELINES.get(method.removesuffix(UNIFORM))
-
-
-def untrained_copy(network: Path, folder: Path) -> Path:
-    """Store a data model as it was before its training, and return the folder."""
-    card = read_card(network)
-    if not (folder / "network.json").is_file():
-        fresh = create_network(
-            card.settings.builder, seed=card.record.get("seed", 0), **card.settings.arguments
-        )
-        save_network(
-            folder, fresh.eval(), replace(card, record={"name": network.name}, masked=[], frozen=[])
-        )
-    return folder
 
 
 def training_of(data_models: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.rewriting import check_fit
-from metaprune_pl.pipelines.experiment import Line, experiment, refuse_rehearsal
+from metaprune_pl.pipelines.experiment import Line, experiment
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
 from metaprune_pl.reports import Experiment
 from metaprune_pl.reports.comparison import Comparison
@@ -108,7 +108,7 @@ def compare(context: Context, matrix: CompareSettings) -> Comparison:
         ConfigError: Two metanetworks have one name, or one does not fit the networks of another
             experiment.
     """
-    refuse_rehearsal(context, "compare")
+    context.refuse_rehearsal("compare")
     lines = {
         name: Line(
             context=replace(context, folder=context.folder / name),

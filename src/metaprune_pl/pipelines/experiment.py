@@ -4,13 +4,14 @@ Each stage is a run of `data_models`, `fit`, `select`, `curve` or `prune` in a f
 if started by hand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from metaprune_pl.errors import ConfigError
-from metaprune_pl.pipelines.baselines import baseline, training_of, untrained_copy
+from metaprune_pl.networks.untrained import store_untrained
+from metaprune_pl.pipelines.baselines import baseline, training_of
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
 from metaprune_pl.reports.events import HYPERPARAMETERS, Events
@@ -38,9 +39,8 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     Raises:
         ConfigError: No data models are left to train on.
     """
-    refuse_rehearsal(context, "experiment")
-    result = Experiment(paper=chain.paper)
-    line = Line(context=context, chain=chain.checked, result=result)
+    context.refuse_rehearsal("experiment")
+    line = Line(context=context, chain=chain.checked, result=Experiment(paper=chain.paper))
     networks = line.make_data_models()
     metanetworks = line.make_metanetworks(networks)
     if "guided" in line.chain.methods:
@@ -51,16 +51,22 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     return line.result
 
 
-def refuse_rehearsal(context: Context, command: str) -> None:
-    """Refuse to run stages that keep nothing, since one needs what another has made.
+def choose_metanetwork(
+    run: Callable[..., Path], networks: Sequence[Path], zoo: Mapping[str, Any]
+) -> Selection:
+    """Train a metanetwork, and choose its epoch by validation curves.
 
-    Raises:
-        ConfigError: The Trainer has `fast_dev_run`.
+    Args:
+        run: Runs a stage with further settings, and returns its folder.
+        networks: Folders of the networks whose curves are drawn.
+        zoo: Which data models it learns from.
     """
-    if context.is_rehearsal:
-        raise ConfigError(
-            f"trainer.fast_dev_run has no effect on {command}: run its stages with it, one by one."
-        )
+    data = {f"data.init_args.{name}": value for name, value in zoo.items()}
+    trained = run("meta_training", **data)
+    network, *others = map(str, networks)
+    source = {"network": network, "others": others, "metanetwork": str(trained / "metanetworks")}
+    choice = run("choice", **source, **{"grid.split": "validation"})
+    return Selection.from_json(choice / "choice.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +83,17 @@ class Line:
     chain: ExperimentSettings
     result: Experiment = field(default_factory=Experiment)
 
-    def _run(self, name: str, method: str, folder: Path, **given: Any) -> None:
-        self.chain.stage(name, method).run(self.context, folder, given)
-
     def events(self, method: str, root: Path, prefix: str) -> Events:
         """Return where the trainings of a method are logged, all in one run of TensorBoard."""
         folder = self.context.folder / HYPERPARAMETERS / method
         return Events(root=root, folder=folder, prefix=prefix, is_part=True)
+
+    def _once(self, name: str, method: str, folder: str, text: str, /, **given: Any) -> Path:
+        """Run a stage for all networks, note its cost by a text, and return its folder."""
+        path = self.context.folder / folder
+        self.chain.stage(name, method).run(self.context, path, given)
+        self.result.add_cost(text, method, cost_of(path), once=True)
+        return path
 
     def make_data_models(self) -> list[Path]:
         """Train the data models and return their folders.
@@ -91,11 +101,9 @@ class Line:
         Raises:
             ConfigError: None are left to train on.
         """
-        folder = self.context.folder / "data_models"
-        self._run("data_models", "", folder)
+        folder = self._once("data_models", "", "data_models", "data models")
         networks = sorted(path.parent for path in (folder / "networks").glob("*/network.json"))
         self.chain.check_held_out(len(networks))
-        self.result.add_cost("data models", "", cost_of(folder), once=True)
         return networks
 
     def make_metanetworks(self, networks: Sequence[Path]) -> dict[str, str]:
@@ -107,45 +115,29 @@ class Line:
         Returns:
             Folder of the metanetwork that was chosen, by method.
         """
-        chosen = {}
-        for method in self.chain.shared:
-            trained = self._train_metanetwork(method)
-            first = self.chain.first_like(method, "meta_training", "choice")
-            network, *others = map(str, self.chain.to_choose_by(networks))
-            source = {
-                "network": network,
-                "others": others,
-                "metanetwork": str(trained / "metanetworks"),
-                "grid.split": "validation",
-            }
-            folder = self.context.folder / f"choice{first.removeprefix('metanetwork')}"
-            self._run("choice", method, folder, **source)
-            choice = Selection.from_json(folder / "choice.json")
-            self.result.choices[method] = choice
-            self.result.add_cost("meta-training", method, cost_of(trained), once=True)
-            self.result.add_cost("choice of the metanetwork", method, cost_of(folder), once=True)
-            chosen[method] = choice.metanetwork
-        return chosen
-
-    def _train_metanetwork(self, method: str) -> Path:
-        first = self.chain.first_like(method, "meta_training")
         zoo = {
-            "data.init_args.data_models": str(self.context.folder / "data_models" / "networks"),
-            "data.init_args.held_out": self.chain.held_out,
-            "data.init_args.validation": self.chain.validation,
+            "data_models": str(self.context.folder / "data_models" / "networks"),
+            "held_out": self.chain.held_out,
+            "validation": self.chain.validation,
         }
-        folder = self.context.folder / f"meta_training{first.removeprefix('metanetwork')}"
-        self._run("meta_training", method, folder, **zoo)
-        return folder
+        known = self.chain.to_choose_by(networks)
+        for method in self.chain.shared:
+            run = partial(self._shared, method)
+            self.result.choices[method] = choose_metanetwork(run, known, zoo)
+        return {method: choice.metanetwork for method, choice in self.result.choices.items()}
+
+    def _shared(self, method: str, stage: str, /, **given: Any) -> Path:
+        """Run a stage of a metanetwork, where others with the same settings have it, too."""
+        first = self.chain.first_like(method, "meta_training", stage)
+        folder = f"{stage}{first.removeprefix('metanetwork')}"
+        text = {"meta_training": "meta-training"}.get(stage, _COSTS[stage])
+        return self._once(stage, method, folder, text, **given)
 
     def make_predictor(self) -> None:
         """Make a zoo, and train a predictor of accuracy on it."""
-        zoo, predictor = (self.context.folder / name for name in ("zoo", "predictor"))
-        self._run("zoo", "guided", zoo)
+        zoo = self._once("zoo", "guided", "zoo", "zoo")
         networks = {"data.init_args.folder": str(zoo / "networks")}
-        self._run("predictor", "guided", predictor, **networks)
-        for folder in (zoo, predictor):
-            self.result.add_cost(folder.name, "guided", cost_of(folder), once=True)
+        self._once("predictor", "guided", "predictor", "predictor", **networks)
 
     def prune_held_out(self, networks: Sequence[Path], metanetworks: Mapping[str, str]) -> None:
         """Draw the test curves of the held-out networks by all methods, and prune them.
@@ -154,15 +146,19 @@ class Line:
             networks: Folders of the data models; the last are held out.
             metanetworks: Folder of the metanetwork of a method.
         """
-        held_out = networks[-self.chain.held_out :]
         line = self._tuned(networks)
         for method in self.chain.compared:
+            held_out = networks[-self.chain.held_out :]
             runs = [run for network in held_out for run in line._runs(method, network)]
             for run in runs:
                 run.make(metanetworks.get(method))
+            if self.chain.is_on_own(method):
+                self.result.on_own.append(method)
             for stage, text in _COSTS.items():
-                folders = [folder for run in runs for folder in run.folders(stage)]
-                self._add_cost(text, method, folders, len(runs))
+                costs = [cost_of(folder) for run in runs for folder in run.folders(stage)]
+                if costs:
+                    cost = sum(costs, Cost()).shared_by(len(runs))
+                    self.result.add_cost(text, method, cost, once=False)
 
     def _tuned(self, networks: Sequence[Path]) -> Self:
         """Return the same with the weight of sparsity learning that does best on a network."""
@@ -186,15 +182,8 @@ class Line:
         """Return the prunings of a network: one, or one for each seed of the repeats."""
         folder = self.context.folder / "networks" / f"{network.name}-{method}"
         once = _Pruning(line=self, method=method, network=network, folder=folder)
-        return [
-            replace(once, folder=folder / f"repeat_{seed}", seed=seed)
-            for seed in self.chain.repeats
-        ] or [once]
-
-    def _add_cost(self, text: str, method: str, folders: Sequence[Path], runs: int) -> None:
-        if folders:
-            cost = sum((cost_of(folder) for folder in folders), Cost()).shared_by(runs)
-            self.result.add_cost(text, method, cost, once=False)
+        repeats = self.chain.repeats
+        return [replace(once, folder=folder / f"repeat_{s}", seed=s) for s in repeats] or [once]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,47 +213,54 @@ class _Pruning:
 
     def _run(self, name: str, folder: str = "", /, **given: Any) -> Path:
         """Run a stage in a folder of its own, by default of its name, and return that."""
-        context = self.line.context
+        context, name_of_run = self.line.context, self.network.name
         if self.seed is not None:
             context = replace(context, seed=self.seed)
             images = "data.init_args" + ".images.init_args" * (name == "meta_training")
             given[f"{images}.seed"] = self.seed
-        where, name_of_run = self.folder / (folder or name), self.network.name
-        if self.seed is not None:
             name_of_run = f"{name_of_run}/{self.folder.name}"
+        path = self.folder / (folder or name)
         events = self.line.events(self.method, self.folder, name_of_run)
-        self.line.chain.stage(name, self.method).run(context, where, given, events)
-        return where
+        self.line.chain.stage(name, self.method).run(context, path, given, events)
+        return path
 
     def make(self, metanetwork: str | None) -> None:
         """Draw the test curve after the network was made ready, and prune it to all targets."""
-        line, other = self.line, baseline(self.method)
+        chain = self.line.chain
         if self.method == "guided":
             self._guide()
             return
-        if line.chain.is_on_own(self.method):
-            metanetwork = self._make_metanetwork()
-        if other is not None and other.untrained:
-            untrained = untrained_copy(self.network, self.folder / "untrained")
-            training = training_of(line.context.folder / "data_models")
-            source = {"network": str(untrained), "finetune.epochs": 0, **training}
-        elif line.chain.curve is not None and (other is None or other.has_curve):
-            source = self._draw(metanetwork)
-        else:
-            source = {"network": str(self.network), **self._made_ready(metanetwork)}
-        if not line.chain.speed_ups and line.chain.masks is None:
+        source = self._ready(metanetwork)
+        if not chain.speed_ups and chain.masks is None:
             return
-        none = {**_READY, "speed_ups": line.chain.speed_ups}
-        for share in line.chain.budgets:
-            part = line.chain.part_of_budget(self.method, share)
+        for share in chain.budgets:
+            part = chain.part_of_budget(self.method, share)
             name = "prune" if share == 1 else f"prune_{share:g}"
-            self._read(self._run("prune", name, **{**none, **source, **part}), share)
+            given = {**_READY, "speed_ups": chain.speed_ups, **source, **part}
+            self._read(self._run("prune", name, **given), share)
 
-    def _made_ready(self, metanetwork: str | None) -> dict[str, Any]:
-        """Return the settings by which the method makes a network ready for pruning."""
+    def _ready(self, metanetwork: str | None) -> dict[str, Any]:
+        """Return the settings of the network that is pruned, after the steps before that."""
+        chain, other = self.line.chain, baseline(self.method)
+        if other is not None and other.untrained:
+            untrained = self.folder / "untrained"
+            store_untrained(self.network, untrained)
+            training = training_of(self.line.context.folder / "data_models")
+            return {"network": str(untrained), "finetune.epochs": 0, **training}
+        if chain.is_on_own(self.method):
+            zoo = {"data_models": str(self.network.parent), "only": [self.network.name]}
+            metanetwork = choose_metanetwork(self._run, [self.network], zoo).metanetwork
         learning = self.method == "sparsity_learning"
-        sparsity = asdict(self.line.chain.sparsity) if learning else None
-        return {"metanetwork": metanetwork, "sparsity": sparsity}
+        sparsity = asdict(chain.sparsity) if learning else None
+        given = {"network": str(self.network), "metanetwork": metanetwork, "sparsity": sparsity}
+        if chain.curve is None or not (other is None or other.has_curve):
+            return given
+        drawn = self._run("curve", **given, **{"grid.split": "test"})
+        curve = Curve.from_json(drawn / "curve.json")
+        self.line.result.curves.append(replace(curve, method=self.method))
+        steps = (drawn / "finetuned" / "network", drawn / "rewritten", self.network)
+        source = next(step for step in steps if step.is_dir())
+        return {"network": str(source), "finetune.epochs": 0}
 
     def _read(self, folder: Path, share: float) -> None:
         """Add what a run of `prune` measured to the result."""
@@ -279,50 +275,19 @@ class _Pruning:
 
     def _guide(self) -> None:
         """Search zeros by the predictor, and finetune the network at each share."""
-        masks, line = self.line.chain.masks, self.line
+        masks, predictor = self.line.chain.masks, self.line.context.folder / "predictor/predictor"
         assert masks is not None
-        predictor = line.context.folder / "predictor" / "predictor"
+        model = "model.init_args"
         given = {
-            "network": str(self.network),
-            "predictors": [str(predictor)],
-            "shares": sorted(masks.sparsities),
+            f"{model}.network": str(self.network),
+            f"{model}.predictors": [str(predictor)],
+            f"{model}.shares": sorted(masks.sparsities),
         }
-        search = self._run("guided", **{f"model.init_args.{k}": v for k, v in given.items()})
+        search = self._run("guided", **given)
         for share in masks.sparsities:
-            source = {
-                "network": str(search / "shares" / f"{share:g}"),
-                "finetune.epochs": 0,
-                "masks.sparsities": [share],
-            }
-            self._read(self._run("prune", _name_of(share), **_READY, **source), 1.0)
-
-    def _make_metanetwork(self) -> str:
-        """Train and choose a metanetwork on the very network that it will prune."""
-        zoo = {"data_models": str(self.network.parent), "only": [self.network.name]}
-        own = {f"data.init_args.{name}": value for name, value in zoo.items()}
-        trained = self._run("meta_training", **own)
-        source = {
-            "network": str(self.network),
-            "metanetwork": str(trained / "metanetworks"),
-            "grid.split": "validation",
-        }
-        choice = self._run("choice", **source)
-        on_own = self.line.result.on_own
-        if self.method not in on_own:
-            on_own.append(self.method)
-        return Selection.from_json(choice / "choice.json").metanetwork
-
-    def _draw(self, metanetwork: str | None) -> dict[str, Any]:
-        """Draw the network's test curve, and return what is pruned: the network made ready."""
-        line = self.line
-        ready = {**self._made_ready(metanetwork), "grid.split": "test"}
-        drawn = self._run("curve", network=str(self.network), **ready)
-        line.result.curves.append(
-            replace(Curve.from_json(drawn / "curve.json"), method=self.method)
-        )
-        steps = (drawn / "finetuned" / "network", drawn / "rewritten", self.network)
-        source = next(step for step in steps if step.is_dir())
-        return {"network": str(source), "finetune.epochs": 0}
+            source = str(search / "shares" / f"{share:g}")
+            own = {"network": source, "finetune.epochs": 0, "masks.sparsities": [share]}
+            self._read(self._run("prune", _name_of(share), **_READY, **own), 1.0)
 
 
 def _name_of(share: float) -> str:

@@ -33,7 +33,7 @@ from metaprune_pl.pruning.targets import (
     MaskTarget,
     PrunedNetwork,
     SpeedUp,
-    speed_up_targets,
+    asked_targets,
 )
 from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
@@ -100,7 +100,7 @@ def prune(
     before = Preparation(**preparation)
     check_rounds(rounds, finetune_after.length)
     _check_batches(latency_batches)
-    asked = _asked(speed_ups, masks, targets, before.pruning)
+    asked = asked_targets(speed_ups, masks, targets, before.pruning)
     if goal is not None:
         asked = [goal.target(lambda: open_for(before.source, data), before.pruning)]
     task = _task(context, data, before, asked, finetune_after, latency_batches)
@@ -113,25 +113,6 @@ def prune(
 def _check_batches(sizes: Sequence[int]) -> None:
     if any(size < 1 for size in sizes):
         raise ConfigError("latency_batches: give numbers of images of at least 1.")
-
-
-def _asked(
-    speed_ups: Sequence[float],
-    masks: MaskSettings | None,
-    targets: Sequence[Target],
-    settings: PruningSettings,
-) -> Sequence[Target]:
-    """Return the targets that settings ask for.
-
-    Raises:
-        ConfigError: They make no sense, some remove channels and some do not, or two are the same.
-    """
-    if not targets:
-        return speed_up_targets(speed_ups, settings) if masks is None else masks.targets
-    folders = {target.folder for target in targets}
-    if len({target.channels for target in targets}) > 1 or len(folders) < len(targets):
-        raise ConfigError("targets: name each once, and those of channels or of zeros alone.")
-    return [target.under(settings) for target in targets]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.reports.events import Events
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
 
@@ -73,3 +74,15 @@ class Context:
     def barrier(self) -> None:
         """Wait until the main process is here."""
         self.broadcast(None)
+
+    def refuse_rehearsal(self, command: str) -> None:
+        """Refuse to run stages that keep nothing, since one needs what another has made.
+
+        Raises:
+            ConfigError: The Trainer has `fast_dev_run`.
+        """
+        if self.is_rehearsal:
+            raise ConfigError(
+                f"trainer.fast_dev_run has no effect on {command}: run its stages with it, one by "
+                "one."
+            )

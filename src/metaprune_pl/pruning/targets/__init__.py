@@ -1,5 +1,6 @@
 """What networks are pruned to: a class each, which knows its checks and makes the network."""
 
+from metaprune_pl.pruning.targets.asked import asked_targets
 from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target, check_targets, reach
 from metaprune_pl.pruning.targets.faster import Faster
 from metaprune_pl.pruning.targets.mask_settings import MaskSettings
@@ -26,6 +27,7 @@ __all__ = [
     "Target",
     "ZeroShare",
     "apply_masks",
+    "asked_targets",
     "check_speed_ups",
     "check_targets",
     "find_masks",
