@@ -171,3 +171,16 @@ def test_a_metanetwork_for_ones_own_networks_is_made_and_used(
     )
     (result,) = json.loads((workdir / "runs" / "my_pruned" / "report.json").read_text())
     assert (result["method"], result["speed_up"] >= 1.5) == ("metanetwork", True)
+
+
+def test_every_file_that_contributing_names_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`([\w./{},]+/[\w./{},]+\.(?:py|yaml))`", text)
+    assert len(named) > 50
+    for name in named:
+        folder, _, choices = name.partition("{")
+        choices, _, rest = choices.partition("}")
+        for choice in choices.split(","):
+            path = Path(folder + choice + rest)
+            path = path.parent if path.stem == "NAME" else path
+            assert (ROOT / path).exists() or (ROOT / "src" / "metaprune_pl" / path).exists(), path

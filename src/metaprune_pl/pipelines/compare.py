@@ -62,10 +62,7 @@ class CompareSettings:
                 f"matrix.experiments, {name}: masks are no speed-up, which is what the matrix "
                 "compares."
             )
-        stages = [
-            *experiment.overrides,
-            *(stage for stage in self.overrides if stage not in experiment.overrides),
-        ]
+        stages = {**experiment.overrides, **self.overrides}
         several = experiment.metanetworks
         if self.exchange:
             several = {f"{name}_{one}": changes for one, changes in several.items()} or {name: {}}

@@ -151,7 +151,7 @@ class DetectorPruning(TaskPruning[Detected]):
         return Detected(
             method=self.method,
             target=target,
-            speed_up=count_macs(unpruned.original, unpruned.example) / macs,
+            speed_up=count_macs(unpruned.original, unpruned.example_for(unpruned.original)) / macs,
             macs=macs,
             parameters=count_parameters(detector),
             milliseconds=own.median,

@@ -7,7 +7,6 @@ from statistics import fmean
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from metaprune_pl.data import DataModelZoo
 from metaprune_pl.errors import ConfigError
@@ -17,8 +16,7 @@ from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
 from metaprune_pl.pruning.recovery import Statistics
 from metaprune_pl.reports import Curve, write_json
 from metaprune_pl.reports.choice import Shape
-from metaprune_pl.reports.figures import draw_by_epoch
-from metaprune_pl.reports.tensorboard import BY_EPOCH
+from metaprune_pl.reports.tensorboard import log_epochs
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import MetaTraining
 from metaprune_pl.stages.trainer import StageTrainer
@@ -111,7 +109,7 @@ class MetaEvaluation(Callback):
         if trainer.is_global_zero:
             result = {"epoch": epoch, "threshold": self.threshold, **means}
             write_json(folder / f"epoch_{epoch:03d}" / "result.json", result)
-            self._log_figure(trainer, folder, epoch)
+            log_epochs(trainer.loggers, folder, epoch, self.threshold)
 
     def _draw(self, trainer: Trainer, training: MetaTraining, folder: Path, network: Path) -> Curve:
         """Draw the validation curve of a network after the metanetwork of now."""
@@ -146,15 +144,3 @@ class MetaEvaluation(Callback):
             statistics=self.statistics,
             repair=None,
         )
-
-    def _log_figure(self, trainer: Trainer, folder: Path, epoch: int) -> None:
-        """Draw the curves of all epochs so far for TensorBoard."""
-        curves = {
-            path.name: [Curve.from_json(file) for file in sorted(path.glob("*/curve.json"))]
-            for path in sorted(folder.glob("epoch_*"))
-            if path.name <= f"epoch_{epoch:03d}" and (path / "result.json").is_file()
-        }
-        figure = draw_by_epoch(curves, self.threshold)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(BY_EPOCH, figure, epoch)

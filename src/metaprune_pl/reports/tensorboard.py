@@ -1,17 +1,17 @@
 """Trainings, curves and results in TensorBoard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from metaprune_pl.reports.analysis import Analysis
 from metaprune_pl.reports.choice import Selection
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.curves import OVER, Curve
 from metaprune_pl.reports.events import Events
-from metaprune_pl.reports.figures import draw_curves, draw_epochs, draw_matrix
+from metaprune_pl.reports.figures import draw_by_epoch, draw_curves, draw_epochs, draw_matrix
 from metaprune_pl.reports.result import Result
 
 if TYPE_CHECKING:
@@ -65,6 +65,26 @@ def log_analysis(
                 if len(values) > 1:
                     run.experiment.add_histogram(f"{name}/{layer}", values)
         run.finalize("success")
+
+
+def log_epochs(loggers: Iterable[Logger], folder: Path, epoch: int, threshold: float) -> None:
+    """Draw the curves of all epochs of a meta-training so far.
+
+    Args:
+        loggers: Of the training.
+        folder: Folder with a folder for each epoch, with those of its curves.
+        epoch: The last epoch.
+        threshold: Accuracy to keep.
+    """
+    curves = {
+        path.name: [Curve.from_json(file) for file in sorted(path.glob("*/curve.json"))]
+        for path in sorted(folder.glob("epoch_*"))
+        if path.name <= f"epoch_{epoch:03d}" and (path / "result.json").is_file()
+    }
+    figure = draw_by_epoch(curves, threshold)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(BY_EPOCH, figure, epoch)
 
 
 def log_results(events: Events, folder: Path, results: Sequence[Result]) -> None:
