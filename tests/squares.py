@@ -37,3 +37,12 @@ def net() -> nn.Module:
         nn.ReLU(),
         nn.Conv2d(16, 2, 1),
     )
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 2, 1),
+    )
