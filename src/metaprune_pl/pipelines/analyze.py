@@ -1,5 +1,6 @@
 """`analyze`: statistics of a network before and after the metanetwork (paper, 5.4 and H)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,8 @@ def analyze(
     every = -(-count // sample.images)
     order = Order(count, batch_size=data.batch_size, train=False, ranks=every)
     criterion = before.importance()
-    statistics: list[Statistics] = []
-    accuracies: list[float] = []
+    statistics = []
+    accuracies = []
     for name, network in (("origin", origin.to(context.device)), (change, ready.network)):
         batches = data.evaluation("validation", context.device, order)
         tracked = track(batches, f"Gradients, {name}", total=order.batches, transient=True)
@@ -71,17 +72,28 @@ def analyze(
         state = network.state_dict()
         statistics.append(network_statistics(groups, state, gradients, criterion, measured))
         accuracies.append(accuracy)
-    result = Analysis(
-        network=ready.name,
-        origin=statistics[0],
-        after=statistics[1],
-        change=f"after {change}",
-        images=len(range(0, count, every)),
-        accuracy=accuracies,
-    )
+    result = _analysis(ready.name, change, statistics, accuracies, len(range(0, count, every)))
     if context.is_global_zero:
         write_result(result, context.folder, context.events)
     return result
+
+
+def _analysis(
+    network: str,
+    change: str,
+    statistics: Sequence[Statistics],
+    accuracies: list[float],
+    images: int,
+) -> Analysis:
+    origin, after = statistics
+    return Analysis(
+        network=network,
+        origin=origin,
+        after=after,
+        change=f"after {change}",
+        images=images,
+        accuracy=accuracies,
+    )
 
 
 def _change(preparation: Preparation) -> str:

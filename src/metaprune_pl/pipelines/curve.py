@@ -86,12 +86,9 @@ def curve(
     pruner = classifier_pruner(context, data, before, masks=masks is not None)
     pruned = pruner.reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
+    points = curve_points(networks, ready.unpruned, data, grid.split, context.device)
     result = Curve(
-        network=ready.name,
-        method=ready.method,
-        split=grid.split,
-        points=curve_points(networks, ready.unpruned, data, grid.split, context.device),
-        over=over,
+        network=ready.name, method=ready.method, split=grid.split, points=points, over=over
     )
     if context.is_global_zero:
         if others:

@@ -46,6 +46,10 @@ class SearchSettings:
                 "search: drop and target are shares of the images, such as 0.02 and 0.93."
             )
 
+    def floor(self, own: float) -> float:
+        """Return the accuracy to keep, where that of the networks themselves is `own`."""
+        return own - self.drop if self.target is None else self.target
+
 
 def select(
     context: Context,
@@ -77,17 +81,17 @@ def select(
     epochs = _epochs(before, grid, search)
     networks = _networks(before, others)
     own = fmean(_accuracy(context, data, network) for network in networks)
-    target = own - search.drop if search.target is None else search.target
+    floor = search.floor(own)
     curves: dict[int, list[Curve]] = {}
 
     def keeps_accuracy(index: int) -> bool:
-        drawn = [replace(network, metanetwork=str(epochs[index])) for network in networks]
-        curves[index] = [_curve(context, data, each, grid, masks) for each in drawn]
-        return Shape.of(curves[index]).accuracy >= target
+        epoch = epochs[index]
+        curves[index] = [_curve(context, data, each, epoch, grid, masks) for each in networks]
+        return Shape.of(curves[index]).accuracy >= floor
 
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
     milestone = epoch_of(epochs[kept - 1]) if 0 < kept < len(epochs) else None
-    result = Selection.of(epochs, curves, kept, accuracy=own, target=target, milestone=milestone)
+    result = Selection.of(epochs, curves, kept, accuracy=own, target=floor, milestone=milestone)
     if context.is_global_zero:
         with whole_folder(context.folder / "metanetwork") as new:
             shutil.copytree(result.metanetwork, new, dirs_exist_ok=True)
@@ -141,13 +145,16 @@ def _curve(
     context: Context,
     data: ImageDataModule,
     preparation: Preparation,
+    metanetwork: Path,
     grid: CurveSettings,
     masks: MaskSettings | None,
 ) -> Curve:
-    """Draw a curve, or read it where it was drawn before."""
-    epoch, network = Path(str(preparation.metanetwork)).name, Path(preparation.network).name
-    folder = context.folder / "curves" / epoch / network
+    """Draw the curve of a metanetwork, or read it where it was drawn before."""
+    folder = context.folder / "curves" / metanetwork.name / Path(preparation.network).name
     if context.broadcast((folder / "curve.json").is_file()):
         return Curve.from_json(folder / "curve.json")
-    inside = replace(context, folder=folder)
-    return curve(inside, data, grid=grid, masks=masks, **vars(preparation))
+    inside, own = (
+        replace(context, folder=folder),
+        replace(preparation, metanetwork=str(metanetwork)),
+    )
+    return curve(inside, data, grid=grid, masks=masks, **vars(own))
