@@ -189,14 +189,16 @@ class ExperimentSettings:
     @property
     def stages(self) -> list[str]:
         """Names of the stages that there are."""
-        absent = {"meta_training"} if self.meta_training is None else set()
-        absent |= {"choice", "curve"} if self.curve is None else set()
-        absent |= set() if "guided" in self.methods else set(GUIDED)
-        return [name for name in STAGES if name not in absent]
+        absent = set() if "guided" in self.methods else set(GUIDED)
+        return [name for name in STAGES if name not in absent and self._config(name) is not None]
+
+    def _config(self, name: str) -> str | None:
+        config: str | None = getattr(self, "curve" if name == "choice" else name)
+        return config
 
     def stage(self, name: str, method: str) -> Stage:
         """Return a stage as a method runs it."""
-        config = self.curve if name == "choice" else getattr(self, name)
+        config = self._config(name)
         assert config is not None  # `stages` has no other
         data = "data.init_args.images" if name == "meta_training" else "data"
         images = {} if self.images is None or name == "predictor" else {data: self.images}
@@ -255,21 +257,14 @@ class ExperimentSettings:
 
     def changes(self, method: str) -> Overrides:
         """Return what overrides the configs of a method's stages, or of all where it is none."""
-        own = self.compared.get(method, {})
-        masks = (
-            {}
-            if self.masks is None
-            else {stage: {"masks": asdict(self.masks)} for stage in ("curve", "prune")}
-        )
-        parts = (masks, self.overrides, own)  # what comes later wins
-        changes = {
-            stage: {k: v for part in parts for k, v in part.get(stage, {}).items()}
-            for stage in STAGES
-        }
-        return {
-            **changes,
-            "choice": {"search": asdict(self.search), **changes["curve"], **changes["choice"]},
-        }
+        masks = {} if self.masks is None else {"masks": asdict(self.masks)}
+        changes: Overrides = {stage: {} for stage in STAGES}
+        changes |= {"curve": {**masks}, "prune": {**masks}}
+        for part in (self.overrides, self.compared.get(method, {})):  # what comes later wins
+            for stage, settings in part.items():
+                changes[stage] |= settings
+        search = {"search": asdict(self.search)}
+        return {**changes, "choice": {**search, **changes["curve"], **changes["choice"]}}
 
     def is_on_own(self, method: str) -> bool:
         """Whether a metanetwork is trained on the very network that it prunes."""

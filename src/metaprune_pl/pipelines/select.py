@@ -85,8 +85,7 @@ def select(
     curves: dict[int, list[Curve]] = {}
 
     def keeps_accuracy(index: int) -> bool:
-        epoch = epochs[index]
-        curves[index] = [_curve(context, data, each, epoch, grid, masks) for each in networks]
+        curves[index] = [_curve(context, data, one, epochs[index], grid, masks) for one in networks]
         return Shape.of(curves[index]).accuracy >= floor
 
     kept = count_kept(len(epochs), keeps_accuracy, search.how)
