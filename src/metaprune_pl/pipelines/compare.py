@@ -9,7 +9,7 @@ from typing import Any
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.rewriting import check_fit
 from metaprune_pl.pipelines.experiment import Line, experiment
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides
+from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides, merged
 from metaprune_pl.reports import Experiment
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.writing import write_result
@@ -62,7 +62,6 @@ class CompareSettings:
                 f"matrix.experiments, {name}: masks are no speed-up, which is what the matrix "
                 "compares."
             )
-        stages = {**experiment.overrides, **self.overrides}
         several = experiment.metanetworks
         if self.exchange:
             several = {f"{name}_{one}": changes for one, changes in several.items()} or {name: {}}
@@ -72,9 +71,7 @@ class CompareSettings:
             metanetworks=several,
             speed_ups=experiment.speed_ups[-1:],
             budgets=[1.0],
-            overrides={
-                s: {**experiment.overrides.get(s, {}), **self.overrides.get(s, {})} for s in stages
-            },
+            overrides=merged(experiment.overrides, self.overrides),
         )
 
 

@@ -46,6 +46,15 @@ Overrides = dict[str, dict[str, Any]]
 """Stage to settings that override its config's."""
 
 
+def merged(*parts: Overrides) -> Overrides:
+    """Return overrides over each other; what comes later wins."""
+    result: Overrides = {}
+    for part in parts:
+        for stage, settings in part.items():
+            result[stage] = {**result.get(stage, {}), **settings}
+    return result
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSettings:
     """Which stages an experiment chains, and what it compares.
@@ -257,12 +266,10 @@ class ExperimentSettings:
 
     def changes(self, method: str) -> Overrides:
         """Return what overrides the configs of a method's stages, or of all where it is none."""
+        every: Overrides = {stage: {} for stage in STAGES}
         masks = {} if self.masks is None else {"masks": asdict(self.masks)}
-        changes: Overrides = {stage: {} for stage in STAGES}
-        changes |= {"curve": {**masks}, "prune": {**masks}}
-        for part in (self.overrides, self.compared.get(method, {})):  # what comes later wins
-            for stage, settings in part.items():
-                changes[stage] |= settings
+        masked = {"curve": masks, "prune": masks}
+        changes = merged(every, masked, self.overrides, self.compared.get(method, {}))
         search = {"search": asdict(self.search)}
         return {**changes, "choice": {**search, **changes["curve"], **changes["choice"]}}
 
