@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from metaprune_pl.errors import ConfigError, within
-from metaprune_pl.pipelines.baselines import (
-    BASELINES,
-    UNIFORM,
-    baseline,
-)
+from metaprune_pl.pipelines.baselines import BASELINES, UNIFORM, baseline
 from metaprune_pl.pipelines.curve import curve
 from metaprune_pl.pipelines.data_models import data_models
 from metaprune_pl.pipelines.fit import fit

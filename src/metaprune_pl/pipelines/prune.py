@@ -16,18 +16,8 @@ from metaprune_pl.networks import load_network
 from metaprune_pl.networks.trust import named_code
 from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pipelines.prepare import Ready, classifier_pruner, prepare
-from metaprune_pl.pipelines.pruning_loop import (
-    Task,
-    check_rounds,
-    prune_to_targets,
-    trained_to,
-)
-from metaprune_pl.pruning import (
-    MaskSettings,
-    PruningSettings,
-    Target,
-    measure_latencies,
-)
+from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets, trained_to
+from metaprune_pl.pruning import MaskSettings, PruningSettings, Target, measure_latencies
 from metaprune_pl.pruning.targets import (
     ChannelTarget,
     MaskTarget,
