@@ -23,7 +23,7 @@ from metaprune_pl.pruning import Magnitude, PruningSettings, plan, prunable_grou
 from metaprune_pl.reports import Detected, read_json
 from metaprune_pl.reports.writing import read_report
 from metaprune_pl.stages import DetectorTraining
-from metaprune_pl.stages.task_training import test_scores
+from metaprune_pl.stages.task_training import task_scores
 from metaprune_pl.stages.tasks import Detection
 from scenes import draw_voc
 
@@ -38,6 +38,7 @@ detection:
     {backbone: timm/resnet18, channels: [8, 16, 24, 32], layers: [1, 1, 1, 1],
     stem_type: deep, stem_width: 8, min_size: 128, max_size: 192,
     anchor_sizes: [32, 40, 44, 48, 52], head_width: 32}
+  statistics: stale
   training: {epochs: 4, optimizer: {name: adamw, lr: 0.003, schedule: constant}}
   finetune: {epochs: 1, optimizer: {name: adamw, lr: 0.001, schedule: constant}}
   finetune_after: {epochs: 1, optimizer: {name: adamw, lr: 0.001, schedule: constant}}
@@ -86,7 +87,7 @@ def _there(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def average_precision(detector: nn.Module, data: VOC) -> tuple[float, ...]:
-    return tuple(test_scores(detector, Detection(), data, torch.device("cpu")))
+    return tuple(task_scores(detector, Detection(), data, torch.device("cpu")))
 
 
 def loss_of(detector: nn.Module) -> float:

@@ -33,7 +33,7 @@ from metaprune_pl.reports.pruned_task import PrunedTask
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.network_training import NetworkTraining
-from metaprune_pl.stages.task_training import test_scores
+from metaprune_pl.stages.task_training import task_scores
 from metaprune_pl.stages.tasks import LearningTask
 from metaprune_pl.stages.training_settings import TrainingSettings
 
@@ -96,7 +96,7 @@ def prune_task(
     task.check(given, data)
     part, attention = given.get_submodule(task.part), settings.pruning.attention
     unpruned = examine_for(targets, part, card, attention, task.part)
-    before = test_scores(given, task, data, context.device)[0]
+    before = task_scores(given, task, data, context.device)[0]
     work = MeasuredByTask.of(
         context, given, card, unpruned, settings, task, data, finetune_after, metric_given=before
     )
@@ -179,7 +179,7 @@ class TaskPruning(Task[R]):
 
     def scores(self, whole: nn.Module) -> Sequence[float]:
         """Return the test scores of a whole network."""
-        return test_scores(whole, self.task, self.data, self.context.device)
+        return task_scores(whole, self.task, self.data, self.context.device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -43,7 +43,7 @@ class TaskTraining(NetworkTraining):
 
 
 @torch.no_grad()
-def test_scores(
+def task_scores(
     network: nn.Module, task: LearningTask, data: LightningDataModule, device: torch.device
 ) -> Sequence[float]:
     """Return a task's scores on the test examples: see `LearningTask.scores`."""
