@@ -122,6 +122,22 @@ def test_layers(name: str) -> None:
     assert prunable(groups)["0"] > 0
 
 
+def of_dimensions(dims: int) -> nn.Module:
+    """A network on signals, maps or volumes."""
+    return around(nn.ReLU(), dims)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_networks_of_other_dimensions_are_stored_and_loaded(dims: int, tmp_path: Path) -> None:
+    network, image = of_dimensions(dims).eval(), torch.randn(1, 3, *[6] * dims)
+    (pruned,) = prune(network, image, speed_ups=[1.5])
+    settings = NetworkSettings(builder=f"{__name__}:of_dimensions", arguments={"dims": dims})
+    save_network(
+        tmp_path / "network", pruned, NetworkCard(settings=settings, input_shape=(3, *[6] * dims))
+    )
+    assert torch.equal(call(load_network(tmp_path / "network"), image), call(pruned, image))
+
+
 WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax over channels": lambda x: x * x.softmax(1),
     "local response norm": lambda x: F.local_response_norm(x, 3),
@@ -477,6 +493,13 @@ def test_weight_normed_layers_are_pruned_to_parts_of_their_weights(
         call(network, image), call(pruned, image)  # the old form computes its weights then
     assert torch.allclose(pruned[2].weight, network[2].weight[second][:, first], atol=1e-6)
     assert torch.allclose(pruned[5].weight, network[5].weight[:, second], atol=1e-6)
+
+
+def test_conv_groups_of_weight_normed_layers_are_removed_whole() -> None:
+    middle = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 12, 3, groups=4))
+    network = around(middle, width=8, out=12)
+    groups, pruned = assert_exact(network, IMAGE)
+    assert prunable(groups)["0"] == 4 and pruned[1].groups == 2
 
 
 class Radix(nn.Module):

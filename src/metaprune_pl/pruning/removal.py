@@ -291,7 +291,11 @@ def masked_outputs(
     for connection in graph.connections:
         if connection.parameter is not None and not bool(kept[connection.source].all()):
             parameter = state[connection.parameter]
-            state[connection.parameter] = _masked(connection, parameter, kept)
+            masked = _masked(connection, parameter, kept)
+            if connection.parameter in graph.constraints.lengths:  # rows of 0 have no direction
+                empty = ~masked.flatten(1).any(1)
+                masked[empty] = parameter[empty]
+            state[connection.parameter] = masked
     state.update({alias: state[name] for alias, name in graph.aliases.items()})
     try:
         return graph.constraints.masked(state, kept, images)
@@ -313,7 +317,8 @@ def _difference(path: str, before: Tensor, after: Tensor) -> float:
             raise PruningError(f"{where} differs from that of the masked one.")
         return 0.0
     share = TOLERANCE[before.dtype]
-    high = float(before.abs().max()) if before.numel() else 0.0
+    finite = before.abs().nan_to_num(posinf=0)
+    high = float(finite.max()) if before.numel() else 0.0
     close = torch.allclose(
         before,
         after,
