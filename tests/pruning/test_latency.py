@@ -101,6 +101,21 @@ def test_a_network_that_takes_half_the_time(value: float, by_width: None) -> Non
     assert all(width % 4 == 0 for width in widths)
 
 
+def test_a_slower_measurement_is_no_speed_up(
+    by_width: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = random_resnet(width=16)
+    unpruned = examine(network, EXAMPLE)
+    settings = PruningSettings(cost=Latency(batch=1))
+    measure, slower = Latency.of_network, iter([1.32])
+
+    def of_network(cost: Latency, *args: object) -> float:
+        return measure(cost, *args) * next(slower, 1.0)
+
+    monkeypatch.setattr(Latency, "of_network", of_network)
+    Faster(value=1.25, settings=settings).check(network, unpruned)
+
+
 @pytest.mark.parametrize(("width", "multiple"), [(8, 1), (16, 2), (32, 4), (64, 8), (512, 8)])
 def test_narrow_layers_have_finer_widths(width: int, multiple: int) -> None:
     assert multiple_for(width) == multiple

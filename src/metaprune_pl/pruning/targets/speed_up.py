@@ -68,7 +68,7 @@ class ChannelTarget(Target):
                 f"speed-up {wanted:g}x is out of reach: at most {reach:.2f}x with "
                 f"{self.settings.floors}. Lower the target{higher}."
             )
-        now = base / cost.of_network(network, example)
+        now = unpruned.speed_up(cost, network)
         if 1 < wanted <= now:
             raise ConfigError(
                 f"speed-up {wanted:g}x: the network is at {now:.2f}x already. Speed-ups count "
