@@ -110,7 +110,7 @@ def test_the_path_of_a_new_user(
     assert "agree on 8 images of photos" in out.out and "runs in" in out.out
     assert "Next: metaprune export runs/resnet18_pruned/speed_up_2/network" in out.err
     left = {path.name for path in Path("runs/resnet18_pruned/speed_up_2").iterdir()}
-    assert left >= {"network", "network.onnx", "predict_onnx.py", "result.json"}
+    assert left >= {"network", "network.onnx", "predict_network_onnx.py", "result.json"}
     assert "pruned" not in left and not list(Path("runs/resnet18_pruned").rglob("*.ckpt"))
     main(
         ["export", "runs/resnet18_pruned/speed_up_2/network", "--format=pt2", "--file=network.pt2"]

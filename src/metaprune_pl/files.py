@@ -21,8 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from metaprune_pl.errors import StorageError
 
 UNFINISHED = ".unfinished-"
@@ -53,8 +51,6 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SafetensorError as error:
-        raise StorageError(f"cannot write '{path}': {error}.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(f"cannot write '{path}': {reason}. {way_out(error)}".strip()) from error
@@ -136,11 +132,30 @@ def check_file(path: Path, largest: float = math.inf) -> None:
         raise StorageError(f"cannot read {path}: {reason}.") from error
     if not stat.S_ISREG(found.st_mode):
         raise StorageError(f"cannot read {path}: it is no ordinary file.")
+    if not os.access(path, os.R_OK):
+        raise StorageError(f"cannot read {path}: you may not.")
     if found.st_size > largest:
         raise StorageError(
             f"cannot read {path}: it has {found.st_size} bytes, and {largest:.0f} at most are "
             "expected."
         )
+
+
+def check_new(path: Path) -> None:
+    """Refuse to write over what is there already.
+
+    Raises:
+        StorageError: There is something of that name.
+    """
+    if os.path.lexists(path):
+        raise StorageError(
+            f"'{path}' is there already, and is left as it is. Choose another name, or remove it."
+        )
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path in which `~` is the home folder; `~` of nobody stays."""
+    return Path(os.path.expanduser(path))
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,8 @@
 """A file of each format gives what the network gives, and tells how to feed it."""
 
+import errno
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -15,7 +17,15 @@ from helpers import random_resnet
 from metaprune_pl.__main__ import main
 from metaprune_pl.delivery import FORMATS, Facts
 from metaprune_pl.delivery.images import read_images
-from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
+from metaprune_pl.delivery.predict import script_beside
+from metaprune_pl.errors import DataError
+from metaprune_pl.networks import (
+    NetworkCard,
+    NetworkSettings,
+    load_network,
+    read_card,
+    save_network,
+)
 from metaprune_pl.networks.preprocessing import Preprocessing
 from metaprune_pl.notebook import prune
 
@@ -124,3 +134,103 @@ def test_networks_and_files_are_timed_in_turn(
     for setup in result["setups"]:
         for time in setup["times"].values():
             assert 0 < time["low"] <= time["median"] <= time["high"]
+
+
+def test_only_an_earlier_export_is_replaced(workdir: Path) -> None:
+    store("net")
+    main(["export", "net", "--format=pt2"])
+    main(["export", "net", "--format=pt2"])
+    for name in ("net/weights.safetensors", "net/other.safetensors"):
+        with pytest.raises(SystemExit):
+            main(["export", "net", "--format=safetensors", f"--file={name}"])
+    assert load_network("net") is not None
+    own = {
+        "mine.pt2": "a file of my own",
+        "predict_fresh_pt2.py": "a program of my own",
+        "notes.txt": "metaprune input_shape",
+    }
+    for name, text in own.items():
+        Path(name).write_text(text)
+    for name in ("mine.pt2", "fresh.pt2", "notes.txt", "link.pt2"):
+        Path("link.pt2").unlink(missing_ok=True)
+        Path("link.pt2").symlink_to("notes.txt")
+        with pytest.raises(SystemExit):
+            main(["export", "net", "--format=pt2", f"--file={name}"])
+    assert {name: Path(name).read_text() for name in own} == own
+    assert not Path("fresh.pt2").exists() and Path("link.pt2").is_symlink()
+
+
+def test_a_program_for_each_file_whatever_its_name(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image, *_) = draw(workdir / "photos", 1)
+    network = store("net")
+    with torch.no_grad():
+        network.get_parameter("fc.bias").sub_(1000)
+    save_network("one", network, read_card("net"))
+    names = ['two/a".torchscript', "two/b\n'.torchscript"]
+    for folder, name in zip(("net", "one"), names, strict=True):
+        main(["export", folder, "--format=torchscript", f"--file={name}", "--json"])
+    capsys.readouterr()
+    for name in names:
+        script = str(script_beside(Path(name), FORMATS["torchscript"]))
+        monkeypatch.setattr(sys, "argv", [script, str(image)])
+        assert runpy.run_path(script)["path"].endswith(name)
+
+
+@pytest.mark.parametrize("name", ["pt2", "safetensors"])
+def test_scores_that_are_no_numbers_are_no_agreement(
+    name: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = store("net")
+    network.get_buffer("bn1.running_var").fill_(-1)
+    save_network("net", network, read_card("net"))
+    for args in (["export", "net", f"--format={name}"], ["inspect", "net"]):
+        with pytest.raises(SystemExit):
+            main(args)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "NaN" in line
+    assert not Path(f"net.{name}").exists()
+
+
+@pytest.mark.parametrize("name", ["pt2", "torchscript", "safetensors"])
+def test_a_full_disk_is_told_of(
+    name: str,
+    workdir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store("net")
+
+    def full(path: Path, data: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SystemExit):
+        main(["export", "net", f"--format={name}"])
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith("Free some space; the same command then continues.")
+    )
+    assert {path.name for path in workdir.iterdir()} == {"net"}
+
+
+def test_what_is_stored_is_as_open_as_any_file(workdir: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        store("net")
+        main(["export", "net", "--format=safetensors"])
+    finally:
+        os.umask(before)
+    for name in ("net/weights.safetensors", "net/network.json", "net.safetensors"):
+        assert Path(name).stat().st_mode & 0o777 == 0o640
+
+
+def test_pipes_are_no_images(workdir: Path) -> None:
+    paths = draw(workdir / "photos", 2)
+    os.mkfifo("photos/x.jpg")
+    facts = Facts(input_shape=(3, SIDE, SIDE), preprocessing=TOLD)
+    assert len(read_images(workdir / "photos", facts, 8)) == len(paths)
+    with pytest.raises(DataError, match="no images"):
+        read_images(workdir / "photos/x.jpg", facts, 8)

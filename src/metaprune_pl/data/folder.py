@@ -12,7 +12,7 @@ from PIL import Image
 from rich.markup import escape
 from rich.progress import track
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing
@@ -191,7 +191,7 @@ class ImageFolder(MemoryImages):
             images = self._decode(files)
             try:
                 with whole_file(path) as new:
-                    save_file({"images": images}, new)
+                    new.write_bytes(save({"images": images}))
             except StorageError as error:
                 rank_zero_info(f"Decoded images are not kept: {error}")
         return ImageSet(images, labels)

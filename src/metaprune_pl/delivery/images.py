@@ -30,7 +30,8 @@ def read_images(source: Path, facts: Facts, count: int) -> Tensor:
     paths = [source]
     if source.is_dir():
         paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths or not paths[0].exists():
+    paths = [path for path in paths if path.is_file()]  # a pipe never ends
+    if not paths:
         raise DataError(f"no images in '{source}'.")
     step = max(1, len(paths) // count)
     return torch.stack([read_one(path, facts) for path in paths[::step][:count]])

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from metaprune_pl.delivery.base import Format
-from metaprune_pl.files import write_text
+from metaprune_pl.files import check_new, write_text
 
 PILLOW = "\nfrom PIL"
-HEAD = '''"""Names the class of an image: python {script} IMAGE.jpg (needs {packages})."""
+HEAD = '''"""Names the class of the image whose file is named behind it (needs {packages})."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-path = str(Path(__file__).with_name("{file}"))
+path = str(Path(__file__).with_name({file}))
 '''
 TAIL = '''
 
@@ -47,18 +47,32 @@ if __name__ == "__main__":
 '''
 
 
-def write_predict(file: Path, kind: Format) -> Path | None:
-    """Write the program beside a delivered file, where the network is in it.
+def script_beside(file: Path, kind: Format) -> Path:
+    """Return where the program of a delivered file lies."""
+    return file.with_name(f"predict_{file.stem}_{kind.name}.py")
 
-    Returns:
-        Where it is; None where there is none.
+
+def check_script(file: Path, kind: Format) -> None:
+    """Refuse to replace a program of a person's own by that of a delivered file.
+
+    Raises:
+        StorageError: There is another one.
     """
-    if kind.example is None:
-        return None
-    script = file.with_name(f"predict_{kind.name}.py")
-    packages = "numpy, pillow, " + ("onnxruntime" if kind.name == "onnx" else "torch")
-    head = HEAD.format(script=script.name, packages=packages, file=file.name)
-    imports, _, code = kind.example.partition("\n")
-    whole = head.replace(PILLOW, "\n" + imports + PILLOW) + code + TAIL
-    write_text(script, whole)
+    script = script_beside(file, kind)
+    if not script.is_file() or script.read_bytes() != _program(file, kind).encode():
+        check_new(script)
+
+
+def write_predict(file: Path, kind: Format) -> Path:
+    """Write the program beside a delivered file, and return where it is."""
+    script = script_beside(file, kind)
+    write_text(script, _program(file, kind))
     return script
+
+
+def _program(file: Path, kind: Format) -> str:
+    assert kind.example is not None
+    packages = "numpy, pillow, " + ("onnxruntime" if kind.name == "onnx" else "torch")
+    head = HEAD.format(packages=packages, file=ascii(file.name))
+    imports, _, code = kind.example.partition("\n")
+    return head.replace(PILLOW, "\n" + imports + PILLOW) + code + TAIL

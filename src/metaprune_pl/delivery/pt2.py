@@ -1,5 +1,6 @@
 """PyTorch's own exported program: runs with PyTorch alone."""
 
+import io
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,7 +32,9 @@ def run(images):
     def write(self, network: nn.Module, facts: Facts, path: Path, batch: int | None) -> None:
         """Write a program: see `Format.write`."""
         program = exported(network, facts, batch)
-        torch.export.save(program, path, extra_files={KEY: facts.text})
+        whole = io.BytesIO()  # a full disk would end this process within PyTorch
+        torch.export.save(program, whole, extra_files={KEY: facts.text})
+        path.write_bytes(whole.getbuffer())
 
     def load(self, path: Path, threads: int) -> tuple[Forward, Facts]:
         """Load a program: see `Format.load`."""

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import ClassVar
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from metaprune_pl.delivery.base import KEY, Facts, Format, Forward
@@ -24,7 +24,7 @@ class Safetensors(Format):
         """Write the weights: see `Format.write`."""
         tensors = all_tensors(network).items()
         copies = {name: value.detach().contiguous().clone() for name, value in tensors}
-        save_file(copies, path, {KEY: facts.text})
+        path.write_bytes(save(copies, {KEY: facts.text}))
 
     def load(self, path: Path, threads: int) -> tuple[Forward, Facts]:
         """Refuse: see `Format.load`."""

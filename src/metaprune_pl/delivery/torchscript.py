@@ -1,5 +1,6 @@
 """TorchScript, for programs of C++ and phones that read no other format yet."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,9 @@ def run(images):
                 traced = torch.jit.trace(network, images, check_trace=False)
             except ERRORS as error:
                 raise not_written(error, batch) from error
-            torch.jit.save(traced, path, _extra_files={KEY: facts.text})
+            whole = io.BytesIO()  # a full disk would end this process within PyTorch
+            torch.jit.save(traced, whole, _extra_files={KEY: facts.text})
+        path.write_bytes(whole.getbuffer())
 
     def load(self, path: Path, threads: int) -> tuple[Forward, Facts]:
         """Load a traced network: see `Format.load`."""

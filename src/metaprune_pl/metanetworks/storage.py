@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from metaprune_pl.errors import MetapruneError, StorageError
 from metaprune_pl.files import whole_folder, write_json
@@ -40,7 +40,7 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
             name: value.detach().cpu().contiguous()
             for name, value in metanetwork.state_dict().items()
         }
-        save_file(tensors, new / "weights.safetensors")
+        (new / "weights.safetensors").write_bytes(save(tensors))
         write_json(new / "metanetwork.json", card)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, StorageError
@@ -109,7 +109,7 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
             name: value.detach().cpu().contiguous().clone()
             for name, value in all_tensors(network).items()
         }
-        save_file(tensors, new / "weights.safetensors")
+        (new / "weights.safetensors").write_bytes(save(tensors))
         write_json(new / "network.json", {"format": FORMAT, **asdict(card)})
     return card
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from metaprune_pl.errors import ConfigError, TraceError
+from metaprune_pl.files import check_new
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.networks.detector import is_detector
 from metaprune_pl.networks.inputs import Shape, example_of, read_shape, shape_as_text
@@ -48,6 +49,8 @@ def inspect(
     """
     if figure is not None and Path(figure).suffix not in FIGURES:
         raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
+    if figure is not None:
+        check_new(Path(figure))
     given = None if input_shape is None else read_shape(input_shape)
     source = NetworkSource(network=network, arguments=arguments or {}, state=state)
     whole, card = source.open(input_shape=given)
