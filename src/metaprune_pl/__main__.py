@@ -1,7 +1,10 @@
 """`metaprune`: answers help and version without importing torch; `cli.app` does the rest."""
 
+import os
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from metaprune_pl import __version__
 
@@ -23,6 +26,36 @@ Those of minutes, which need no data:
 """
 
 
+@contextmanager
+def _output() -> Iterator[None]:
+    """Have output go somewhere, and end in one line at most where it cannot be written."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: >&-
+            setattr(sys, name, open(os.devnull, "w"))
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if _can_write("\n"):
+            raise
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"error: cannot write the output: {error.strerror}.\n")
+        sys.exit(1)
+    finally:
+        if not _can_write():  # Python would try once more as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _can_write(text: str = "") -> bool:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+@_output()
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with status 1 or 2 on a person's mistake."""
     args = sys.argv[1:] if args is None else args

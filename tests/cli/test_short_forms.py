@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.settings.short_forms import write_out
 
 
@@ -35,14 +37,39 @@ from metaprune_pl.settings.short_forms import write_out
             "--network=runs/r18/network --trainer.default_root_dir=runs/r18_curve",
         ),
         ("inspect", "timm/r18", "timm/r18"),
+        ("prune", "--out ~", "--trainer.default_root_dir=/home/me"),
+        ("prune", "--out=~/r", "--trainer.default_root_dir=/home/me/r"),
+        ("export", "net --file=~/a.onnx", "net --file=/home/me/a.onnx"),
+        ("export", "net --file ~/a.onnx", "net --file /home/me/a.onnx"),
+        ("train", "--state=~", "--state=~"),
+        ("train", "--out=~nobody_at_all/r", "--trainer.default_root_dir=~nobody_at_all/r"),
         ("inspect", "net --input_shape 3,32,32", "net --input_shape 3,32,32"),
     ],
 )
-def test_a_short_form_is_written_out(command: str, typed: str, meant: str, workdir: Path) -> None:
+def test_a_short_form_is_written_out(
+    command: str, typed: str, meant: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     for file in ("x.py", "a/b.py"):
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).touch()
     assert " ".join(write_out(command, typed.split(" "))) == meant
+
+
+AIMS = ["--speed_up=2", "--latency=0.5", "--size=1MB", "--max_drop=1%", "--masks={}"]
+
+
+@pytest.mark.parametrize("aim", AIMS[1:])
+def test_one_aim_alone_counts(aim: str) -> None:
+    with pytest.raises(ConfigError, match="give one of --speed_up, --latency"):
+        write_out("prune", ["net", "--speed_up", "2", aim])
+    assert write_out("prune", ["--speed_up=2", "--masks=null", "--goal", "null"])
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\db", "a, b", "caf\u00e9"])
+def test_any_name_may_stand_in_a_row(name: str) -> None:
+    (listed,) = write_out("benchmark", [name])
+    assert yaml.safe_load(listed) == [f"./{name}"]
 
 
 def test_files_in_a_row_are_a_list() -> None:

@@ -107,6 +107,7 @@ OTHERS = [
     ["fit", *META, "--ckpt_path=state.pt"],
     ["test", *META],
     ["test", *META, "--ckpt_path=nowhere"],
+    ["validate", *META, "--ckpt_path=last"],
     *(["export", "net", flag] for flag in ("--format=", "--batch=-1", "--batch=x", "--file=a\0b")),
     ["export", LONG],
     ["export", "a\0b"],

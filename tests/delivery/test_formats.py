@@ -234,3 +234,33 @@ def test_pipes_are_no_images(workdir: Path) -> None:
     assert len(read_images(workdir / "photos", facts, 8)) == len(paths)
     with pytest.raises(DataError, match="no images"):
         read_images(workdir / "photos/x.jpg", facts, 8)
+
+
+def test_a_file_says_how_many_images_it_takes(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store("net")
+    main(["export", "net", "--format=torchscript", "--batch=4"])
+    with pytest.raises(SystemExit):
+        main(["benchmark", "net", "net.torchscript", "--seconds=0.001"])
+    assert "was exported for 4 images at once: give --batches 4" in capsys.readouterr().err
+    main(["benchmark", "net", "net.torchscript", "--batches=4", "--seconds=0.001"])
+
+
+@pytest.mark.parametrize("shape", [[3, 16, 15], [-3, 16, 16], [1], [2**63, 1, 1], "[" * 100_000])
+def test_odd_metadata_end_in_one_line(
+    shape: object, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fixed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ torch.ones(3 * SIDE * SIDE, 2)
+
+    facts = Facts(input_shape=(3, SIDE, SIDE))
+    text = shape if isinstance(shape, str) else json.dumps({"input_shape": shape})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Facts, "text", text)
+        FORMATS["onnx"].write(Fixed(), facts, Path("odd.onnx"), None)
+    with pytest.raises(SystemExit):
+        main(["benchmark", "odd.onnx", "--seconds=0.001"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "odd.onnx" in line

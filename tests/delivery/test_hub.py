@@ -69,8 +69,11 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def do_GET(self) -> None:
-        """Give a file."""
-        self._file(body=True)
+        """Give a file, or tell of the repository."""
+        if self.path.endswith("/api/models/me/net"):
+            self._answer({"id": "me/net"})
+        else:
+            self._file(body=True)
 
     def do_HEAD(self) -> None:
         """Tell of a file."""
@@ -117,10 +120,24 @@ def test_a_network_goes_there_and_back(
     assert set(FILES) == {"network.json", "weights.safetensors", "README.md"}
     assert b"metaprune pull me/net" in FILES["README.md"]
     main(["pull", "me/net"])
-    assert "runs/net/network" in capsys.readouterr().out
-    fetched = load_network("runs/net/network")
+    assert "pulled/net" in capsys.readouterr().out
+    fetched = load_network("pulled/net")
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(fetched(images), network(images))
+
+
+def test_nothing_that_is_there_is_replaced(
+    hub: None, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store()
+    FILES["README.md"] = b"my own page"
+    main(["push", "net", "me/net"])
+    assert FILES["README.md"] == b"my own page"
+    before = Path("net/weights.safetensors").stat().st_mtime_ns
+    with pytest.raises(SystemExit):
+        main(["pull", "me/net", "--folder=net"])
+    assert "'net' is there already" in capsys.readouterr().err
+    assert Path("net/weights.safetensors").stat().st_mtime_ns == before
 
 
 def test_code_that_a_repository_names_is_not_run(
@@ -133,7 +150,7 @@ def test_code_that_a_repository_names_is_not_run(
     FILES["network.json"] = json.dumps(card).encode()
     with pytest.raises(SystemExit) as stop:
         main(["pull", "me/net"])
-    assert stop.value.code == 1 and not Path("runs/net/network").exists()
+    assert stop.value.code == 1 and not Path("pulled/net").exists()
     assert "is not imported" in capsys.readouterr().err.replace(
         "It is not imported", "is not imported"
     )
@@ -150,4 +167,4 @@ def test_wrong_uses(
     assert stop.value.code == 1
     message = capsys.readouterr().err.strip()
     assert message.startswith("error: ") and "\n" not in message
-    assert not Path("runs/other").exists() or not list(Path("runs/other").iterdir())
+    assert not Path("pulled").exists() or not list(Path("pulled").iterdir())

@@ -84,3 +84,15 @@ def test_what_was_good_before_is_kept_and_the_run_continues_from_it(
     stopped, whole = results(workdir / "run"), results(workdir / "whole")
     weights = [sorted(p.read_bytes() for p in of if p.suffix != ".ckpt") for of in (stopped, whole)]
     assert weights[0] == weights[1] != []
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_last_step_counts(
+    keep: str, line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One step of an epoch: no loss comes after it."""
+    one = ["--data.batch_size=2000", f"--model.keep={keep}", "--trainer.max_epochs=1"]
+    rate = "--model.optimizer={name: adamw, lr: 1.0e+30}"
+    with pytest.raises(SystemExit):
+        main([*finetuning(line / "runs/quickstart/data_models/networks"), *one, rate, RUN])
+    assert "not finite in epoch 1" in capsys.readouterr().err and results(workdir) == []

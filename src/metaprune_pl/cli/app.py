@@ -83,6 +83,10 @@ def run(args: list[str]) -> None:
     Raises:
         MetapruneError: It cannot be run so.
     """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise StorageError("the current folder was removed. Change to another.") from error
     command, flags = args[0], write_out(args[0], args[1:])
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)

@@ -1,12 +1,13 @@
 """`fit`, `validate` and `test`: LightningCLI itself, with our Trainer and configs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.runs.command import Run, check_trainer
 from metaprune_pl.settings.parsing import CommandParser, ConfigFile, example
 from metaprune_pl.stages.trainer import StageTrainer
@@ -66,7 +67,20 @@ class TrainingCLI(LightningCLI):
                 f"{type(self.model).__name__} has no {self.command}: `metaprune prune` tests what "
                 "comes of it."
             )
+        if self.config.ckpt_path == "last":  # Lightning evaluates other weights if there is none
+            self.config.ckpt_path = self._last()
         self._call()
+
+    def _last(self) -> str:
+        """Return the last checkpoint of the run's folder.
+
+        Raises:
+            StorageError: There is none.
+        """
+        last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            raise StorageError(f"there is no checkpoint '{last}'. Name one: --ckpt_path FILE.")
+        return str(last)
 
     def _call(self) -> None:
         method = getattr(self.trainer, self.command)

@@ -34,6 +34,8 @@ def refusal(error: BaseException) -> str | None:
         return str(inner) if isinstance(inner, MetapruneError) else _sentence(inner)
     if isinstance(error, OSError) and error.filename is not None:
         return f"'{error.filename}': {error.strerror}. {way_out(error)}".strip()
+    if isinstance(error, OSError) and way_out(error):
+        return f"cannot write: {error.strerror}. {way_out(error)}"
     if isinstance(error, torch.OutOfMemoryError) or _ALLOCATION in str(error):
         return "there is not enough memory. Take smaller batches, or fewer images at once."
     return f"trainer: {_sentence(error)}" if _is_lightnings(error) else None

@@ -15,11 +15,12 @@ from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive, download_url
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing, cut
-from metaprune_pl.data.files import UNREADABLE, check_shares, share
+from metaprune_pl.data.files import UNREADABLE, check_image_size, check_shares, share
 from metaprune_pl.data.images import Normalization
 from metaprune_pl.data.loader import Batch
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import DataError
+from metaprune_pl.files import at_home
 
 _MARGIN = 8 / 7
 """Enlarged images are this much larger than what is cut out of them: 256 for 224."""
@@ -81,7 +82,8 @@ class PublicImages(MemoryImages):
             seed=seed,
         )
         check_shares(validation_share=validation_share)
-        self.root = Path(root).expanduser()
+        check_image_size(image_size)
+        self.root = at_home(root)
         self.download = download
         self.image_size = image_size
         self.grayscale = grayscale

@@ -32,6 +32,8 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """What the readers of damaged files raise."""
+LARGEST_SIDE = 8192
+"""Pixels of a side at most."""
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,6 +56,16 @@ def check_shares(**shares: float) -> None:
     for name, share in shares.items():
         if not (0 < share < 1 or (name == "fraction" and share == 1)):
             raise ConfigError(f"data.{name} is {share:g}; it lies between 0 and 1.")
+
+
+def check_image_size(size: object) -> None:
+    """Refuse a number of pixels that no image has.
+
+    Raises:
+        ConfigError: It is not from 1 to `LARGEST_SIDE`.
+    """
+    if isinstance(size, int) and not 1 <= size <= LARGEST_SIDE:
+        raise ConfigError(f"data.image_size is {size}: give 1 to {LARGEST_SIDE} pixels.")
 
 
 def class_names(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from metaprune_pl.data.augmentation import Augmentation, Mixing
 from metaprune_pl.data.files import (
     check_classes,
+    check_image_size,
     check_shares,
     class_names,
     list_images,
@@ -28,7 +29,7 @@ from metaprune_pl.data.files import (
 from metaprune_pl.data.images import Normalization, OfNetwork
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import ConfigError, DataError, StorageError
-from metaprune_pl.files import cache_folder, check_file, whole_file
+from metaprune_pl.files import at_home, cache_folder, check_file, whole_file
 
 SEEN = 20
 """Images that are looked at to know the size of all."""
@@ -97,14 +98,15 @@ class ImageFolder(MemoryImages):
             seed=seed,
         )
         check_shares(validation_share=validation_share, test_share=test_share)
-        self.folder = Path(folder).expanduser()
+        check_image_size(image_size)
+        self.folder = at_home(folder)
         self.image_size = image_size
         self._follows = normalization == "network"
         self.grayscale = grayscale
         self.exif = exif
         self.validation_share = validation_share
         self.test_share = test_share
-        self.cache = Path(cache).expanduser() if cache else cache_folder()
+        self.cache = at_home(cache) if cache else cache_folder()
 
     @property
     def num_classes(self) -> int:

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from metaprune_pl.data.augmentation import Mixing
 from metaprune_pl.data.files import (
     check_classes,
+    check_image_size,
     check_shares,
     class_names,
     fraction_of,
@@ -30,6 +31,7 @@ from metaprune_pl.data.files import (
 from metaprune_pl.data.images import IMAGENET, ImageDataModule, Normalization, Split
 from metaprune_pl.data.loader import Batch, ImageLoader, Order
 from metaprune_pl.errors import DataError
+from metaprune_pl.files import at_home
 
 _LONGEST = 16
 """How many times as long as wide images are at most."""
@@ -209,7 +211,8 @@ class StreamedImageFolder(ImageDataModule):
             seed=seed,
         )
         check_shares(validation_share=validation_share, fraction=fraction)
-        self.folder = Path(folder).expanduser()
+        check_image_size(image_size)
+        self.folder = at_home(folder)
         self.image_size = image_size
         self.exif = exif
         self._normalization = normalization

@@ -21,6 +21,7 @@ from metaprune_pl.data.images import Split
 from metaprune_pl.data.loader import Order
 from metaprune_pl.data.stream import Reader, StreamLoader
 from metaprune_pl.errors import DataError
+from metaprune_pl.files import at_home
 
 CLASSES = (
     "aeroplane",
@@ -103,7 +104,7 @@ class VOC(SteppedDataModule):
             seed=seed,
         )
         check_shares(validation_share=validation_share)
-        self.root = Path(root).expanduser()
+        self.root = at_home(root)
         self.download = download
         self.validation_share = validation_share
         self.workers = min(workers, len(os.sched_getaffinity(0)))

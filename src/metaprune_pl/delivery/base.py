@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from metaprune_pl.files import check_file
 from metaprune_pl.graphs.export import ERRORS
 from metaprune_pl.networks import NetworkCard
 from metaprune_pl.networks.preprocessing import Preprocessing
+from metaprune_pl.networks.storage import LARGEST_IMAGE
 from metaprune_pl.records import as_record
 
 KEY = "metaprune"
@@ -35,10 +37,12 @@ class Facts:
     Attributes:
         input_shape: (C, H, W) of an image.
         preprocessing: What is done to images before; None where nobody has told.
+        batch: Images that it takes at once; None is any number.
     """
 
     input_shape: tuple[int, ...]
     preprocessing: Preprocessing | None = None
+    batch: int | None = None
 
     @classmethod
     def of(cls, card: NetworkCard) -> Self:
@@ -60,10 +64,13 @@ class Facts:
         if not text:
             raise StorageError(f"{path} was not written by `metaprune export`.")
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            facts = as_record(cls, json.loads(text), path)
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{path} is damaged ({error}). Export the network again.") from error
-        return as_record(cls, data, path)
+        shape = facts.input_shape
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > LARGEST_IMAGE:
+            raise StorageError(f"{path} is damaged (input_shape is {shape}).")
+        return facts
 
 
 class Format(ABC):

@@ -1,5 +1,6 @@
 """A stored network as a file of a format, checked against the network that it came from."""
 
+from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def deliver(
         sample = read_images(images, facts, count)
         sample = sample[torch.arange(count) % len(sample)] if batch else sample
     with whole_file(file) as new:
-        kind.write(network, facts, new, batch)
+        kind.write(network, replace(facts, batch=batch), new, batch)
         difference = None if kind.missing() else _difference(network, kind, new, sample, batch)
     script = write_predict(file, kind) if has_script else None
     return Delivered(

@@ -65,9 +65,11 @@ class Goal:
         else:
             text, units, example = str(self.latency), "ms|", "latency: 0.5 or 12ms"
         match = re.fullmatch(rf"{NUMBER}\s*({units})", text.strip(), re.IGNORECASE)
+        name = example.partition(":")[0]
         value = float(match[1]) if match else 0.0
-        if match is None or not value or (match[2] == "" and value >= 1) or value == math.inf:
-            name = example.partition(":")[0]
+        if match is not None and not value:
+            raise ConfigError(f"goal.{name} is '{text}': give more than 0.")
+        if match is None or (match[2] == "" and value >= 1) or value == math.inf:
             raise ConfigError(f"goal.{name} is '{text}': write it as in {example}.")
         return value, match[2]
 

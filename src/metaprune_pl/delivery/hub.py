@@ -18,7 +18,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 
 from metaprune_pl.errors import StorageError
-from metaprune_pl.files import whole_folder
+from metaprune_pl.files import check_new, whole_folder
 from metaprune_pl.networks import NetworkCard, load_network, read_card
 
 FILES = ("network.json", "weights.safetensors")
@@ -27,6 +27,8 @@ FILES = ("network.json", "weights.safetensors")
 
 def push(folder: str, repository: str, *, private: bool) -> str:
     """Send a stored network to a repository, which is made if there is none.
+
+    Another network there is kept in the repository's history; a README.md stays as it is.
 
     Args:
         folder: Folder of the network.
@@ -46,8 +48,9 @@ def push(folder: str, repository: str, *, private: bool) -> str:
             api.upload_file(
                 path_or_fileobj=Path(folder) / name, path_in_repo=name, repo_id=repository
             )
-        text = _readme(card, repository)
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=repository)
+        if not api.file_exists(repository, "README.md"):
+            text = _readme(card, repository).encode()
+            api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=repository)
     return str(address)
 
 
@@ -58,14 +61,16 @@ def pull(
 
     Args:
         repository: USER/NAME.
-        folder: Where to.
+        folder: Where to; nothing is there yet.
         builder: What builds it, where that is the person's own.
 
     Raises:
-        StorageError: The Hub refuses, or what it sent is no network.
+        StorageError: The Hub refuses, what it sent is no network, or the folder is there already.
     """
+    check_new(folder)
     api = HfApi()
     with _asking(repository):
+        api.model_info(repository)  # a file would be asked for half a minute of a Hub out of reach
         files = [Path(api.hf_hub_download(repository, name)) for name in FILES]
     with whole_folder(folder) as new:
         for file in files:

@@ -89,7 +89,12 @@ def run(images):
         told = session.get_modelmeta().custom_metadata_map.get(KEY, "")
 
         def run(images: Tensor) -> Tensor:
-            return torch.from_numpy(session.run(["scores"], {"images": images.numpy()})[0])
+            try:
+                scores = session.run(["scores"], {"images": images.numpy()})
+            except (*refused, ValueError) as error:
+                reason = str(error).partition("\n")[0]
+                raise StorageError(f"cannot run {path}: {reason}") from error
+            return torch.from_numpy(scores[0])
 
         return run, Facts.parse(told, path)
 

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from metaprune_pl.delivery import FORMATS
 from metaprune_pl.delivery.base import Forward
 from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.graphs.export import ERRORS
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pruning import count_macs
 from metaprune_pl.pruning.cost.timing import Timing, time_in_turn
@@ -27,11 +29,25 @@ class Program:
         subject: What it is, for people.
         input_shape: (C, H, W) of an image.
         load: Gives it ready to run, for a number of threads.
+        batch: Images that it takes at once; None is any number.
     """
 
     subject: Subject
     input_shape: tuple[int, ...]
     load: Callable[[int], Forward]
+    batch: int | None = None
+
+    def check(self, batch: int) -> None:
+        """Refuse a number of images that it does not take.
+
+        Raises:
+            ConfigError: It was exported for another one.
+        """
+        if self.batch not in (None, batch):
+            raise ConfigError(
+                f"{self.subject.name} was exported for {self.batch} images at once: give --batches "
+                f"{self.batch}, or export it without --batch."
+            )
 
 
 def open_program(path: str, compiled: bool) -> Program:
@@ -62,6 +78,7 @@ def open_program(path: str, compiled: bool) -> Program:
         subject=subject,
         input_shape=facts.input_shape,
         load=lambda threads: kind.load(file, threads)[0],
+        batch=facts.batch,
     )
 
 
@@ -90,6 +107,7 @@ def compare_times(
 
     Raises:
         ConfigError: They take different images.
+        StorageError: A file does not run on its images.
     """
     shape = programs[0].input_shape
     for other in programs:
@@ -97,14 +115,17 @@ def compare_times(
             sizes = ("x".join(map(str, each.input_shape)) for each in (programs[0], other))
             names = f"{programs[0].subject.name} and {other.subject.name}"
             raise ConfigError(f"{names} take images of {' and '.join(sizes)}: compare like ones.")
+    for program, batch in product(programs, batches):
+        program.check(batch)
     before, setups = torch.get_num_threads(), []
     try:
         for number in threads:
             torch.set_num_threads(number)
+            names = [program.subject.name for program in programs]
             forwards = [program.load(number) for program in programs]
             for batch in batches:
-                times = _times(forwards, torch.randn(batch, *shape), seconds)
-                named = {p.subject.name: t for p, t in zip(programs, times, strict=True)}
+                times = _times(forwards, names, torch.randn(batch, *shape), seconds)
+                named = dict(zip(names, times, strict=True))
                 setups.append(Setup(batch=batch, threads=number, times=named))
     finally:
         torch.set_num_threads(before)
@@ -113,10 +134,19 @@ def compare_times(
 
 
 @torch.inference_mode()
-def _times(forwards: Sequence[Forward], images: Tensor, seconds: float) -> list[Timing]:
+def _times(
+    forwards: Sequence[Forward], names: Sequence[str], images: Tensor, seconds: float
+) -> list[Timing]:
     def pass_of(forward: Forward) -> Callable[[], object]:
         return lambda: forward(images)
 
+    for forward, name in zip(forwards, names, strict=True):
+        try:
+            forward(images)
+        except ERRORS as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            size = "x".join(map(str, images.shape))
+            raise StorageError(f"cannot run {name} on images of {size}: {reason}") from error
     return time_in_turn([pass_of(forward) for forward in forwards], seconds=seconds)
 
 

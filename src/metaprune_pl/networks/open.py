@@ -34,7 +34,7 @@ class NetworkSource:
     state: str | None = None
 
     def __post_init__(self) -> None:
-        if self.stored and (self.arguments or self.state):
+        if self.stored and (self.arguments or self.state is not None):
             raise ConfigError(
                 f"'{self.network}' is a stored network: it takes no arguments and no state."
             )

@@ -5,6 +5,10 @@ from os.path import normpath
 from metaprune_pl.delivery.subjects import compare_times, open_program
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.reports.benchmarked import Benchmarked
+from metaprune_pl.stages.trainer import MOST_THREADS
+
+MOST_IMAGES = 2**16
+"""Of a pass."""
 
 
 def benchmark(
@@ -34,6 +38,8 @@ def benchmark(
     """
     if not networks or not batches or not threads or min(*batches, *threads) < 1:
         raise ConfigError("batches and threads are one or more whole numbers of at least 1.")
+    if max(threads) > MOST_THREADS or max(batches) > MOST_IMAGES:
+        raise ConfigError(f"give {MOST_THREADS} threads and {MOST_IMAGES} images at most.")
     if not 0 < seconds <= 3600:
         raise ConfigError(f"seconds is {seconds:g}: give more than 0, and 3600 at most.")
     paths = dict.fromkeys(map(normpath, networks))

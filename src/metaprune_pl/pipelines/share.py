@@ -26,12 +26,12 @@ def pull(repository: str, *, folder: str | None = None) -> Shared:
 
     Args:
         repository: USER/NAME.
-        folder: Where to; by default runs/NAME/network.
+        folder: Where to, a new one; by default pulled/NAME.
 
     Example:
         metaprune pull me/my_network
     """
     name = repository.rpartition("/")[2]
-    target = Path(folder) if folder else Path("runs") / name / "network"
+    target = Path(folder) if folder else Path("pulled") / name
     hub.pull(repository, target)
     return Shared(network=str(target), next_step=f"metaprune inspect {target}")

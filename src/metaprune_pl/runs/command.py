@@ -12,7 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
+from metaprune_pl.data import ImageFolder
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import at_home
 from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.context import Context
@@ -245,7 +247,19 @@ def check(
     """
     if "model" not in arguments and trainer.get("max_epochs") is not None:
         raise ConfigError(_no_effect(command.__name__, parser_of(command).get_defaults()))
+    _check_apart(at_home(trainer.get("default_root_dir") or "."), arguments.get("data"))
     _RULES[command.__name__].check(arguments)
+
+
+def _check_apart(folder: Path, data: Any) -> None:
+    """Refuse a run's folder that would be one of the class folders of images, or lie in one."""
+    if not isinstance(data, ImageFolder) or (data.folder / "train").is_dir():
+        return
+    if data.folder.resolve() in folder.resolve().parents:
+        raise ConfigError(
+            f"'{folder}' would be a class folder of the images in '{data.folder}': set "
+            "--trainer.default_root_dir to a folder elsewhere."
+        )
 
 
 def check_trainer(settings: Namespace) -> None:

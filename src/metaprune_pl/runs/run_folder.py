@@ -216,8 +216,8 @@ class RunFolder:
                 such folder.
         """
         outer = [path for path in (self.path, *self.path.parents) if path.exists()]
-        before = {*paths_below(self.path), *outer}
         self._refuse_foreign(config)
+        before = {*paths_below(self.path), *outer}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -320,7 +320,7 @@ class RunFolder:
         if (
             not (self.path / "report.json").is_file()
             or not old.is_file()
-            or old.read_text() == config
+            or old.read_bytes() == config.encode()
         ):
             return None
         number = 1

@@ -1,10 +1,14 @@
 """Short forms of what is typed most often, written out: the one place where that is done."""
 
+import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
+
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import at_home
 
 _NETWORK_FIRST = {"prune": "_pruned", "curve": "_curve", "train": ""}
 """Commands whose first word may be the network, and how the names of their folders end."""
@@ -27,6 +31,8 @@ _OF_NETWORK = (
     "--data.batch_size=32",
 )
 """What a folder of images is read as."""
+_AIMS = ("speed_ups", "goal", "masks", "targets")
+"""Settings that say what a network is to come to, each in place of the others."""
 _LENGTHS = {"prune": "finetune_after", "train": "training"}
 """Commands that train on images, and what says how long."""
 LEAST_STEPS = 1000
@@ -50,18 +56,24 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
     `--speed_up 2`, `--speed_ups 2,3`     `--speed_ups=[2]`, `--speed_ups=[2,3]`
     `--latency 0.5`, `--max_drop 1%`      `--goal.latency=0.5`, `--goal.max_drop=1%`
     `--out FOLDER`                        `--trainer.default_root_dir=FOLDER`
+    `FLAG=~/FOLDER`                       the folder in the home folder
     ====================================  ===========================================
 
     Args:
         command: The command.
         args: What was typed behind it.
+
+    Raises:
+        ConfigError: Two of the flags say what the network is to come to.
     """
-    words = [_of_file(arg) for arg in args]
+    words = [_of_file(_from_home(arg)) for arg in args]
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     if command in _LISTED_FIRST and first:
-        quoted = ", ".join(f'"{_as_path(word)}"' for word in words[:first])
-        words = [f"[{quoted}]", *words[first:]]
+        listed = [_as_path(word) for word in words[:first]]
+        words = [json.dumps(listed, ensure_ascii=False), *words[first:]]
     flags = list(_flags(words))
+    if command == "prune":
+        _check_aims(flags)
     if command in _NETWORK_FIRST and first == 1:
         flags[0] = f"--network={words[0]}"
         flags += _folder(command, words[0], flags)
@@ -73,6 +85,24 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
 def _as_path(word: str) -> str:
     """Return a name in the current folder as no class could be called: `./net.onnx`."""
     return word if "/" in word else f"./{word}"
+
+
+def _from_home(arg: str) -> str:
+    """Return an argument with the home folder for `~/`; the shell sees none behind `=`."""
+    flag, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return f"{flag}{equals}{os.path.expanduser(value)}" if "/" in value else arg
+
+
+def _check_aims(flags: list[str]) -> None:
+    """Refuse several aims: one alone would count."""
+    pairs = zip(flags, [*flags[1:], ""], strict=True)
+    set_ = (flag for flag, value in pairs if "null" not in (value, flag.rpartition("=")[2]))
+    names = {flag.removeprefix("--").partition("=")[0].partition(".")[0] for flag in set_}
+    if len(names & {*_AIMS}) > 1:
+        raise ConfigError(
+            "give one of --speed_up, --latency, --size, --max_drop, --masks and --targets: each is "
+            "in place of the others."
+        )
 
 
 def _flags(words: Iterable[str]) -> Iterator[str]:
@@ -97,6 +127,8 @@ def _typed_last(flags: list[str]) -> list[str]:
 
 
 def _written_out(name: str, value: str) -> Iterator[str]:
+    if name == "out" and value == "~":
+        value = str(at_home(value))  # YAML's null otherwise
     name = _NAMES.get(name, name)
     if name == "data" and _is_folder(value):
         yield "--data=ImageFolder"
@@ -110,7 +142,7 @@ def _written_out(name: str, value: str) -> Iterator[str]:
 
 def _is_folder(value: str) -> bool:
     """Whether a value names a folder rather than a class, a YAML file or settings."""
-    path = Path(value).expanduser()
+    path = at_home(value)
     is_file = path.suffix in {".yaml", ".yml", ".json"}
     return path.is_dir() or ("/" in value and not is_file) or bool(_FOLDER.fullmatch(value))
 
@@ -122,9 +154,9 @@ def _of_file(arg: str) -> str:
     """
     flag, equals, value = arg.rpartition("=") if arg.startswith("--") else ("", "", arg)
     match = _FILE.fullmatch(value)
-    if match is None or not Path(f"{match['path']}.py").expanduser().is_file():
+    if match is None or not at_home(f"{match['path']}.py").is_file():
         return arg
-    path = Path(match["path"]).expanduser()
+    path = at_home(match["path"])
     sys.path.insert(0, str(path.parent.resolve()))
     return f"{flag}{equals}{path.name}:{match['function']}"
 
@@ -141,7 +173,7 @@ def _length(command: str, flags: list[str]) -> list[str]:
     if name is None or any(flag.startswith((f"--{name}", "--config", "-c")) for flag in flags):
         return []
     folder = next(flag for flag in flags if flag.startswith("--data.folder="))
-    files = (path for path in Path(folder.partition("=")[2]).expanduser().rglob("*.*"))
+    files = at_home(folder.partition("=")[2]).rglob("*.*")
     few = sum(1 for _ in islice(files, ENOUGH)) < ENOUGH
     return [f"--{name}.steps={LEAST_STEPS}"] if few else []
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -85,6 +86,7 @@ class Finetuning(NetworkTraining):
         self.metrics = nn.ModuleDict()
         self.best: dict[str, Any] = {}
         self.validated_step = -1
+        self.seen: Tensor | None = None
         self.zeros: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
@@ -117,7 +119,7 @@ class Finetuning(NetworkTraining):
         for teacher in self.teacher:
             teacher.to(self.device).eval()
         if not self.best:
-            self._keep_best()
+            self._keep_best(0)
         self.zeros = {
             name: self.network.get_parameter(name).detach() == 0 for name in self.card.masked
         }
@@ -128,6 +130,7 @@ class Finetuning(NetworkTraining):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, and what the teacher says of it."""
+        self.seen = batch[0]
         return self.loss(self(batch[0]), batch)
 
     def loss(self, logits: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -164,16 +167,25 @@ class Finetuning(NetworkTraining):
                 gradient.masked_fill_(zeros, 0.0)
 
     def on_train_epoch_end(self) -> None:
-        """Keep the weights where they are the best so far."""
+        """Look at what the last step has made of the network; keep the best weights so far."""
+        self._watch_scores()
         super().on_train_epoch_end()
-        self._keep_best()
+        self._keep_best(self.current_epoch + 1)
 
-    def _keep_best(self) -> None:
+    @torch.no_grad()
+    def _watch_scores(self) -> None:
+        """Note whether the scores of the last batch are numbers after its step."""
+        if self.seen is not None:
+            self.network.eval()
+            self.watch(self(self.seen).abs().max())
+            self.network.train()
+
+    def _keep_best(self, epochs: int) -> None:
         if self.keep == "best":
             reached = self._validation_accuracy()
             if reached > self.best.get("accuracy", -1.0):
                 state = {name: v.detach().clone() for name, v in self.network.state_dict().items()}
-                self.best = {"accuracy": reached, "state": state}
+                self.best = {"accuracy": reached, "state": state, "epochs": epochs}
 
     def _validation_accuracy(self) -> float:
         """Return the accuracy as the epoch ends, which may be before Lightning validates."""
@@ -201,6 +213,11 @@ class Finetuning(NetworkTraining):
     def on_fit_end(self) -> None:
         """Store the network with the weights that are kept."""
         if self.best:
+            if self.best.get("epochs") == 0 and self.current_epoch:
+                rank_zero_info(
+                    "No epoch was better on the validation images than before the training: the "
+                    "weights from before are kept."
+                )
             put_state(self.network, self.best["state"])
         super().on_fit_end()
 

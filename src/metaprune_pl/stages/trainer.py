@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import at_home
 from metaprune_pl.reports.events import Events
 from metaprune_pl.stages.batch_norm import SyncBatchNorms
 from metaprune_pl.stages.callbacks import CountImages, ProgressLines, SameEpochs
@@ -81,7 +82,7 @@ class StageTrainer(pl.Trainer):
             )
         self._settings = {key: value for key, value in kwargs.items() if key != "callbacks"}
         self._callbacks = [copy.deepcopy(c) for c in _as_list(kwargs.get("callbacks"))]
-        folder = Path(kwargs.get("default_root_dir") or ".")
+        folder = at_home(kwargs.get("default_root_dir") or ".")
         self.events = Events.of(folder)
         if kwargs.get("logger") in (None, True):
             kwargs["logger"] = self.events.logger(folder)
