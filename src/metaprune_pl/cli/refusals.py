@@ -1,5 +1,6 @@
 """What ends in one line: our own errors, the system's about a file, and Lightning's own."""
 
+import errno
 import traceback
 
 import torch
@@ -34,7 +35,7 @@ def refusal(error: BaseException) -> str | None:
         return str(inner) if isinstance(inner, MetapruneError) else _sentence(inner)
     if isinstance(error, OSError) and error.filename is not None:
         return f"'{error.filename}': {error.strerror}. {way_out(error)}".strip()
-    if isinstance(error, OSError) and way_out(error):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write: {error.strerror}. {way_out(error)}"
     if isinstance(error, torch.OutOfMemoryError) or _ALLOCATION in str(error):
         return "there is not enough memory. Take smaller batches, or fewer images at once."
