@@ -24,7 +24,7 @@ WRONG = [
     ([*PRUNE, "--latency", "half"], "goal.latency is 'half': write it as in"),
     ([*PRUNE, "--latency", "0"], "goal.latency is '0': give more than 0."),
     ([*PRUNE, "--max_drop", "0%"], "goal.max_drop is '0%': give more than 0."),
-    ([*PRUNE, "--masks={}", "--goal.size=1MB"], "give one of --speed_up, --latency, --size"),
+    ([*PRUNE, "--masks={}", "--goal.size=1MB"], "give one of them"),
     ([*PRUNE, "--out=photos/run"], "'photos/run' would be a class folder of the images in"),
     (["train", "net", "--data", "photos", "--state="], "it takes no arguments and no state"),
     ([*PRUNE, "--latency", "12s"], "goal.latency is '12s': write it as in"),

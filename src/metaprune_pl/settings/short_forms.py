@@ -31,8 +31,8 @@ _OF_NETWORK = (
     "--data.batch_size=32",
 )
 """What a folder of images is read as."""
-_AIMS = ("speed_ups", "goal", "masks", "targets")
-"""Settings that say what a network is to come to, each in place of the others."""
+_NO_GOALS = {"speed_ups", "masks", "targets"}
+"""Settings that a goal takes the place of."""
 _LENGTHS = {"prune": "finetune_after", "train": "training"}
 """Commands that train on images, and what says how long."""
 LEAST_STEPS = 1000
@@ -64,7 +64,7 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
         args: What was typed behind it.
 
     Raises:
-        ConfigError: Two of the flags say what the network is to come to.
+        ConfigError: A goal is given, and something that would then not count.
     """
     words = [_of_file(_from_home(arg)) for arg in args]
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
@@ -73,7 +73,7 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
         words = [json.dumps(listed, ensure_ascii=False), *words[first:]]
     flags = list(_flags(words))
     if command == "prune":
-        _check_aims(flags)
+        _check_goal(flags)
     if command in _NETWORK_FIRST and first == 1:
         flags[0] = f"--network={words[0]}"
         flags += _folder(command, words[0], flags)
@@ -93,15 +93,15 @@ def _from_home(arg: str) -> str:
     return f"{flag}{equals}{os.path.expanduser(value)}" if "/" in value else arg
 
 
-def _check_aims(flags: list[str]) -> None:
-    """Refuse several aims: one alone would count."""
+def _check_goal(flags: list[str]) -> None:
+    """Refuse a goal beside what would then not count."""
     pairs = zip(flags, [*flags[1:], ""], strict=True)
-    set_ = (flag for flag, value in pairs if "null" not in (value, flag.rpartition("=")[2]))
-    names = {flag.removeprefix("--").partition("=")[0].partition(".")[0] for flag in set_}
-    if len(names & {*_AIMS}) > 1:
+    chosen = (flag for flag, value in pairs if "null" not in (value, flag.rpartition("=")[2]))
+    names = {flag.removeprefix("--").partition("=")[0].partition(".")[0] for flag in chosen}
+    if "goal" in names and names & _NO_GOALS:
         raise ConfigError(
-            "give one of --speed_up, --latency, --size, --max_drop, --masks and --targets: each is "
-            "in place of the others."
+            "--latency, --size and --max_drop are in place of --speed_up, --masks and --targets: "
+            "give one of them."
         )
 
 
