@@ -121,11 +121,11 @@ def compare_times(
     try:
         for number in threads:
             torch.set_num_threads(number)
-            names = [program.subject.name for program in programs]
+            labels = [program.subject.name for program in programs]
             forwards = [program.load(number) for program in programs]
             for batch in batches:
-                times = _times(forwards, names, torch.randn(batch, *shape), seconds)
-                named = dict(zip(names, times, strict=True))
+                times = _times(forwards, labels, torch.randn(batch, *shape), seconds)
+                named = dict(zip(labels, times, strict=True))
                 setups.append(Setup(batch=batch, threads=number, times=named))
     finally:
         torch.set_num_threads(before)
