@@ -92,8 +92,6 @@ def prune(
     _check_batches(latency_batches)
     if goal is not None and (masks is not None or targets):
         raise ConfigError("goal: it is in place of masks and targets; set these to null and [].")
-    if goal is not None and (masks is not None or targets):
-        raise ConfigError("goal: it is in place of masks and targets; set these to null and [].")
     asked = asked_targets(speed_ups, masks, targets, before.pruning)
     if goal is not None:
         asked = [goal.target(lambda: open_for(before.source, data), before.pruning)]
