@@ -48,12 +48,7 @@ def deliver(
     _check_target(file, kind)
     if has_script:
         check_script(file, kind)
-    count = batch or IMAGES
-    if images is None:
-        sample = torch.randn(count, *facts.input_shape, generator=torch.Generator().manual_seed(1))
-    else:
-        sample = read_images(images, facts, count)
-        sample = sample[torch.arange(count) % len(sample)] if batch else sample
+    sample = _sample(images, facts, batch)
     with whole_file(file) as new:
         kind.write(network, replace(facts, batch=batch), new, batch)
         difference = None if kind.missing() else _difference(network, kind, new, sample, batch)
@@ -69,6 +64,16 @@ def deliver(
         missing=kind.missing(),
         script=None if script is None else str(script),
     )
+
+
+def _sample(source: Path | None, facts: Facts, batch: int | None) -> Tensor:
+    """Return images to compare on, [B, C, H, W]."""
+    count = batch or IMAGES
+    if source is None:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(count, *facts.input_shape, generator=generator)
+    images = read_images(source, facts, count)
+    return images[torch.arange(count) % len(images)] if batch else images
 
 
 def _check_target(file: Path, kind: Format) -> None:

@@ -47,10 +47,8 @@ def inspect(
     Example:
         metaprune inspect torchvision/resnet18
     """
-    if figure is not None and Path(figure).suffix not in FIGURES:
-        raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
     if figure is not None:
-        check_new(Path(figure))
+        _check_figure(figure)
     given = None if input_shape is None else read_shape(input_shape)
     source = NetworkSource(network=network, arguments=arguments or {}, state=state)
     whole, card = source.open(input_shape=given)
@@ -68,6 +66,13 @@ def inspect(
     if figure is not None:
         save_figure(draw_graph(groups, result.title), Path(figure))
     return result
+
+
+def _check_figure(figure: str) -> None:
+    """Refuse a name that is no picture's, or that something has already."""
+    if Path(figure).suffix not in FIGURES:
+        raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
+    check_new(Path(figure))
 
 
 def _groups(

@@ -89,9 +89,7 @@ def prune(
     """
     before = Preparation(**preparation)
     check_rounds(rounds, finetune_after.length)
-    _check_batches(latency_batches)
-    if goal is not None and (masks is not None or targets):
-        raise ConfigError("goal: it is in place of masks and targets; set these to null and [].")
+    _check(latency_batches, goal, masks is not None or bool(targets))
     asked = asked_targets(speed_ups, masks, targets, before.pruning)
     if goal is not None:
         asked = [goal.target(lambda: open_for(before.source, data), before.pruning)]
@@ -102,7 +100,9 @@ def prune(
     return _reported(task, asked, prune_to_targets(task, asked, rounds, rewind=rewind))
 
 
-def _check_batches(sizes: Sequence[int]) -> None:
+def _check(sizes: Sequence[int], goal: Goal | None, has_targets: bool) -> None:
+    if goal is not None and has_targets:
+        raise ConfigError("goal: it is in place of masks and targets; set these to null and [].")
     if any(size < 1 for size in sizes):
         raise ConfigError("latency_batches: give numbers of images of at least 1.")
 
