@@ -70,7 +70,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Give a file, or tell of the repository."""
-        if self.path.endswith("/api/models/me/net"):
+        if "/api/models/me/net" in self.path:
             self._answer({"id": "me/net"})
         else:
             self._file(body=True)
