@@ -185,11 +185,10 @@ def test_scores_that_are_no_numbers_are_no_agreement(
     network = store("net")
     network.get_buffer("bn1.running_var").fill_(-1)
     save_network("net", network, read_card("net"))
-    for args in (["export", "net", f"--format={name}"], ["inspect", "net"]):
-        with pytest.raises(SystemExit):
-            main(args)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "NaN" in line
+    with pytest.raises(SystemExit):
+        main(["export", "net", f"--format={name}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "NaN or infinity" in line
     assert not Path(f"net.{name}").exists()
 
 
