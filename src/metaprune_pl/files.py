@@ -187,6 +187,12 @@ def paths_below(folder: Path) -> list[Path]:
     )
 
 
+def by_number(path: Path) -> list[tuple[int, str]]:
+    """Return what paths are ordered by: their names, with numbers by their size."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes have left below a folder, and bring back what they replaced."""
     for box in paths_below(folder):

@@ -6,6 +6,7 @@ setting, and where ours is another one, that and the reason.
 
 import csv
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from metaprune_pl.graphs import SCHEMAS
 from metaprune_pl.settings.config_text import load_settings, with_included
+from metaprune_pl.settings.shipped import shipped_configs
 
 with Path(__file__).with_name("paper_tables.csv").open() as file:
     ROWS = list(csv.DictReader(file))
@@ -54,10 +56,8 @@ def value_of(config: str, setting: str) -> Any:
 
 
 def test_all_five_tables_are_there() -> None:
-    counted = {
-        table: sum(row["table"] == table for row in ROWS) for table in "10 13 16 19 22".split()
-    }
-    assert len(ROWS) == sum(counted.values()) and min(counted.values()) >= 15
+    counted = Counter(row["table"] for row in ROWS)
+    assert counted == {"10": 32, "13": 32, "16": 31, "19": 15, "22": 31}
 
 
 @pytest.mark.parametrize(
@@ -69,20 +69,58 @@ def test_the_config_has_the_papers_number(row: dict[str, str]) -> None:
     assert value_of(row["config"], row["setting"]) == (ours if row["ours"] else paper)
 
 
-EXPERIMENTS = {row["config"].partition("_")[2] for row in ROWS if row["config"][:5] == "meta_"}
-DISJOINT = ["quickstart", "resnet20_cifar10_jpeg", *sorted(EXPERIMENTS)]
+def experiments() -> dict[str, dict[str, Any]]:
+    """All shipped experiments that train a metanetwork: name to `chain`."""
+    names = [name.removesuffix(".yaml") for name in shipped_configs()]
+    chains = {name: settings(name).get("chain", {}) for name in names}
+    return {name: chain for name, chain in chains.items() if "meta_training" in chain}
 
 
-@pytest.mark.parametrize("name", DISJOINT)
+EXPERIMENTS = experiments()
+BY_HAND = {
+    name: "paper_quickstart" if name == "quickstart" else name
+    for name in EXPERIMENTS
+    if f"meta_{name}.yaml" in shipped_configs()
+}
+"""Experiments whose stages have configs of their own to what chains just these."""
+
+
+def parts_of(chain: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
+    """Seeds to learn from, to choose by and to report on."""
+    seeds = settings(chain["data_models"].removesuffix(".yaml"))["model"]["init_args"]["seeds"]
+    choose, report = chain.get("validation", 1), chain.get("held_out", 2)
+    learn = len(seeds) - choose - report
+    return seeds[:learn], seeds[learn : learn + choose], seeds[learn + choose :]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_networks_to_learn_from_to_choose_by_and_to_report_on_are_three_sets(name: str) -> None:
-    seeds = settings(f"data_{name}")["model"]["init_args"]["seeds"]
+    chain = EXPERIMENTS[name]
+    learn, choose, report = parts_of(chain)
+    assert choose and report and [*learn, *choose, *report] == sorted({*learn, *choose, *report})
+    assert learn or "metanetwork" not in chain["methods"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("resnet56_cifar10", (8, 2, 1)),
+        ("vgg19_cifar100", (8, 2, 1)),
+        ("resnet110_cifar10", (8, 2, 1)),
+        ("resnet50", (2, 1, 1)),
+        ("vit_b_16", (1, 1, 1)),
+    ],
+)
+def test_the_sets_are_as_large_as_the_papers(name: str, sizes: tuple[int, int, int]) -> None:
+    assert tuple(map(len, parts_of(EXPERIMENTS[name]))) == sizes  # D.2.2, D.3.2, D.4.2, G
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_stages_by_hand_have_the_sets_of_their_experiment(name: str) -> None:
+    chain = EXPERIMENTS[BY_HAND[name]]
+    _, choose, report = parts_of(chain)
     zoo = settings(f"meta_{name}")["data"]["init_args"]
-    chain = settings("paper_quickstart" if name == "quickstart" else name)["chain"]
-    sizes = zoo["validation"], zoo["held_out"]
-    assert sizes == (chain.get("validation", 1), chain["held_out"]) and min(sizes) > 0
-    learn = seeds[: -sum(sizes)]
-    choose, report = seeds[len(learn) : -sizes[1]], seeds[-sizes[1] :]
-    assert learn and choose and report and [*learn, *choose, *report] == sorted(set(seeds))
+    assert (zoo["validation"], zoo["held_out"]) == (len(choose), len(report))
     by_hand = {stage: settings(f"{stage}_{name}")["network"] for stage in ("curve", "prune")}
     assert int(by_hand["prune"].rpartition("_")[2]) in report
     split = settings(f"curve_{name}")["grid"]["split"]

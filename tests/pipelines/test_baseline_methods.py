@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conftest import tiny
 from metaprune_pl import pruning
 from metaprune_pl.__main__ import main
+from metaprune_pl.data import Digits
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import create_network, load_network
 from metaprune_pl.pipelines import prune as prune_command
@@ -19,6 +20,7 @@ from metaprune_pl.pipelines.baselines import BASELINES, baseline
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
 from metaprune_pl.settings.shipped import find_config
+from metaprune_pl.stages.accuracy import accuracy
 
 
 def values(network: nn.Module) -> Tensor:
@@ -101,18 +103,15 @@ def test_methods_without_a_curve_run_alone(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_toy_configs(workdir)
-    main(
-        [
-            *ARGS,
-            "--chain.held_out=1",
-            "--chain.speed_ups=[2]",
-            "--chain.methods=[snip]",
-            "--seed_everything=5",
-            "--chain.overrides={data_models: {model.init_args.seeds: [0, 1, 2]}}",
-        ]
-    )
+    flags = ("held_out=1", "speed_ups=[2]", "methods=[snip]")
+    toy = [*ARGS, *(f"--chain.{flag}" for flag in flags), "--seed_everything=5"]
+    main([*toy, "--chain.overrides={data_models: {model.init_args.seeds: [0, 1, 2]}}"])
     report = json.loads((workdir / "runs" / "quickstart" / "report.json").read_text())
     assert [row["method"] for row in report["results"]["pruned"]] == ["snip"]
+    (result,) = report["pruned"]
+    trained = load_network(workdir / "runs/quickstart/data_models/networks/seed_0002")
+    base = accuracy(trained, Digits(fraction=0.2), "test", torch.device("cpu"))
+    assert result["accuracy_base"] == base != result["accuracy_given"]  # untrained
     for stage in (
         "data_models",
         "networks/seed_0002-snip/prune",
@@ -122,6 +121,10 @@ def test_methods_without_a_curve_run_alone(
         )
         assert config["seed_everything"] == 5
     assert not report["curves"] and "Curves: " not in capsys.readouterr().out
+    fewer = "--chain.overrides={data_models: {model.init_args.seeds: [1, 0]}}"
+    main([*toy, fewer])  # the network of seed 2 is still there
+    report = json.loads((workdir / "runs" / "quickstart" / "report.json").read_text())
+    assert [result["network"] for result in report["pruned"]] == ["seed_0001"]
 
 
 @pytest.mark.slow

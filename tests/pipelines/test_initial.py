@@ -46,3 +46,16 @@ def test_initial_pruning_comes_before_the_metanetwork(
         main([*args, "--speed_ups=[1.2]", "--trainer.default_root_dir=low"])
     said = "initial.speed_up is 1.3: targets are above it, and one is 1.2."
     assert said in capsys.readouterr().err and not Path("low").exists()
+
+
+def test_with_masks_what_is_left_counts_from_the_whole_network(line: Path, workdir: Path) -> None:
+    given = line / "runs" / "quickstart" / "data_models" / "networks" / "seed_0004"
+    own = [f"--network={given}", "--metanetwork=null", "--finetune.epochs=0"]
+    masks = ["--masks.sparsities=[0.5]", "--finetune_after.epochs=0"]
+    main([*tiny("prune prune"), *own, INITIAL, *masks, "--trainer.default_root_dir=masked"])
+    (result,) = json.loads(Path("masked/report.json").read_text())
+    weights = load_network("masked/masked_0.5/network").parameters()
+    whole = sum(weight.numel() for weight in load_network(given).parameters())
+    assert result["parameters"] == whole
+    assert result["left"] * whole == pytest.approx(sum(int((w != 0).sum()) for w in weights))
+    assert result["left"] < 0.5  # half of what the initial pruning has left

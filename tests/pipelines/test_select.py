@@ -13,7 +13,7 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import read_card
 from metaprune_pl.reports import Cost, Curve, CurvePoint, Experiment, Selection, StageCost
-from metaprune_pl.reports.choice import Shape, best_shape, count_kept
+from metaprune_pl.reports.choice import Shape, best_shape, count_kept, shapes_of
 from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
 
 
@@ -85,6 +85,21 @@ def test_the_longest_flat_region_at_the_target_is_taken(case: str) -> None:
     assert best_shape(shapes, TARGET) == expected
 
 
+def test_a_step_beyond_the_last_target_makes_no_flat_region_longer() -> None:
+    def to(end: float, accuracy: float) -> Curve:
+        drawn = curve(accuracy, accuracy)
+        return replace(drawn, points=[drawn.points[0], replace(drawn.points[1], speed_up=end)])
+
+    drawn = {"a": [to(4.02, 0.95)], "b": [to(4.0, 0.99)]}
+    shapes = shapes_of(drawn)
+    assert [shape.flat_region for shape in shapes.values()] == [4.0, 4.0]
+    assert best_shape(shapes, TARGET) == "b"  # the larger area
+    epochs = [Path("a"), Path("b")]
+    curves = dict(enumerate(drawn.values()))
+    selection = Selection.of(epochs, curves, 2, accuracy=0.9, target=TARGET, milestone=None)
+    assert (selection.chosen, selection.shapes) == ("b", shapes)
+
+
 def test_the_shape_of_two_networks_is_the_mean() -> None:
     shape = Shape.of([curve(0.9, 0.9, 0.5), curve(0.8, 0.8, 0.8)])
     assert shape.accuracy == pytest.approx(0.85)
@@ -138,6 +153,16 @@ def test_the_choice_says_why(
     assert selection.reason.endswith(said)
     assert [row["area"] for row in selection.rows()] == pytest.approx([0.7, 0.83])
     assert [row["chosen"] for row in selection.rows()] == [False, True]
+
+
+@pytest.mark.parametrize("target", [0.93, 0.931])
+def test_one_epoch_below_the_target_says_so(target: float) -> None:
+    drawn = {0: [curve(0.93, 0.73)]}
+    kept = int(target <= 0.93)
+    only = Selection.of([Path("m")], drawn, kept, accuracy=0.96, target=target, milestone=None)
+    missed = "That is below the target, 93.10 %."
+    assert only.reason.startswith("m is the only one to choose from: 93.00 %")
+    assert only.reason.endswith(missed) == (kept == 0)
 
 
 def chosen(line: Path, folder: str, *flags: str) -> dict[str, object]:

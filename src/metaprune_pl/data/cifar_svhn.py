@@ -37,7 +37,8 @@ class PublicImages(MemoryImages):
             are.
         grayscale: One channel instead of three.
         validation_share: Share of the training images kept for validation.
-        fraction: Share of the remaining training images that is used, class by class.
+        fraction: Share of the remaining training images that is used, class by class: the same ones
+            for every seed.
         batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
         global_batch: Training images of a step over all devices; None is `batch_size`.
@@ -45,7 +46,7 @@ class PublicImages(MemoryImages):
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
             images, before a fraction of them is drawn.
-        seed: Seed of order, augmentation and `fraction`.
+        seed: Seed of order and augmentation.
 
     Raises:
         ConfigError: A share is not between 0 and 1.

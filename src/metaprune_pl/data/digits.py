@@ -18,12 +18,13 @@ class Digits(MemoryImages):
         classes: Digits of each class, such as [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]] for a data set of
             even and odd ones; other digits are left out. None is a class for each.
         image_size: Pixels of a side, a multiple of 8: each of the digits' own is repeated.
-        fraction: Share of the training images that is used, class by class.
+        fraction: Share of the training images that is used, class by class: the same ones
+            for every seed.
         batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
         global_batch: Training images of a step over all devices; None is `batch_size`.
         augmentation: What is done to training images.
-        seed: Seed of order, augmentation and `fraction`.
+        seed: Seed of order and augmentation.
 
     Raises:
         ConfigError: Fewer than two classes, a digit in two of them, a size that is no multiple of

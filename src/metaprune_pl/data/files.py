@@ -256,6 +256,6 @@ def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tupl
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
 
 
-def fraction_of(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return the numbers of a class-balanced fraction of images, always the same for a seed."""
-    return torch.arange(len(labels)) if fraction == 1 else share(labels, 1 - fraction, seed=seed)[1]
+def fraction_of(labels: Tensor, fraction: float) -> Tensor:
+    """Return the numbers of a class-balanced fraction of images, always the same."""
+    return torch.arange(len(labels)) if fraction == 1 else share(labels, 1 - fraction)[1]

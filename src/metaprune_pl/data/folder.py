@@ -52,7 +52,8 @@ class ImageFolder(MemoryImages):
         exif: Turn images as their cameras noted (EXIF orientation).
         validation_share: Share of the training images kept for validation.
         test_share: Share of all images kept for the test, where there is no `test` folder.
-        fraction: Share of the remaining training images that is used, class by class.
+        fraction: Share of the remaining training images that is used, class by class: the same ones
+            for every seed.
         cache: Folder for decoded images; None is the user's cache folder.
         batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
@@ -62,7 +63,7 @@ class ImageFolder(MemoryImages):
         normalization: What the network expects; `network` takes what it tells of itself, and None
             mean and deviation of the training images, before a fraction of them is drawn. A network
             that was trained elsewhere needs the normalisation that it was trained with.
-        seed: Seed of order, augmentation and `fraction`.
+        seed: Seed of order and augmentation.
 
     Raises:
         ConfigError: A share is not between 0 and 1.

@@ -41,8 +41,9 @@ class MemoryImages(ImageDataModule):
         mixing: How training images are mixed.
         normalization: What the network expects; None takes mean and deviation of the training
             images, before a fraction of them is drawn.
-        fraction: Share of the training images that is used, class by class.
-        seed: Seed of order, augmentation and `fraction`.
+        fraction: Share of the training images that is used, class by class: the same ones
+            for every seed.
+        seed: Seed of order and augmentation.
 
     Raises:
         ConfigError: `fraction` is not between 0 and 1, or a batch size is below 1.
@@ -90,7 +91,7 @@ class MemoryImages(ImageDataModule):
             if self._given is None:
                 self._normalization = _mean_and_deviation(splits.train.images)
             if self.fraction < 1:
-                used = fraction_of(splits.train.labels, self.fraction, self.seed)
+                used = fraction_of(splits.train.labels, self.fraction)
                 splits = splits._replace(train=splits.train.pick(used))
             self._splits = splits
         return self._splits

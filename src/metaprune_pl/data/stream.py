@@ -170,14 +170,15 @@ class StreamedImageFolder(ImageDataModule):
         image_size: Pixels of both sides.
         exif: Turn images as their cameras noted (EXIF orientation).
         validation_share: Share of the training images kept for validation.
-        fraction: Share of the remaining training images that is used, class by class.
+        fraction: Share of the remaining training images that is used, class by class: the same ones
+            for every seed.
         workers: Processes that read images, at most one per core; 0 reads in the training process.
         batch_size: Most training images that a device takes at once.
         eval_batch_size: Images per batch and device in validation and test.
         global_batch: Training images of a step over all devices; None is `batch_size`.
         mixing: How training images are mixed.
         normalization: What the network expects; ImageNet's is that of most pretrained ones.
-        seed: Seed of order, augmentation and `fraction`.
+        seed: Seed of order and augmentation.
 
     Raises:
         ConfigError: A share is not between 0 and 1.
@@ -243,7 +244,7 @@ class StreamedImageFolder(ImageDataModule):
             check_classes(self.folder / "train", test)
             train = FileSet(self.folder / "train", *list_images(self.folder / "train"))
             validation, rest = share(train.labels, self.validation_share)
-            used = rest[fraction_of(train.labels[rest], self.fraction, self.seed)]
+            used = rest[fraction_of(train.labels[rest], self.fraction)]
             self._parts = {
                 "train": train.pick(used),
                 "validation": train.pick(validation),

@@ -12,6 +12,7 @@ from metaprune_pl.data.batches import device_batch
 from metaprune_pl.data.images import ImageDataModule
 from metaprune_pl.data.loader import Batch, ImageLoader, Order, Resumable
 from metaprune_pl.errors import ConfigError, DataError, did_you_mean
+from metaprune_pl.files import by_number
 
 
 class MetaBatch(NamedTuple):
@@ -46,9 +47,10 @@ class DataModelZoo(LightningDataModule):
     Args:
         images: The images. Its batch size is the most that a device takes at once.
         data_models: Folder of stored networks, one folder each.
-        held_out: The last this many of them, by name, are for a report: nothing learns from them.
+        held_out: The last this many of them, by number, are for a report: nothing learns from them.
         validation: The last this many before those are to choose metanetworks by.
-        only: Names of those to train on, in place of all others.
+        only: Names of the data models that count; None is all in the folder. `held_out` and
+            `validation` are the last of these.
         big_batch: Images of a step, over all devices and its data models; None is one batch for
             each data model.
         micro_batches: Older name: `big_batch` is `micro_batches` batches for each data model.
@@ -111,15 +113,17 @@ class DataModelZoo(LightningDataModule):
 
     def _parts(self) -> tuple[list[Path], list[Path]]:
         """Return the data models to train on, and those to choose by."""
-        folders = sorted(path.parent for path in self.data_models.glob("*/network.json"))
+        there = (path.parent for path in self.data_models.glob("*/network.json"))
+        folders = sorted(there, key=by_number)
         if self.only is not None:
-            return self._named(folders, self.only), []
+            folders = self._named(folders, self.only)
         kept = self.held_out + self.validation
         if len(folders) <= kept:
+            source = f"'{self.data_models}'" if self.only is None else "data.only"
             raise DataError(
-                f"'{self.data_models}' has {len(folders)} data models, of which {kept} are held "
-                "out or for the choice: none is left to train on. Make more with `metaprune "
-                "data_models --config data_quickstart.yaml`."
+                f"{source} has {len(folders)} data models, of which {kept} are held out or for "
+                "the choice: none is left to train on. Make more with `metaprune data_models "
+                "--config data_quickstart.yaml`, or lower data.held_out and validation."
             )
         learn, end = len(folders) - kept, len(folders) - self.held_out
         return folders[:learn], folders[learn:end]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from metaprune_pl.errors import MetapruneError, StorageError
-from metaprune_pl.files import whole_folder, write_json
+from metaprune_pl.files import by_number, whole_folder, write_json
 from metaprune_pl.metanetworks.base import Metanetwork, Rewriter
 from metaprune_pl.metanetworks.registry import metanetwork_class, name_of
 from metaprune_pl.networks.bounds import Bounded
@@ -45,14 +45,15 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
 
 
 def stored_metanetworks(folder: str | Path) -> list[Path]:
-    """Return the folders of all metanetworks in a folder, by name.
+    """Return the folders of all metanetworks in a folder, by number.
 
     Those of all epochs in their order.
 
     Raises:
         StorageError: There is none.
     """
-    epochs = sorted(path.parent for path in Path(folder).glob("*/metanetwork.json"))
+    there = (path.parent for path in Path(folder).glob("*/metanetwork.json"))
+    epochs = sorted(there, key=by_number)
     if not epochs:
         depths = "metanetworks/*/metanetwork.json", "*/metanetworks/*/metanetwork.json"
         below = [path for depth in depths for path in sorted(Path(folder).glob(depth))]

@@ -33,6 +33,8 @@ from metaprune_pl.networks.widths import (
 from metaprune_pl.records import as_record
 
 FORMAT = 1
+TRAINED = "test_accuracy_trained"
+"""What a card's record calls the test accuracy of the network before any pruning."""
 FETCHED = {*DOWNLOADS, "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Arguments that have a builder read other files: a stored network has none."""
 LARGEST_IMAGE = 2**25

@@ -18,6 +18,7 @@ from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import claim
 from metaprune_pl.networks import load_network, read_card
+from metaprune_pl.networks.storage import TRAINED
 from metaprune_pl.pipelines.copies import CopySettings, make_copies
 from metaprune_pl.pipelines.preparation import InitialPruning
 from metaprune_pl.pipelines.prepare import prune_initially, store
@@ -28,7 +29,7 @@ from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import RunFolder
 from metaprune_pl.runs.traces import CLAIMS
 from metaprune_pl.stages import DataModelTraining
-from metaprune_pl.stages.accuracy import TRAINED, accuracy, measure_accuracy
+from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
 
 _POLL_SECONDS = 1.0
 
@@ -77,19 +78,20 @@ def data_models(
         if not any(made):
             with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
                 time.sleep(_POLL_SECONDS)
-    records = [read_card(_stored(context.folder, seed)).record for seed in seeds]
+    records = [read_card(stored_at(context.folder, seed)).record for seed in seeds]
     if context.is_global_zero:
         write_csv(context.folder / "data_models.csv", records)
     return DataModels(records=records)
 
 
-def _stored(folder: Path, seed: int) -> Path:
+def stored_at(folder: Path, seed: int) -> Path:
+    """Return where a run of `data_models` stores the network of a seed."""
     return folder / "networks" / f"seed_{seed:04d}"
 
 
 def _missing(folder: Path, seeds: Sequence[int]) -> list[int]:
     """Return the seeds whose data models are not in a run's folder yet."""
-    return [seed for seed in seeds if not (_stored(folder, seed) / "network.json").is_file()]
+    return [seed for seed in seeds if not (stored_at(folder, seed) / "network.json").is_file()]
 
 
 def _make_claimed(
@@ -134,7 +136,7 @@ def _finish(
     copies: CopySettings | None,
 ) -> None:
     """Prune a trained network, make its copies, and store all with their accuracies."""
-    source = _stored(context.folder, seed)
+    source = stored_at(context.folder, seed)
     base = source.name
     own = replace(context, folder=context.folder / base)
     snapshots = sorted(source.parent.glob(f"snapshots/{base}_*"))
@@ -148,7 +150,7 @@ def _finish(
     if copies is not None:
         for name, copy_, facts in make_copies(own, data, [*snapshots, source], copies, seed):
             _keep(context, data, copy_, folder / "networks/copies" / f"{base}_{name}", facts)
-    _keep(context, data, source, _stored(folder, seed), record)
+    _keep(context, data, source, stored_at(folder, seed), record)
 
 
 def _keep(

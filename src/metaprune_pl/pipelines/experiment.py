@@ -12,11 +12,12 @@ from typing import Any, Self
 
 from metaprune_pl.networks.untrained import store_untrained
 from metaprune_pl.pipelines.baselines import baseline, training_of
+from metaprune_pl.pipelines.data_models import stored_at
 from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
 from metaprune_pl.reports.events import HYPERPARAMETERS, Events
 from metaprune_pl.reports.writing import read_report, write_result
-from metaprune_pl.runs.command import goes_on
+from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import cost_of
 
@@ -41,6 +42,11 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     """
     context.refuse_rehearsal("experiment")
     line = Line(context=context, chain=chain.checked, result=Experiment(paper=chain.paper))
+    if alone := chain.beside_nothing:
+        tell(
+            f"chain.paper: no method and target stands beside {len(alone)} of {len(chain.paper)} "
+            f"rows, such as '{alone[0].row}' ({alone[0].method}, {alone[0].target})."
+        )
     networks = line.make_data_models()
     metanetworks = line.make_metanetworks(networks)
     if "guided" in line.chain.methods:
@@ -96,15 +102,15 @@ class Line:
         return path
 
     def make_data_models(self) -> list[Path]:
-        """Train the data models and return their folders.
+        """Train the data models, and return the folders of those that are asked for, by seed.
 
         Raises:
             ConfigError: None are left to train on.
         """
         folder = self._once("data_models", "", "data_models", "data models")
-        networks = sorted(path.parent for path in (folder / "networks").glob("*/network.json"))
-        self.chain.check_held_out(len(networks))
-        return networks
+        seeds = self.chain.stage("data_models", "").parse()["model.init_args.seeds"]
+        self.chain.check_held_out(len(seeds))
+        return [stored_at(folder, seed) for seed in sorted(seeds)]
 
     def make_metanetworks(self, networks: Sequence[Path]) -> dict[str, str]:
         """Train all metanetworks, and choose the epoch of each by validation curves.
@@ -115,11 +121,14 @@ class Line:
         Returns:
             Folder of the metanetwork that was chosen, by method.
         """
-        zoo = {
-            "data_models": str(self.context.folder / "data_models" / "networks"),
+        folder = networks[0].parent
+        zoo: dict[str, Any] = {
+            "data_models": str(folder),
             "held_out": self.chain.held_out,
             "validation": self.chain.validation,
         }
+        if {path.parent for path in folder.glob("*/network.json")} != {*networks}:
+            zoo["only"] = [network.name for network in networks]  # an earlier run made more
         known = self.chain.to_choose_by(networks)
         for method in self.chain.shared:
             run = partial(self._shared, method)
@@ -248,7 +257,12 @@ class _Pruning:
             training = training_of(self.line.context.folder / "data_models")
             return {"network": str(untrained), "finetune.epochs": 0, **training}
         if chain.is_on_own(self.method):
-            zoo = {"data_models": str(self.network.parent), "only": [self.network.name]}
+            zoo = {
+                "data_models": str(self.network.parent),
+                "only": [self.network.name],
+                "held_out": 0,
+                "validation": 0,
+            }
             metanetwork = choose_metanetwork(self._run, [self.network], zoo).metanetwork
         learning = self.method == "sparsity_learning"
         sparsity = asdict(chain.sparsity) if learning else None

@@ -269,6 +269,14 @@ class ExperimentSettings:
         search = {"search": asdict(self.search)}
         return {**changes, "choice": {**search, **changes["curve"], **changes["choice"]}}
 
+    @property
+    def beside_nothing(self) -> list[PaperRow]:
+        """Rows of the paper beside which no method and target of ours stands."""
+        masks = self.masks
+        targets = self.speed_ups if masks is None else [each.text for each in masks.targets]
+        ours = set(product(self.compared, map(str, targets)))
+        return [row for row in self.paper if (row.method, str(row.target)) not in ours]
+
     def is_on_own(self, method: str) -> bool:
         """Whether a metanetwork is trained on the very network that it prunes."""
         return method.removeprefix("metanetwork_") in self.on_own

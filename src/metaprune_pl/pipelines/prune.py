@@ -179,7 +179,7 @@ class Classification(Task[Outcome]):
         assert isinstance(target, MaskTarget)
         predicted = record.get("predicted_accuracy")
         shared |= {"accuracy_predicted": predicted, "accuracy_masked": after}
-        return Masked.of(target, pruned, final, **shared)
+        return Masked.of(target, self.unpruned, pruned, final, **shared)
 
 
 def _task(

@@ -1,5 +1,6 @@
 """The choice of a metanetwork by validation curves (paper, D.1.1 and D.1.2)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,27 @@ class Shape:
     area: float
 
     @classmethod
-    def of(cls, curves: Sequence[Curve]) -> Self:
-        """Return the shape of a metanetwork's curves, one for each network."""
+    def of(cls, curves: Sequence[Curve], end: float = math.inf) -> Self:
+        """Return the shape of a metanetwork's curves, one for each network.
+
+        Args:
+            curves: The curves.
+            end: Where flat regions end at the latest.
+        """
         return cls(
             accuracy=fmean(curve.points[0].accuracy for curve in curves),
-            flat_region=fmean(curve.flat_region(FLAT_DROP) for curve in curves),
+            flat_region=fmean(min(end, curve.flat_region(FLAT_DROP)) for curve in curves),
             area=fmean(curve.area for curve in curves),
         )
+
+
+def shapes_of(drawn: Mapping[str, Sequence[Curve]]) -> dict[str, Shape]:
+    """Return the shapes of several metanetworks' curves, as far as all of them go.
+
+    A step of pruning may go beyond the last target, which makes no flat region longer.
+    """
+    end = min(curve.line[-1][0] for curves in drawn.values() for curve in curves)
+    return {name: Shape.of(curves, end) for name, curves in drawn.items()}
 
 
 def best_shape(shapes: Mapping[str, Shape], target: float) -> str:
@@ -78,9 +93,10 @@ class Selection:
         candidates: Number of metanetworks there were to choose from.
         accuracy: Validation accuracy of the networks before any metanetwork.
         target: Accuracy that the flat region was to keep.
-        last_kept: Last epoch that keeps it, as far as curves were drawn; None if none does.
-        milestone: Number of epochs after which accuracy is no longer kept, where to lower the
-            learning rate of a new training; None if all keep it, or none.
+        last_kept: Last epoch before the first that does not keep it, as far as curves were drawn;
+            None where that is the first of all.
+        milestone: Number of that epoch, after which to lower the learning rate of a new training;
+            None if all keep it, or the first does not.
     """
 
     metanetwork: str
@@ -113,7 +129,7 @@ class Selection:
             milestone: Epoch of the last of these; None if all do, or none.
         """
         curves = {epochs[index].name: drawn[index] for index in sorted(drawn)}
-        shapes = {name: Shape.of(own) for name, own in curves.items()}
+        shapes = shapes_of(curves)
         folders = {path.name: path for path in epochs}
         return cls(
             metanetwork=str(folders[best_shape(shapes, target)]),
@@ -133,7 +149,7 @@ class Selection:
     @property
     def shapes(self) -> dict[str, Shape]:
         """Means over networks, by epoch."""
-        return {name: Shape.of(curves) for name, curves in self.curves.items()}
+        return shapes_of(self.curves)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each epoch whose curves were drawn."""
@@ -155,9 +171,12 @@ class Selection:
         shape = self.shapes[self.chosen]
         flat = f"flat to {shape.flat_region:.2f}x, area {shape.area:.4f}"
         kept = f"{100 * shape.accuracy:.2f} % of the validation images in the flat region"
-        if self.candidates == 1:
-            return f"{self.chosen} is the only one to choose from: {kept}, {flat}."
         target = f"{100 * self.target:.2f} %"
+        if self.candidates == 1:
+            missed = (
+                "" if shape.accuracy >= self.target else f" That is below the target, {target}."
+            )
+            return f"{self.chosen} is the only one to choose from: {kept}, {flat}.{missed}"
         drawn = f"{len(self.curves)} drawn of {self.candidates}"
         before = f"before the metanetwork: {100 * self.accuracy:.2f} %"
         if shape.accuracy < self.target:

@@ -28,8 +28,8 @@ class CurvePoint:
         speed_up: Multiply-accumulates of the unpruned network over those of this one.
         accuracy: Share of images classified correctly, without finetuning after pruning.
         macs: Multiply-accumulates for one image.
-        parameters: Number of parameters.
-        left: Share of them that are not zero.
+        parameters: Number of parameters; with masks that of the network before any pruning.
+        left: Share of that number that are there and not zero.
     """
 
     speed_up: float

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
 
-from metaprune_pl.pruning import count_parameters, left_parameters
+from metaprune_pl.pruning import Unpruned, count_parameters, left_parameters
 from metaprune_pl.pruning.targets import MaskTarget, PrunedNetwork
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
@@ -25,8 +25,9 @@ class Masked(Result):
         method: How it was made ready: `none`, `sparsity_learning` or `metanetwork`.
         target: Share of the weights of convolutions and linear layers that become zero, or a
             pattern `N:M`.
-        left: Share of all parameters that are not zero.
-        parameters: Number of all parameters.
+        left: Parameters that are not zero over all of the network before any pruning, the initial
+            one included.
+        parameters: Number of the latter.
         dense: Weights that a pattern leaves whole, as M does not divide their input channels.
         accuracy_given: Test accuracy of the network as it was given.
         accuracy_before: Test accuracy straight before masking.
@@ -57,12 +58,18 @@ class Masked(Result):
 
     @classmethod
     def of(
-        cls, target: MaskTarget, pruned: PrunedNetwork, final: nn.Module, **measured: Any
+        cls,
+        target: MaskTarget,
+        unpruned: Unpruned,
+        pruned: PrunedNetwork,
+        final: nn.Module,
+        **measured: Any,
     ) -> Self:
         """Return the result of a network: what follows from it, and what was measured.
 
         Args:
             target: What was asked for.
+            unpruned: What is known of the network before pruning.
             pruned: The network straight after masking.
             final: The network as it is in the end.
             measured: Further attributes.
@@ -70,8 +77,8 @@ class Masked(Result):
         assert pruned.masks is not None
         return cls(
             target=target.text,
-            left=left_parameters(final),
-            parameters=count_parameters(final),
+            left=left_parameters(final, unpruned.original),
+            parameters=count_parameters(unpruned.original),
             dense=list(pruned.masks.dense),
             **measured,
         )

@@ -26,6 +26,10 @@ QUANTITIES = {
 """What the paper's tables print to our column; all but the speed-up are in percent."""
 
 
+TABLES = 22
+"""Tables that the paper has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
     """A row of a table in the paper.
@@ -47,6 +51,8 @@ class PaperRow:
     method: str = "metanetwork"
 
     def __post_init__(self) -> None:
+        if not 1 <= self.table <= TABLES:
+            raise ConfigError(f"chain.paper: the paper has tables 1 to {TABLES}, not {self.table}.")
         if unknown := sorted(self.numbers.keys() - QUANTITIES.keys()):
             raise ConfigError(f"chain.paper: '{unknown[0]}' is none of {', '.join(QUANTITIES)}.")
         numbers = [*self.numbers.values(), self.target]

@@ -13,13 +13,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.data.images import Split
 from metaprune_pl.data.loader import Order
+from metaprune_pl.networks.storage import TRAINED
 
 FEW = 10
 """Number of classes up to which the first five say nothing."""
 CHANCE = 1.2
 """Accuracy below so many times that of guessing counts as chance."""
-TRAINED = "test_accuracy_trained"
-"""What a card's record calls the test accuracy of the network before any pruning."""
 
 
 def accuracies(classes: int, part: str) -> MetricCollection:

@@ -34,7 +34,8 @@ def curve_points(
     before = (-1, -1, -1.0)
     for network in track(networks, "Evaluating the curve", transient=True):
         macs = count_macs(network, unpruned.example_for(network))
-        size = (macs, count_parameters(network), left_parameters(network))
+        whole = unpruned.original if unpruned.groups is None else network  # masks count from it
+        size = (macs, count_parameters(whole), left_parameters(network, whole))
         if size == before:
             continue  # one step of a small network comes to several targets
         before = size

@@ -136,9 +136,7 @@ class MetaTraining(Stage):
 
     def setup(self, stage: str) -> None:
         """Load the data models."""
-        zoo = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(zoo, DataModelZoo):
-            raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
+        zoo = self._zoo
         if not self.metrics:
             self.metrics["val"] = accuracies(zoo.images.num_classes, "val")
         if not self.data_models:
@@ -146,6 +144,13 @@ class MetaTraining(Stage):
                 load_data_model(path, self.batch_norm, torch.device("cpu"), self.attention)
                 for path in zoo.models
             ]
+
+    @property
+    def _zoo(self) -> DataModelZoo:
+        zoo = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(zoo, DataModelZoo):
+            raise ConfigError("MetaTraining needs data models: set data to DataModelZoo.")
+        return zoo
 
     def _take(self, indices: Sequence[int]) -> list[DataModel]:
         """Bring data models to the device, and all others back to the host."""
@@ -246,6 +251,7 @@ class MetaTraining(Stage):
                 "epoch": epoch,
                 "steps": self.global_step,
                 "engine": self.metanetwork.engine_used,
+                "learnt_from": [path.name for path in self._zoo.models],
             }
             save_metanetwork(folder, self.metanetwork, record)
 

@@ -113,7 +113,13 @@ def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
     return result
 
 
-def left_parameters(network: nn.Module) -> float:
-    """Share of all parameters, biases and norms too, that are not zero (paper, table 3)."""
-    parameters = list(network.parameters())
-    return sum(int(p.count_nonzero()) for p in parameters) / sum(p.numel() for p in parameters)
+def left_parameters(network: nn.Module, original: nn.Module | None = None) -> float:
+    """Share of all parameters, biases and norms too, that are not zero (paper, table 3).
+
+    Args:
+        network: Where they are counted.
+        original: The network before any pruning, whose parameters are all; None is the network.
+    """
+    whole = network if original is None else original
+    left = sum(int(parameter.count_nonzero()) for parameter in network.parameters())
+    return left / sum(parameter.numel() for parameter in whole.parameters())
