@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from metaprune_pl.graphs import SCHEMAS
+from metaprune_pl.pipelines.experiment_settings import GUIDED, ExperimentSettings
+from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.settings.config_text import load_settings, with_included
 from metaprune_pl.settings.shipped import shipped_configs
 
@@ -85,6 +87,11 @@ BY_HAND = {
 """Experiments whose stages have configs of their own to what chains just these."""
 
 
+NAMES = "data_models meta_training curve prune zoo predictor guided methods metanetworks".split()
+NAMES += ["variants", "overrides", "on_own"]
+"""Settings of an experiment that its runs follow from."""
+
+
 def parts_of(chain: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
     """Seeds to learn from, to choose by and to report on."""
     seeds = settings(chain["data_models"].removesuffix(".yaml"))["model"]["init_args"]["seeds"]
@@ -113,6 +120,21 @@ def test_networks_to_learn_from_to_choose_by_and_to_report_on_are_three_sets(nam
 )
 def test_the_sets_are_as_large_as_the_papers(name: str, sizes: tuple[int, int, int]) -> None:
     assert tuple(map(len, parts_of(EXPERIMENTS[name]))) == sizes  # D.2.2, D.3.2, D.4.2, G
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_tensorboard_has_at_most_20_runs(name: str) -> None:
+    given = {key: value for key, value in EXPERIMENTS[name].items() if key in NAMES}
+    masks = MaskSettings(sparsities=[0.5]) if "masks" in EXPERIMENTS[name] else None
+    chain = ExperimentSettings(**given, masks=masks)
+    stages = ("meta_training", "choice")
+    shared = {
+        (stage, chain.first_like(m, "meta_training", stage))
+        for stage in stages
+        for m in chain.shared
+    }
+    alone = {"experiment", "data_models", *(GUIDED if "guided" in chain.methods else ())}
+    assert len(alone) + len(shared) + len(chain.compared) <= 20
 
 
 @pytest.mark.parametrize("name", BY_HAND)

@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.io_wrapper import (
+    GetLogdirSubdirectories,
+)
 
 from metaprune_pl.__main__ import main
 from metaprune_pl.errors import StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
 from metaprune_pl.pipelines.data_models import _name_of
+from metaprune_pl.reports.events import Events
 from metaprune_pl.runs.run_folder import RunFolder, run_key
 
 OUT_OF_REACH = [
@@ -190,3 +194,17 @@ def test_networks_in_a_list_belong_to_the_key(workdir: Path) -> None:
     assert run_key("select", settings) == before
     Path("c", "weights.safetensors").write_bytes(b"other")
     assert run_key("select", settings) != before
+
+
+def test_tensorboard_shows_no_run_that_was_moved_aside(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", "fit", "key")
+    Events.of(run.path).log_scalars(run.path, [(1, {"loss": 0.5})])
+    facts = {"command": "fit", "key": "key", "finished": True}
+    write_json(run.path / "run.json", facts)
+
+    def shown() -> list[str]:
+        return [Path(path).name for path in GetLogdirSubdirectories(str(tmp_path))]
+
+    assert shown() == ["run"]
+    assert run.move_aside().name == "run.old-1" and shown() == []
+    assert run.bring_back() and shown() == ["run"]

@@ -57,6 +57,8 @@ HARDWARE = {
 """Trainer settings that do not make it another run."""
 ARTIFACTS = {"network", "state", "metanetwork", "data_models", "others", "networks"}
 """Settings that name folders of stored networks or files of weights, which belong to the key."""
+SHOWN, HIDDEN = ".tfevents.", ".old-events."
+"""In the names of files with events: of a run, and of one that was moved aside."""
 DEEPEST = 50
 """Levels of a kept config that are read at most."""
 LARGEST_CONFIG = 2**20
@@ -361,11 +363,12 @@ class RunFolder:
         write_json(self._file, asdict(facts))
 
     def move_aside(self) -> Path:
-        """Rename the folder so that a new run can take its place."""
+        """Rename the folder so that a new run can take its place; TensorBoard shows it no more."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         self.path.rename(aside)
+        _rename_events(aside, SHOWN, HIDDEN)
         return aside
 
     def bring_back(self) -> bool:
@@ -373,5 +376,12 @@ class RunFolder:
         for aside in sorted(self.path.parent.glob(f"{self.path.name}.old-*")):
             if not RunFolder(aside, self.command, self.key).foreign:
                 aside.rename(self.path)
+                _rename_events(self.path, HIDDEN, SHOWN)
                 return True
         return False
+
+
+def _rename_events(folder: Path, old: str, new: str) -> None:
+    """Rename files of TensorBoard's events, which it knows by their names."""
+    for file in [*folder.rglob(f"*{old}*")]:
+        file.rename(file.with_name(file.name.replace(old, new)))
