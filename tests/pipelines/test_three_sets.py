@@ -33,7 +33,7 @@ def test_networks_of_other_seeds_shift_no_set(
         folder.mkdir()
         (folder / "network.json").touch()
     chain = ExperimentSettings(**STAGES, held_out=2, validation=1)
-    asked, known = folders[:5], []
+    asked, known = folders[:5], list[Any]()
 
     def choose(run: Any, networks: list[Path], zoo: dict[str, Any]) -> Any:
         data = DataModelZoo(Digits(), **zoo)
