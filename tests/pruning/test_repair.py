@@ -1,6 +1,8 @@
 """Repair reproduces what layers gave before: exactly where that is possible, and never worse."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from helpers import PlainNet, random_kept, random_resnet, randomize
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.pruning import Magnitude, ZeroShare, apply_masks, find_groups, find_masks, remove
-from metaprune_pl.pruning.layerwise import LayerwiseNetwork
+from metaprune_pl.pruning.layerwise import Layer, LayerwiseNetwork, equal_batches
 from metaprune_pl.pruning.recovery import RepairSettings
 from metaprune_pl.pruning.repair import LayerRepair, repair
 
@@ -258,6 +260,43 @@ def test_weights_that_are_read_twice_are_left() -> None:
     pruned = remove(network, graph, kept)
     layers = list(repair(network, pruned, graph, kept, images(16, 3, 8, 8).float()))
     assert [layer.name for layer in layers] == ["first.weight", "classifier.weight"]
+
+
+def test_images_wait_until_what_all_give_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, shape = redundant("strided")
+    data = images(320, *shape)
+    graph = trace(network, data[:1])
+    (first,) = (c for c in graph.connections if c.name == "first")
+    kept = torch.ones(graph.num_nodes, dtype=torch.bool)
+    kept[first.target.flatten()[[1, 3, 4, 6]]] = False
+    pruned = remove(network, graph, kept)
+    batches = equal_batches(data)
+    held = [LayerwiseNetwork(net, batches[0]).held(NAMES) for net in (network, pruned)]
+    assert held[0] == [32 * 8 * 8 * 30, 32 * 8 * 8 * 30, 32 * 8 * 6]  # the reader's inputs are most
+    limit = 5 * (held[0][1] + held[1][1])
+    monkeypatch.setattr(sys.modules[LayerRepair.__module__], "HELD", limit)
+    begun = count_runs(monkeypatch)
+    steps = repair(network, pruned, graph, kept, data)
+    expected = {"first.weight": 5, "reader.weight": 5, "classifier.weight": len(batches)}
+    assert {next(steps).name: len(begun) // 2 for _ in expected} == expected
+    fresh = images(10, *shape, seed=1)
+    assert float((pruned(fresh) - network(fresh)).detach().abs().max()) < 1e-6
+
+
+NAMES = ["first.weight", "reader.weight", "classifier.weight"]
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets longer with each run of a batch."""
+    begun: list[int] = []
+    original = LayerwiseNetwork.run
+
+    def run(self: LayerwiseNetwork, batch: Tensor, *args: Any, **kwargs: Any) -> Iterator[Layer]:
+        begun.append(len(batch))
+        return original(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(LayerwiseNetwork, "run", run)
+    return begun
 
 
 def test_too_few_images_are_refused() -> None:

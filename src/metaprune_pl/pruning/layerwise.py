@@ -209,6 +209,28 @@ class LayerwiseNetwork:
                 if self._last_use[used] is node:
                     values.pop(used, None)
 
+    def held(self, names: Sequence[str]) -> list[int]:
+        """Return the bytes that a run holds at each of the layers that are named, or a later one.
+
+        Args:
+            names: Names of weights, in the order of the forward pass.
+
+        Returns:
+            The most from each layer on, without weights.
+        """
+        stops = {self._layers[name] for name in names}
+        values: dict[Node, int] = {}
+        held = []
+        for node in self._module.graph.nodes:
+            if node in stops:
+                held.append(sum(values.values()))
+            if node not in self._tensors and isinstance(given := node.meta.get("val"), Tensor):
+                values[node] = given.numel() * given.element_size()
+            for used in node.all_input_nodes:
+                if self._last_use[used] is node:
+                    values.pop(used, None)
+        return list(itertools.accumulate(reversed(held), max))[::-1]
+
     @staticmethod
     def _call(node: Node, values: dict[Node, Any]) -> Callable[[], Any]:
         function: Any = node.target

@@ -33,7 +33,7 @@ class StatisticsSettings:
 
 
 PIXELS = 2**24
-"""Most pixels of the images of a repair: what a layer gives for all of them is in memory."""
+"""Most pixels of the images of a repair, which takes minutes of a large network for as many."""
 
 
 @dataclass(frozen=True, kw_only=True)

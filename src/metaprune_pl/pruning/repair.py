@@ -8,6 +8,7 @@ layers before it, which are repaired already.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from metaprune_pl.pruning.least_squares import NormalEquations, slices, with_bia
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-5, 1e-7, 1e-10)
 """Penalties that compete on the images kept apart."""
+HELD = 2**30
+"""Most bytes between the layers of both networks, unless four batches take more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ def repair(
 
     A quarter of the images is held out: the penalty of the ridge regression is chosen on them, and
     a layer (of a grouped convolution, a group) whose error there does not fall is left as it is.
+    Early layers of large images learn from some of them: the others set out once what all of them
+    give from there on fits into memory.
     Layers whose weights are read twice, and transposed convolutions, are left too. Statistics of
     batch norms are right as they are, those of the unpruned network.
 
@@ -76,9 +81,14 @@ def repair(
     outputs = _outputs_that_stay(graph, kept.to(images.device))
     names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
     indices = [outputs[graph.aliases.get(name, name)] for name in names]
-    sources = [_kept_outputs(unpruned.run(batch, names, fixed=True), indices) for batch in batches]
-    targets = [changed.run(batch, names) for batch in batches]
-    for name in names:
+    held = map(add, unpruned.held(names), changed.held(names))
+    sources: list[Iterator[Tensor]] = []
+    targets: list[Iterator[Layer]] = []
+    for index, (name, size) in enumerate(zip(names, held, strict=True)):
+        for batch in batches[len(targets) : max(4, HELD // size)]:
+            run = unpruned.run(batch, names[index:], fixed=True)
+            sources.append(_kept_outputs(run, indices[index:]))
+            targets.append(changed.run(batch, names[index:]))
         layers = [next(target) for target in targets]
         yield _repair_layer(map(next, sources), layers, (masks or {}).get(name))
 
