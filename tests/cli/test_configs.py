@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import yaml
 from conftest import TINY, tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.pipelines.prune import prune
+from metaprune_pl.pruning import Elimination, Energy
 from metaprune_pl.runs.run_folder import RunFolder
-from metaprune_pl.settings.config_text import with_included
+from metaprune_pl.settings.config_text import load_settings, with_included
 from metaprune_pl.settings.overrides import join_overrides
+from metaprune_pl.settings.parsing import parse_config, parser_of
 from metaprune_pl.settings.shipped import find_config, shipped_configs
 
 COMMANDS = {
@@ -69,6 +73,26 @@ def test_a_file_comes_before_a_shipped_config(workdir: Path) -> None:
     (workdir / "quickstart.yaml").write_text("{}")
     assert find_config("quickstart.yaml") == Path("quickstart.yaml")
     assert find_config("meta_quickstart.yaml").is_absolute()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--criterion", "Elimination"],
+        ["--criterion=metaprune_pl.pruning.Elimination"],
+        ["--criterion={class_path: Elimination, init_args: {images: 512}}"],
+        ["--config", "other.yaml"],
+    ],
+)
+def test_a_criterion_that_is_named_has_its_own_defaults(flags: list[str], workdir: Path) -> None:
+    paper = "criterion: {class_path: Magnitude, init_args: {normalize: max, p: 1.0}}"
+    Path("paper.yaml").write_text(paper)
+    Path("other.yaml").write_text("include: paper.yaml\ncriterion: Elimination")
+    settings = parser_of(prune).parse_args(join_overrides(["--config", "paper.yaml", *flags]))
+    assert settings.criterion.init_args.as_dict() == asdict(Elimination())
+    change = load_settings("criterion: Energy")
+    settings = parse_config(prune, "paper.yaml", change, {"criterion.readers": 0.0})
+    assert settings.criterion.init_args.as_dict() == asdict(Energy(readers=0.0))
 
 
 def test_an_unknown_config_names_the_closest() -> None:

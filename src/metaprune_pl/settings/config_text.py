@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import get_loader
 
 from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.settings.criteria import complete_criteria
 from metaprune_pl.settings.foreign_code import check_builders, check_trusted
 from metaprune_pl.settings.old_settings import rewrite_old
 from metaprune_pl.settings.shipped import find_config
@@ -101,7 +102,7 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def load_settings(text: str) -> Any:
-    """Return what a YAML text holds, its old settings rewritten to those of today.
+    """Return what a YAML text holds, with today's settings for old ones, and whole criteria.
 
     Raises:
         ConfigError: It is too large, or names code that nobody has trusted.
@@ -115,7 +116,7 @@ def load_settings(text: str) -> Any:
         raise yaml.MarkedYAMLError(problem=f"a value cannot be read ({error})") from error
     if isinstance(settings, dict | list):
         check_trusted(settings)
-    return rewrite_old(settings)
+    return complete_criteria(rewrite_old(settings))
 
 
 def check_size(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from metaprune_pl.errors import ConfigError
+from metaprune_pl.settings.criteria import complete_flag
 from metaprune_pl.settings.old_settings import rewrite_old_flag
 
 _OVERRIDE = re.compile(r"(--(?:chain|matrix)\.overrides\.\w+)(?:\.([\w.]+))?(?:=(.*))?", re.DOTALL)
@@ -26,7 +27,8 @@ def join_overrides(args: Iterable[str]) -> list[str]:
     for arg in rest:
         match = _OVERRIDE.fullmatch(arg)
         if match is None:
-            result.append(rewrite_old_flag(arg))
+            flag = f"{arg}={next(rest, '')}" if arg == "--criterion" else arg
+            result.append(complete_flag(rewrite_old_flag(flag)))
             continue
         flag, key, text = match.groups()
         text = next(rest, "") if text is None else text
