@@ -4,7 +4,7 @@ jsonargparse keeps the settings of the class before where the new one has some o
 """
 
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from inspect import isabstract
 from typing import Any
 
@@ -55,6 +55,6 @@ def _complete(criterion: Any) -> Any:
     if not ours or known not in importance.__all__ or not isinstance(own, dict):
         return criterion
     kind = getattr(importance, known)
-    if not is_dataclass(kind) or isabstract(kind):
+    if isabstract(kind) or not hasattr(kind, "__dataclass_fields__"):
         return criterion
     return {**given, "init_args": {**asdict(kind()), **own}}
