@@ -17,12 +17,7 @@ from metaprune_pl.graphs.constraints import (
 )
 from metaprune_pl.graphs.labels import shrink, varying
 from metaprune_pl.graphs.masked import MaskedProgram, Mixing
-from metaprune_pl.graphs.weight_graph import (
-    Connection,
-    Followed,
-    NeuronGroup,
-    WeightGraph,
-)
+from metaprune_pl.graphs.weight_graph import Connection, Followed, NeuronGroup, WeightGraph
 
 
 @dataclass

@@ -180,6 +180,13 @@ class Call:
                         along,
                         nodes,
                     )
+        self._note_norms(weight, inputs, target)
+        if bias is not None:
+            self._add_bias(bias, owner, target)
+        return owner, target
+
+    def _note_norms(self, weight: Parameter, inputs: Tensor, target: Tensor) -> None:
+        """Note that a layer's weight is normalised, or the product of a length and a direction."""
         if weight.gain:
             self.builder.lengths[weight.name] = weight.gain
         if weight.normalized:
@@ -190,9 +197,6 @@ class Call:
             self.builder.followed.append(
                 Followed(nodes=nodes, operator="weight norm", module=self.module, keeps=frozenset())
             )
-        if bias is not None:
-            self._add_bias(bias, owner, target)
-        return owner, target
 
     def _add_bias(self, index: int, owner: str, target: Tensor) -> None:
         value = self.value(self.argument(index))

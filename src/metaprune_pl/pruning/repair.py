@@ -51,16 +51,14 @@ def repair(
 ) -> Iterator[LayerRepair]:
     """Give the layers of a pruned network weights that reproduce the outputs of the unpruned one.
 
-    A quarter of the images is held out: the penalty of the ridge regression is chosen on them, and
-    a layer (of a grouped convolution, a group) whose error there does not fall is left as it is.
-    Early layers of large images learn from some of them: the others set out once what all of them
-    give from there on fits into memory.
-    Layers whose weights are read twice, and transposed convolutions, are left too. Statistics of
-    batch norms are right as they are, those of the unpruned network.
+    A quarter of the images is held out: they choose the ridge regression's penalty, and a layer (of
+    a grouped convolution, a group) whose error there does not fall is left as it is. Early layers
+    of large images learn from as many as fit into memory. Layers whose weights are read twice, and
+    transposed convolutions, are left too. Statistics of batch norms are right as they are.
 
     Args:
         network: The unpruned network.
-        pruned: What `remove` or `apply_masks` made of it; its parameters are changed in place.
+        pruned: What `remove` or `apply_masks` made of it, changed in place.
         graph: Topology of the unpruned network.
         kept: Which nodes stay, bool [N].
         images: Unlabelled, normalised, on the networks' device, [B, C, H, W]; a few are left over.
@@ -81,16 +79,32 @@ def repair(
     outputs = _outputs_that_stay(graph, kept.to(images.device))
     names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
     indices = [outputs[graph.aliases.get(name, name)] for name in names]
+    runs = _side_by_side(unpruned, changed, batches, names, indices)
+    for name, (sources, layers) in zip(names, runs, strict=True):
+        yield _repair_layer(sources, layers, (masks or {}).get(name))
+
+
+def _side_by_side(
+    unpruned: LayerwiseNetwork,
+    changed: LayerwiseNetwork,
+    batches: Sequence[Tensor],
+    names: Sequence[str],
+    indices: Sequence[Tensor],
+) -> Iterator[tuple[Iterator[Tensor], list[Layer]]]:
+    """Run both networks layer by layer: outputs that stay, and layers of the pruned one, by batch.
+
+    Batches set out once what all of them hold from there on fits into memory.
+    """
     held = map(add, unpruned.held(names), changed.held(names))
     sources: list[Iterator[Tensor]] = []
     targets: list[Iterator[Layer]] = []
-    for index, (name, size) in enumerate(zip(names, held, strict=True)):
+    for index, size in enumerate(held):
         for batch in batches[len(targets) : max(4, HELD // size)]:
             run = unpruned.run(batch, names[index:], fixed=True)
             sources.append(_kept_outputs(run, indices[index:]))
             targets.append(changed.run(batch, names[index:]))
         layers = [next(target) for target in targets]
-        yield _repair_layer(map(next, sources), layers, (masks or {}).get(name))
+        yield map(next, sources), layers
 
 
 def _kept_outputs(run: Iterator[Layer], indices: Sequence[Tensor]) -> Iterator[Tensor]:
