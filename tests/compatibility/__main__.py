@@ -111,15 +111,14 @@ def summary(rows: list[dict[str, str]]) -> str:
     lines.append("|---" * (len(steps) + 4) + "|")
     for library in ("torchvision", "timm", "other"):
         own = [row for row in rows if _library(row) == library]
-        counts = [sum(_passes(row, step) for row in own) for step in steps]
+        counts = [_count(own, step) for step in steps]
         coverage = min(
             (float(row["coverage"]) for row in own if row["traced"] == "True"), default=0.0
         )
         seconds = sorted(float(row["seconds"]) for row in own)
         middle = seconds[len(seconds) // 2] if seconds else 0.0
-        cells = [str(count) for count in counts]
         lines.append(
-            f"| {library} | {len(own)} | {' | '.join(cells)} | {100 * coverage:.1f} % | "
+            f"| {library} | {len(own)} | {' | '.join(counts)} | {100 * coverage:.1f} % | "
             f"{middle:.0f} |"
         )
     failed = [row for row in rows if row["error"]]
@@ -134,10 +133,15 @@ def _library(row: dict[str, str]) -> str:
     return library if library in {"torchvision", "timm"} else "other"
 
 
-def _passes(row: dict[str, str], step: str) -> bool:
+def _count(rows: list[dict[str, str]], step: str) -> str:
+    """How many networks pass a step; torch-pruning's, of those that it has been tried on."""
     if step == "torch_pruning":
-        return (row.get(step) or "").endswith("x")
-    return float(row["speed_up"]) >= 2 if step == "pruned" else row[step] == "True"
+        tried = [row[step] for row in rows if row.get(step)]
+        passed = sum(result.endswith("x") for result in tried)
+        return f"{passed} of {len(tried)}" if tried else "not tried"
+    if step == "pruned":
+        return str(sum(float(row["speed_up"]) >= 2 for row in rows))
+    return str(sum(row[step] == "True" for row in rows))
 
 
 if __name__ == "__main__":

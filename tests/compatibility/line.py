@@ -114,6 +114,8 @@ def put_row(name: str, shape: str, results: "Queue[Row]") -> None:
 
 def put_other(name: str, shape: str, results: "Queue[str]") -> None:
     """Let torch-pruning do what it can in a process of its own."""
+    if ":" in name:
+        trust(name)
     network = create_network(name, seed=0, **_ARGUMENTS.get(name, {}))
     results.put(result_of_torch_pruning(network, example_of(shape)))
 
