@@ -73,7 +73,7 @@ def test_any_name_may_stand_in_a_row(name: str) -> None:
 
 def test_files_in_a_row_are_a_list() -> None:
     assert write_out("benchmark", ["a", "b", "--batches", "1,2"]) == [
-        '["a", "b"]',
+        '["./a", "./b"]',
         "--batches=[1,2]",
     ]
 

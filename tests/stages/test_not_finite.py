@@ -87,12 +87,21 @@ def test_what_was_good_before_is_kept_and_the_run_continues_from_it(
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_the_last_step_counts(
-    keep: str, line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_step_counts(keep: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One step of an epoch: no loss comes after it."""
-    one = ["--data.batch_size=2000", f"--model.keep={keep}", "--trainer.max_epochs=1"]
-    rate = "--model.optimizer={name: adamw, lr: 1.0e+30}"
+    one = ["--data=Digits", "--data.batch_size=2000", "--training.epochs=1", "--out=run"]
+    rate = ["--training.optimizer={name: adamw, lr: 1.0e+30}", f"--training.keep={keep}"]
+    build = ["cifar_resnet", "--arguments={depth: 8, width: 4}", "--trainer.accelerator=cpu"]
     with pytest.raises(SystemExit):
-        main([*finetuning(line / "runs/quickstart/data_models/networks"), *one, rate, RUN])
+        main(["train", *build, *one, *rate, *QUIET])
     assert "not finite in epoch 1" in capsys.readouterr().err and results(workdir) == []
+
+
+def test_a_training_that_helped_nothing_says_so(
+    workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build = ["cifar_resnet", "--arguments={depth: 8, width: 4}", "--trainer.accelerator=cpu"]
+    short = ["--data=Digits", "--training.epochs=1", "--out=run", "--data.fraction=0.1"]
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        main(["train", *build, *short, "--training.optimizer={lr: 1.0e-30}", *QUIET])
+    assert "No epoch was better on the validation images" in caplog.text
