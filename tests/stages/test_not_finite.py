@@ -89,7 +89,7 @@ def test_what_was_good_before_is_kept_and_the_run_continues_from_it(
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_the_last_step_counts(keep: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One step of an epoch: no loss comes after it."""
-    one = ["--data=Digits", "--data.batch_size=2000", "--training.epochs=1", "--out=run"]
+    one = ["--data=Digits", "--data.batch_size=1000", "--training.epochs=1", "--out=run"]
     rate = ["--training.optimizer={name: adamw, lr: 1.0e+30}", f"--training.keep={keep}"]
     build = ["cifar_resnet", "--arguments={depth: 8, width: 4}", "--trainer.accelerator=cpu"]
     with pytest.raises(SystemExit):
