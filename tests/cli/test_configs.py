@@ -86,7 +86,7 @@ def test_a_file_comes_before_a_shipped_config(workdir: Path) -> None:
 )
 def test_a_criterion_that_is_named_has_its_own_defaults(flags: list[str], workdir: Path) -> None:
     paper = "criterion: {class_path: Magnitude, init_args: {normalize: max, p: 1.0}}"
-    Path("paper.yaml").write_text(paper)
+    Path("paper.yaml").write_text(f"network: made before\ndata: Digits\n{paper}")
     Path("other.yaml").write_text("include: paper.yaml\ncriterion: Elimination")
     settings = parser_of(prune).parse_args(join_overrides(["--config", "paper.yaml", *flags]))
     assert settings.criterion.init_args.as_dict() == asdict(Elimination())
