@@ -72,7 +72,7 @@ def write_predict(file: Path, kind: Format) -> Path:
 
 def _program(file: Path, kind: Format) -> str:
     assert kind.example is not None
-    packages = "numpy, pillow, " + ("onnxruntime" if kind.name == "onnx" else "torch")
-    head = HEAD.format(packages=packages, file=ascii(file.name))
     imports, _, code = kind.example.partition("\n")
+    packages = f"numpy, pillow, {imports.removeprefix('import ')}"
+    head = HEAD.format(packages=packages, file=ascii(file.name))
     return head.replace(PILLOW, "\n" + imports + PILLOW) + code + TAIL

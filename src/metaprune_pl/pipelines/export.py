@@ -1,7 +1,6 @@
 """`export`: a stored network as a file for other programs."""
 
 from pathlib import Path
-from typing import Literal
 
 from metaprune_pl.delivery import FORMATS, Facts
 from metaprune_pl.delivery.deliver import deliver
@@ -13,7 +12,7 @@ from metaprune_pl.reports.delivered import Delivered
 def export(
     folder: str,
     *,
-    format: Literal["onnx", "pt2", "torchscript", "safetensors"] = "onnx",
+    format: str = "onnx",
     file: str | None = None,
     images: str | None = None,
     batch: int | None = None,
@@ -36,6 +35,8 @@ def export(
     """
     if batch is not None and batch < 1:
         raise ConfigError(f"batch is {batch}: give a number of images of at least 1.")
+    if format not in FORMATS:
+        raise ConfigError(f"format: '{format}' is none of {', '.join(FORMATS)}.")
     kind = FORMATS[format]
     network, facts = load_network(folder), Facts.of(read_card(folder))
     path = Path(folder) if Path(folder).name else Path(folder).resolve()

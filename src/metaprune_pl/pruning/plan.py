@@ -32,7 +32,7 @@ class PruningSettings:
             `heads`.
         ranking: Whether channels of all groups compete (`global`), those of each group for the same
             share of it (`uniform`), or those of groups of the same kind (`isomorphic`).
-        cost: What a speed-up is of: Macs (multiply-accumulates) or Parameters.
+        cost: What a speed-up is of, such as Macs (multiply-accumulates), Parameters or Latency.
         pruner: Who prunes: we (`own`), or torch-pruning's pruner with its own importance
             (`depgraph`), a control.
     """
