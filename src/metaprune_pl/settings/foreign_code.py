@@ -29,7 +29,7 @@ FAMILIES = (
 _PATHS = {"default_root_dir", "folder", "root", "state", "network", "networks", "data_models"}
 """Settings that name files and folders, never a class."""
 _NETWORKS = {"network", "networks", "others", "builder", "backbone"}
-"""Settings that name networks."""
+"""Settings that name networks: see `check_builders`."""
 
 
 def check_trusted(settings: Any, key: str = "") -> None:
@@ -85,7 +85,7 @@ def _is_code(value: str, key: str) -> bool:
     setting = key.rpartition(".")[2]
     if setting == "class_path":
         return "." in value
-    if setting in _PATHS or "." not in value or "/" in value:
+    if setting in _PATHS | _NETWORKS or "." not in value or "/" in value:
         return False
     return _is_module(value.partition(".")[0])
 
