@@ -20,7 +20,7 @@ from metaprune_pl.pruning.least_squares import NormalEquations, slices, with_bia
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-5, 1e-7, 1e-10)
 """Penalties that compete on the images kept apart."""
-HELD = 2**30
+HELD = 2**29
 """Most bytes between the layers of both networks, unless four batches take more."""
 
 
