@@ -48,15 +48,18 @@ def _spread_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _pruned_table(experiment: Experiment, spread: str) -> Grid:
-    """Return the columns of the paper's tables (1, 8, 11, 14, 15, 21) for people.
+    """Return what a person compares; all columns of the paper's tables (1, 8, 11, 14, 15, 21).
 
+    The latter where an experiment stands beside the paper; else those are in CSV and JSON.
     `images` are those trained on for a network, and `unrepaired` is before statistics and repair;
     top 5 is there where there is one.
     """
     every = pruned_rows(experiment)
-    names = ["macs_pruned", "left", "accuracy_base"]
-    names += ["accuracy_stale"] * any(row["accuracy_stale"] is not None for row in every)
-    names += ["accuracy_pruned", "accuracy_finetuned", "difference"]
+    names = ["accuracy_base", "accuracy_pruned", "accuracy_finetuned"]
+    if experiment.paper:
+        stale = any(row["accuracy_stale"] is not None for row in every)
+        names[1:1] = ["accuracy_stale"] * stale
+        names = ["macs_pruned", "left", *names, "difference"]
     if any(row["accuracy_finetuned_top_5"] is not None for row in every):
         names += ["accuracy_base_top_5", "accuracy_finetuned_top_5", "difference_top_5"]
     budgets = len({row["budget"] for row in every}) > 1
