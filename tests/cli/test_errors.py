@@ -168,8 +168,8 @@ def test_misspelt(
     [
         (
             ["fit", "--config", "data_quikstart.yaml"],
-            "no such file. Did you mean 'data_quickstart.yaml'? `metaprune --help` lists those "
-            "that are shipped.",
+            "no such file. Did you mean 'data_quickstart.yaml'? `metaprune --help` says where the "
+            "shipped ones are.",
         ),
         (
             [*PRUNE, "--finetune.epochs=-1"],

@@ -71,6 +71,7 @@ def make_state(folder: Path) -> None:
 def make_run(folder: Path) -> None:
     with RunFolder(folder, "prune", "key").running("a: {b: 1}\n"):
         write_json(folder / "fit" / "images.json", 100)
+        write_json(folder / "report.json", [1])
     text = (folder / "run.json").read_text()
     (folder / "run.json").write_text(text.replace("true", "false"))
     (folder / ".lock").unlink()

@@ -58,10 +58,7 @@ def test_numbers_are_those_of_the_network(capsys: pytest.CaptureFixture[str]) ->
 def test_what_stays_is_named_with_its_reason() -> None:
     arguments = {"depth": 8, "width": 4, "shortcut": "pad"}
     facts = inspect("cifar_resnet", arguments=arguments, input_shape="3,8,8")
-    assert facts.stays["layer2.0.conv2"].startswith(
-        "4 of 8 channels: something is made for as many"
-    )
-    assert facts.stays["layer3.0.conv2"].startswith("12 of 16 channels")
+    assert not {"layer2.0.conv2", "layer3.0.conv2"} & set(facts.stays)
     assert facts.stays["fc"] == "10 of 10 channels: the network's output, or tied to it"
     facts = inspect("helpers:CountingNet", input_shape="3,8,8")
     assert (
