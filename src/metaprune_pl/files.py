@@ -21,6 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from metaprune_pl.errors import StorageError
 
 UNFINISHED = ".unfinished-"
@@ -117,6 +120,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON that appears whole or not at all; NaN and infinity are no JSON."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write safetensors to a file within `whole_file` or `whole_folder`.
+
+    Unlike by `save_file`, others may read them as the umask says, and a full disk is an OSError.
+    """
+    path.write_bytes(save(tensors, metadata))
 
 
 def check_file(path: Path, largest: float = math.inf) -> None:

@@ -103,6 +103,14 @@ def test_a_config_alone_runs_no_code(
     assert not (workdir / "sung").exists() and not (workdir / "runs").exists()
 
 
+def test_a_folder_with_a_colon_is_no_code(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workdir / "c.yaml").write_text("data: {class_path: Digits}\nnetwork: 'runs/10:30/network'\n")
+    message = refused(["prune", "--config", "c.yaml"], capsys)
+    assert "--trust" not in message and "runs/10:30/network" in message
+
+
 @pytest.mark.parametrize(
     ("flag", "says"),
     [

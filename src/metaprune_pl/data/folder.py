@@ -12,7 +12,7 @@ from PIL import Image
 from rich.markup import escape
 from rich.progress import track
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from metaprune_pl.data.augmentation import Augmentation, Mixing
@@ -29,7 +29,7 @@ from metaprune_pl.data.files import (
 from metaprune_pl.data.images import Normalization, OfNetwork
 from metaprune_pl.data.memory import ImageSet, MemoryImages, Splits
 from metaprune_pl.errors import ConfigError, DataError, StorageError
-from metaprune_pl.files import at_home, cache_folder, check_file, whole_file
+from metaprune_pl.files import at_home, cache_folder, check_file, whole_file, write_tensors
 
 SEEN = 20
 """Images that are looked at to know the size of all."""
@@ -194,7 +194,7 @@ class ImageFolder(MemoryImages):
             images = self._decode(files)
             try:
                 with whole_file(path) as new:
-                    new.write_bytes(save({"images": images}))
+                    write_tensors(new, {"images": images})
             except StorageError as error:
                 rank_zero_info(f"Decoded images are not kept: {error}")
         return ImageSet(images, labels)

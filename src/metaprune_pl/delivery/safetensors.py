@@ -4,11 +4,12 @@ import copy
 from pathlib import Path
 from typing import ClassVar
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metaprune_pl.delivery.base import KEY, Facts, Format, Forward
 from metaprune_pl.errors import StorageError
+from metaprune_pl.files import write_tensors
 from metaprune_pl.networks.widths import all_tensors, set_tensors
 
 
@@ -24,7 +25,7 @@ class Safetensors(Format):
         """Write the weights: see `Format.write`."""
         tensors = all_tensors(network).items()
         copies = {name: value.detach().contiguous().clone() for name, value in tensors}
-        path.write_bytes(save(copies, {KEY: facts.text}))
+        write_tensors(path, copies, {KEY: facts.text})
 
     def load(self, path: Path, threads: int) -> tuple[Forward, Facts]:
         """Refuse: see `Format.load`."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from metaprune_pl.errors import MetapruneError, StorageError
-from metaprune_pl.files import by_number, whole_folder, write_json
+from metaprune_pl.files import by_number, whole_folder, write_json, write_tensors
 from metaprune_pl.metanetworks.base import Metanetwork, Rewriter
 from metaprune_pl.metanetworks.registry import metanetwork_class, name_of
 from metaprune_pl.networks.bounds import Bounded
@@ -40,7 +40,7 @@ def save_metanetwork(folder: str | Path, metanetwork: Metanetwork, record: dict[
             name: value.detach().cpu().contiguous()
             for name, value in metanetwork.state_dict().items()
         }
-        (new / "weights.safetensors").write_bytes(save(tensors))
+        write_tensors(new / "weights.safetensors", tensors)
         write_json(new / "metanetwork.json", card)
 
 

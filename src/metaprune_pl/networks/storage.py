@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, StorageError
-from metaprune_pl.files import check_file, read_json, whole_folder, write_json
+from metaprune_pl.files import check_file, read_json, whole_folder, write_json, write_tensors
 from metaprune_pl.networks.bounds import Bounded, memory
 from metaprune_pl.networks.create import DOWNLOADS, NetworkSettings, create_network
 from metaprune_pl.networks.examples import Example
@@ -111,7 +111,7 @@ def save_network(folder: str | Path, network: nn.Module, card: NetworkCard) -> N
             name: value.detach().cpu().contiguous().clone()
             for name, value in all_tensors(network).items()
         }
-        (new / "weights.safetensors").write_bytes(save(tensors))
+        write_tensors(new / "weights.safetensors", tensors)
         write_json(new / "network.json", {"format": FORMAT, **asdict(card)})
     return card
 

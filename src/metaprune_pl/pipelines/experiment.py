@@ -156,8 +156,8 @@ class Line:
             metanetworks: Folder of the metanetwork of a method.
         """
         line = self._tuned(networks)
+        held_out = networks[-self.chain.held_out :]
         for method in self.chain.compared:
-            held_out = networks[-self.chain.held_out :]
             runs = [run for network in held_out for run in line._runs(method, network)]
             for run in runs:
                 run.make(metanetworks.get(method))

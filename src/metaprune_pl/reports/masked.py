@@ -65,15 +65,7 @@ class Masked(Result):
         final: nn.Module,
         **measured: Any,
     ) -> Self:
-        """Return the result of a network: what follows from it, and what was measured.
-
-        Args:
-            target: What was asked for.
-            unpruned: What is known of the network before pruning.
-            pruned: The network straight after masking.
-            final: The network as it is in the end.
-            measured: Further attributes.
-        """
+        """Return the result of a network that was masked: see `Pruned.of`."""
         assert pruned.masks is not None
         return cls(
             target=target.text,

@@ -50,15 +50,7 @@ class PrunedTask(Result):
         final: nn.Module,
         **measured: Any,
     ) -> Self:
-        """Return the result of a network: what follows from it, and what was measured.
-
-        Args:
-            target: What was asked for.
-            unpruned: What is known of what is pruned.
-            pruned: That straight after pruning.
-            final: That as it is in the end.
-            measured: Further attributes.
-        """
+        """Return the result of what is pruned, a network or a part of one: see `Pruned.of`."""
         assert isinstance(target, ChannelTarget)
         return cls(
             target=target.speed_up(unpruned),

@@ -75,6 +75,8 @@ def check_builders(settings: Any, path: Path, key: str = "") -> None:
 def _names_function(value: str, key: str) -> bool:
     """Whether a value with a colon is `package.module:function`."""
     module, _, function = value.partition(":")
+    if "/" in module:
+        return False
     if key.rpartition(".")[2] in _NETWORKS:
         return True
     return function.strip().isidentifier() and _is_module(module.strip().partition(".")[0])
