@@ -120,6 +120,10 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         ([*PRUNE, "--data=DataModelZoo"], "data: DataModelZoo is none of the classes that go here"),
         ([*DATA, "--data=VOC"], "data: VOC is none of the classes that go here"),
         ([*DATA, "--model=Finetuning"], "model: Finetuning is none of the classes that go here"),
+        (
+            [*PRUNE, "--statistics=soon"],
+            "statistics: 'soon' is none of stale. Or give settings, KEY: VALUE.",
+        ),
         (["detect", "--data=VOCC"], "data: there is no class 'VOCC'. Did you mean 'VOC'?"),
         (
             ["detect", "--data=VOC", "--detection.speedups=[2]"],

@@ -93,7 +93,8 @@ def _wrong_type(mistake: _Mistake, wanted: str) -> str:
 def _none_of_several(mistake: _Mistake, subtypes: str) -> str:
     value = _VALUE.search(mistake.message)
     names = ", ".join(re.findall(r"typing\.Literal\[([^\]]*)\]", subtypes))
-    return _none_of(mistake, names, value[1] if value else "another")
+    said = _none_of(mistake, names, value[1] if value else "another")
+    return f"{said} Or give settings, KEY: VALUE." if "<class" in subtypes else said
 
 
 def _not_here(mistake: _Mistake) -> str:
@@ -112,6 +113,7 @@ def _missing(mistake: _Mistake, names: str) -> str:
 _KINDS: dict[str, Callable[..., str]] = {
     r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'"
     r"|[Uu]nrecognized arguments: --([\w.-]+)": _unknown,
+    r"Subtypes: (\[<class 'metaprune_pl.*typing\.Literal.*)\s+Errors:\s+- Expected a dot import": _none_of_several,
     r"Expected a dot import path string: ([\w.]+)": _no_class,
     r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (.*)": _none_of,
     r"Expected a <class '(?!NoneType)([\w.]+)'>": _wrong_type,
