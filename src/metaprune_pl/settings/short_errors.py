@@ -113,7 +113,8 @@ def _missing(mistake: _Mistake, names: str) -> str:
 _KINDS: dict[str, Callable[..., str]] = {
     r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'"
     r"|[Uu]nrecognized arguments: --([\w.-]+)": _unknown,
-    r"Subtypes: (\[<class 'metaprune_pl.*typing\.Literal.*)\s+Errors:\s+- Expected a dot import": _none_of_several,
+    r"Subtypes: (\[<class 'metaprune_pl.*typing\.Literal.*)\s+Errors:"
+    r"\s+- Expected a dot import": _none_of_several,
     r"Expected a dot import path string: ([\w.]+)": _no_class,
     r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (.*)": _none_of,
     r"Expected a <class '(?!NoneType)([\w.]+)'>": _wrong_type,
