@@ -2,12 +2,14 @@
 
 It takes networks through the whole line.
 
-Each network runs in a process of its own, and torch-pruning afterwards in others. Rows go to
-`tests/compatibility/report.csv`, which is added to, so that a stopped report goes on where it was;
-the summary between the marks in the README of src is written anew.
+Each network runs in a process of its own, and torch-pruning afterwards in others, those first that
+took least time before. Rows go to `tests/compatibility/report.csv`, which is added to, so that a
+stopped report goes on where it was; the summary between the marks in the README of src is written
+anew.
 """
 
 import csv
+import io
 import multiprocessing
 import queue
 import sys
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from compatibility.line import Row, put_other, put_row
 from compatibility.networks import whole_report
+from metaprune_pl.files import write_text
 
 REPORT = Path(__file__).with_name("report.csv")
 README = Path(__file__).parents[2] / "src" / "metaprune_pl" / "README.md"
@@ -31,25 +34,28 @@ OTHER_LIMIT = 120
 
 
 def main(names: list[str]) -> None:
-    """Run what the report lacks, or the given networks anew, and write the summary."""
+    """Run what the report lacks or failed, or the given networks anew, and write the summary."""
     networks = whole_report()
-    rows = (
-        {}
-        if not REPORT.exists()
-        else {row["network"]: row for row in csv.DictReader(REPORT.open())}
-    )
-    todo = names or [name for name in networks if name not in rows]
+    rows = {row["network"]: row for row in csv.DictReader(io.StringIO(REPORT.read_text()))}
+
+    def seconds(name: str) -> float:
+        return float(rows[name]["seconds"]) if name in rows else 0.0
+
+    lacking = [name for name in networks if name not in rows or not rows[name]["compared"]]
+    todo = sorted(names or lacking, key=seconds)
     for number, name in enumerate(todo, 1):
         row = _in_a_process(put_row, name, networks.get(name, "3,224,224"), LIMIT)
         if isinstance(row, str):
             row = Row(network=name, seconds=LIMIT, error=row)
+        other = rows.get(name, {}).get("torch_pruning", "")
         rows[name] = {key: str(value) for key, value in asdict(row).items()}
+        rows[name]["torch_pruning"] = other
         print(
             f"{number}/{len(todo)} {name}: {row.verdict} ({row.seconds:.0f} s) {row.error}",
             flush=True,
         )
         _write(rows, networks)
-    for name in names or list(rows):
+    for name in sorted(names or rows, key=seconds):
         if not rows[name].get("torch_pruning"):
             shape = networks.get(name, "3,224,224")
             rows[name]["torch_pruning"] = _in_a_process(put_other, name, shape, OTHER_LIMIT)
@@ -59,7 +65,8 @@ def main(names: list[str]) -> None:
 
 def _in_a_process(put: Callable[..., None], name: str, shape: str, limit: int) -> Any:
     """Return what a process of its own puts, or why it puts nothing."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["compatibility.line"])
     results: multiprocessing.Queue[Any] = context.Queue()
     process = context.Process(target=put, args=(name, shape, results))
     process.start()
@@ -79,14 +86,15 @@ def _in_a_process(put: Callable[..., None], name: str, shape: str, limit: int) -
 def _write(rows: dict[str, dict[str, str]], networks: Mapping[str, str]) -> None:
     """Write all rows in the order of the networks, and the summary of them in the README."""
     known = [name for name in (*networks, *(rows.keys() - networks.keys())) if name in rows]
-    with REPORT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(rows[name] for name in known)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[name] for name in known)
+    write_text(REPORT, table.getvalue())
     before, rest = README.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    table = summary([rows[name] for name in known])
-    README.write_text(f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+    new = summary([rows[name] for name in known])
+    write_text(README, f"{before}{MARKS[0]}\n{new}{MARKS[1]}{after}")
 
 
 def summary(rows: list[dict[str, str]]) -> str:
@@ -99,6 +107,7 @@ def summary(rows: list[dict[str, str]]) -> str:
         "exact": "exact round trip, also pruned",
         "metanetwork": "metanetwork",
         "pruned": "pruned to 2x",
+        "compared": "equal to the masked one (largest difference)",
         "trains": "then trains",
         "loads": "stored, loaded",
         "torch_pruning": "torch-pruning to 2x",
@@ -133,12 +142,20 @@ def _library(row: dict[str, str]) -> str:
     return library if library in {"torchvision", "timm"} else "other"
 
 
+def _all_outputs(row: dict[str, str]) -> bool:
+    """Whether the values of all outputs were compared."""
+    return row["compared"].startswith("outputs")
+
+
 def _count(rows: list[dict[str, str]], step: str) -> str:
     """How many networks pass a step; torch-pruning's, of those that it has been tried on."""
     if step == "torch_pruning":
         tried = [row[step] for row in rows if row.get(step)]
         passed = sum(result.endswith("x") for result in tried)
         return f"{passed} of {len(tried)}" if tried else "not tried"
+    if step == "compared":
+        differences = [float(row["difference"]) for row in rows if _all_outputs(row)]
+        return f"{len(differences)} ({max(differences, default=0.0):.1e})"
     if step == "pruned":
         return str(sum(float(row["speed_up"]) >= 2 for row in rows))
     return str(sum(row[step] == "True" for row in rows))

@@ -25,7 +25,7 @@ from metaprune_pl.networks.examples import arguments as arguments_of
 from metaprune_pl.networks.inputs import example_of
 from metaprune_pl.networks.trust import trust
 from metaprune_pl.networks.widths import own_state
-from metaprune_pl.pruning import Magnitude, PruningSettings, SpeedUp, count_macs, examine
+from metaprune_pl.pruning import Macs, Magnitude, PruningSettings, SpeedUp, Unpruned, examine
 from other_pruner import result_of_torch_pruning
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -122,28 +122,28 @@ def put_other(name: str, shape: str, results: "Queue[str]") -> None:
 
 def _run(row: Row, shape: str, arguments: dict[str, Any], metanetwork: bool) -> None:
     network = randomize(create_network(row.network, seed=0, **arguments))
-    image = example_of(shape)
-    images = random_like(_pair(image), torch.Generator().manual_seed(0))
+    example = example_of(shape)
+    drawn = random_like(example, torch.Generator().manual_seed(0))
     sizes = {key: value.numel() for key, value in network.named_parameters()}
     row.parameters = sum(sizes.values())
-    graph = trace(network, image)
+    unpruned = examine(network, example)
+    graph = unpruned.graph
     row.traced = True
     row.coverage = 1 - sum(sizes[key] for key in graph.outside) / row.parameters
     row.exact = round_trip_is_exact(graph, network.state_dict())
     if metanetwork:
-        row.metanetwork = _identity(network, graph, images)
+        row.metanetwork = _identity(network, graph, drawn)
     row.unfollowed = len(graph.unfollowed)
-    small = _pruned(row, network, image)
-    sum(output.sum() for output in _outputs(small.train(), images)).backward()  # type: ignore
+    small = _pruned(row, network, unpruned)
+    sum(output.sum() for output in _outputs(small.train(), _pair(drawn))).backward()  # type: ignore
     row.trains = True
-    again = trace(small.eval(), image)
+    again = trace(small.eval(), example)
     row.exact = row.exact and round_trip_is_exact(again, small.state_dict())
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         settings = NetworkSettings(builder=row.network, arguments=arguments)
         save_network(folder + "/network", small, NetworkCard(settings=settings, input_shape=shape))
-        row.loads = _same(
-            _outputs(load_network(folder + "/network"), images), _outputs(small, images)
-        )
+        loaded = load_network(folder + "/network")
+        row.loads = _same(_outputs(loaded, drawn), _outputs(small, drawn))
 
 
 def _pair(example: Example) -> Example:
@@ -184,16 +184,15 @@ def _identity(network: nn.Module, graph: WeightGraph, images: Example) -> bool:
     return _same([t for _, t in tensors_of(after) if t.is_floating_point()], before)
 
 
-def _pruned(row: Row, network: nn.Module, image: Example) -> nn.Module:
+def _pruned(row: Row, network: nn.Module, unpruned: Unpruned) -> nn.Module:
     """Prune to 2x, and note what was compared."""
     settings, criterion = PruningSettings(step=0.05), Magnitude(normalize="mean")
-    unpruned = examine(network, image)
     assert unpruned.groups is not None
     members = unpruned.groups.members
     row.whole = 1 - int(members[unpruned.groups.prunable].sum()) / int(members.sum())
     target = SpeedUp(value=2.0, settings=settings)
     (result,) = SpeedUp.reach([target], network, unpruned, criterion)
-    row.speed_up = count_macs(network, image) / count_macs(result.network, image)
+    row.speed_up = unpruned.speed_up(Macs(), result.network)
     assert result.comparison is not None
     row.compared = result.comparison.reason or "outputs " + " ".join(result.comparison.outputs)
     row.difference = result.comparison.difference

@@ -46,6 +46,7 @@ class GraphBuilder:
     ties: list[Tensor] = field(default_factory=list)
     mixed: list[Tensor] = field(default_factory=list)
     several: list[Tensor] = field(default_factory=list)
+    unmasked: list[Tensor] = field(default_factory=list)
     lengths: dict[str, str] = field(default_factory=dict)
     followers: list[Follower] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
@@ -288,6 +289,7 @@ class GraphBuilder:
             named=index[torch.cat([pairs, *self.named], 1)],
             mixed=index[torch.cat([none, *self.mixed])],
             several=index[torch.cat([none, *self.several])],
+            unmasked=index[torch.cat([none, *self.unmasked])],
             lengths=self.lengths,
             followers=tuple(
                 replace(f, nodes=index[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers

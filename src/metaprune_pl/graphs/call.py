@@ -10,7 +10,8 @@ from torch import Tensor
 
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.builder import GraphBuilder
-from metaprune_pl.graphs.labels import NOBODY, Activation, Joined, Parameter, channels
+from metaprune_pl.graphs.labels import NOBODY, Activation, Joined, Parameter, channels, shrink
+from metaprune_pl.graphs.masked import Mixing
 from metaprune_pl.graphs.weight_graph import Followed
 
 _LAYER = re.compile(r"(\.parametrizations\.\w+\.original\d*|\.weight(_v)?)$")
@@ -190,13 +191,31 @@ class Call:
         if weight.gain:
             self.builder.lengths[weight.name] = weight.gain
         if weight.normalized:
-            self.builder.mixed.append(inputs)
             self.builder.several.append(inputs)
+            self._mask_norm(weight, inputs, len(target))
         if weight.normalized or weight.gain:
             nodes = torch.cat([inputs, target])
             self.builder.followed.append(
                 Followed(nodes=nodes, operator="weight norm", module=self.module, keeps=frozenset())
             )
+
+    def _mask_norm(self, weight: Parameter, inputs: Tensor, outputs: int) -> None:
+        """Note which inputs the elements of a batch norm's operand, a weight, are of."""
+        plain = self.operator.startswith(("conv1d", "conv2d", "conv3d", "linear"))
+        if weight.norm is None or not plain or len(inputs) % weight.shape[1]:
+            self.builder.unmasked.append(inputs)
+            return
+        node, elements = weight.norm
+        row, column, *_ = torch.unravel_index(elements, weight.shape)
+        group = row * (len(inputs) // weight.shape[1]) // outputs
+        labels = (shrink(inputs[group * weight.shape[1] + column]),)
+        (operand, *_) = node.all_input_nodes
+        shape = self.shape_of(node)
+        self.builder.mixing[node] = Mixing(
+            inputs={operand: labels},
+            results=(labels,),
+            shapes=(shape,),
+        )
 
     def _add_bias(self, index: int, owner: str, target: Tensor) -> None:
         value = self.value(self.argument(index))
@@ -240,6 +259,8 @@ class Call:
                     f"parameter '{weight.name}' is used for inputs of other widths: {self.where}"
                 )
             builder.tie(torch.stack([ends[0], inputs]))
+            if weight.normalized:
+                self._mask_norm(weight, ends[0], len(ends[1]))
             builder.connections[index] = replace(
                 connection, positions=connection.positions + positions
             )

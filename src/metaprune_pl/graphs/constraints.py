@@ -127,6 +127,7 @@ class PruningConstraints:
             length instead (weight normalisation).
         several: Nodes of which more than one of each pruning group has to stay: weights from them
             are standardised.
+        unmasked: Those of them that cannot be masked: it takes more operations than a batch norm.
         followers: Parameters outside the graph that are as wide as neurons are many.
         products: Multiplications of activations with each other.
         extents: Where a forward pass names numbers of neurons.
@@ -141,6 +142,7 @@ class PruningConstraints:
     named: Tensor
     mixed: Tensor
     several: Tensor
+    unmasked: Tensor
     lengths: dict[str, str] = field(default_factory=dict)
     followers: tuple[Follower, ...] = ()
     products: tuple[Product, ...] = ()

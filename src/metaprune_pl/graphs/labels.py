@@ -27,6 +27,7 @@ class Parameter:
         companions: Smaller parameters that took part in its computation (a gain), broadcastable to
             the tensor.
         normalized: Statistics of it took part in its computation (weight standardisation).
+        norm: The batch norm that did it, and which of its elements each of that norm's operand is.
         constant: It is a buffer, which no training changes.
         gain: Name of the companion that is the length of each of its rows (weight normalisation).
     """
@@ -36,6 +37,7 @@ class Parameter:
     moved: Tensor | None = None
     companions: tuple["Parameter", ...] = ()
     normalized: bool = False
+    norm: tuple[torch.fx.Node, Tensor] | None = None
     constant: bool = False
     gain: str = ""
 

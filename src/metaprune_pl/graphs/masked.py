@@ -15,11 +15,12 @@ from torch.export.graph_signature import InputKind
 from metaprune_pl.networks.examples import Example, tensors_of
 
 _WITH_WEIGHTS = {
-    "layer_norm.default": (2, 3),
-    "rms_norm.default": (2,),
-    "group_norm.default": (2, 3),
+    "layer_norm.default": (-1, (2, 3)),
+    "rms_norm.default": (-1, (2,)),
+    "group_norm.default": (1, (2, 3)),
+    "batch_norm.default": (1, (1, 2)),
 }
-"""Norms to the arguments that have a value for each channel."""
+"""Norms to the dimension of the channels, and the arguments that have a value for each of them."""
 _SUMS = ("matmul", "bmm", "mm", "mv", "addmm", "baddbmm", "einsum", "linear", "scaled_dot", "sum")
 """Operations in which a neuron that is 0 is as good as none."""
 
@@ -202,13 +203,13 @@ def _with_kept_only(
     name = str(node.target).removeprefix("aten.")
     args: list[Any] = [torch.fx.map_arg(argument, value) for argument in node.args]
     if name in _WITH_WEIGHTS:
-        dim = 1 if name.startswith("group") else args[0].dim() - 1
-        along = indices[node.args[0]].get(dim)  # type: ignore[index]
+        dim, positions = _WITH_WEIGHTS[name]
+        along = indices[node.args[0]].get(dim % args[0].dim())  # type: ignore[index]
         if along is not None:
-            for position in _WITH_WEIGHTS[name]:
+            for position in positions:
                 if len(args) > position and args[position] is not None:
                     args[position] = args[position][along.to(args[position].device)]
-            if dim != 1 or not name.startswith("group"):
+            if dim == -1:
                 args[1] = [len(along)]
     keywords = torch.fx.map_arg(node.kwargs, value)
     result = function(*args, **keywords)

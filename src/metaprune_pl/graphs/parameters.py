@@ -138,7 +138,9 @@ def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -
     normalized = any(value.normalized for value in parameters) or any(
         isinstance(value, Statistic) for value in operands
     )
+    norm = main.norm
     if call.operator == "batch_norm.default":
+        norm = None if normalized else (call.node, main.elements)
         normalized = True
         channel = [
             1,
@@ -164,7 +166,13 @@ def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -
             return None
         indices = indices.reshape([1] * (len(shape) - indices.dim()) + list(indices.shape))
         companions.append(Parameter(parameter.name, parameter.shape, indices))
-    return replace(main, moved=elements, companions=tuple(companions), normalized=normalized)
+    return replace(
+        main,
+        moved=elements,
+        companions=tuple(companions),
+        normalized=normalized,
+        norm=norm,
+    )
 
 
 def _of_length(call: Call) -> Parameter | None:

@@ -4,8 +4,8 @@
 holding what the operations ahead of it still need, and nothing else.
 """
 
-import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node, map_arg
 
 from metaprune_pl.errors import PruningError
-from metaprune_pl.networks.widths import all_tensors
+from metaprune_pl.networks.widths import all_tensors, copy_network
 
 _DIMENSIONS = {
     "aten.linear.default": 0,
@@ -51,8 +51,8 @@ class Layer:
     Letters: G conv groups, O outputs and I inputs of one, K = I times the taps of the kernel.
 
     Attributes:
-        name: Name of its weight.
-        weight: The weight, [G * O, I, ...].
+        name: Name of its weight, or of the parameter that the weight is computed from.
+        weight: The weight as it multiplies the inputs, [G * O, I, ...].
         bias: Its bias, [G * O], where that is a parameter that nothing else reads.
         constant: Another bias, such as one put together from several parameters, [G * O].
         inputs: What it reads, [B, C, ...] for a convolution, [..., C] for a linear layer.
@@ -133,7 +133,7 @@ class LayerwiseNetwork:
 
     Its parameters and buffers are those of the network: what is copied into them counts from then
     on. A layer is a convolution or a linear layer whose weight is a parameter that nothing else
-    reads.
+    reads, or is computed from such parameters (weight normalisation and standardisation).
 
     Args:
         network: Left as it is.
@@ -159,7 +159,9 @@ class LayerwiseNetwork:
                 self._names[node] = spec.target
             else:
                 self._tensors[node] = program.constants[str(spec.target)]
-        self._layers = dict(self._layer_nodes())
+        layers = list(self._layer_nodes())
+        uses = Counter(name for name, _ in layers)
+        self._layers = {name: node for name, node in layers if uses[name] == 1}
         nodes = self._module.graph.nodes
         self._last_use = {used: node for node in nodes for used in node.all_input_nodes}
 
@@ -168,14 +170,34 @@ class LayerwiseNetwork:
         """Names of the layers' weights, in the order of the forward pass."""
         return list(self._layers)
 
+    @property
+    def own_layers(self) -> list[str]:
+        """Names of those weights that are parameters, which may be changed."""
+        return [name for name, node in self._layers.items() if self._own(node.args[1])]
+
     def _layer_nodes(self) -> Iterator[tuple[str, Node]]:
         for node in self._module.graph.nodes:
             if (dimensions := _DIMENSIONS.get(str(node.target))) is not None:
                 arguments: tuple[Any, ...] = node.args
                 inputs, weight, *_ = arguments
                 batched = not dimensions or inputs.meta["val"].dim() == dimensions + 2
-                if self._own(weight) and batched:
-                    yield self._names[weight], node
+                if batched and (name := self._parameter_of(weight)) is not None:
+                    yield name, node
+
+    def _parameter_of(self, weight: Node) -> str | None:
+        """Return the name of the parameter that a weight is, or is computed from."""
+        if weight in self._names:
+            return self._names[weight] if self._own(weight) else None
+        behind = {weight: None}
+        pending = [weight]
+        while pending:
+            new = [node for node in pending.pop().all_input_nodes if node not in behind]
+            behind.update(dict.fromkeys(new))
+            pending += new
+        shape = weight.meta["val"].shape
+        parameters = [node for node in behind if node in self._names]
+        same = [node for node in parameters if self._tensors[node].shape == shape]
+        return self._names[same[0]] if same and self._input not in behind else None
 
     def _own(self, node: Any) -> bool:
         """Whether a node is a parameter, and the only reader of it reads nothing else."""
@@ -194,7 +216,7 @@ class LayerwiseNetwork:
             fixed: Weights stay as they are, so that a layer is computed once.
         """
         values: dict[Node, Any] = {**self._tensors, self._input: images}
-        stops = {self._layers[name] for name in names}
+        stops = {self._layers[name]: name for name in names}
         for node in self._module.graph.nodes:
             if node.op == "get_attr":
                 values[node] = getattr(self._module, str(node.target))
@@ -202,7 +224,7 @@ class LayerwiseNetwork:
                 compute = self._call(node, values)
                 if node in stops:
                     compute = cache(compute) if fixed else compute
-                    yield self._layer(node, values, compute)
+                    yield self._layer(stops[node], node, values, compute)
                 values[node] = compute()
                 del compute
             for used in node.all_input_nodes:
@@ -241,7 +263,13 @@ class LayerwiseNetwork:
             **map_arg(node.kwargs, values.__getitem__),
         )
 
-    def _layer(self, node: Node, values: dict[Node, Any], compute: Callable[[], Tensor]) -> Layer:
+    def _layer(
+        self,
+        name: str,
+        node: Node,
+        values: dict[Node, Any],
+        compute: Callable[[], Tensor],
+    ) -> Layer:
         given: tuple[Any, ...] = node.args
         inputs, weight = given[:2]
         bias: Any = given[2] if len(given) > 2 else None
@@ -254,7 +282,7 @@ class LayerwiseNetwork:
                 1,
             ]
             stride, padding, dilation, groups = (*given[3:], *defaults[max(0, len(given) - 3) :])
-            kernel = self._tensors[weight].shape[2:]
+            kernel = values[weight].shape[2:]
             options = {
                 "stride": stride,
                 "padding": _sides(padding, kernel, dilation),
@@ -262,8 +290,8 @@ class LayerwiseNetwork:
                 "groups": groups,
             }
         return Layer(
-            name=self._names[weight],
-            weight=self._tensors[weight],
+            name=name,
+            weight=values[weight],
             bias=self._tensors[bias] if self._own(bias) else None,
             constant=None if bias is None or self._own(bias) else values[bias],
             inputs=values[inputs],
@@ -288,7 +316,7 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with torch.no_grad():
             return torch.export.export(
-                copy.deepcopy(network).eval(),
+                copy_network(network).eval(),
                 (example,),
                 strict=False,
             )

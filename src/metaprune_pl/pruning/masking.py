@@ -40,8 +40,9 @@ def maskable(groups: PruningGroups) -> Tensor:
     Those are all that may be removed, but for channels that are normalised together with others and
     those of queries and keys.
     """
+    constraints = groups.graph.constraints
     mixed = torch.zeros_like(groups.prunable)
-    mixed[groups.unit[groups.graph.constraints.mixed]] = True
+    mixed[groups.unit[torch.cat([constraints.mixed, constraints.several])]] = True
     return groups.prunable & ~mixed
 
 

@@ -284,7 +284,7 @@ def masked_outputs(
 ) -> list[Tensor] | str:
     """Return all outputs of the masked network in order, or why they cannot be told."""
     assert graph.constraints.masked is not None
-    if not bool(kept[graph.constraints.several].all()):
+    if not bool(kept[graph.constraints.unmasked].all()):
         return "weights are standardised over their inputs"
     state = {name: value.detach() for name, value in all_tensors(network).items()}
     _keep_lengths(graph, state, kept)

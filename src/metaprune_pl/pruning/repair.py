@@ -53,8 +53,9 @@ def repair(
 
     A quarter of the images is held out: they choose the ridge regression's penalty, and a layer (of
     a grouped convolution, a group) whose error there does not fall is left as it is. Early layers
-    of large images learn from as many as fit into memory. Layers whose weights are read twice, and
-    transposed convolutions, are left too. Statistics of batch norms are right as they are.
+    of large images learn from as many as fit into memory. Layers whose weights are read twice or
+    computed (weight normalisation), and transposed convolutions, are left too. Statistics of batch
+    norms are right as they are.
 
     Args:
         network: The unpruned network.
@@ -77,7 +78,7 @@ def repair(
     unpruned = LayerwiseNetwork(network, batches[0])
     changed = LayerwiseNetwork(pruned, batches[0])
     outputs = _outputs_that_stay(graph, kept.to(images.device))
-    names = [name for name in changed.layers if graph.aliases.get(name, name) in outputs]
+    names = [name for name in changed.own_layers if graph.aliases.get(name, name) in outputs]
     indices = [outputs[graph.aliases.get(name, name)] for name in names]
     runs = _side_by_side(unpruned, changed, batches, names, indices)
     for name, (sources, layers) in zip(names, runs, strict=True):

@@ -38,6 +38,8 @@ class Importance(ABC):
     ) -> dict[str, Tensor]:
         """Measure what the scores are made of: by default the network's own parameters and buffers.
 
+        A weight that is normalised counts as it multiplies its inputs.
+
         Args:
             network: In evaluation mode; left as it is, gradients too.
             graph: The network's graph.
@@ -49,7 +51,10 @@ class Importance(ABC):
         Raises:
             ConfigError: Images are needed and there are none.
         """
-        return {name: value.detach().cpu() for name, value in network.state_dict().items()}
+        measured = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+        for weight, length in graph.constraints.lengths.items():
+            measured[weight] = torch._weight_norm(measured[weight], measured[length])
+        return measured
 
     @abstractmethod
     def scores(

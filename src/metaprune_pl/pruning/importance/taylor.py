@@ -33,8 +33,12 @@ class Taylor(Normalized):
     def measure(
         self, network: nn.Module, graph: WeightGraph, images: Images | None = None
     ) -> dict[str, Tensor]:
-        """Measure weight times gradient: see `Importance.measure`."""
-        measured = super().measure(network, graph)
+        """Measure weight times gradient: see `Importance.measure`.
+
+        Of a normalised weight w = g v / |v|, w * dL/dw is v * dL/dv + (w / g)^2 * g * dL/dg.
+        """
+        own = super().measure(network, graph)
+        measured = dict(own)
         named = network.named_parameters(remove_duplicate=False)
         parameters = {name: value for name, value in named if value.requires_grad}
         gradients, count = _summed_gradients(
@@ -44,6 +48,10 @@ class Taylor(Normalized):
         )
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             measured[name] = (parameter.detach() * gradient / count).cpu()
+        for weight, length in graph.constraints.lengths.items():
+            if {weight, length} <= parameters.keys():
+                shares = (own[weight] / own[length]).square().nan_to_num()
+                measured[weight] += shares * measured[length]
         return measured
 
     def scores(
