@@ -14,8 +14,8 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import PNAMetanetwork
-from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pruning.targets import Target
+from metaprune_pl.stages.preparation import Preparation
 
 STAGES = ("data_models", "meta_training", "curve", "prune")
 NEEDED: dict[str, Any] = {

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from metaprune_pl.graphs import SCHEMAS
-from metaprune_pl.pipelines.experiment_settings import GUIDED, ExperimentSettings
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.settings.config_text import load_settings, with_included
+from metaprune_pl.settings.experiment import GUIDED, ExperimentSettings
 from metaprune_pl.settings.shipped import shipped_configs
 
 with Path(__file__).with_name("paper_tables.csv").open() as file:

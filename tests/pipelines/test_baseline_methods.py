@@ -16,11 +16,11 @@ from metaprune_pl.data import Digits
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import create_network, load_network
 from metaprune_pl.pipelines import prune as prune_command
-from metaprune_pl.pipelines.baselines import BASELINES, baseline
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.pruning import Magnitude, PruningSettings, count_macs, prune
+from metaprune_pl.settings.experiment import ExperimentSettings
 from metaprune_pl.settings.shipped import find_config
 from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.baselines import BASELINES, baseline
 
 
 def values(network: nn.Module) -> Tensor:

@@ -26,9 +26,9 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.pipelines.compare import CompareSettings, check_fit
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports import Curve, CurvePoint, Experiment, Pruned
 from metaprune_pl.reports.comparison import Comparison
+from metaprune_pl.settings.experiment import ExperimentSettings
 from metaprune_pl.settings.shipped import find_config
 
 TOY: dict[str, Any] = {

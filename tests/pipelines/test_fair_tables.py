@@ -12,11 +12,11 @@ from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.networks import load_network
 from metaprune_pl.pipelines.curve import curve
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
-from metaprune_pl.pipelines.preparation import Preparation
 from metaprune_pl.pipelines.prune import prune
 from metaprune_pl.pruning import Elimination, Magnitude, Sparsity
+from metaprune_pl.settings.experiment import ExperimentSettings
 from metaprune_pl.settings.parsing import parser_of
+from metaprune_pl.stages.preparation import Preparation
 
 CHAIN: dict[str, Any] = {
     "data_models": "toy_data.yaml",

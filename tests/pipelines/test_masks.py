@@ -16,10 +16,10 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pipelines.compare import CompareSettings
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.pruning import MaskSettings, Pattern, ZeroShare, left_parameters
 from metaprune_pl.reports import Curve, Masked
 from metaprune_pl.reports.masks import masked_rows, whole_sentence
+from metaprune_pl.settings.experiment import ExperimentSettings
 from metaprune_pl.settings.shipped import find_config
 
 

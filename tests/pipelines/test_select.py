@@ -11,9 +11,10 @@ import torch
 from conftest import QUIET
 from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
+from metaprune_pl.metanetworks.search import SearchSettings
 from metaprune_pl.networks import read_card
 from metaprune_pl.reports import Cost, Curve, CurvePoint, Experiment, Selection, StageCost
-from metaprune_pl.reports.choice import Shape, best_shape, count_kept, shapes_of
+from metaprune_pl.reports.choice import Shape, best_shape, shapes_of
 from metaprune_pl.reports.summary import amortised, break_even, cost_sentence, flat_region_sentence
 
 
@@ -28,10 +29,10 @@ def test_binary_search_finds_the_last_epoch_that_keeps_accuracy_in_few_questions
             asked.append(number)
             return number < kept
 
-        assert count_kept(count, keeps, "binary") == kept
+        assert SearchSettings(how="binary").count_kept(count, keeps) == kept
         assert len(set(asked)) == len(asked) <= math.log2(count) + 1
         assert asked[0] == count // 2  # the middle epoch first
-        assert count_kept(count, keeps, "all") == kept
+        assert SearchSettings(how="all").count_kept(count, keeps) == kept
 
 
 def curve(*accuracies: float) -> Curve:

@@ -13,8 +13,8 @@ from metaprune_pl.data import DataModelZoo, Digits
 from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.pruning import left_parameters
+from metaprune_pl.settings.experiment import ExperimentSettings
 from metaprune_pl.settings.shipped import find_config
 
 FEW = {"data.init_args.fraction": 0.2, "trainer.enable_progress_bar": False}

@@ -10,8 +10,8 @@ from metaprune_pl.data import DataModelZoo, Digits
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines import experiment
 from metaprune_pl.pipelines.experiment import Line
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
 from metaprune_pl.reports.paper import PaperRow
+from metaprune_pl.settings.experiment import ExperimentSettings
 
 STAGES = {
     name: f"{short}_quickstart.yaml"

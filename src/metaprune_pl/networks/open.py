@@ -4,7 +4,7 @@ A stored one, or one by name with weights from a file.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ class NetworkSource:
     """Which network to take.
 
     Attributes:
-        network: Folder of a stored network, or a name (see `NetworkSettings.builder`).
-        arguments: Keyword arguments of the builder that is named.
-        state: File of its weights, safetensors or a state dict of `torch.save`; None leaves those
-            it is built with.
+        network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a
+            NAME that only one of these knows, or package.module:function of your own.
+        arguments: Keyword arguments of the builder that is named, such as {pretrained: true} of
+            timm.
+        state: File of its weights: safetensors, or a state dict of torch.save.
     """
 
     network: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
     state: str | None = None
 
     def __post_init__(self) -> None:
@@ -39,7 +40,7 @@ class NetworkSource:
                 f"'{self.network}' is a stored network: it takes no arguments and no state."
             )
         if not self.stored:
-            NetworkSettings(builder=self.network, arguments=dict(self.arguments))
+            self._settings(self.network)
 
     @property
     def stored(self) -> bool:
@@ -48,6 +49,10 @@ class NetworkSource:
         name = ":" in self.network or self.network.endswith(".py")
         looks_like_path = path.is_absolute() or self.network.count("/") > 1
         return path.is_dir() or (looks_like_path and not name)
+
+    def _settings(self, builder: str) -> NetworkSettings:
+        """Return what a builder is called with."""
+        return NetworkSettings(builder=builder, arguments=dict(self.arguments or {}))
 
     def open(
         self,
@@ -71,9 +76,7 @@ class NetworkSource:
         """
         if self.stored:
             return load_network(self.network), read_card(self.network)
-        settings = NetworkSettings(
-            builder=find_builder(self.network)[0], arguments=dict(self.arguments)
-        )
+        settings = self._settings(find_builder(self.network)[0])
         if isinstance(input_shape, tuple):
             channels = input_shape[0]
         if channels is not None and num_classes is not None:

@@ -9,13 +9,14 @@ from typing import Any
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks.rewriting import check_fit
 from metaprune_pl.pipelines.experiment import Line, experiment
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings, Overrides, merged
+from metaprune_pl.pipelines.experiment_stages import check_stages
 from metaprune_pl.reports import Experiment
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
-from metaprune_pl.runs.run_folder import check_folder_name
+from metaprune_pl.settings.config_text import check_folder_name
+from metaprune_pl.settings.experiment import ExperimentSettings, Overrides, merged
 from metaprune_pl.settings.parsing import parse_config, parser_of
 
 
@@ -53,7 +54,7 @@ class CompareSettings:
     def rows(self) -> dict[str, ExperimentSettings]:
         """The experiments as they are run here, by name, after all their settings were read."""
         chains = {name: _chain(**own) for name, own in self.experiments.items()}
-        return {name: self.row(name, chain).checked for name, chain in chains.items()}
+        return {name: self.row(name, chain) for name, chain in chains.items()}
 
     def row(self, name: str, experiment: ExperimentSettings) -> ExperimentSettings:
         """Return an experiment as it is run here; metanetworks that are exchanged have its name."""
@@ -82,7 +83,12 @@ def _chain(config: str, **changes: Any) -> ExperimentSettings:
     return chain
 
 
-@goes_on("seed_everything", "trainer", "matrix", check=lambda arguments: arguments["matrix"].rows)
+def _check(arguments: Mapping[str, Any]) -> None:
+    for row in arguments["matrix"].rows.values():
+        check_stages(row)
+
+
+@goes_on("seed_everything", "trainer", "matrix", check=_check)
 def compare(context: Context, matrix: CompareSettings) -> Comparison:
     """Run experiments beside each other, with their metanetworks exchanged.
 

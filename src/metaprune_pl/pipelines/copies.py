@@ -8,9 +8,9 @@ from typing import Any
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.networks import load_network, read_card
-from metaprune_pl.pipelines.prepare import store, train_once
 from metaprune_pl.pruning.copies import Copies
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import store, train_once
 from metaprune_pl.stages.training_settings import FinetuneSettings
 
 

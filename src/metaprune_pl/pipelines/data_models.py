@@ -20,16 +20,17 @@ from metaprune_pl.files import claim
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.networks.storage import TRAINED
 from metaprune_pl.pipelines.copies import CopySettings, make_copies
-from metaprune_pl.pipelines.preparation import InitialPruning
-from metaprune_pl.pipelines.prepare import prune_initially, store
+from metaprune_pl.pipelines.prepare import prune_initially
 from metaprune_pl.reports import write_csv
 from metaprune_pl.reports.data_models import DataModels
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import store
 from metaprune_pl.runs.run_folder import RunFolder
 from metaprune_pl.runs.traces import CLAIMS
 from metaprune_pl.stages import DataModelTraining
 from metaprune_pl.stages.accuracy import accuracy, measure_accuracy
+from metaprune_pl.stages.preparation import InitialPruning
 
 _POLL_SECONDS = 1.0
 

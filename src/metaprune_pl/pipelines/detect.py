@@ -14,7 +14,6 @@ from torch import nn
 from metaprune_pl.data import VOC
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.networks import load_network
-from metaprune_pl.pipelines.prepare import store, train_once
 from metaprune_pl.pipelines.prune_task import TaskNetwork, TaskPruning
 from metaprune_pl.pipelines.pruning_loop import prune_to_targets
 from metaprune_pl.pruning import Target, count_macs, count_parameters, measure_latencies
@@ -28,6 +27,7 @@ from metaprune_pl.pruning.targets import (
 from metaprune_pl.reports import Detected, write_json
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import store, train_once
 from metaprune_pl.stages.tasks import Detection
 from metaprune_pl.stages.training_settings import TrainingSettings
 

@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import Any, Self
 
 from metaprune_pl.networks.untrained import store_untrained
-from metaprune_pl.pipelines.baselines import baseline, training_of
 from metaprune_pl.pipelines.data_models import stored_at
-from metaprune_pl.pipelines.experiment_settings import ExperimentSettings
+from metaprune_pl.pipelines.experiment_stages import (
+    check_stages,
+    part_of_budget,
+    stage_of,
+    training_of_data_models,
+)
 from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
 from metaprune_pl.reports.events import HYPERPARAMETERS, Events
 from metaprune_pl.reports.writing import read_report, write_result
 from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import cost_of
+from metaprune_pl.settings.experiment import ExperimentSettings
+from metaprune_pl.stages.baselines import baseline
 
 
-@goes_on("seed_everything", "trainer", "chain", check=lambda arguments: arguments["chain"].checked)
+@goes_on("seed_everything", "trainer", "chain", check=lambda given: check_stages(given["chain"]))
 def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     """Run the whole method with its controls, and report.
 
@@ -41,7 +47,7 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
         ConfigError: No data models are left to train on.
     """
     context.refuse_rehearsal("experiment")
-    line = Line(context=context, chain=chain.checked, result=Experiment(paper=chain.paper))
+    line = Line(context=context, chain=chain, result=Experiment(paper=chain.paper))
     if alone := chain.beside_nothing:
         tell(
             f"chain.paper: no method and target stands beside {len(alone)} of {len(chain.paper)} "
@@ -97,7 +103,7 @@ class Line:
     def _once(self, name: str, method: str, folder: str, text: str, /, **given: Any) -> Path:
         """Run a stage for all networks, note its cost by a text, and return its folder."""
         path = self.context.folder / folder
-        self.chain.stage(name, method).run(self.context, path, given)
+        stage_of(self.chain, name, method).run(self.context, path, given)
         self.result.add_cost(text, method, cost_of(path), once=True)
         return path
 
@@ -108,7 +114,7 @@ class Line:
             ConfigError: None are left to train on.
         """
         folder = self._once("data_models", "", "data_models", "data models")
-        seeds = self.chain.stage("data_models", "").parse()["model.init_args.seeds"]
+        seeds = stage_of(self.chain, "data_models").parse()["model.init_args.seeds"]
         self.chain.check_held_out(len(seeds))
         return [stored_at(folder, seed) for seed in sorted(seeds)]
 
@@ -181,7 +187,7 @@ class Line:
             given: dict[str, Any] = {"network": network, "metanetwork": None, "sparsity": sparsity}
             given["grid.split"] = "validation"
             events = self.events(method, folder.parent, "tuning")
-            chain.stage("curve", method).run(self.context, folder, given, events)
+            stage_of(chain, "curve", method).run(self.context, folder, given, events)
             self.result.tuning[weight] = Curve.from_json(folder / "curve.json").area
             self.result.add_cost(f"tuning, weight {weight:g}", method, cost_of(folder), once=True)
         best = replace(chain.sparsity, weight=self.result.best_weight)
@@ -230,7 +236,7 @@ class _Pruning:
             name_of_run = f"{name_of_run}/{self.folder.name}"
         path = self.folder / (folder or name)
         events = self.line.events(self.method, self.folder, name_of_run)
-        self.line.chain.stage(name, self.method).run(context, path, given, events)
+        stage_of(self.line.chain, name, self.method).run(context, path, given, events)
         return path
 
     def make(self, metanetwork: str | None) -> None:
@@ -243,7 +249,7 @@ class _Pruning:
         if not chain.speed_ups and chain.masks is None:
             return
         for share in chain.budgets:
-            part = chain.part_of_budget(self.method, share)
+            part = part_of_budget(chain, self.method, share)
             name = "prune" if share == 1 else f"prune_{share:g}"
             given = {**_READY, "speed_ups": chain.speed_ups, **source, **part}
             self._read(self._run("prune", name, **given), share)
@@ -254,7 +260,7 @@ class _Pruning:
         if other is not None and other.untrained:
             untrained = self.folder / "untrained"
             store_untrained(self.network, untrained)
-            training = training_of(self.line.context.folder / "data_models")
+            training = training_of_data_models(chain)
             return {"network": str(untrained), "finetune.epochs": 0, **training}
         if chain.is_on_own(self.method):
             zoo = {

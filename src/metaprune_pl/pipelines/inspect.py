@@ -50,7 +50,7 @@ def inspect(
     if figure is not None:
         _check_figure(figure)
     given = None if input_shape is None else read_shape(input_shape)
-    source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+    source = NetworkSource(network=network, arguments=arguments, state=state)
     whole, card = source.open(input_shape=given)
     name, part = network, whole
     if is_detector(whole):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from metaprune_pl.data import DataModelZoo
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import save_metanetwork
-from metaprune_pl.pipelines.curve import CurveSettings, curve
+from metaprune_pl.pipelines.curve import curve
 from metaprune_pl.pruning import Importance, Magnitude, PruningSettings
 from metaprune_pl.pruning.recovery import Statistics
 from metaprune_pl.reports import Curve, write_json
@@ -19,6 +19,7 @@ from metaprune_pl.reports.choice import Shape
 from metaprune_pl.reports.tensorboard import log_epochs
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages import MetaTraining
+from metaprune_pl.stages.curve_points import CurveSettings
 from metaprune_pl.stages.trainer import StageTrainer
 from metaprune_pl.stages.training_settings import FinetuneSettings
 
@@ -68,10 +69,7 @@ class MetaEvaluation(Callback):
             raise ConfigError(
                 "MetaEvaluation: name networks, a threshold such as 0.925, and every at least 1."
             )
-        if grid.split != "validation":
-            raise ConfigError(
-                f"MetaEvaluation is by validation images: set grid.split, which is {grid.split}."
-            )
+        grid.check_chooses("MetaEvaluation is")
         self.networks, self.threshold, self.every, self.grid = networks, threshold, every, grid
         self.finetune, self.criterion, self.pruning = finetune, criterion, pruning
         self.statistics = statistics

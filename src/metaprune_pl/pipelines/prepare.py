@@ -5,13 +5,12 @@ Metanetwork or a control, then finetuning.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
@@ -19,22 +18,20 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.metanetworks.storage import find_metanetwork
-from metaprune_pl.networks import NetworkCard, load_network, read_card, save_network
-from metaprune_pl.pipelines.preparation import InitialPruning, Preparation
+from metaprune_pl.networks import NetworkCard, load_network, read_card
 from metaprune_pl.pruning import Target, Unpruned, count_macs, prune
 from metaprune_pl.pruning.balancing import check_balance
 from metaprune_pl.pruning.examination import examine_for
-from metaprune_pl.pruning.pruner import Measured, Pruner
 from metaprune_pl.pruning.targets import ChannelTarget
 from metaprune_pl.pruning.unpruned import as_built, unpruned_macs
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import trained_images
+from metaprune_pl.runs.once import store, train_once
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits
-from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.opening import open_for
+from metaprune_pl.stages.preparation import InitialPruning, Preparation
 from metaprune_pl.stages.samples import measured_images, training_recovery
-from metaprune_pl.stages.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +76,19 @@ def prepare(
     """
     if preparation.metanetwork is not None:
         find_metanetwork(preparation.metanetwork)
-    given = preparation.source
-    network, card = open_for(given, data)
+    network, card = open_for(preparation, data)
     check_fits(network, card, data)
     unpruned = _examined(preparation, targets, network, card)
-    start = source = Path(given.network) if given.stored else context.folder / "source"
+    stored = preparation.stored
+    start = source = Path(preparation.network) if stored else context.folder / "source"
     if preparation.initial is not None:
         _check_initial(preparation.initial, targets, unpruned)
-        card = card if given.stored else store(context, source, network, card)
+        card = card if stored else store(context, source, network, card)
         start, card = _after_initial(context, data, source, preparation.initial)
         network = load_network(start)
         unpruned = _examined(preparation, targets, network, card)
     rewritten, card = _rewritten(context, data, preparation, network, unpruned.graph, card)
-    if start == source and not given.stored:
+    if start == source and not stored:
         card = store(context, source, network, card)
     final, card = _make_ready(context, data, preparation, start, card, rewritten)
     return Ready(
@@ -162,72 +159,20 @@ def _make_ready(
     rewritten: nn.Module | None,
 ) -> tuple[Path, NetworkCard]:
     """Store a network after each step that it needs; return the last folder, and the card."""
-    given, method = source, card.record.get("method", "none")
-    name = card.record.get("name", source.name)
+    given, name = source, card.record.get("name", source.name)
+    method = preparation.method or card.record.get("method", "none")
     if rewritten is not None:
         card = replace(card, masked=[])  # new weights are not zero
-        method, source = "metanetwork", context.folder / "rewritten"
+        source = context.folder / "rewritten"
         store(context, source, rewritten, card)
-    elif preparation.budgeted is not None:
-        method = "budgeted"
-    elif preparation.sparsity is not None:
-        method = "sparsity_learning"
     build = partial(preparation.training, teacher=given)
     source = train_once(context, data, preparation.finetune, source, build)
     images = card.record.get("images", 0) + trained_images(context.folder / "finetuned")
     record = {**card.record, "name": name, "method": method, "images": images}
     card = replace(card, record=record)
-    if source != given or not preparation.source.stored:
+    if source != given or not preparation.stored:
         store(context, source, load_network(source), card)
     return source, card
-
-
-def store(context: Context, folder: Path, network: nn.Module, card: NetworkCard) -> NetworkCard:
-    """Store a network once for all processes of a run, and return its card."""
-    if context.is_global_zero:
-        card = save_network(folder, network, card)
-    context.barrier()
-    return card
-
-
-def train_once(
-    context: Context,
-    data: LightningDataModule,
-    settings: TrainingSettings,
-    source: Path,
-    build: Callable[..., NetworkTraining],
-    name: str = "finetuned",
-) -> Path:
-    """Train a stored network in a folder of its own, unless it is left out or was done before.
-
-    Args:
-        context: Where to run.
-        data: What it learns from.
-        settings: How long.
-        source: Folder of the network.
-        build: Returns the training of a stored network.
-        name: Folder in the context's where the training's files go.
-
-    Returns:
-        Folder of the trained network.
-    """
-    if not settings.length:
-        return source
-    return fit_once(context, data, settings, context.folder / name, partial(build, source))
-
-
-def fit_once(
-    context: Context,
-    data: LightningDataModule,
-    settings: TrainingSettings,
-    folder: Path,
-    build: Callable[[], NetworkTraining],
-) -> Path:
-    """Run a training in a folder, unless that was done before, and return its network's folder."""
-    if context.broadcast(not (folder / "network" / "network.json").is_file()):
-        settings.make_trainer(context.make_trainer, folder).fit(build(), datamodule=data)
-    context.barrier()
-    return folder / "network"
 
 
 def prune_initially(
@@ -260,40 +205,3 @@ def prune_initially(
         "epochs_finetuned": initial.finetune.epochs,
     }
     return result, record
-
-
-def classifier_pruner(
-    context: Context,
-    data: ImageDataModule,
-    preparation: Preparation,
-    *,
-    masks: bool = False,
-    finetuning: int = 0,
-) -> Pruner:
-    """Return how classifiers are pruned, by their images.
-
-    Args:
-        context: Where to run.
-        data: The images.
-        preparation: How.
-        masks: Whether single weights become zero.
-        finetuning: Training images that follow for each target.
-    """
-    settings, device = preparation.choice, context.device
-
-    def score(network: nn.Module) -> float:
-        assert settings is not None
-        order = data.sample("validation", settings.images)
-        return accuracy(network, data, "validation", device, order)
-
-    choice = None
-    if settings is not None:
-        limit = settings.limit(finetuning, preparation.recovered)
-        choice = Measured(settings=settings, limit=limit, score=score, broadcast=context.broadcast)
-    return Pruner(
-        criterion=preparation.importance(masks=masks),
-        images=partial(measured_images, data, device),
-        recovery=training_recovery(data, device, preparation.statistics, preparation.repair),
-        choice=choice,
-        balance=preparation.balance,
-    )

@@ -14,8 +14,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import load_network
 from metaprune_pl.networks.trust import named_code
-from metaprune_pl.pipelines.preparation import Preparation
-from metaprune_pl.pipelines.prepare import Ready, classifier_pruner, prepare
+from metaprune_pl.pipelines.prepare import Ready, prepare
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets, trained_to
 from metaprune_pl.pruning import MaskSettings, PruningSettings, Target, measure_latencies
 from metaprune_pl.pruning.targets import (
@@ -38,6 +37,7 @@ from metaprune_pl.stages.duration import training_seconds
 from metaprune_pl.stages.largest import largest_within
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.opening import open_for
+from metaprune_pl.stages.preparation import Preparation
 from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
 Outcome = Pruned | Masked
@@ -92,7 +92,7 @@ def prune(
     _check(latency_batches, goal, masks is not None or bool(targets))
     asked = asked_targets(speed_ups, masks, targets, before.pruning)
     if goal is not None:
-        asked = [goal.target(lambda: open_for(before.source, data), before.pruning)]
+        asked = [goal.target(lambda: open_for(before, data), before.pruning)]
     task = _task(context, data, before, asked, finetune_after, latency_batches)
     if goal is not None and goal.drop is not None:
         asked = [_largest(task, before.pruning, goal.drop, goal.trials)]
@@ -197,10 +197,10 @@ def _task(
         card=ready.card,
         network=ready.network,
         unpruned=ready.unpruned,
-        pruner=classifier_pruner(
-            context,
+        pruner=preparation.pruner(
             data,
-            preparation,
+            context.device,
+            context.broadcast,
             masks=not targets[0].channels,
             finetuning=settings.images(data.step_images, data.count("train")),
         ),

@@ -13,8 +13,6 @@ from torch import nn
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.networks import NetworkCard
 from metaprune_pl.networks.inputs import read_shape
-from metaprune_pl.pipelines.preparation import PrunedSource
-from metaprune_pl.pipelines.prepare import store
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets
 from metaprune_pl.pruning import (
     Importance,
@@ -32,7 +30,9 @@ from metaprune_pl.reports import Result
 from metaprune_pl.reports.pruned_task import PrunedTask
 from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import store
 from metaprune_pl.stages.network_training import NetworkTraining
+from metaprune_pl.stages.preparation import PrunedSource
 from metaprune_pl.stages.task_training import task_scores
 from metaprune_pl.stages.tasks import LearningTask
 from metaprune_pl.stages.training_settings import TrainingSettings

@@ -13,13 +13,13 @@ from torch import nn
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, save_network
 from metaprune_pl.networks.widths import narrow_layers
-from metaprune_pl.pipelines.prepare import store, train_once
 from metaprune_pl.pruning import Target, Unpruned
 from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.targets import PrunedNetwork
 from metaprune_pl.reports import Result, write_json
 from metaprune_pl.runs.command import tell
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import store, train_once
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.training_settings import TrainingSettings
 

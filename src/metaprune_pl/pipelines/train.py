@@ -1,5 +1,6 @@
 """`train`: one network, from scratch or from trained weights."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -7,10 +8,10 @@ import torch
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.networks import NetworkSource, load_network
-from metaprune_pl.pipelines.prepare import fit_once
 from metaprune_pl.pruning import count_macs, count_parameters
 from metaprune_pl.reports.trained import Trained
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import fit_once
 from metaprune_pl.stages import Finetuning, OptimizerSettings
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.checks import check_fits
@@ -28,33 +29,25 @@ def train(
     context: Context,
     data: ImageDataModule,
     *,
-    network: str,
-    arguments: dict[str, Any] | None = None,
-    state: str | None = None,
     training: FinetuneSettings = SCRATCH,
+    **network: Any,
 ) -> Trained:
     """Train one network on images, from random or from trained weights.
 
     Args:
         context: Where to run.
         data: The images.
-        network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a
-            NAME that only one of these knows, or package.module:function of your own.
-        arguments: Keyword arguments of the builder that is named, such as {pretrained: true} of
-            timm.
-        state: File of its weights: safetensors, or a state dict of torch.save.
         training: How long it is trained, and how.
+        network: The network: see `NetworkSource`.
 
     Example:
         metaprune train timm/resnet18 --data photos
     """
-    source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+    source = NetworkSource(**network)
     check_fits(*open_for(source, data), data)  # before any time is spent
     build = partial(
         Finetuning,
-        network=source.network,
-        arguments=dict(source.arguments),
-        state=state,
+        **asdict(source),
         optimizer=training.optimizer,
         label_smoothing=training.label_smoothing,
         keep=training.keep,

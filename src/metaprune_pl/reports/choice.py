@@ -1,11 +1,11 @@
 """The choice of a metanetwork by validation curves (paper, D.1.1 and D.1.2)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from metaprune_pl.errors import StorageError
 from metaprune_pl.records import as_record, read_record
@@ -61,26 +61,6 @@ def best_shape(shapes: Mapping[str, Shape], target: float) -> str:
     if kept:
         return max(kept, key=lambda name: (kept[name].flat_region, kept[name].area))
     return max(shapes, key=lambda name: (shapes[name].accuracy, shapes[name].flat_region))
-
-
-def count_kept(count: int, keeps: Callable[[int], bool], how: Literal["binary", "all"]) -> int:
-    """Return after how many epochs accuracy is no longer kept.
-
-    `binary` asks at most log2(count) + 1 times.
-
-    Args:
-        count: Number of epochs.
-        keeps: Whether the metanetwork of an epoch, counted from 0, keeps accuracy.
-        how: `binary` search, or asking for `all`.
-    """
-    if how == "all":
-        answers = [keeps(index) for index in range(count)]
-        return answers.index(False) if False in answers else count
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if keeps(middle) else (low, middle)
-    return low
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ overwritten, unless it was stopped before it came to any network, checkpoint or 
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.errors import StorageError
 from metaprune_pl.files import (
     check_file,
     claim,
@@ -85,16 +84,6 @@ def run_key(command: str, config: Mapping[str, Any]) -> str:
                 while part := file.read(2**20):
                     digest.update(part)
     return digest.hexdigest()[:20]
-
-
-def check_folder_name(name: Any, setting: str) -> None:
-    """Refuse what names a part of a run and can be no folder in it.
-
-    Raises:
-        ConfigError: It is no text, or has other characters than letters, digits and `_-+.`.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,99}", name):
-        raise ConfigError(f"{setting}: '{name}' is no name of a folder: letters, digits and _ - .")
 
 
 def _artifacts(config: Any) -> Iterator[Path]:

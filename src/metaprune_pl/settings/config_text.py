@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,16 @@ def check_values(settings: Any, key: str = "") -> None:
         raise ConfigError(f"{key} is {settings}: it must be a finite number.")
     elif isinstance(settings, str):
         _check_text(settings, key)
+
+
+def check_folder_name(name: Any, setting: str) -> None:
+    """Refuse what names a part of a run and can be no folder in it.
+
+    Raises:
+        ConfigError: It is no text, or has other characters than letters, digits and `_-+.`.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+        raise ConfigError(f"{setting}: '{name}' is no name of a folder: letters, digits and _ - .")
 
 
 def _check_text(text: str, key: str) -> None:

@@ -80,7 +80,7 @@ class DetectorTraining(NetworkTraining):
         self, *, network: str, optimizer: OptimizerSettings, arguments: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self.network, self.card = NetworkSource(network=network, arguments=arguments or {}).open()
+        self.network, self.card = NetworkSource(network=network, arguments=arguments).open()
         self.optimizer = optimizer
         self.precision_at = AveragePrecision()
 

@@ -73,7 +73,7 @@ class Finetuning(NetworkTraining):
     ) -> None:
         super().__init__()
         check_smoothing(label_smoothing)
-        self.source = NetworkSource(network=network, arguments=arguments or {}, state=state)
+        self.source = NetworkSource(network=network, arguments=arguments, state=state)
         if self.source.stored:
             self.network, self.card = self.source.open()
         self.optimizer, self.label_smoothing = optimizer, label_smoothing

@@ -38,6 +38,19 @@ class MaskSettings:
         return [ZeroShare(share=share, ranking=self.ranking) for share in self.sparsities]
 
     @property
+    def on_curve(self) -> list[ZeroShare]:
+        """A target for each point of a curve.
+
+        Raises:
+            ConfigError: There are no shares.
+        """
+        if not self.sparsities:
+            raise ConfigError(
+                "a curve is over shares of weights that become zero: give masks.sparsities."
+            )
+        return sorted(self.shares, key=lambda target: target.share)
+
+    @property
     def targets(self) -> list[MaskTarget]:
         """Shares, then patterns."""
         return [*self.shares, *(Pattern.from_text(text) for text in self.patterns)]

@@ -1,4 +1,4 @@
-"""How a network is made ready for pruning: settings."""
+"""Which network is pruned, and how it is made ready for that."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from metaprune_pl.data import ImageDataModule
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.pruning import (
@@ -17,9 +20,12 @@ from metaprune_pl.pruning import (
     PruningSettings,
     Sparsity,
 )
+from metaprune_pl.pruning.pruner import Measured, Pruner
 from metaprune_pl.pruning.recovery import RepairSettings, Statistics, StatisticsSettings
-from metaprune_pl.stages import BudgetedTraining, Finetuning
-from metaprune_pl.stages.budgeted_training import BudgetSettings
+from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.budgeted_training import BudgetedTraining, BudgetSettings
+from metaprune_pl.stages.finetuning import Finetuning
+from metaprune_pl.stages.samples import measured_images, training_recovery
 from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
 PRUNING = PruningSettings(step=1.0, max_ratio=0.9)
@@ -53,14 +59,10 @@ class InitialPruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrunedSource:
+class PrunedSource(NetworkSource):
     """Which network is pruned, and what goes with that.
 
     Attributes:
-        network: Folder of a stored network, or a name: cifar_resnet, torchvision/NAME, timm/NAME, a
-            NAME that only one of these knows, or package.module:function of your own.
-        arguments: Keyword arguments of the builder that is named.
-        state: File of its weights: safetensors, or a state dict of torch.save.
         metanetwork: Folder of a metanetwork (or of several: the last is taken); going without one
             is a control.
         pruning: Steps and floors.
@@ -69,18 +71,10 @@ class PrunedSource:
         repair: Images by which layers of the pruned network learn what they gave before.
     """
 
-    network: str
-    arguments: dict[str, Any] | None = None
-    state: str | None = None
     metanetwork: str | None = None
     pruning: PruningSettings = PRUNING
     statistics: Statistics = field(default_factory=StatisticsSettings)
     repair: RepairSettings | None = field(default_factory=RepairSettings)
-
-    @property
-    def source(self) -> NetworkSource:
-        """The network."""
-        return NetworkSource(network=self.network, arguments=self.arguments or {}, state=self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +106,7 @@ class Preparation(PrunedSource):
     choice: ChoiceSettings | None = None
 
     def __post_init__(self) -> None:
-        _ = self.source  # refuses what does not go together
+        super().__post_init__()
         trained = {"a sparsity term": self.sparsity, "budgeted training": self.budgeted}
         for name, settings in trained.items():
             if settings is not None and self.metanetwork is not None:
@@ -144,7 +138,52 @@ class Preparation(PrunedSource):
         return Magnitude() if masks or followed else Elimination()
 
     @property
-    def recovered(self) -> int:
+    def method(self) -> str | None:
+        """What makes the network ready, as reports call it; None where nothing does."""
+        steps = {
+            "metanetwork": self.metanetwork,
+            "budgeted": self.budgeted,
+            "sparsity_learning": self.sparsity,
+        }
+        return next((name for name, settings in steps.items() if settings is not None), None)
+
+    def pruner(
+        self,
+        data: ImageDataModule,
+        device: torch.device,
+        broadcast: Callable[[Any], Any],
+        *,
+        masks: bool = False,
+        finetuning: int = 0,
+    ) -> Pruner:
+        """Return how the network is pruned, by its images.
+
+        Args:
+            data: The images.
+            device: Where the network is.
+            broadcast: Gives all processes of a run the main one's value.
+            masks: Whether single weights become zero.
+            finetuning: Training images that follow for each target.
+        """
+        settings, choice = self.choice, None
+        if settings is not None:
+            sample = partial(data.sample, "validation", settings.images)
+            choice = Measured(
+                settings=settings,
+                limit=settings.limit(finetuning, self._recovered),
+                score=lambda network: accuracy(network, data, "validation", device, sample()),
+                broadcast=broadcast,
+            )
+        return Pruner(
+            criterion=self.importance(masks=masks),
+            images=partial(measured_images, data, device),
+            recovery=training_recovery(data, device, self.statistics, self.repair),
+            choice=choice,
+            balance=self.balance,
+        )
+
+    @property
+    def _recovered(self) -> int:
         """Images that a pruned network is repaired by, or that its statistics are of."""
         if self.repair is not None:
             return self.repair.images

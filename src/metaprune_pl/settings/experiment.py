@@ -1,41 +1,32 @@
-"""Which stages an experiment has, and with which settings."""
+"""What an experiment compares, and which settings its stages have."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from metaprune_pl.errors import ConfigError, within
-from metaprune_pl.pipelines.baselines import BASELINES, UNIFORM, baseline
-from metaprune_pl.pipelines.curve import curve
-from metaprune_pl.pipelines.data_models import data_models
-from metaprune_pl.pipelines.fit import fit
-from metaprune_pl.pipelines.prune import prune
-from metaprune_pl.pipelines.select import SearchSettings, select
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.metanetworks.search import SearchSettings
 from metaprune_pl.pruning import MaskSettings, Sparsity
 from metaprune_pl.pruning.targets import check_speed_ups
 from metaprune_pl.reports.paper import PaperRow
 from metaprune_pl.reports.summary import METHODS
-from metaprune_pl.runs.command import build
-from metaprune_pl.runs.run_folder import check_folder_name
-from metaprune_pl.runs.stage import Stage
+from metaprune_pl.settings.config_text import check_folder_name
+from metaprune_pl.stages.baselines import BASELINES, UNIFORM, baseline
 
-STAGES: Mapping[str, Callable[..., Any]] = {
-    "data_models": data_models,
-    "meta_training": fit,
-    "curve": curve,
-    "prune": prune,
-    "choice": select,
-    "zoo": data_models,
-    "predictor": fit,
-    "guided": fit,
-}
-"""Name of a stage to its command; `choice` has the overrides of `curve`, which come before it."""
-_PRUNED = ("choice", "curve", "prune")
-"""Stages that take a network and a metanetwork that were made before."""
+STAGES = (
+    "data_models",
+    "meta_training",
+    "curve",
+    "prune",
+    "choice",
+    "zoo",
+    "predictor",
+    "guided",
+)
+"""Names; `choice` has the config of `curve`, and its overrides below its own."""
 GUIDED = ("zoo", "predictor", "guided")
 """Stages of the method `guided` alone."""
 Overrides = dict[str, dict[str, Any]]
@@ -195,55 +186,18 @@ class ExperimentSettings:
     def stages(self) -> list[str]:
         """Names of the stages that there are."""
         absent = set() if "guided" in self.methods else set(GUIDED)
-        return [name for name in STAGES if name not in absent and self._config(name) is not None]
+        return [name for name in STAGES if name not in absent and self.config_of(name) is not None]
 
-    def _config(self, name: str) -> str | None:
+    def config_of(self, name: str) -> str | None:
+        """Return the config of a stage; None where there is no such stage."""
         config: str | None = getattr(self, "curve" if name == "choice" else name)
         return config
 
-    def stage(self, name: str, method: str) -> Stage:
-        """Return a stage as a method runs it."""
-        config = self._config(name)
-        assert config is not None  # `stages` has no other
+    def changes_of(self, name: str, method: str) -> dict[str, Any]:
+        """Return what a method's stage changes in its config, the images among it."""
         data = "data.init_args.images" if name == "meta_training" else "data"
         images = {} if self.images is None or name == "predictor" else {data: self.images}
-        changes = {**images, **self.changes(method)[name]}
-        return Stage(command=STAGES[name], config=config, changes=changes)
-
-    def part_of_budget(self, method: str, share: float) -> dict[str, int]:
-        """Return the settings of a method's `prune` with a share of its finetuning."""
-        if share == 1:
-            return {}
-        parsed = self.stage("prune", method).parse(network="made before", metanetwork=None)
-        after = parsed.finetune_after
-        unit = "epochs" if after.steps is None else "steps"
-        return {f"finetune_after.{unit}": max(1, round(share * after[unit]))}
-
-    @cached_property
-    def checked(self) -> Self:
-        """These settings, after all that stages will be run with was read.
-
-        A mistake in the last stage is found before the first begins.
-
-        Raises:
-            MetapruneError: A setting of a stage makes no sense, or there is none of that name.
-        """
-        read: list[tuple[str, Stage]] = []
-        for method, name in product(self.compared, self.stages):
-            stage = self.stage(name, method)
-            if (name, stage) in read:
-                continue
-            read.append((name, stage))
-            made = {"network": "made before", "metanetwork": "made before"}
-            overrides = f" with the overrides of {name}" if stage.changes else ""
-            with within(f"{stage.config}{overrides}"):
-                settings = stage.parse(**(made if name in _PRUNED else {}))
-                if name != "guided":  # its network is not made yet
-                    build(stage.command, settings)
-            seeds = settings.get("model.init_args.seeds")
-            if name == "data_models" and isinstance(seeds, list):
-                self.check_held_out(len(seeds))
-        return self
+        return {**images, **self.changes(method)[name]}
 
     @property
     def compared(self) -> dict[str, Overrides]:

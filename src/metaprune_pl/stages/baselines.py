@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from metaprune_pl.pipelines.preparation import PRUNING
 from metaprune_pl.pruning import Elimination, Importance, Lamp, Magnitude, Random, Scales, Taylor
 from metaprune_pl.pruning.recovery import RepairSettings
 from metaprune_pl.stages.budgeted_training import BudgetSettings
+from metaprune_pl.stages.preparation import PRUNING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +94,3 @@ UNIFORM = "_uniform"
 def baseline(method: str) -> Baseline | None:
     """Return the baseline of a name, ranked globally or uniformly; None for other methods."""
     return BASELINES.get(method.removesuffix(UNIFORM))
-
-
-def training_of(data_models: Path) -> dict[str, Any]:
-    """Return the finetuning that equals the training of a folder of data models."""
-    config = yaml.safe_load((data_models / "config.yaml").read_text())
-    model = config["model"]["init_args"]
-    settings = {"epochs": config["trainer"]["max_epochs"], "optimizer": model["optimizer"]}
-    untaught = {"distillation": None, "keep": "last"}  # the network as given is untrained
-    after = {**settings, **untaught, "label_smoothing": model["label_smoothing"]}
-    return {"finetune_after": after}
