@@ -38,13 +38,15 @@ class SearchSettings:
         """Return the accuracy to keep, where that of the networks themselves is `own`."""
         return own - self.drop if self.target is None else self.target
 
-    def among(self, folder: str) -> list[Path]:
+    def among(self, folder: str | None) -> list[Path]:
         """Return the metanetworks of a folder to choose from.
 
         Raises:
-            ConfigError: The folder has none of these epochs.
+            ConfigError: No folder is given, or it has none of these epochs.
             StorageError: There is no metanetwork in it.
         """
+        if folder is None:
+            raise ConfigError("set metanetwork to the folder of the metanetworks to choose from.")
         stored = stored_metanetworks(folder)
         if self.epochs is None:
             return stored

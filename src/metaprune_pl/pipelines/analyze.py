@@ -7,7 +7,6 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.pipelines.prepare import prepare
 from metaprune_pl.pruning import SpeedUp
 from metaprune_pl.reports.analysis import Analysis
-from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.preparation import Preparation
 from metaprune_pl.stages.statistics import SampleSettings, measure_statistics
@@ -42,17 +41,16 @@ def analyze(
         measure_statistics(network, ready.unpruned.groups, criterion, data, order, name)
         for name, network in networks.items()
     )
-    result = Analysis(
-        network=ready.name,
-        origin=origin,
-        after=after,
-        change=f"after {change}",
-        images=len(range(0, order.count, order.ranks)),
-        accuracy=[accuracy_origin, accuracy_after],
+    return context.write(
+        Analysis(
+            network=ready.card.record["name"],
+            origin=origin,
+            after=after,
+            change=f"after {change}",
+            images=len(range(0, order.count, order.ranks)),
+            accuracy=[accuracy_origin, accuracy_after],
+        )
     )
-    if context.is_global_zero:
-        write_result(result, context.folder, context.events)
-    return result
 
 
 def _change(preparation: Preparation) -> str:

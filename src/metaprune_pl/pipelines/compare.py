@@ -12,7 +12,6 @@ from metaprune_pl.pipelines.experiment import Line, experiment
 from metaprune_pl.pipelines.experiment_stages import check_stages
 from metaprune_pl.reports import Experiment
 from metaprune_pl.reports.comparison import Comparison
-from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
 from metaprune_pl.settings.config_text import check_folder_name
@@ -125,10 +124,7 @@ def compare(context: Context, matrix: CompareSettings) -> Comparison:
         for name, line in lines.items():
             line.prune_held_out(networks[name], own[name])
     results = {name: line.result for name, line in lines.items()}
-    result = Comparison(experiments=results, exchanged=matrix.exchange)
-    if context.is_global_zero:
-        write_result(result, context.folder, context.events)
-    return result
+    return context.write(Comparison(experiments=results, exchanged=matrix.exchange))
 
 
 def _prune_by_all(

@@ -11,7 +11,6 @@ from metaprune_pl.pruning import MaskSettings, Target
 from metaprune_pl.reports import Curve
 from metaprune_pl.reports.curves import check_beside
 from metaprune_pl.reports.figures import draw_beside, save_figure
-from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.curve_points import CurveSettings, curve_points
 from metaprune_pl.stages.preparation import Preparation
@@ -52,12 +51,9 @@ def curve(
     pruned = pruner.reach(targets, ready.network, ready.unpruned)
     networks = chain([ready.network], (each.network for each in pruned))
     points = curve_points(networks, ready.unpruned, data, grid.split, context.device)
-    result = Curve(
-        network=ready.name, method=ready.method, split=grid.split, points=points, over=over
-    )
-    if context.is_global_zero:
-        if others:
-            drawn = {**others, str(context.folder): result}
-            save_figure(draw_beside(drawn), context.folder / "beside.png")
-        write_result(result, context.folder, context.events)
-    return result
+    name, method = ready.card.record["name"], ready.card.record["method"]
+    result = Curve(network=name, method=method, split=grid.split, points=points, over=over)
+    if others and context.is_global_zero:
+        drawn = {**others, str(context.folder): result}
+        save_figure(draw_beside(drawn), context.folder / "beside.png")
+    return context.write(result)

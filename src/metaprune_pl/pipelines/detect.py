@@ -7,17 +7,15 @@ import copy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from metaprune_pl.data import VOC
 from metaprune_pl.metanetworks.rewriting import rewrite
 from metaprune_pl.networks import load_network
-from metaprune_pl.pipelines.prune_task import TaskNetwork, TaskPruning
+from metaprune_pl.pipelines.prune_task import TaskPruning
 from metaprune_pl.pipelines.pruning_loop import prune_to_targets
-from metaprune_pl.pruning import Target, count_macs, count_parameters, measure_latencies
-from metaprune_pl.pruning.examination import examine_for
+from metaprune_pl.pruning import Target
 from metaprune_pl.pruning.targets import (
     ChannelTarget,
     PrunedNetwork,
@@ -25,9 +23,9 @@ from metaprune_pl.pruning.targets import (
     speed_up_targets,
 )
 from metaprune_pl.reports import Detected, write_json
-from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.once import store, train_once
+from metaprune_pl.stages.task_network import TaskNetwork
 from metaprune_pl.stages.tasks import Detection
 from metaprune_pl.stages.training_settings import TrainingSettings
 
@@ -53,6 +51,7 @@ class DetectionSettings(TaskNetwork):
     finetune_after: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_speed_ups(self.speed_ups)
 
 
@@ -68,24 +67,21 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
         metaprune detect --config detection_resnet50_voc.yaml
     """
     data.count("train")
-    task, source = Detection(), detection.source
-    detector, card = detection.open()
-    task.check(detector, data)
+    task = Detection()
     targets = speed_up_targets(detection.speed_ups, detection.pruning)
-    backbone, attention = detector.get_submodule(task.part), detection.pruning.attention
-    unpruned = examine_for(targets, backbone, card, attention, task.part)
+    given = detection.examined(task, data, targets)
     if detection.metanetwork is not None:  # whether it can
-        rewrite(copy.deepcopy(backbone), unpruned.graph, detection.metanetwork)
-    start = Path(detection.network) if source.stored else context.folder / "source"
-    if not source.stored:
-        store(context, start, detector, card)
+        backbone = copy.deepcopy(given.network.get_submodule(task.part))
+        rewrite(backbone, given.unpruned.graph, detection.metanetwork)
+    start = Path(detection.network) if detection.stored else context.folder / "source"
+    if not detection.stored:
+        store(context, start, given.network, given.card)
 
     def pruning(method: str, folder: Path) -> DetectorPruning:
-        inside, network = replace(context, folder=context.folder / method), load_network(folder)
-        finetune = detection.finetune_after
-        return DetectorPruning.of(
-            inside, network, card, unpruned, detection, task, data, finetune, method=method
-        )
+        inside = replace(context, folder=context.folder / method)
+        trained = replace(given, network=load_network(folder))
+        after = detection.finetune_after
+        return DetectorPruning.of(inside, trained, detection, task, data, after, method=method)
 
     first = partial(task.training, optimizer=detection.training.optimizer)
     trained = train_once(context, data, detection.training, start, first, "trained")
@@ -98,9 +94,7 @@ def detect(context: Context, data: VOC, *, detection: DetectionSettings) -> list
         build = partial(task.training, optimizer=detection.finetune.optimizer)
         ready = train_once(work.context, data, detection.finetune, folder, build)
         results += prune_to_targets(pruning(method, ready), targets)
-    if context.is_global_zero:
-        write_result(results, context.folder, context.events)
-    return results
+    return context.write(results)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +115,7 @@ class DetectorPruning(TaskPruning[Detected]):
         """Measure the detector as it is, unless that was done before."""
         file = self.context.folder / "result.json"
         if not self.context.broadcast(file.is_file()):
-            result = self.measured(self.complete, 1.0)
+            result = self._measured(self.network, 1.0)
             if self.context.is_global_zero:
                 write_json(file, asdict(result))
         self.context.barrier()
@@ -130,32 +124,29 @@ class DetectorPruning(TaskPruning[Detected]):
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Detected:
         """Measure on the test images: see `Task.measure`."""
         assert isinstance(target, ChannelTarget)
-        average, average_50 = self.scores(self.whole(pruned.network))
-        stale: dict[str, Any] = {}
+        average, average_50 = self.scores(self.with_part(pruned.network))
+        stale = {}
         if pruned.stale is not None:
-            stale["average_precision_stale"] = self.scores(self.whole(pruned.stale))[0]
-        return replace(
-            self.measured(final, target.speed_up(self.unpruned)),
+            stale["average_precision_stale"] = self.scores(self.with_part(pruned.stale))[0]
+        return self._measured(
+            final,
+            target.speed_up(self.unpruned),
             average_precision_pruned=average,
             average_precision_50_pruned=average_50,
             **stale,
         )
 
-    def measured(self, detector: nn.Module, target: float) -> Detected:
+    def _measured(self, detector: nn.Module, target: float, **pruned: float) -> Detected:
         """Measure a detector on the test images, and its time beside that of this one."""
         average, average_50 = self.scores(detector)
-        unpruned, backbone = self.unpruned, self.part(detector)
-        example = unpruned.example_for(detector)
-        macs = count_macs(backbone, example)
-        own, others = measure_latencies([detector, self.complete.eval()], example, 1)
-        return Detected(
+        return Detected.of(
+            self.unpruned,
+            self.part_of(detector),
+            self.network.eval(),
+            detector,
             method=self.method,
             target=target,
-            speed_up=count_macs(unpruned.original, unpruned.example_for(unpruned.original)) / macs,
-            macs=macs,
-            parameters=count_parameters(detector),
-            milliseconds=own.median,
-            milliseconds_unpruned=others.median,
             average_precision=average,
             average_precision_50=average_50,
+            **pruned,
         )

@@ -20,7 +20,7 @@ from metaprune_pl.pipelines.experiment_stages import (
 )
 from metaprune_pl.reports import Cost, Curve, Experiment, Masked, Pruned, Selection
 from metaprune_pl.reports.events import HYPERPARAMETERS, Events
-from metaprune_pl.reports.writing import read_report, write_result
+from metaprune_pl.reports.writing import read_report
 from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import cost_of
@@ -58,9 +58,7 @@ def experiment(context: Context, chain: ExperimentSettings) -> Experiment:
     if "guided" in line.chain.methods:
         line.make_predictor()
     line.prune_held_out(networks, metanetworks)
-    if context.is_global_zero:
-        write_result(line.result, context.folder, context.events)
-    return line.result
+    return context.write(line.result)
 
 
 def choose_metanetwork(

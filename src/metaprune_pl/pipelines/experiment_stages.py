@@ -1,5 +1,6 @@
 """The stages of an experiment as its methods run them."""
 
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from metaprune_pl.runs.command import build
 from metaprune_pl.runs.stage import Stage
 from metaprune_pl.settings.experiment import ExperimentSettings
 
-_COMMANDS = {
+_COMMANDS: Mapping[str, Callable[..., Any]] = {
     "data_models": data_models,
     "meta_training": fit,
     "curve": curve,

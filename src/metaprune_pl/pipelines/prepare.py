@@ -39,16 +39,12 @@ class Ready:
     """A network that is ready for pruning.
 
     Attributes:
-        name: Name of the network that it came from.
-        method: How it was made ready: `none`, `sparsity_learning`, `budgeted` or `metanetwork`.
         card: Its card.
         given: Folder of the network as it was given.
         network: On the context's device, in evaluation mode.
         unpruned: What is known of it.
     """
 
-    name: str
-    method: str
     card: NetworkCard
     given: Path
     network: nn.Module
@@ -92,8 +88,6 @@ def prepare(
         card = store(context, source, network, card)
     final, card = _make_ready(context, data, preparation, start, card, rewritten)
     return Ready(
-        name=card.record["name"],
-        method=card.record["method"],
         card=card,
         given=source,
         network=load_network(final).to(context.device),

@@ -14,7 +14,7 @@ from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import load_network
 from metaprune_pl.networks.trust import named_code
-from metaprune_pl.pipelines.prepare import Ready, prepare
+from metaprune_pl.pipelines.prepare import prepare
 from metaprune_pl.pipelines.pruning_loop import Task, check_rounds, prune_to_targets, trained_to
 from metaprune_pl.pruning import MaskSettings, PruningSettings, Target, measure_latencies
 from metaprune_pl.pruning.targets import (
@@ -28,7 +28,7 @@ from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.planned import planned
 from metaprune_pl.reports.printing import print_result
-from metaprune_pl.reports.writing import read_report, write_result
+from metaprune_pl.reports.writing import read_report
 from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import trained_images
@@ -113,14 +113,14 @@ class Classification(Task[Outcome]):
 
     Attributes:
         data: The images.
-        ready: The network.
+        given: Folder of the network as it was given.
         settings: Finetuning after pruning.
         before: Test accuracies before pruning.
         batches: Numbers of images in a forward pass whose time is measured.
     """
 
     data: ImageDataModule
-    ready: Ready
+    given: Path
     settings: FinetuneSettings
     before: AccuracyBefore
     batches: Sequence[int]
@@ -138,13 +138,13 @@ class Classification(Task[Outcome]):
         """Show the plan, and how long the training takes: see `Task.announce`."""
         if not target.channels or self.context.is_part or not self.context.is_global_zero:
             return
-        title = f"{self.ready.name} to {target.label}, before the training"
+        title = f"{self.card.record['name']} to {target.label}, before the training"
         seconds = training_seconds(pruned.network, self.data, self.settings)
         print_result(planned(title, self.unpruned, pruned.network, self.batches, seconds))
 
     def training(self, source: Path) -> NetworkTraining:
         """Return the finetuning of a stored network: see `Task.training`."""
-        return self.settings.build(source, teacher=self.ready.given)
+        return self.settings.build(source, teacher=self.given)
 
     def accuracy(self, network: nn.Module) -> float:
         """Return the test accuracy of a network."""
@@ -153,10 +153,10 @@ class Classification(Task[Outcome]):
     def measure(self, target: Target, pruned: PrunedNetwork, final: nn.Module) -> Outcome:
         """Measure on the test images: see `Task.measure`."""
         finetuned = measure_accuracy(final, self.data, "test", self.context.device)
-        record, after = self.ready.card.record, self.accuracy(pruned.network)
+        record, after = self.card.record, self.accuracy(pruned.network)
         shared: dict[str, Any] = {
-            "network": self.ready.name,
-            "method": self.ready.method,
+            "network": record["name"],
+            "method": record["method"],
             "accuracy_base": self.before.base.top_1,
             "accuracy_given": self.before.given,
             "accuracy_before": self.before.ready,
@@ -205,7 +205,7 @@ def _task(
             finetuning=settings.images(data.step_images, data.count("train")),
         ),
         data=data,
-        ready=ready,
+        given=ready.given,
         settings=settings,
         before=accuracy_before(
             load_network(ready.given), ready.network, ready.card.record, data, context.device
@@ -222,7 +222,7 @@ def _largest(task: Classification, settings: PruningSettings, drop: float, trial
         target.check(task.network, task.unpruned)
         return trained_to(task, target)
 
-    given = load_network(task.ready.given).to(task.context.device)
+    given = load_network(task.given).to(task.context.device)
     best, kept = largest_within(given, trained, task.data, drop=drop, trials=trials)
     if task.context.is_global_zero:
         write_json(task.context.folder / "trials.json", kept)
@@ -251,12 +251,12 @@ def _reported(
     context = task.context
     if pruned := [result for result in results if isinstance(result, Pruned)]:
         results = _timed(task, targets, pruned)
+    written = context.write([*results])
     if context.is_global_zero:
-        write_result([*results], context.folder, context.events)
         _tidy(context.folder, targets)
     if not context.is_part:
         context.closing.extend(_closing(task, targets, results))
-    return [*results]
+    return written
 
 
 def _tidy(folder: Path, targets: Sequence[Target]) -> None:
@@ -278,4 +278,4 @@ def _closing(
     code = named_code(settings.builder, settings.arguments)
     trust = "".join(f" --trust {name}" for name in code)
     yield f"Next: metaprune export {folders[-1]} --format onnx{trust}"
-    yield f"      metaprune benchmark {task.ready.given} {folders[-1]}{trust}"
+    yield f"      metaprune benchmark {task.given} {folders[-1]}{trust}"

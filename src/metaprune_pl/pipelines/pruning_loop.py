@@ -1,5 +1,6 @@
 """The one loop of all that prunes: importance, pruned network, finetune, measure, store."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,11 +34,12 @@ class Task(ABC, Generic[R]):
     Attributes:
         context: Where to run.
         card: Card of the network.
-        network: The network, ready for pruning; or the part of it that is pruned.
-        unpruned: What is known of that.
+        network: The network, ready for pruning, on the context's device and in evaluation mode.
+        unpruned: What is known of it, or of the part of it that is pruned.
         pruner: How it comes to its targets.
         data: What it learns from.
         settings: Training after pruning.
+        part_name: Name of the part that is pruned; empty is all of it.
     """
 
     context: Context
@@ -47,18 +49,23 @@ class Task(ABC, Generic[R]):
     pruner: Pruner
     data: LightningDataModule
     settings: TrainingSettings
+    part_name: str = ""
 
     def inside(self, folder: str) -> Self:
         """Return the same task in a folder of the context's."""
         return replace(self, context=replace(self.context, folder=self.context.folder / folder))
 
-    def whole(self, part: nn.Module) -> nn.Module:
-        """Return the whole network that a pruned part belongs to."""
-        return part
+    def part_of(self, network: nn.Module) -> nn.Module:
+        """Return the part of a network that is pruned."""
+        return network.get_submodule(self.part_name)
 
-    def part(self, whole: nn.Module) -> nn.Module:
-        """Return the part of a whole network that is pruned."""
-        return whole
+    def with_part(self, part: nn.Module) -> nn.Module:
+        """Return the network with another part."""
+        if not self.part_name:
+            return part
+        network = copy.deepcopy(self.network)
+        network.set_submodule(self.part_name, part)
+        return network
 
     @abstractmethod
     def kind(self, target: Target) -> type[R]:
@@ -109,7 +116,7 @@ def prune_to_targets(
     for index, (target, pruned) in enumerate(made):
         if len(todo) > 1 and not task.context.is_part:
             tell(f"Target {index + 1} of {len(todo)}: {target.label}")
-        told = told or _tell_of_narrow_layers(task.network, pruned.network, target)
+        told = told or _tell_of_narrow_layers(task.part_of(task.network), pruned.network, target)
         task.announce(target, pruned)
         _finish(task.inside(target.folder), target, pruned)
     task.context.barrier()
@@ -121,7 +128,7 @@ def trained_to(task: Task[R], target: Target) -> nn.Module:
 
     What is done here `prune_to_targets` does not do again.
     """
-    (pruned,) = task.pruner.reach([target], task.network, task.unpruned)
+    (pruned,) = task.pruner.reach([target], task.part_of(task.network), task.unpruned)
     return _trained(task.inside(target.folder), target, pruned)
 
 
@@ -131,7 +138,7 @@ def _pruned(
     if rounds > 1:
         inside = ((task.inside(target.folder), target) for target in targets)
         return (_in_rounds(own, target, rounds, rewind) for own, target in inside)
-    return task.pruner.reach(targets, task.network, task.unpruned)
+    return task.pruner.reach(targets, task.part_of(task.network), task.unpruned)
 
 
 def _in_rounds(task: Task[R], target: Target, rounds: int, rewind: bool) -> PrunedNetwork:
@@ -140,15 +147,13 @@ def _in_rounds(task: Task[R], target: Target, rounds: int, rewind: bool) -> Prun
     Each round prunes by as much what the training after the last round led to. With rewinding it
     gives what is left the weights again that it had when the network was ready.
     """
-    trained = task.network
-    weights = task.network if rewind else None
-    unpruned = task.unpruned
-    *between, last = target.in_rounds(task.network, unpruned, rounds)
+    trained, unpruned = task.part_of(task.network), task.unpruned
+    weights = trained if rewind else None
+    *between, last = target.in_rounds(trained, unpruned, rounds)
     for index, step in enumerate(between, 1):
         (pruned,) = task.pruner.reach([step], trained, unpruned, weights)
         weights = pruned.network if rewind else None
-        final = _trained(task.inside(f"round_{index}"), target, pruned)
-        trained = task.part(final)
+        trained = task.part_of(_trained(task.inside(f"round_{index}"), target, pruned))
         unpruned = unpruned.now(trained)
     (pruned,) = task.pruner.reach([last], trained, unpruned, weights)
     return pruned
@@ -168,7 +173,7 @@ def _finish(task: Task[R], target: Target, pruned: PrunedNetwork) -> None:
 def _trained(task: Task[R], target: Target, pruned: PrunedNetwork) -> nn.Module:
     """Store a pruned network, train it, and return the whole of it."""
     source = task.context.folder / target.verb
-    store(task.context, source, task.whole(pruned.network), _card(task, pruned))
+    store(task.context, source, task.with_part(pruned.network), _card(task, pruned))
     trained = train_once(task.context, task.data, task.settings, source, task.training)
     final = load_network(trained).to(task.context.device)
     if pruned.masks is not None:

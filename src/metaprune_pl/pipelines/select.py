@@ -16,7 +16,6 @@ from metaprune_pl.pipelines.curve import curve
 from metaprune_pl.pruning import MaskSettings
 from metaprune_pl.reports import Curve, Selection
 from metaprune_pl.reports.choice import Shape
-from metaprune_pl.reports.writing import write_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.accuracy import accuracy
 from metaprune_pl.stages.curve_points import CurveSettings
@@ -51,8 +50,6 @@ def select(
     """
     before = Preparation(**preparation)
     grid.check_chooses("a metanetwork is chosen")
-    if before.metanetwork is None:
-        raise ConfigError("set metanetwork to the folder of the metanetworks to choose from.")
     epochs, networks = search.among(before.metanetwork), _networks(before, others)
     own = fmean(_accuracy(context, data, network) for network in networks)
     floor = search.floor(own)
@@ -68,8 +65,7 @@ def select(
     if context.is_global_zero:
         with whole_folder(context.folder / "metanetwork") as new:
             shutil.copytree(result.metanetwork, new, dirs_exist_ok=True)
-        write_result(result, context.folder, context.events)
-    return result
+    return context.write(result)
 
 
 def _networks(preparation: Preparation, others: Sequence[str]) -> list[Preparation]:

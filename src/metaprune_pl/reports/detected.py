@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
+from metaprune_pl.pruning import Unpruned, count_macs, count_parameters, measure_latencies
 from metaprune_pl.records import as_record
 from metaprune_pl.reports.result import Result
 from metaprune_pl.reports.text import Grid, count, percent
@@ -47,6 +50,36 @@ class Detected(Result):
     average_precision_pruned: float | None = None
     average_precision_50_pruned: float | None = None
     average_precision_stale: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        unpruned: Unpruned,
+        backbone: nn.Module,
+        before: nn.Module,
+        final: nn.Module,
+        **measured: Any,
+    ) -> Self:
+        """Return the result of a detector: what follows from it, its time, and what was measured.
+
+        Args:
+            unpruned: What is known of the backbone before pruning.
+            backbone: That of the detector as it is in the end.
+            before: The detector before pruning.
+            final: The detector as it is in the end, on the same device.
+            measured: Further attributes.
+        """
+        macs = count_macs(backbone, unpruned.example_for(backbone))
+        own, other = measure_latencies([final, before], unpruned.example_for(final), 1)
+        original = unpruned.original
+        return cls(
+            speed_up=count_macs(original, unpruned.example_for(original)) / macs,
+            macs=macs,
+            parameters=count_parameters(final),
+            milliseconds=own.median,
+            milliseconds_unpruned=other.median,
+            **measured,
+        )
 
     @property
     def name(self) -> str:

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.reports.events import Events
+from metaprune_pl.reports.writing import write_result
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,12 @@ class Context:
     def barrier(self) -> None:
         """Wait until the main process is here."""
         self.broadcast(None)
+
+    def write(self, result: T) -> T:
+        """Write a result to the run's folder, once for all processes, and return it."""
+        if self.is_global_zero:
+            write_result(result, self.folder, self.events)
+        return result
 
     def refuse_rehearsal(self, command: str) -> None:
         """Refuse to run stages that keep nothing, since one needs what another has made.

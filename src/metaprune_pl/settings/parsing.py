@@ -5,7 +5,8 @@ import inspect
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -200,14 +201,23 @@ def parse_config(
         StorageError: There is no such config.
     """
     parser = parser_of(function)
-    settings = parser.get_defaults()
-    for path, text in with_included(config):
-        with Path_fr(path).relative_path_context():
-            settings = _changed(parser, settings, load_settings(text) or {})
+    texts = tuple((path.absolute(), text) for path, text in with_included(config))
+    settings = _of_texts(function, texts).clone()
     for change in changes:
         settings = _changed(parser, settings, change)
     result: Namespace = parser.parse_object(settings)
     return result
+
+
+@lru_cache(maxsize=64)
+def _of_texts(function: Callable[..., Any], texts: tuple[tuple[Path, str], ...]) -> Namespace:
+    """Return the settings of a config, not checked yet; kept, since many stages share one."""
+    parser = parser_of(function)
+    settings = parser.get_defaults()
+    for path, text in texts:
+        with Path_fr(path).relative_path_context():
+            settings = _changed(parser, settings, load_settings(text) or {})
+    return settings
 
 
 def _changed(parser: CommandParser, settings: Namespace, change: Mapping[str, Any]) -> Namespace:
