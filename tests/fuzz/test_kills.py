@@ -1,7 +1,9 @@
 """A run that is killed at any file operation goes on to what an uninterrupted one gives.
 
-`METAPRUNE_FUZZ=500` kills so often, instead of for some seconds: at one operation of each kind
-first. What only reads is none: a kill before it is one before what comes next.
+A kill leaves what is on the disk. So one run notes before each of its operations what is there, and
+other runs go on from each of that, and from files that are half written. Some real kills show that
+they leave the same. With `METAPRUNE_FUZZ` all states of an experiment are gone on from, in some ten
+minutes, instead of a sample for some seconds.
 """
 
 import builtins
@@ -14,9 +16,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,73 +33,69 @@ from metaprune_pl import files
 from metaprune_pl.__main__ import main
 from metaprune_pl.files import UNFINISHED, whole_file, whole_folder, write_json, write_text
 from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
+from metaprune_pl.runs.command import Run
 from metaprune_pl.runs.run_folder import RunFolder
+from metaprune_pl.runs.stage import Stage
 
-STRIDE = 1 if "METAPRUNE_FUZZ" in os.environ else 5
-BY_CHANCE = re.compile(rf"[0-9]+|(?<={UNFINISHED}).*")
-"""Parts of names that are not the same again."""
-MOST = int(os.environ["METAPRUNE_FUZZ"]) if "METAPRUNE_FUZZ" in os.environ else None
+ALL = "METAPRUNE_FUZZ" in os.environ
+SECONDS = 15
+"""Time for a sample of states."""
+HOME = Path("home")
+"""Folder of the run's folder: all that is looked at."""
+State = dict[str, bytes | None]
+"""What a folder holds: names to the bytes of files, and to None of folders."""
+MEASURED = ("cost", "latency", "seconds", "bytes", "started")
+"""Parts of the names of what no two runs have alike."""
 ARGUMENTS = {"depth": 8, "width": 4, "num_classes": 10, "in_channels": 3}
 CARD = NetworkCard(settings=NetworkSettings(arguments=ARGUMENTS), input_shape=(3, 8, 8))
-ELSEWHERE = ("/proc", "/sys", "/dev", sys.prefix, sys.base_prefix, str(Path.home() / ".cache"))
-"""Files that are not the run's."""
-DONE = "../operations.json"
-"""File for the operations of work that was not killed, each by its name and that of the file."""
 OPERATIONS: list[tuple[Any, str]] = [
     (builtins, "open"),
     (io, "open"),
     *((os, name) for name in ("open", "fsync", "replace", "rename", "rmdir", "unlink", "mkdir")),
     (files, "_exchange"),
 ]
+_LOCK = threading.RLock()
+_KNOWN: dict[bytes, bytes] = {}
+"""Contents of files, each once."""
 
 
-def work(folder: Path) -> None:
-    """Do what every run does with files, in the order that runs do it."""
-    run = RunFolder(folder, "prune", "key")
-    if run.finished:
-        return
-    with run.running("a: 1\n"):
-        for step in range(3):
-            with whole_file(folder / "checkpoints" / "last.ckpt") as new:
-                new.write_bytes(b"%d" % step)
-        if not (folder / "pruned" / "network.json").is_file():
-            save_network(folder / "pruned", random_resnet(), CARD)
-        for text in ("first", "second"):
-            with whole_folder(folder / "choice") as new:
-                write_text(new / "choice.json", text)
-        write_json(folder / "report.json", [1])
+def on_disk(folder: Path) -> State:
+    """Return what a folder holds; what a process has not yet written out is not there."""
+    state: State = {}
+    for path in files.paths_below(folder):
+        content = None if path.is_dir() else path.read_bytes()
+        state[str(path.relative_to(folder))] = content and _KNOWN.setdefault(content, content)
+    return state
 
 
-def killed_at(number: int, work: Callable[[], Any]) -> bool:
-    """Do the work in a process that is killed before its n-th operation, if it has so many."""
-    if not (child := os.fork()):
-        done: list[str] = []
-        write = Path.write_text
+def restore(state: State) -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+    HOME.mkdir()
+    for name, content in state.items():
+        if content is None:
+            (HOME / name).mkdir()
+        else:
+            (HOME / name).write_bytes(content)
+
+
+@contextmanager
+def watched(look: Callable[[], Any]) -> Iterator[None]:
+    """Call a function before each operation that changes something, and after files are opened."""
+    with pytest.MonkeyPatch.context() as patch:
         for owner, name in OPERATIONS:
-            setattr(owner, name, counted(owner, name, done, number))
-        try:
-            work()
-            write(Path(DONE), json.dumps(done))
-            os._exit(0)
-        finally:
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+            patch.setattr(owner, name, partial(_watched, getattr(owner, name), name, look))
+        yield
 
 
-def counted(owner: Any, name: str, done: list[str], number: int) -> Callable[..., Any]:
-    operation = getattr(owner, name)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        file = str(args[0]) if args else ""
-        if not file.startswith(ELSEWHERE) and changes(name, args, kwargs):
-            if len(done) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            done.append(f"{name} {BY_CHANCE.sub('', Path(file).name)}")
-        return operation(*args, **kwargs)
-
-    return call
+def _watched(operation: Any, name: str, look: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
+    with _LOCK:
+        if not changes(name, args, kwargs):
+            return operation(*args, **kwargs)
+        look()
+        result = operation(*args, **kwargs)
+        if name == "open":
+            look()
+        return result
 
 
 def changes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -109,20 +110,97 @@ def changes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return mode not in {"r", "rb", "rt"}
 
 
-def one_of_each_first(done: list[str]) -> list[int]:
-    """Return the numbers of all operations in an order by chance, one of each kind first."""
-    numbers = list(range(len(done)))
-    random.Random(0).shuffle(numbers)
-    first = {done[number]: number for number in numbers}.values()
-    return [*first, *(number for number in numbers if number not in set(first))]
+def recorded(work: Callable[[], Any]) -> list[State]:
+    """Do the work; return what is there before each of its operations, and at last after them."""
+    states: list[State] = []
+    with watched(lambda: states.append(on_disk(HOME))):
+        work()
+    return [*states, on_disk(HOME)]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in {"run.json", ".lock"}
-    }
+def left_by_kills(states: list[State]) -> list[State]:
+    """Return all different states that a kill may leave, in an order by chance."""
+    halves = [half_written(*pair) for pair in pairwise(states)]
+    different = {frozenset(state.items()): state for state in [*states, *halves]}
+    return random.Random(0).sample([*different.values()], len(different))
+
+
+def half_written(before: State, after: State) -> State:
+    """Return what is there when half of what was written to open files is."""
+    half = dict(after)
+    for name, new in after.items():
+        old = before.get(name)
+        if old is not None and new is not None and new.startswith(old):
+            half[name] = new[: (len(old) + len(new)) // 2]
+    return half
+
+
+def forked(work: Callable[[], Any]) -> int:
+    """Do work in a process of its own, and return its exit status, or minus what killed it."""
+    if not (child := os.fork()):
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(number: int, work: Callable[[], Any]) -> None:
+    """Do work in a process that is killed before its n-th operation."""
+    operations = count()
+
+    def kill() -> None:
+        if next(operations) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def doomed() -> None:
+        with watched(kill):
+            work()
+
+    restore({})
+    assert forked(doomed) == -signal.SIGKILL
+
+
+def results(state: State) -> dict[str, Any]:
+    """Return what two runs have alike of what they leave, unfinished files among it."""
+    known: dict[str, Any] = {}
+    for path, content in state.items():
+        name = re.sub(f"{UNFINISHED}[a-z0-9_]*", UNFINISHED, path)
+        if "tfevents" in name:
+            continue
+        known[name] = content if name.endswith((".safetensors", ".ckpt")) else None
+        if content and name.endswith(".json"):
+            known[name] = comparable(json.loads(content))
+    return known
+
+
+def comparable(value: Any) -> Any:
+    """Return what two runs have alike of their results."""
+    if isinstance(value, list):
+        return [comparable(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: part for key, part in value.items() if not any(m in key for m in MEASURED)}
+    return {key: comparable(part) for key, part in kept.items()}
+
+
+def work() -> None:
+    """Do what every run does with files, in the order that runs do it."""
+    folder = HOME / "run"
+    run = RunFolder(folder, "prune", "key")
+    if run.finished:
+        return
+    with run.running("a: 1\n"):
+        for step in range(3):
+            with whole_file(folder / "checkpoints" / "last.ckpt") as new:
+                new.write_bytes(b"%d" % step)
+        if not (folder / "pruned" / "network.json").is_file():
+            save_network(folder / "pruned", random_resnet(), CARD)
+        for text in ("first", "second"):
+            with whole_folder(folder / "choice") as new:
+                write_text(new / "choice.json", json.dumps(text))
+        write_json(folder / "report.json", [1])
 
 
 @pytest.mark.slow
@@ -132,19 +210,19 @@ def test_a_kill_at_any_operation(
 ) -> None:
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
-    work(Path("whole"))
-    expected = contents(Path("whole"))
-    for number in count(0, STRIDE):
-        shutil.rmtree("out", ignore_errors=True)
-        killed = killed_at(number, lambda: work(Path("out")))
-        if (Path("out") / "pruned" / "network.json").exists():
-            load_network("out/pruned")  # what is there is whole
-        work(Path("out"))
-        assert contents(Path("out")) == expected, number
-        assert not list(workdir.rglob(f"{UNFINISHED}*")), number
-        if not killed:
-            break
-    assert number > 60
+    restore({})
+    states = recorded(work)
+    expected = results(states[-1])
+    for number in range(0, len(states) - 1, 10):
+        kill_at(number, work)
+        assert results(on_disk(HOME)) == results(states[number]), number
+    for state in left_by_kills(states):
+        restore(state)
+        if "run/pruned/network.json" in state:
+            load_network(HOME / "run/pruned")  # what is there is whole
+        work()
+        assert results(on_disk(HOME)) == expected
+    assert len(states) > 60
 
 
 OVERRIDES = {
@@ -170,51 +248,36 @@ OVERRIDES = {
     "prune": {"finetune_after.epochs": 1, "latency_batches": [1], "pruning.step": 0.3},
 }
 IMAGES = {"class_path": "Digits", "init_args": {"fraction": 0.05, "batch_size": 50}}
-SECONDS = 15
-"""Time for a sample of kills."""
-MEASURED = ("cost", "latency", "seconds", "bytes", "started")
-"""Parts of the names of what no two runs have alike."""
 
 
-def experiment() -> None:
-    """Run a whole experiment, of one step or epoch each."""
-    main(
-        [
-            "experiment",
-            "--config=quickstart.yaml",
-            "--trainer.default_root_dir=run",
-            "--trainer.enable_progress_bar=false",
-            "--chain.held_out=1",
-            "--chain.validation=1",
-            "--chain.methods=[metanetwork]",
-            "--chain.speed_ups=[1.5]",
-            f"--chain.images={json.dumps(IMAGES)}",
-            f"--chain.overrides={json.dumps(OVERRIDES)}",
-        ]
-    )
+def experiment() -> Callable[[], Any]:
+    """Return an experiment of one step or epoch each, up to where it looks at its folder."""
+    ready: list[Callable[[], Any]] = []
+    execute = Run.execute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "execute", lambda *args: ready.append(partial(execute, *args)))
+        main(
+            [
+                "experiment",
+                "--config=quickstart.yaml",
+                f"--trainer.default_root_dir={HOME / 'run'}",
+                "--trainer.enable_progress_bar=false",
+                "--chain.held_out=1",
+                "--chain.validation=1",
+                "--chain.methods=[metanetwork]",
+                "--chain.speed_ups=[1.5]",
+                f"--chain.images={json.dumps(IMAGES)}",
+                f"--chain.overrides={json.dumps(OVERRIDES)}",
+            ]
+        )
+    return ready[0]
 
 
-def comparable(value: Any) -> Any:
-    """Return what two runs have alike of their results."""
-    if isinstance(value, list):
-        return [comparable(part) for part in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {key: part for key, part in value.items() if not any(m in key for m in MEASURED)}
-    return {key: comparable(part) for key, part in kept.items()}
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """Return all of a run's files by name, with what two runs have alike of them."""
-    known: dict[str, Any] = {}
-    for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if "tfevents" in name or path.is_dir():
-            continue
-        known[name] = path.read_bytes() if path.suffix == ".safetensors" else None
-        if path.name in {"report.json", "result.json", "curve.json", "choice.json"}:
-            known[name] = comparable(json.loads(path.read_text()))
-    return known
+def start(work: Callable[[], Any]) -> None:
+    """Do what an experiment does before its first stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "run", lambda *_, **__: os._exit(0))
+        work()
 
 
 def run_alone(test: pytest.Item) -> None:
@@ -231,34 +294,30 @@ def run_alone(test: pytest.Item) -> None:
 def test_a_kill_at_any_operation_of_an_experiment(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    """Runs that start their first stage from the same go the same way: the first of them goes."""
     if "PYTEST_XDIST_WORKER" in os.environ:  # what other tests have started does not bear a fork
         return run_alone(request.node)
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).write_text("drawn"))
-    Path("whole").mkdir()
-    monkeypatch.chdir("whole")
-    experiment()
-    expected = results(Path("run"))
-    monkeypatch.chdir("..")
-    Path("first").mkdir()
-    monkeypatch.chdir("first")
-    assert not killed_at(-1, experiment)
-    done = json.loads(Path(DONE).read_text())
-    monkeypatch.chdir("..")
-    assert results(Path("first/run")) == expected and len(done) > 200
-    start, kills = time.monotonic(), 0
-    for number in one_of_each_first(done)[:MOST]:
-        folder = Path(f"kill_{number}")
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        killed = killed_at(number, experiment)
-        assert not killed_at(-1, experiment), number
-        assert results(Path("run")) == expected, number
-        assert not list(folder.rglob(f"{UNFINISHED}*")), number
-        monkeypatch.chdir("..")
-        shutil.rmtree(folder)
-        kills += killed
-        if MOST is None and time.monotonic() - start > SECONDS:
+    restore({})
+    states = recorded(experiment())
+    expected, work = results(states[-1]), experiment()
+    for number in random.Random(0).sample(range(len(states) - 1), 10 if ALL else 2):
+        kill_at(number, work)
+        assert results(on_disk(HOME)) == results(states[number]), number
+    left, starts = left_by_kills(states), list[dict[str, Any]]()
+    begun = time.monotonic()
+    for number, state in enumerate(left, 1):
+        restore(state)
+        assert forked(partial(start, work)) == 0
+        started = results(on_disk(HOME))
+        assert not any(UNFINISHED in name for name in started)
+        if started not in starts:
+            starts.append(started)
+            restore(state)
+            assert forked(work) == 0
+            assert results(on_disk(HOME)) == expected
+        said = f"{len(states) - 1} operations, {len(left)} states: {number} started"
+        sys.stdout.write(f"{said}, {len(starts)} different ones went on to the end\n")
+        if not ALL and time.monotonic() - begun > SECONDS:
             break
-    kinds = len(set(done))
-    sys.stdout.write(f"{kills} kills at {len(done)} operations of {kinds} kinds\n")
-    assert kills
+    assert len(states) > 200
