@@ -108,3 +108,16 @@ def test_what_is_trusted_runs(
     assert "class_path: canary_module.Spy" in capsys.readouterr().out
     assert Path("canary.txt").exists()
     del sys.modules["canary_module"]
+
+
+def test_the_home_folder_in_a_config(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(workdir))
+    text = "network: ~/net\nfile: [~/a.onnx, b~/c]\nstate: ~\n"
+    expected = {"network": f"{workdir}/net", "file": [f"{workdir}/a.onnx", "b~/c"], "state": None}
+    assert load_settings(text) == expected
+    Path("own.yaml").write_text("data: Digits\nnetwork: ~/my/net\n")
+    with pytest.raises(SystemExit):
+        main(["prune", "--config=own.yaml"])
+    assert f"no stored network in '{workdir}/my/net'" in capsys.readouterr().err

@@ -41,6 +41,10 @@ def test_what_looks_like_ours_is_not_touched(
     assert work.read_text() == "my work"
 
 
+def test_the_root_is_no_run_folder(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'/' is not empty, and holds no run" in refused([*PRUNE, "--out=/"], capsys)
+
+
 @pytest.mark.parametrize("name", [".lock", ".unfinished-abcdefgh"])
 def test_links_in_a_run_folder_lead_nowhere(
     name: str, workdir: Path, capsys: pytest.CaptureFixture[str]

@@ -1,16 +1,35 @@
 """Where a loss or a weight is not finite, every stage stops in one line and stores nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
 
 from conftest import QUIET, tiny
+from helpers import random_resnet
 from metaprune_pl.__main__ import main
-from metaprune_pl.stages import DataModelTraining, Finetuning, MetaTraining
+from metaprune_pl.data import VOC, Digits
+from metaprune_pl.errors import TrainingError
+from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
+from metaprune_pl.stages import (
+    DataModelTraining,
+    DetectorTraining,
+    Finetuning,
+    MetaTraining,
+    OptimizerSettings,
+)
 from metaprune_pl.stages.stage import Stage
+from metaprune_pl.stages.task_training import TaskTraining
+from metaprune_pl.stages.tasks import LearningTask
+from metaprune_pl.stages.trainer import StageTrainer
+from scenes import draw_voc
 
 RUN = "--trainer.default_root_dir=run"
+FINE = "Finetuning"
 
 
 def data_models(networks: Path) -> list[str]:
@@ -31,7 +50,7 @@ def meta_training(networks: Path) -> list[str]:
 
 CASES = {
     "DataModelTraining": (data_models, DataModelTraining, "optimizer.lr"),
-    "Finetuning": (finetuning, Finetuning, "optimizer.lr or sparsity.weight"),
+    FINE: (finetuning, Finetuning, "optimizer.lr or sparsity.weight"),
     "MetaTraining": (meta_training, MetaTraining, "the objectives' weights"),
 }
 
@@ -46,7 +65,7 @@ def test_a_learning_rate_that_is_far_too_high_stops_the_stage(
     name: str, line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args, _, remedy = CASES[name]
-    prefix = "--model" if name == "Finetuning" else "--model.init_args"
+    prefix = "--model" if name == FINE else "--model.init_args"
     rate = f"{prefix}.optimizer={{name: sgd, lr: 1.0e+30}}"
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -86,15 +105,60 @@ def test_what_was_good_before_is_kept_and_the_run_continues_from_it(
     assert weights[0] == weights[1] != []
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_the_last_step_counts(keep: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One step of an epoch: no loss comes after it."""
-    one = ["--data=Digits", "--data.batch_size=1000", "--training.epochs=1", "--out=run"]
-    rate = ["--training.optimizer={name: adamw, lr: 1.0e+30}", f"--training.keep={keep}"]
-    build = ["cifar_resnet", "--arguments={depth: 8, width: 4}", "--trainer.accelerator=cpu"]
+ONE_STEP = {
+    "DataModelTraining": ["--data.init_args.batch_size=1000"],
+    FINE: ["--data.batch_size=1000"],
+    "MetaTraining": ["--data.init_args.held_out=3"],
+}
+"""Flags for one step of an epoch, after which no loss comes."""
+
+
+@pytest.mark.parametrize(("name", "keep"), [*((name, "last") for name in CASES), (FINE, "best")])
+def test_the_last_step_counts(
+    name: str, keep: str, line: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = "--model" if name == FINE else "--model.init_args"
+    flags = [f"{prefix}.optimizer={{name: adamw, lr: 1.0e+30}}", *ONE_STEP[name]]
+    flags += [f"--model.keep={keep}"] if name == FINE else []
+    networks = line / "runs/quickstart/data_models/networks"
     with pytest.raises(SystemExit):
-        main(["train", *build, *one, *rate, *QUIET])
+        main([*CASES[name][0](networks), *flags, "--trainer.max_epochs=1", RUN])
     assert "not finite in epoch 1" in capsys.readouterr().err and results(workdir) == []
+
+
+class Classes(LearningTask):
+    """A task of one's own."""
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(network(batch[0]), batch[1])
+
+
+def on_a_task(optimizer: OptimizerSettings) -> tuple[Stage, Digits]:
+    settings = NetworkSettings(arguments={"depth": 8, "width": 4, "in_channels": 1})
+    card = NetworkCard(settings=settings, input_shape=(1, 8, 8))
+    save_network("net", random_resnet(in_channels=1), card)
+    return TaskTraining(network="net", task=Classes(), optimizer=optimizer), Digits()
+
+
+def on_boxes(optimizer: OptimizerSettings) -> tuple[Stage, VOC]:
+    draw_voc(Path("drawn"), trainval=4, test=2)
+    tiny = {"backbone": "timm/resnet18", "channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}
+    tiny |= {"min_size": 64, "max_size": 96, "head_width": 8}
+    detector = DetectorTraining(network="faster_rcnn", arguments=tiny, optimizer=optimizer)
+    return detector, VOC(root="drawn", workers=0)
+
+
+@pytest.mark.parametrize("build", [on_a_task, on_boxes])
+def test_the_last_step_of_other_tasks_counts(
+    build: Callable[[OptimizerSettings], tuple[Stage, LightningDataModule]], workdir: Path
+) -> None:
+    stage, data = build(OptimizerSettings(name="adamw", lr=1e30))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    short = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0}
+    trainer = StageTrainer(default_root_dir="run", accelerator="cpu", **quiet, **short)
+    with pytest.raises(TrainingError, match="not finite in epoch 1"):
+        trainer.fit(stage, datamodule=data)
+    assert results(workdir / "run") == []
 
 
 def test_a_training_that_helped_nothing_says_so(

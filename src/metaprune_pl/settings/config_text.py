@@ -105,6 +105,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 def load_settings(text: str) -> Any:
     """Return what a YAML text holds, with today's settings for old ones, and whole criteria.
 
+    `~/` at the start of a text is the home folder.
+
     Raises:
         ConfigError: It is too large, or names code that nobody has trusted.
         MarkedYAMLError: It is no YAML.
@@ -117,7 +119,16 @@ def load_settings(text: str) -> Any:
         raise yaml.MarkedYAMLError(problem=f"a value cannot be read ({error})") from error
     if isinstance(settings, dict | list):
         check_trusted(settings)
-    return complete_criteria(rewrite_old(settings))
+    return complete_criteria(rewrite_old(_from_home(settings)))
+
+
+def _from_home(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: _from_home(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_from_home(value) for value in settings]
+    is_path = isinstance(settings, str) and settings.startswith("~/")
+    return os.path.expanduser(settings) if is_path else settings
 
 
 def check_size(text: str) -> None:

@@ -79,6 +79,11 @@ class AccuracyPrediction(Stage):
         )
         return loss
 
+    def probe(self, batch: ZooBatch) -> Tensor:
+        """Predictions for a batch: see `Stage.probe`."""
+        predictions: Tensor = self(batch)
+        return predictions
+
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Lightning's hook."""
         if self.clip:

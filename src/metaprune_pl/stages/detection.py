@@ -63,6 +63,11 @@ def losses_of(detector: nn.Module, batch: Scenes) -> dict[str, Tensor]:
     return losses
 
 
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """Return the sum of losses."""
+    return torch.stack(list(losses.values())).sum()
+
+
 class DetectorTraining(NetworkTraining):
     """Trains a detector and stores the result as `network` in the run's folder.
 
@@ -91,7 +96,7 @@ class DetectorTraining(NetworkTraining):
     def training_step(self, batch: Scenes, batch_idx: int) -> Tensor:
         """Sum of the losses of proposals and head: see `losses_of`."""
         losses = losses_of(self.network, batch)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = total(losses)
         self.watch(loss)
         values = {f"train/{name}": value.detach() for name, value in losses.items()} | {
             "train/loss": loss.detach()
@@ -100,6 +105,10 @@ class DetectorTraining(NetworkTraining):
             values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.images)
         )
         return loss
+
+    def probe(self, batch: Scenes) -> Tensor:
+        """Loss of a batch: see `Stage.probe`."""
+        return total(losses_of(self.network, batch))
 
     def validation_step(self, batch: Scenes, batch_idx: int) -> None:
         """Collect detections on the validation images."""

@@ -86,7 +86,6 @@ class Finetuning(NetworkTraining):
         self.metrics = nn.ModuleDict()
         self.best: dict[str, Any] = {}
         self.validated_step = -1
-        self.seen: Tensor | None = None
         self.zeros: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
@@ -130,7 +129,6 @@ class Finetuning(NetworkTraining):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, and what the teacher says of it."""
-        self.seen = batch[0]
         return self.loss(self(batch[0]), batch)
 
     def loss(self, logits: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -167,18 +165,9 @@ class Finetuning(NetworkTraining):
                 gradient.masked_fill_(zeros, 0.0)
 
     def on_train_epoch_end(self) -> None:
-        """Look at what the last step has made of the network; keep the best weights so far."""
-        self._watch_scores()
+        """Keep the best weights so far."""
         super().on_train_epoch_end()
         self._keep_best(self.current_epoch + 1)
-
-    @torch.no_grad()
-    def _watch_scores(self) -> None:
-        """Note whether the scores of the last batch are numbers after its step."""
-        if self.seen is not None:
-            self.network.eval()
-            self.watch(self(self.seen).abs().max())
-            self.network.train()
 
     def _keep_best(self, epochs: int) -> None:
         if self.keep == "best":

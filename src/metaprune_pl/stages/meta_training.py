@@ -198,6 +198,11 @@ class MetaTraining(Stage):
             for model, new in zip(models, self.rewrite(models), strict=True)
         ]
 
+    def probe(self, batch: MetaBatch) -> Tensor:
+        """New weights of a step's data models: see `Stage.probe`."""
+        new = self.new_weights(self._take(batch.models))
+        return torch.stack([value.abs().max() for state in new for value in state.values()])
+
     def _step(self) -> None:
         """Take the gradients of all parts into the metanetwork, and step."""
         optimizer = self.optimizers()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaprune_pl.errors import TrainingError
 from metaprune_pl.stages.optimizers import OptimizerSettings
@@ -15,8 +16,8 @@ from metaprune_pl.stages.optimizers import OptimizerSettings
 class Stage(LightningModule):
     """Base of all trainings.
 
-    A training stops with an error where a loss or a weight is not finite, before a checkpoint or a
-    result of it is stored.
+    A training stops with an error where a loss or a weight is not finite, or what the last step of
+    an epoch has made of the network, before a checkpoint or a result of it is stored.
     """
 
     optimizer: OptimizerSettings
@@ -24,10 +25,16 @@ class Stage(LightningModule):
     """Settings to lower where a training runs away."""
 
     _finite: Tensor | bool = True
+    _last: Any = None
 
-    def watch(self, loss: Tensor) -> None:
-        """Note whether a loss is finite, without waiting for the device."""
-        self._finite = self._finite & loss.detach().isfinite()
+    def watch(self, values: Tensor) -> None:
+        """Note whether all values are finite, without waiting for the device."""
+        self._finite = self._finite & values.detach().isfinite().all()
+
+    def probe(self, batch: Any) -> Tensor:
+        """Return what is finite unless the training is ruined: by default scores of the images."""
+        scores: Tensor = self(batch[0])
+        return scores
 
     def check_finite(self) -> None:
         """Stop where a loss so far or a weight is not finite, all devices together.
@@ -47,12 +54,27 @@ class Stage(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look at the numbers now and then."""
+        self._last = batch
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.check_finite()
 
     def on_train_epoch_end(self) -> None:
-        """Look at the numbers before callbacks store anything."""
+        """Look at the numbers, after the last step too, before callbacks store anything."""
+        if self._last is not None:
+            self._watch_last()
         self.check_finite()
+
+    @torch.no_grad()
+    def _watch_last(self) -> None:
+        """Try the last batch after its step, with the statistics that are stored."""
+        norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            for norm in norms:
+                norm.eval()
+            self.watch(self.probe(self._last))
+            for norm in norms:
+                norm.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look at the numbers before a checkpoint is written."""

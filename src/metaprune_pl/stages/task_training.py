@@ -36,10 +36,14 @@ class TaskTraining(NetworkTraining):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Lightning's hook."""
-        loss = self.task.loss(self.network, batch)
+        loss = self.probe(batch)
         self.watch(loss)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def probe(self, batch: Any) -> Tensor:
+        """Loss of a batch: see `Stage.probe`."""
+        return self.task.loss(self.network, batch)
 
 
 @torch.no_grad()

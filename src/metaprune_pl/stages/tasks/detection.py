@@ -15,6 +15,7 @@ from metaprune_pl.stages.detection import (
     DetectorTraining,
     check_detector,
     losses_of,
+    total,
 )
 from metaprune_pl.stages.optimizers import OptimizerSettings
 from metaprune_pl.stages.tasks.base import LearningTask
@@ -32,7 +33,7 @@ class Detection(LearningTask):
 
     def loss(self, network: nn.Module, batch: Any) -> Tensor:
         """Sum of the losses of proposals and head: see `LearningTask.loss`."""
-        return torch.stack(list(losses_of(network, batch).values())).sum()
+        return total(losses_of(network, batch))
 
     def scores(self, network: nn.Module, batches: Iterable[Any]) -> Sequence[float]:
         """Mean average precision over overlaps of 0.5 to 0.95, and at 0.5: see `AveragePrecision`.
