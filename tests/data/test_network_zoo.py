@@ -1,5 +1,6 @@
 import csv
 import gzip
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,20 @@ def metrics(step: str = "86", accuracy: str = "0.5") -> bytes:
     return gzip.compress(f"{header}\ndir/0,{step},{accuracy},relu\n".encode(), mtime=0)
 
 
+def several_arrays() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, np.zeros(3), np.zeros(2))
+    return file.getvalue()
+
+
+def of_shape(*sizes: int) -> bytes:
+    """A file that says so, without a number in it."""
+    file = io.BytesIO()
+    facts = {"descr": "<f4", "fortran_order": False, "shape": sizes}
+    np.lib.format.write_array_header_1_0(file, facts)
+    return file.getvalue()
+
+
 def damaged(folder: Path, name: str, content: bytes) -> Path:
     public_zoo(folder)
     (folder / name).write_bytes(content)
@@ -145,6 +160,9 @@ def damaged(folder: Path, name: str, content: bytes) -> Path:
     [
         ("weights.npy", b"\x93NUMPY", "weights.npy is damaged"),
         ("weights.npy", b"", "weights.npy is damaged"),
+        ("weights.npy", b"PK\x03\x04", "weights.npy is damaged"),
+        ("weights.npy", several_arrays(), "holds several arrays"),
+        ("weights.npy", of_shape(2**62, 10), "weights.npy is damaged"),
         ("metrics.csv.gz", b"no gzip", "metrics.csv.gz is damaged"),
         ("metrics.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0), "needs the columns modeldir"),
         ("metrics.csv.gz", metrics(step="nan"), "needs the columns modeldir"),
@@ -154,6 +172,7 @@ def damaged(folder: Path, name: str, content: bytes) -> Path:
         ("layout.csv", b"varname,shape\n", "not that of small_cnn"),
         ("layout.csv", LAYOUT.replace("(4, 3)", "__import__('os')").encode(), "not that of small"),
         ("layout.csv", LAYOUT.replace("351", "350").encode(), "not that of small_cnn"),
+        ("layout.csv", LAYOUT.replace("0,44,188", "0,48,192").encode(), "begins where the one"),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(
@@ -182,6 +201,25 @@ def test_pickled_weights_too_few_networks_and_senseless_shares_are_refused(tmp_p
     for shares in ({"test_share": 0.0}, {"validation_share": 1.0}, {"test_share": float("nan")}):
         with pytest.raises(ConfigError, match="above 0 and together below 1"):
             NetworkZoo("zoo", **shares)
+
+
+def test_where_tau_is_not_known_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    folder = stored_zoo(tmp_path / "zoo")
+    for path in folder.rglob("network.json"):
+        card = json.loads(path.read_text())
+        card["record"]["validation_accuracy"] = 0.5
+        path.write_text(json.dumps(card))
+    zoo = NetworkZoo(str(folder), validation_share=0.4, test_share=0.3)
+    optimizer = OptimizerSettings(name="adamw", lr=0.01, schedule="constant")
+    stage = AccuracyPrediction(predictor=ScalePredictor(layers=1, hidden=6), optimizer=optimizer)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+    Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(stage, zoo)
+    assert json.loads((tmp_path / "predictor/metanetwork.json").read_text())["record"] == {
+        "epoch": 2
+    }
+    loaded = load_metanetwork(tmp_path / "predictor", ScalePredictor)
+    for a, b in zip(loaded.parameters(), stage.predictor.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_predictor_learns_and_is_stored_with_the_best_tau(tmp_path: Path) -> None:

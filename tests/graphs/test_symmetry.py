@@ -33,6 +33,22 @@ class Lambda(nn.Module):
         return self.function(x)  # type: ignore[operator, no-any-return]
 
 
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def four(x: Tensor) -> Tensor:
+    """Four channels of fewer."""
+    return x.repeat(1, 4 // x.shape[1], 1, 1)
+
+
+def norm_without_weight() -> nn.Module:
+    norm = nn.BatchNorm2d(4, affine=False)
+    norm.running_mean = torch.ones(4)
+    return norm
+
+
 OPERATIONS: dict[str, tuple[nn.Module, str]] = {
     "relu": (nn.ReLU(), "scale"),
     "relu in place": (nn.ReLU(inplace=True), "scale"),
@@ -52,6 +68,12 @@ OPERATIONS: dict[str, tuple[nn.Module, str]] = {
     "half": (Lambda(lambda x: x * 0.5), "scale sign"),
     "batch norm": (nn.BatchNorm2d(4), "scale sign"),
     "nothing": (nn.Identity(), "scale sign"),
+    "norm without weight": (norm_without_weight(), ""),
+    "centred over channels": (Lambda(lambda x: x - x.mean(1, keepdim=True)), ""),
+    "maximum of channels": (Lambda(lambda x: four(x.amax(1, keepdim=True))), ""),
+    "sum of channels": (Lambda(lambda x: four(x.sum(1, keepdim=True))), ""),
+    "maxout": (Lambda(lambda x: four(x.unflatten(1, (2, 2)).amax(2))), ""),
+    "sum over the image": (Lambda(lambda x: x + x.sum((2, 3), keepdim=True)), "scale sign"),
 }
 
 
@@ -98,6 +120,14 @@ def test_rescaled_networks_give_the_same_logits(network: nn.Module, size: int) -
     changed = [name for name in state if not torch.equal(new[name], state[name])]
     assert len(changed) > len(state) / 3
     assert relative_error(functional_call(network, new, (images,)), network(images)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["1", "2"])
+def test_one_factor_for_a_layer_that_is_used_twice_is_refused(name: str) -> None:
+    layers = {"1": nn.Conv2d(4, 4, 1), "2": nn.BatchNorm2d(4)}
+    first, shared, last = nn.Conv2d(3, 4, 3), layers[name], nn.Conv2d(4, 5, 1)
+    network = nn.Sequential(first, shared, nn.ReLU(), nn.Conv2d(4, 4, 1), shared, last, Mean())
+    assert "another use of" in str(refusal(trace(network.double().eval(), IMAGE), "scale"))
 
 
 def test_a_united_graph_has_the_symmetry_that_all_its_networks_have() -> None:

@@ -13,7 +13,7 @@ from toys import Neurons
 from conftest import tiny
 from helpers import PlainNet, random_kept, random_resnet, randomize
 from metaprune_pl.__main__ import main
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import load_network
 from metaprune_pl.networks.widths import layer_widths
@@ -128,6 +128,15 @@ def test_depgraph_prunes_by_torch_prunings_own_pruner() -> None:
         pruner.step()
     for name, value in network.state_dict().items():
         assert torch.equal(half.state_dict()[name], value)
+
+
+def test_steps_of_depgraph_that_are_too_small_for_a_channel_are_no_end() -> None:
+    network = random_resnet(8, 8)
+    settings = PruningSettings(pruner="depgraph", step=0.01, ranking="uniform")
+    (pruned,) = prune(network, IMAGE, speed_ups=[8.0], settings=settings)
+    assert count_macs(network, IMAGE) / count_macs(pruned, IMAGE) >= 8
+    with pytest.raises(PruningError, match="out of reach"):
+        list(prune(network, IMAGE, speed_ups=[1e3], settings=settings))
 
 
 @pytest.mark.slow

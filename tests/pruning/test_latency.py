@@ -101,6 +101,19 @@ def test_a_network_that_takes_half_the_time(value: float, by_width: None) -> Non
     assert all(width % 4 == 0 for width in widths)
 
 
+def test_what_is_reached_counts_in_what_the_network_runs_in(by_width: None) -> None:
+    network, extra = random_resnet(depth=8, width=16), nn.Conv2d(3, 64, 3)
+    unpruned = examine(network, EXAMPLE)
+    settings = PruningSettings(cost=Latency(batch=2), max_ratio=0.9)
+    target = Faster(
+        value=1.5, settings=settings, runtime=lambda own, _: lambda x: (own(x), extra(x))
+    )
+    (pruned,) = Faster.reach([target], network, unpruned, Magnitude())
+    reached = target.reached(unpruned, pruned.network)
+    assert 1.5 * 0.97 <= reached <= 1.5 * 1.1
+    assert reached < unpruned.speed_up(settings.cost, pruned.network)
+
+
 def test_a_slower_measurement_is_no_speed_up(
     by_width: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,52 @@ def test_killed_and_continued_equals_uninterrupted(
         files = [Path(run) / name / "weights.safetensors" for run in "ab"]
         assert files[0].read_bytes() == files[1].read_bytes(), name
     assert Path("a/guided.csv").read_bytes() == Path("b/guided.csv").read_bytes()
+
+
+def test_killed_after_the_last_share_and_continued_is_finished(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+
+    def killed(stage: GuidedSparsity) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GuidedSparsity, "on_fit_end", killed)
+        with pytest.raises(Killed):
+            main([*GUIDED, SHARES, "--trainer.default_root_dir=a"])
+    assert not Path("a/network").exists()
+    main([*GUIDED, SHARES, "--trainer.default_root_dir=a"])
+    main([*GUIDED, SHARES, "--trainer.default_root_dir=b"])
+    files = [Path(run) / "network/weights.safetensors" for run in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert Path("a/guided.csv").read_bytes() == Path("b/guided.csv").read_bytes()
+
+
+def test_too_few_steps_are_too_few_again(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    few = [*GUIDED, "--model.shares=[0.9]", "--trainer.max_epochs=1"]
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main([*few, "--trainer.default_root_dir=run"])
+        assert "Raise model.l1" in capsys.readouterr().err
+    assert not Path("run/network").exists()
+
+
+def test_a_network_tells_no_accuracy_that_it_had_with_other_weights(workdir: Path) -> None:
+    make()
+    network, card = load_network("given"), read_card("given")
+    record = {"accuracy": 0.5, "validation_accuracy": 0.5, "seed": 3}
+    save_network("given", network, replace(card, record=record))
+    main([*GUIDED, "--model.shares=[0.6]", "--trainer.default_root_dir=run"])
+    prune = ["prune", "--network=run/shares/0.6", "--speed_up=1.3", *IMAGES, *QUIET]
+    flags = ["--finetune_after.steps=1", "--trainer.accelerator=cpu", "--latency_batches=[1]"]
+    main([*prune, *flags, "--trainer.default_root_dir=pruned"])
+    folders = ["run/network", *map(str, Path("pruned").rglob("network"))]
+    records = [read_card(folder).record for folder in folders]
+    assert len(records) > 1
+    for record in records:
+        assert record["seed"] == 3 and not {"accuracy", "validation_accuracy"} & set(record)
 
 
 def test_pruning_to_the_share_masks_what_is_zero_and_nothing_else(workdir: Path) -> None:

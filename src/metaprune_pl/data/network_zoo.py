@@ -14,10 +14,8 @@ from metaprune_pl.data.small_cnn_zoo import FILES, read_small_cnn_zoo
 from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.networks import NetworkCard, create_network, load_network, read_card
+from metaprune_pl.networks.storage import ACCURACIES
 from metaprune_pl.networks.widths import own_state
-
-ACCURACIES = "accuracy", "validation_accuracy"
-"""Names that a stored network's record may have its accuracy under."""
 
 
 class ZooBatch(NamedTuple):

@@ -9,6 +9,7 @@ says; the same row of `metrics.csv.gz` holds its settings and accuracy. Nothing 
 import ast
 import csv
 import gzip
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,8 +92,10 @@ def _weights(path: Path, rows: int) -> "np.memmap[tuple[int, ...], np.dtype[np.f
     check_file(path)
     try:
         weights = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(weights, np.ndarray):
+        raise DataError(f"{path} holds several arrays; one is expected.")
     if weights.ndim != 2 or len(weights) != rows or weights.dtype.kind != "f":
         raise DataError(
             f"{path} holds {weights.dtype} of shape {list(weights.shape)}; a row of numbers for "
@@ -114,9 +117,21 @@ def _parameters(path: Path, values: Tensor) -> Iterator[tuple[str, Tensor]]:
         kinds_of = [kinds[len(shape)] for _, _, shape in parts]
         if kinds_of != ["bias", "weight"] * 4 or parts[-1][1] != values.shape[1]:
             raise DataError(f"{unknown}: a bias and a kernel for each of four layers are expected.")
+        ends = [0, *(end for _, end, _ in parts)]
+        if [start for start, _, _ in parts] != ends[:-1] or ends != sorted(ends):
+            raise DataError(f"{unknown}: each part begins where the one before ends.")
         for index, (start, end, shape) in enumerate(parts):
             tensor = values[:, start:end].reshape(-1, *shape)
             order = {1: (0, 1), 2: (0, 2, 1), 4: (0, 4, 3, 1, 2)}[len(shape)]
             yield f"{_LAYERS[index // 2]}.{kinds_of[index]}", tensor.permute(order).contiguous()
-    except (KeyError, TypeError, ValueError, SyntaxError, RuntimeError, UnicodeError) as error:
-        raise DataError(f"{unknown} ({str(error).splitlines()[0]}).") from error
+    except (
+        KeyError,
+        MemoryError,
+        TypeError,
+        ValueError,
+        SyntaxError,
+        RuntimeError,
+        UnicodeError,
+    ) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{unknown} ({reason}).") from error

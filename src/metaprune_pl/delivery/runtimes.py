@@ -1,5 +1,6 @@
 """What a network runs in, so that its time counts as it will in the end."""
 
+import copy
 import tempfile
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def in_onnx_runtime(network: nn.Module, images: Tensor) -> Forward:
     facts = Facts(input_shape=tuple(images.shape[1:]))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
-        Onnx().write(network.cpu(), facts, file, len(images))
+        Onnx().write(copy.deepcopy(network).cpu(), facts, file, len(images))
         return Onnx().load(file, torch.get_num_threads())[0]
 
 

@@ -1,5 +1,9 @@
 """Which activation follows each neuron: what decides about the symmetries of its channel."""
 
+import re
+
+from torch import Tensor
+
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import NOBODY, Activation
 from metaprune_pl.graphs.moves import MOVES
@@ -14,7 +18,7 @@ _SCALE = frozenset(
         "max_pool3d_with_indices.default"
     ).split()
 )
-_SIGN = frozenset("tanh.default sin.default erf.default softsign.default".split())
+_SIGN = frozenset("tanh.default sin.default erf.default".split())
 _LINEAR = frozenset(
     (
         "conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default "
@@ -28,6 +32,9 @@ _LINEAR = frozenset(
         "view_as.default expand_as.default"
     ).split()
 ) | frozenset(MOVES)
+
+_REDUCTIONS = frozenset("mean.dim sum.dim_IntList amax.default amin.default".split())
+_WHOLE = frozenset("mean.default sum.default".split())
 
 
 def observe(call: Call) -> None:
@@ -44,12 +51,26 @@ def observe(call: Call) -> None:
                 )
 
 
+def _mixes(call: Call, labels: Tensor) -> bool:
+    """Whether an operation reduces or pools over several neurons."""
+    if call.operator in _WHOLE:
+        return labels.numel() > 1
+    if call.operator in _REDUCTIONS:
+        given = call.argument(1)
+        dims = [given] if isinstance(given, int) else given or range(labels.dim())
+        return any(labels.shape[dim] > 1 for dim in dims)
+    pooled = re.search(r"(?:pool|upsample_\w+?)(\d)d", call.operator)
+    return pooled is not None and any(size > 1 for size in labels.shape[-int(pooled[1]) :])
+
+
 def _kept(call: Call, operands: list[Activation]) -> set[str]:
     """Which factors an operation passes on."""
     name = call.operator.replace("_.", ".")
     both = {"scale", "sign"}
-    if any(operand.partners for operand in operands):
+    if any(operand.partners or _mixes(call, operand.labels) for operand in operands):
         return set()
+    if name == "batch_norm.default" and call.value(call.argument(1)) is None:
+        return set()  # no weight takes the factor
     active = [call.activation_of(argument) is not None for argument in call.node.args[:2]]
     if name in ("add.Tensor", "sub.Tensor"):
         return both if all(active) else set()

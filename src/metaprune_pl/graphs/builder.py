@@ -136,6 +136,19 @@ class GraphBuilder:
         first = nodes[:1].expand_as(nodes)
         self.ties.append(torch.stack([first.flatten(), nodes.flatten()]))
 
+    def reuse(self, parameter: str, known: Tensor, nodes: Tensor) -> None:
+        """Tie neurons [K] that meet a parameter to those that have met it before, [K]."""
+        self.tie(torch.stack([known, nodes]))
+        apart = known != nodes
+        self.followed.append(
+            Followed(
+                nodes=torch.cat([known[apart], nodes[apart]]),
+                operator=f"another use of '{parameter}'",
+                module="",
+                keeps=frozenset(),
+            )
+        )
+
     def attend(self, module: str, heads: int, *parts: Tensor) -> None:
         """Note attention: queries and keys, then values, or all at once; heads in order."""
         rows = tuple(part.reshape(heads, -1) for part in parts)
@@ -228,7 +241,7 @@ class GraphBuilder:
             if (known.parameter, known.dim) == (follower.parameter, follower.dim):
                 # it meets the neurons of two layers, which go together, or of one in parts
                 both = torch.stack([known.nodes, follower.nodes])
-                self.ties.append(both[:, (both >= 0).all(0)])
+                self.reuse(known.parameter, *both[:, (both >= 0).all(0)])
                 self.followers[index] = replace(known, nodes=both.amax(0))
                 return
         self.followers.append(follower)

@@ -258,7 +258,7 @@ class Call:
                 raise TraceError(
                     f"parameter '{weight.name}' is used for inputs of other widths: {self.where}"
                 )
-            builder.tie(torch.stack([ends[0], inputs]))
+            builder.reuse(weight.name, ends[0], inputs)
             if weight.normalized:
                 self._mask_norm(weight, ends[0], len(ends[1]))
             builder.connections[index] = replace(

@@ -1,7 +1,5 @@
 """Normalisations: their parameters belong to the neurons that they read."""
 
-import torch
-
 from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.call import Call
 from metaprune_pl.graphs.labels import Activation, varying
@@ -83,7 +81,7 @@ def _norm(
         return x
     known = call.builder.filled_by(set(slots.values()))
     if known is not None:  # the same norm once more: the same neurons
-        call.builder.tie(torch.stack([known, source]))
+        call.builder.reuse(next(iter(slots.values())), known, source)
         return Activation(x.labels, None, x.partners)
     group = None if home is None else call.builder.group(home)
     if (

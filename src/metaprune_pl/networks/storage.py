@@ -35,6 +35,8 @@ from metaprune_pl.records import as_record
 FORMAT = 1
 TRAINED = "test_accuracy_trained"
 """What a card's record calls the test accuracy of the network before any pruning."""
+ACCURACIES = ("accuracy", "validation_accuracy")
+"""What a card's record may call the accuracy of the network as it is."""
 FETCHED = {*DOWNLOADS, "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Arguments that have a builder read other files: a stored network has none."""
 LARGEST_IMAGE = 2**25
@@ -67,6 +69,11 @@ class NetworkCard:
     attributes: dict[str, dict[str, int | float | list[int]]] = field(default_factory=dict)
     masked: list[str] = field(default_factory=list)
     preprocessing: Preprocessing | None = None
+
+    def without_accuracies(self) -> "NetworkCard":
+        """Return the card for other weights, whose accuracy nobody has measured."""
+        kept = {name: fact for name, fact in self.record.items() if name not in ACCURACIES}
+        return replace(self, record=kept)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

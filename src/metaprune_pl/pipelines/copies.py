@@ -53,7 +53,8 @@ def make_copies(
         pruned = copy.of(load_network(source).to(context.device), example, images)
         assert pruned.masks is not None
         masked = context.folder / name / "masked"
-        store(context, masked, pruned.network, replace(card, masked=sorted(pruned.masks.kept)))
+        own = replace(card.without_accuracies(), masked=sorted(pruned.masks.kept))
+        store(context, masked, pruned.network, own)
         facts = {"share": copy.share, "criterion": str(copy.criterion), "of": source.name}
         yield name, masked, facts
         if settings.finetune.length:

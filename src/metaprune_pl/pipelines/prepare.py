@@ -156,11 +156,13 @@ def _make_ready(
     given, name = source, card.record.get("name", source.name)
     method = preparation.method or card.record.get("method", "none")
     if rewritten is not None:
-        card = replace(card, masked=[])  # new weights are not zero
+        card = replace(card.without_accuracies(), masked=[])  # new weights are not zero
         source = context.folder / "rewritten"
         store(context, source, rewritten, card)
     build = partial(preparation.training, teacher=given)
     source = train_once(context, data, preparation.finetune, source, build)
+    if source != given:
+        card = card.without_accuracies()
     images = card.record.get("images", 0) + trained_images(context.folder / "finetuned")
     record = {**card.record, "name": name, "method": method, "images": images}
     card = replace(card, record=record)
@@ -190,7 +192,7 @@ def prune_initially(
         images=measured_images(data, context.device, initial.criterion),
     )
     result = context.folder / "pruned"
-    store(context, result, pruned, card)
+    store(context, result, pruned, card.without_accuracies())
     build = partial(initial.finetune.build, teacher=source)
     result = train_once(context, data, initial.finetune, result, build)
     record = {

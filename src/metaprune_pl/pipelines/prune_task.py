@@ -108,7 +108,7 @@ class TaskPruning(Task[R]):
         folder, part = self.context.folder / "rewritten", self.part_of(self.network)
         rewrite(part, self.unpruned.graph, metanetwork)
         self.pruner.recovery.rewritten(part)
-        store(self.context, folder, self.network, self.card)
+        store(self.context, folder, self.network, self.card.without_accuracies())
         return folder
 
     def training(self, source: Path) -> NetworkTraining:

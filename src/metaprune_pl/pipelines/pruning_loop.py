@@ -184,9 +184,10 @@ def _trained(task: Task[R], target: Target, pruned: PrunedNetwork) -> nn.Module:
 
 
 def _card(task: Task[R], pruned: PrunedNetwork) -> NetworkCard:
+    card = task.card.without_accuracies()
     if pruned.masks is None:
-        return task.card
-    return replace(task.card, masked=sorted(pruned.masks.kept))
+        return card
+    return replace(card, masked=sorted(pruned.masks.kept))
 
 
 def check_rounds(rounds: int, epochs: int) -> None:

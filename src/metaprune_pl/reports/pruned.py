@@ -107,7 +107,7 @@ class Pruned(Result):
         original = unpruned.original
         return cls(
             target=target.speed_up(unpruned),
-            speed_up=unpruned.speed_up(target.cost, final),
+            speed_up=target.reached(unpruned, final),
             macs=count_macs(final, unpruned.example_for(final)),
             macs_unpruned=count_macs(original, unpruned.example_for(original)),
             parameters=count_parameters(final),

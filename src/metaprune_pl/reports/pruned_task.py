@@ -54,7 +54,7 @@ class PrunedTask(Result):
         assert isinstance(target, ChannelTarget)
         return cls(
             target=target.speed_up(unpruned),
-            speed_up=unpruned.speed_up(target.cost, final),
+            speed_up=target.reached(unpruned, final),
             macs=count_macs(final, unpruned.example_for(final)),
             exactness=Exactness.of(pruned),
             **measured,

@@ -113,8 +113,9 @@ class AccuracyPrediction(Stage):
     def on_train_epoch_end(self) -> None:
         """Keep the weights where they are the best so far."""
         super().on_train_epoch_end()
-        tau = float(self.trainer.callback_metrics.get("val/tau", torch.tensor(0.0)))
-        if not self.best or tau > self.best["tau"]:
+        tau = float(self.trainer.callback_metrics.get("val/tau", torch.tensor(math.nan)))
+        known = self.best.get("tau", math.nan)
+        if math.isnan(known) or tau > known:
             state = copy.deepcopy(self.predictor.state_dict())
             self.best = {"tau": tau, "epoch": self.current_epoch + 1, "state": state}
 
@@ -135,6 +136,7 @@ class AccuracyPrediction(Stage):
             both = {"validation_tau": self.best["tau"], "test_tau": self._test_tau()}
             taus = {name: tau for name, tau in both.items() if math.isfinite(tau)}  # not of ties
             text = ", ".join(f"{name.replace('_', ' ')} {tau:.3f}" for name, tau in taus.items())
+            text = text or "its tau is not known, the last epoch is kept"
             rank_zero_info(f"Best epoch {self.best['epoch']}: {text}")
             folder = Path(self.trainer.default_root_dir) / "predictor"
             save_metanetwork(folder, self.predictor, {"epoch": self.best["epoch"], **taus})

@@ -138,10 +138,11 @@ class GuidedSparsity(Finetuning):
         for predictor in self.predictors:
             predictor.to(self.device)
         self._note_zeros()
-        if self._count() > self.targets[len(self.rows)]:
-            share = self._count() / sum(weight.numel() for weight in self.weights)
+        if len(self.rows) == len(self.shares):  # killed after the last share was stored
+            self.trainer.should_stop = True
+        elif self._count() > self.targets[len(self.rows)]:
             raise ConfigError(
-                f"{100 * share:.1f} % of the weights are zero already: raise model.shares "
+                f"{100 * self._zeros:.1f} % of the weights are zero already: raise model.shares "
                 f"{self.shares}."
             )
 
@@ -214,6 +215,11 @@ class GuidedSparsity(Finetuning):
     def _count(self) -> int:
         return sum(int(zeros.sum()) for zeros in self.zeros.values())
 
+    @property
+    def _zeros(self) -> float:
+        """Share of the weights that are zero."""
+        return self._count() / sum(weight.numel() for weight in self.weights)
+
     def _reach(self, share: float) -> None:
         """Store the network at a share of zeros, with what was predicted of it and what is true."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -245,20 +251,21 @@ class GuidedSparsity(Finetuning):
         super().on_load_checkpoint(checkpoint)
         self.rows = checkpoint["rows"]
 
-    def on_train_end(self) -> None:
-        """Say so where shares are missing.
+    def on_fit_end(self) -> None:
+        """Say so where shares are missing, or store the network: see `NetworkTraining.on_fit_end`.
 
         Raises:
             TrainingError: The steps did not suffice.
         """
         trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if len(self.rows) < len(self.shares) and not trial_run and not self.trainer.interrupted:
-            share = self._count() / sum(weight.numel() for weight in self.weights)
+            self._note_zeros()
             raise TrainingError(
-                f"guided sparsity came to {100 * share:.1f} % zeros in "
+                f"guided sparsity came to {100 * self._zeros:.1f} % zeros in "
                 f"{self.trainer.global_step} steps, and model.shares asks for {self.shares}. Raise "
                 "model.l1, optimizer.lr or trainer.max_epochs."
             )
+        super().on_fit_end()
 
 
 def _frozen(folder: str) -> ScalePredictor:
@@ -276,8 +283,10 @@ def _check(
 ) -> None:
     for share in shares:
         ZeroShare(share=share)
-    if not shares or sorted(set(shares)) != list(shares):
-        raise ConfigError(f"model.shares {list(shares)}: give shares of zeros, increasing.")
+    if not shares or sorted({float(f"{share:g}") for share in shares}) != list(shares):
+        raise ConfigError(
+            f"model.shares {list(shares)}: give shares of zeros, increasing, of six digits at most."
+        )
     numbers: Mapping[str, float] = {
         "l1": l1,
         "guidance": guidance,

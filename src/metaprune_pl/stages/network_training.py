@@ -25,4 +25,5 @@ class NetworkTraining(Stage):
         trial_run = trainer.fast_dev_run  # type: ignore[attr-defined]
         interrupted = trainer.interrupted
         if trainer.is_global_zero and not trial_run and not interrupted:
-            save_network(Path(trainer.default_root_dir) / "network", self.network, self.card)
+            folder = Path(trainer.default_root_dir) / "network"
+            save_network(folder, self.network, self.card.without_accuracies())

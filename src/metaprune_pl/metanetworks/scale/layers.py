@@ -16,7 +16,10 @@ Symmetry = Literal["scale", "sign", "permutation"]
 
 
 def canonical(x: Tensor, symmetry: Symmetry) -> Tensor:
-    """Features that no multiplication changes, [..., H]: direction, or absolute values."""
+    """Features that no multiplication changes, [..., H]: direction, or absolute values.
+
+    Of scales: as long as the features are not near 3e-6 (float32) or smaller, which is nothing.
+    """
     if symmetry == "permutation":
         return x
     if symmetry == "sign":

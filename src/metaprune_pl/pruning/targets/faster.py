@@ -49,6 +49,20 @@ class Faster(SpeedUp):
     multiples: tuple[int, ...] = (4, 8, 16)
     runtime: Runtime | None = field(default=None, compare=False)
 
+    def reached(self, unpruned: Unpruned, network: nn.Module) -> float:
+        """Measure both in what they run in: see `ChannelTarget.reached`."""
+        if self.runtime is None:
+            return super().reached(unpruned, network)
+        assert isinstance(self.cost, Latency)
+        images = as_batch(unpruned.example_for(network), self.cost.batch)
+        both = (self.ready(each, images) for each in (unpruned.original, network))
+        return _ratio(*both, images)
+
+    def ready(self, network: nn.Module, images: Tensor) -> Callable[[Tensor], object]:
+        """Return a network as it runs in the end, given images [B, C, H, W]."""
+        network = network.to(images.device)
+        return partial(call, network) if self.runtime is None else self.runtime(network, images)
+
     @classmethod
     def reach(
         cls,
@@ -107,7 +121,7 @@ class _Trials:
         everything = torch.ones(unpruned.graph.num_nodes, dtype=torch.bool)
         now = unpruned.speed_up(latency, network)
         self.base = now * self.cost(everything)
-        self.original = self._ready(unpruned.original)
+        self.original = target.ready(unpruned.original, self.images)
 
     def best(self, planned: Callable[[PruningSettings, float], Tensor]) -> Tensor:
         """Return the nodes that are kept of the network that fits best, bool [N].
@@ -139,25 +153,23 @@ class _Trials:
         asked = self.target.value
         for _ in range(TRIALS):
             kept = planned(self.base / asked)
-            ratio = self._ratio(kept)
+            pruned = remove(self.network, self.unpruned.graph, kept)
+            ready = self.target.ready(pruned, self.images)
+            ratio = _ratio(self.original, ready, self.images)
             yield ratio, kept
             if 0 <= ratio / self.target.value - 1 <= NEAR:
                 break
             asked = max(1.0, asked * self.target.value / ratio)
 
-    def _ratio(self, kept: Tensor) -> float:
-        """Return how many times faster than the unpruned network one of fewer nodes is."""
-        pruned = self._ready(remove(self.network, self.unpruned.graph, kept))
-        runs = [partial(run, self.images) for run in (self.original, pruned)]
-        with torch.inference_mode():
-            before, after = time_in_turn(runs, seconds=SECONDS, device=self.images.device)
-        return before.median / after.median
 
-    def _ready(self, network: nn.Module) -> Callable[[Tensor], object]:
-        network = network.to(self.images.device)
-        if self.target.runtime is None:
-            return partial(call, network)
-        return self.target.runtime(network, self.images)
+def _ratio(
+    original: Callable[[Tensor], object], pruned: Callable[[Tensor], object], images: Tensor
+) -> float:
+    """Return how many times faster than the unpruned network one of fewer nodes is."""
+    runs = [partial(run, images) for run in (original, pruned)]
+    with torch.inference_mode():
+        before, after = time_in_turn(runs, seconds=SECONDS, device=images.device)
+    return before.median / after.median
 
 
 def time_of(

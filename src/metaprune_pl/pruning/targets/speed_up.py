@@ -45,6 +45,10 @@ class ChannelTarget(Target):
         """Return the highest cost that a network may have."""
         return unpruned.base(self.cost) / self.speed_up(unpruned)
 
+    def reached(self, unpruned: Unpruned, network: nn.Module) -> float:
+        """Return the cost of the network before any pruning over that of a pruned one."""
+        return unpruned.speed_up(self.cost, network)
+
     def under(self, settings: PruningSettings) -> Self:
         """Return this target with other steps and floors: see `Target.under`."""
         return replace(self, settings=settings)
