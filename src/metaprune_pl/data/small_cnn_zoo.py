@@ -94,14 +94,14 @@ def _weights(path: Path, rows: int) -> "np.memmap[tuple[int, ...], np.dtype[np.f
         weights = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    if not isinstance(weights, np.ndarray):
+    if not isinstance(weights, np.memmap):
         raise DataError(f"{path} holds several arrays; one is expected.")
     if weights.ndim != 2 or len(weights) != rows or weights.dtype.kind != "f":
         raise DataError(
             f"{path} holds {weights.dtype} of shape {list(weights.shape)}; a row of numbers for "
             f"each of the {rows} rows of metrics.csv.gz is expected."
         )
-    return weights  # type: ignore[no-any-return]
+    return weights
 
 
 def _parameters(path: Path, values: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -55,8 +55,8 @@ class Faster(SpeedUp):
             return super().reached(unpruned, network)
         assert isinstance(self.cost, Latency)
         images = as_batch(unpruned.example_for(network), self.cost.batch)
-        both = (self.ready(each, images) for each in (unpruned.original, network))
-        return _ratio(*both, images)
+        before = self.ready(unpruned.original, images)
+        return _ratio(before, self.ready(network, images), images)
 
     def ready(self, network: nn.Module, images: Tensor) -> Callable[[Tensor], object]:
         """Return a network as it runs in the end, given images [B, C, H, W]."""
