@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,10 @@ from metaprune_pl.graphs.constraints import (
     Extent,
     Follower,
     Product,
-    PruningConstraints,
 )
 from metaprune_pl.graphs.labels import shrink, varying
-from metaprune_pl.graphs.masked import MaskedProgram, Mixing
-from metaprune_pl.graphs.weight_graph import Connection, Followed, NeuronGroup, WeightGraph
+from metaprune_pl.graphs.masked import Mixing
+from metaprune_pl.graphs.weight_graph import Connection, Followed
 
 
 @dataclass
@@ -32,7 +30,7 @@ class _Group:
 
 @dataclass
 class GraphBuilder:
-    """Collects groups and connections, and gives the graph at the end.
+    """Collects groups and connections: `finished` gives the graph at the end.
 
     Of neurons that zeros are `padded` to, an attribute says how many they are, or all stay.
 
@@ -265,146 +263,3 @@ class GraphBuilder:
         for slot, parameter in other.slots.items():
             own.slots[f"shortcut_{slot}"] = parameter
         other.absorbed_by = own
-
-    def build(self, output: Tensor, parameters: list[str], program: Any) -> WeightGraph:
-        """Return the graph, its nodes numbered without gaps.
-
-        Args:
-            program: The exported program.
-            output: Provisional node numbers of the network's output, [K].
-            parameters: Names of all trainable parameters.
-        """
-        none = torch.zeros(0, dtype=torch.long)
-        self._fix_whole()
-        fused = self._fused()
-        groups, index = self._final_groups(fused)
-        connections = tuple(self._renumbered(c, index, fused) for c in self.connections)
-        graph = WeightGraph(
-            groups=tuple(groups),
-            connections=connections,
-            inputs=index[torch.cat([none, *self.inputs])],
-            output=index[output],
-            constraints=self._constraints(index, program),
-            unfollowed=tuple(dict.fromkeys(self.unfollowed)),
-            followed=tuple(replace(f, nodes=index[f.nodes]) for f in self.followed),
-        )
-        inside = set(graph.parameters)
-        return replace(graph, outside=tuple(name for name in parameters if name not in inside))
-
-    def _constraints(self, index: Tensor, program: Any) -> PruningConstraints:
-        """What pruning must respect, by final node numbers."""
-        none = torch.zeros(0, dtype=torch.long)
-        pairs = torch.zeros(2, 0, dtype=torch.long)
-        return PruningConstraints(
-            fixed=index[self.fixed],
-            ties=index[torch.cat([pairs, *self.ties], 1)],
-            equals=index[torch.cat([pairs, *self.equals], 1)],
-            named=index[torch.cat([pairs, *self.named], 1)],
-            mixed=index[torch.cat([none, *self.mixed])],
-            several=index[torch.cat([none, *self.several])],
-            unmasked=index[torch.cat([none, *self.unmasked])],
-            lengths=self.lengths,
-            followers=tuple(
-                replace(f, nodes=index[f.nodes].where(f.nodes >= 0, -1)) for f in self.followers
-            ),
-            products=tuple(replace(p, nodes=index[p.nodes]) for p in self.products),
-            attentions=tuple(
-                replace(a, parts=tuple(index[p] for p in a.parts)) for a in self.attentions
-            ),
-            scales=tuple(replace(a, nodes=index[a.nodes]) for a in self.scales),
-            extents=tuple(
-                replace(e, parts=tuple(index[part] for part in e.parts)) for e in self.extents
-            ),
-            masked=MaskedProgram(program, self._renumbered_mixing(index)),
-        )
-
-    def _final_groups(self, fused: dict[str, Tensor]) -> tuple[list[NeuronGroup], Tensor]:
-        """The groups that are left, and the final index of each provisional node."""
-        last = self.groups[-1]
-        index = torch.zeros(last.start + last.size, dtype=torch.long)
-        groups: list[NeuronGroup] = []
-        for group in self.groups:
-            if group.absorbed_by is not None:
-                continue
-            start = groups[-1].stop if groups else 0
-            rows = fused.get(group.name)
-            slots = group.slots
-            parts = {}
-            size = group.size
-            if rows is None:
-                index[group.start : group.start + size] = torch.arange(start, start + size)
-            else:
-                size = len(rows)
-                index[group.start + rows] = torch.arange(start, start + size)[:, None]
-                if (bias := group.slots.get("bias")) is not None:
-                    parts = {f"{part}_bias": rows[:, i] for i, part in enumerate("qkv")}
-                    slots = dict.fromkeys(parts, bias)
-            new = NeuronGroup(name=group.name, start=start, size=size, slots=slots, rows=parts)
-            groups.append(new)
-        for group in self.groups:
-            if (main := group.absorbed_by) is not None:
-                whole = index[main.start : main.start + main.size]
-                index[group.start : group.start + group.size] = whole
-        return groups, index
-
-    def _renumbered_mixing(self, index: Tensor) -> dict[torch.fx.Node, Mixing]:
-        def new(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(index[part].where(part >= 0, -1) for part in parts)
-
-        return {
-            node: replace(
-                mixing,
-                inputs={source: new(parts) for source, parts in mixing.inputs.items()},
-                results=tuple(new(parts) for parts in mixing.results),
-            )
-            for node, mixing in self.mixing.items()
-        }
-
-    def _fix_whole(self) -> None:
-        """Keep the neurons of parameters that something needs as they are."""
-        for group in self.groups:
-            if self.whole & set(group.slots.values()):
-                self.fix(torch.arange(group.start, group.start + group.size))
-        for connection in self.connections:
-            if connection.parameter in self.whole:
-                self.fix(connection.target)
-                self.fix(connection.source)
-        for follower in self.followers:
-            if follower.parameter in self.whole:
-                self.fix(follower.nodes)
-
-    def _fused(self) -> dict[str, Tensor]:
-        """Groups whose neurons are queries, keys and values of the same attention.
-
-        Rows of each neuron, [D, 3].
-        """
-        fused = {}
-        transposed = {int(c.target[0, 0]) for c in self.connections if c.inputs_first}
-        rows_first = [group for group in self.groups if group.start not in transposed]
-        for query, key, value in self.heads:
-            rows = torch.stack([query, key, value], 1)
-            for group in rows_first:
-                inside = (rows >= group.start) & (rows < group.start + group.size)
-                if bool(inside.all()) and rows.numel() == group.size == len(rows.unique()):
-                    if set(group.slots) <= {"bias"}:
-                        fused[group.name] = rows - group.start
-        return fused
-
-    def _renumbered(
-        self, connection: Connection, index: Tensor, fused: dict[str, Tensor]
-    ) -> Connection:
-        """Return a connection between final nodes.
-
-        Three rows of an attention neuron become its taps.
-        """
-        first = int(connection.target.flatten()[0])
-        rows = next(
-            (fused[g.name] for g in self.groups if g.start == first and g.name in fused), None
-        )
-        source = index[connection.source]
-        if rows is None or connection.parameter is None:
-            return replace(connection, target=index[connection.target], source=source)
-        target = index[first + rows[:, 0]][None]
-        places = connection.kernel[0] * connection.kernel[1]
-        kernel = (1, 3) if places == 1 else (3, places)
-        return replace(connection, target=target, source=source, rows=rows, kernel=kernel)

@@ -16,6 +16,7 @@ from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.builder import GraphBuilder
 from metaprune_pl.graphs.constants import Constants
 from metaprune_pl.graphs.export import aliases_of, export
+from metaprune_pl.graphs.finished import finished
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, Unfollowed, nobody
 from metaprune_pl.graphs.walk import Walk, walk
 from metaprune_pl.graphs.weight_graph import WeightGraph
@@ -103,7 +104,7 @@ def _graph(network: nn.Module, program: Any, last: tuple[int, ...]) -> WeightGra
     labels = _output_labels(walk(program.graph_module, state))
     builder.add_names(dict(network.named_modules(remove_duplicate=False)))
     parameters = [name for name, _ in network.named_parameters()]
-    return replace(builder.build(labels, parameters, program), aliases=aliases)
+    return replace(finished(builder, labels, parameters, program), aliases=aliases)
 
 
 def _values(
