@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_kills import on_disk, results
+from test_kills import differing, on_disk
 
 COMMAND = [sys.executable, "-W", "ignore", "-m", "metaprune_pl", "experiment"]
 FLAGS = [
@@ -39,19 +39,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         finish(whole)
-        expected = results(on_disk(whole / "run"))
         for index in range(asked.runs):
             own = Path(folder) / f"run_{index}"
             times = [rng.uniform(EARLIEST, LATEST) for _ in range(asked.kills)]
             done = sum(killed(own, seconds) for seconds in times)
             finish(own)
-            ended = results(on_disk(own / "run"))
-            names = ended.keys() | expected.keys()
-            differing = sorted(n for n in names if ended.get(n, 0) != expected.get(n, 0))
-            facts = {"run": index, "kills": done, "differing": differing}
+            names = differing(on_disk(own / "run"), on_disk(whole / "run"))
+            facts = {"run": index, "kills": done, "differing": names}
             sys.stdout.write(f"{json.dumps(facts)}\n")
             sys.stdout.flush()
-            kills, wrong = kills + done, wrong + bool(differing)
+            kills, wrong = kills + done, wrong + bool(names)
     sys.stdout.write(f"{kills} kills in {asked.runs} runs, {wrong} of which differ\n")
     sys.exit(bool(wrong))
 

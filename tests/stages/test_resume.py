@@ -9,7 +9,7 @@ import torch
 from conftest import QUIET, tiny
 from metaprune_pl.__main__ import main
 from metaprune_pl.metanetworks import load_metanetwork
-from metaprune_pl.networks import load_network
+from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.stages import DataModelTraining, Finetuning, MetaTraining
 
 FIT_DATA = [
@@ -68,6 +68,23 @@ def test_data_models(steps: int, workdir: Path, monkeypatch: pytest.MonkeyPatch)
     for seed in ("seed_0000", "seed_0001"):
         stopped, whole = (load_network(f"{run}/networks/{seed}") for run in ("stopped", "whole"))
         assert states_equal(stopped, whole)
+
+
+def test_data_models_that_are_trained_and_not_stored(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = [*FIT_DATA, "--trainer.max_epochs=1"]
+
+    def die(self: DataModelTraining) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DataModelTraining, "on_fit_end", die)
+        main([*args, "--trainer.default_root_dir=stopped"])
+    for run in ("stopped", "whole"):
+        main([*args, f"--trainer.default_root_dir={run}"])
+    stopped, whole = (read_card(f"{run}/networks/seed_0000") for run in ("stopped", "whole"))
+    assert stopped.record == whole.record and "validation_accuracy" in whole.record
 
 
 def test_data_models_from_the_middle_of_an_epoch(

@@ -80,6 +80,7 @@ class DataModelTraining(Stage):
         self.vary = vary
         self.snapshots = snapshots
         self.drawn: dict[str, Any] = {}
+        self.reached: dict[int, float] = {}
         self.networks = nn.ModuleList()
         self.metrics = nn.ModuleDict()
 
@@ -224,13 +225,26 @@ class DataModelTraining(Stage):
         return self.configure(self.networks.parameters())
 
     def on_train_epoch_end(self) -> None:
-        """Store snapshots."""
+        """Note accuracies on the validation images, and store snapshots."""
         super().on_train_epoch_end()
+        for seed in self.seeds:
+            value = self.trainer.callback_metrics.get(f"val/accuracy_seed_{seed}")
+            if value is not None:
+                self.reached[seed] = float(value)
         epoch = self.current_epoch + 1
         trial_run = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if epoch in self.snapshots and self.trainer.is_global_zero and not trial_run:
             for seed, network in zip(self.seeds, self.networks, strict=True):
                 self._store(f"snapshots/seed_{seed:04d}_epoch_{epoch:04d}", network, seed, epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the accuracies: a run that goes on after its last epoch measures none."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["reached"] = self.reached
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the accuracies; older checkpoints have none."""
+        self.reached = checkpoint.get("reached", {})
 
     def on_fit_end(self) -> None:
         """Store the networks, unless the user stopped the run early."""
@@ -240,8 +254,8 @@ class DataModelTraining(Stage):
         if not trainer.is_global_zero or trial_run or interrupted:
             return
         for seed, network in zip(self.seeds, self.networks, strict=True):
-            accuracy = trainer.callback_metrics.get(f"val/accuracy_seed_{seed}")
-            known = {} if accuracy is None else {"validation_accuracy": float(accuracy)}
+            accuracy = self.reached.get(seed)
+            known = {} if accuracy is None else {"validation_accuracy": accuracy}
             self._store(f"seed_{seed:04d}", network, seed, trainer.current_epoch, **known)
 
     def _store(self, name: str, network: nn.Module, seed: int, epochs: int, **known: float) -> None:
