@@ -1,7 +1,6 @@
 """The stages of an experiment as its methods run them."""
 
 from collections.abc import Callable, Mapping
-from itertools import product
 from typing import Any
 
 from metaprune_pl.errors import within
@@ -33,7 +32,7 @@ _MADE = {"network": "made before", "metanetwork": "made before"}
 def stage_of(chain: ExperimentSettings, name: str, method: str = "") -> Stage:
     """Return a stage as a method runs it; none has those that all methods share."""
     config = chain.config_of(name)
-    assert config is not None  # `stages` has no other
+    assert config is not None  # `stages_of` has no other
     return Stage(command=_COMMANDS[name], config=config, changes=chain.changes_of(name, method))
 
 
@@ -46,7 +45,8 @@ def check_stages(chain: ExperimentSettings) -> None:
         MetapruneError: A setting of a stage makes no sense, or there is none of that name.
     """
     read: list[tuple[str, Stage]] = []
-    for method, name in product(chain.compared, chain.stages):
+    every = [(name, method) for method in chain.compared for name in chain.stages_of(method)]
+    for name, method in every:
         stage = stage_of(chain, name, method)
         if (name, stage) in read:
             continue

@@ -1,7 +1,7 @@
 """What an experiment compares, and which settings its stages have."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -16,19 +16,19 @@ from metaprune_pl.reports.summary import METHODS
 from metaprune_pl.settings.config_text import check_folder_name
 from metaprune_pl.stages.baselines import BASELINES, UNIFORM, baseline
 
-STAGES = (
-    "data_models",
-    "meta_training",
-    "curve",
-    "prune",
-    "choice",
-    "zoo",
-    "predictor",
-    "guided",
-)
-"""Names; `choice` has the config of `curve`, and its overrides below its own."""
-GUIDED = ("zoo", "predictor", "guided")
-"""Stages of the method `guided` alone."""
+STAGES: Mapping[str, str | None] = {
+    "data_models": None,
+    "meta_training": "metanetwork",
+    "curve": None,
+    "prune": None,
+    "choice": "metanetwork",
+    "zoo": "guided",
+    "predictor": "guided",
+    "guided": "guided",
+}
+"""Name of a stage to the method that it is of alone; `choice` has the config of `curve`, and its
+overrides below its own."""
+GUIDED = tuple(stage for stage, method in STAGES.items() if method == "guided")
 Overrides = dict[str, dict[str, Any]]
 """Stage to settings that override its config's."""
 
@@ -182,11 +182,10 @@ class ExperimentSettings:
         end = len(networks) - self.held_out
         return networks[end - self.validation : end]
 
-    @property
-    def stages(self) -> list[str]:
-        """Names of the stages that there are."""
-        absent = set() if "guided" in self.methods else set(GUIDED)
-        return [name for name in STAGES if name not in absent and self.config_of(name) is not None]
+    def stages_of(self, method: str) -> list[str]:
+        """Return the names of the stages that a method has."""
+        own = [name for name, alone in STAGES.items() if method.startswith(alone or "")]
+        return [name for name in own if self.config_of(name) is not None]
 
     def config_of(self, name: str) -> str | None:
         """Return the config of a stage; None where there is no such stage."""

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -203,9 +204,7 @@ def parse_config(
     parser = parser_of(function)
     texts = tuple((path.absolute(), text) for path, text in with_included(config))
     settings = _of_texts(function, texts).clone()
-    for change in changes:
-        settings = _changed(parser, settings, change)
-    result: Namespace = parser.parse_object(settings)
+    result: Namespace = parser.parse_object(_changed(parser, settings, *changes))
     return result
 
 
@@ -220,21 +219,26 @@ def _of_texts(function: Callable[..., Any], texts: tuple[tuple[Path, str], ...])
     return settings
 
 
-def _changed(parser: CommandParser, settings: Namespace, change: Mapping[str, Any]) -> Namespace:
+def _changed(parser: CommandParser, settings: Namespace, *changes: Mapping[str, Any]) -> Namespace:
     """Return settings with changes over them, in turn; what is required may still be missing."""
+    apply: Callable[..., Namespace] = partial(
+        parser.parse_object, defaults=False, _skip_validation=True
+    )
     together: dict[str, Any] = {}
-    for key, value in change.items():
+    for key, value in chain.from_iterable(change.items() for change in changes):
         if not isinstance(key, str):
             raise ConfigError(f"there is no setting '{key}'.")
-        if any(key.startswith(f"{outer}.") for outer in together):
-            settings = parser.parse_object(
-                together, settings, defaults=False, _skip_validation=True
-            )
-            together = {}
         name, whole = _within_dicts(settings, key, value)
+        if any(_meet(name, other) for other in together):
+            settings, together = apply(together, settings), {}
+            name, whole = _within_dicts(settings, key, value)
         together[name] = whole
-    settings = parser.parse_object(together, settings, defaults=False, _skip_validation=True)
-    return settings
+    return apply(together, settings) if together else settings
+
+
+def _meet(name: str, other: str) -> bool:
+    """Whether two settings are the same, or one is within the other."""
+    return f"{name}.".startswith(f"{other}.") or other.startswith(f"{name}.")
 
 
 def _within_dicts(settings: Namespace, key: str, value: Any) -> tuple[str, Any]:
