@@ -502,6 +502,38 @@ def test_conv_groups_of_weight_normed_layers_are_removed_whole() -> None:
     assert prunable(groups)["0"] == 4 and pruned[1].groups == 2
 
 
+class Accumulated(nn.Module):
+    """Branches that are added up in place, one of them a norm of what they read."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+        self.branches = nn.ModuleList(nn.Conv2d(8, 8, k, padding=k // 2) for k in (1, 3))
+        self.norm, self.drop, self.read = nn.BatchNorm2d(8), nn.Dropout(), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        out = before = self.branches[0](x)
+        view = before.flatten(2) if self.read == "view" else None
+        out += self.branches[1](x)
+        out = self.drop(out)
+        out += self.norm(x)
+        if view is not None:
+            return self.last(out).mean((2, 3)) + view.mean((1, 2))[:, None]
+        return self.last(out + before if self.read == "before" else out).mean((2, 3))
+
+
+@pytest.mark.parametrize("read", ["result", "before"])
+def test_sums_in_place_are_sums(read: str) -> None:
+    groups, _ = assert_exact(Accumulated(read), IMAGE)
+    assert prunable(groups)["first"] == 8
+
+
+def test_sums_in_place_of_what_is_viewed_stay_whole() -> None:
+    groups = prunable_groups(randomize(Accumulated("view")), IMAGE)
+    assert prunable(groups)["first"] == 0
+
+
 class Radix(nn.Module):
     """Split attention of ResNeSt: both conv groups are weighted, and added up."""
 

@@ -203,6 +203,30 @@ def _keep(call: Call, inputs: list[Any]) -> None:
                 call.builder.whole |= {p.name for p, _ in part.parts if p is not None}
 
 
+def _same_memory(node: torch.fx.Node) -> list[torch.fx.Node] | None:
+    """Return the names of a tensor that is written to; None where views of it may be read."""
+    same = [node]
+    while _in_place(same[-1]) and isinstance(base := same[-1].args[0], torch.fx.Node):
+        same.append(base)
+    users = {user for name in same for user in name.users if not _in_place(user)}
+    if not _own_memory(same[-1]) or not all(map(_own_memory, users)):
+        return None
+    return same
+
+
+def _in_place(node: torch.fx.Node) -> bool:
+    """Whether the result of an operation, in evaluation mode, is its first operand itself."""
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    return name.endswith("_") or name == "dropout"
+
+
+def _own_memory(node: torch.fx.Node) -> bool:
+    """Whether the result of an operation is a new tensor."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.op == "output"
+    return all(value.alias_info is None for value in node.target._schema.returns)
+
+
 def _write_through(call: Call, result: Any) -> None:
     """What is written into a part of a tensor changes the tensor."""
     name = call.operator.partition(".")[0]
@@ -212,6 +236,9 @@ def _write_through(call: Call, result: Any) -> None:
     old = call.value(node)
     if isinstance(old, Activation) and isinstance(result, Activation):
         if torch.equal(old.labels, result.labels):
+            return
+        if (same := _same_memory(node)) is not None:
+            call.values.update(dict.fromkeys(same, result))
             return
         call.builder.fix(result.labels)
     while str(node.target).removeprefix("aten.") in MOVES:

@@ -52,12 +52,12 @@ def prunable_groups(
     """
     graph = trace(network, example)
     heads = attention == "heads" and bool(graph.constraints.attentions)
-    trial = _trial(network, example, graph)
     if heads:
         graph = by_heads(graph, network)
     readings = [
         find_groups(reading, equal=equal) for reading in _scales(graph) for equal in _equal(graph)
     ]
+    trial = _trial(network, example, readings[0])
     reason: Exception | None = None
     for groups in chain(readings, map(trial.guess, readings)):
         settled, reason = trial.settle(groups)
@@ -104,19 +104,19 @@ def _every(groups: PruningGroups) -> Tensor:
     return numbers
 
 
-def _trial(network: nn.Module, example: Example, graph: WeightGraph) -> "_Trial":
+def _trial(network: nn.Module, example: Example, groups: PruningGroups) -> "_Trial":
     """Prepare a network for trials, in double precision where it runs: any difference counts."""
-    precise = copy_network(network).double()
-    images = convert(
-        drawn(example),
-        lambda x: x.double() if x.is_floating_point() else x,
+    images = drawn(example)
+    precise = _Trial(
+        network=copy_network(network).double(),
+        images=convert(images, lambda x: x.double() if x.is_floating_point() else x),
     )
-    everything = torch.ones(graph.num_nodes, dtype=torch.bool)
     try:
-        compare(outputs_of(precise, images), masked_outputs(precise, graph, everything, images))
-    except (PruningError, *FORWARD_ERRORS):
-        return _Trial(network=copy_network(network), images=drawn(example))
-    return _Trial(network=precise, images=images)
+        if precise.fails(groups, _every(groups)) is None or precise.runs(groups.graph):
+            return precise
+    except FORWARD_ERRORS:
+        pass
+    return _Trial(network=copy_network(network), images=images)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,6 +134,16 @@ class _Trial:
     images: Example
     masked: dict[bytes, list[Tensor] | str] = field(default_factory=dict)
     errors: dict[tuple[bytes, str], Exception | None] = field(default_factory=dict)
+
+    def runs(self, graph: WeightGraph) -> bool:
+        """Whether the whole network equals its exported program."""
+        everything = torch.ones(graph.num_nodes, dtype=torch.bool)
+        try:
+            whole = masked_outputs(self.network, graph, everything, self.images)
+            compare(outputs_of(self.network, self.images), whole)
+        except PruningError:
+            return False
+        return True
 
     def settle(self, groups: PruningGroups) -> tuple[PruningGroups | None, Exception | None]:
         """Find the attributes to change so that all groups can be pruned together.
