@@ -27,6 +27,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.pruning import count_macs
+from metaprune_pl.runs.run_folder import RunFolder
 from metaprune_pl.stages.accuracy import accuracy
 
 CPU, EXAMPLE = torch.device("cpu"), torch.zeros(1, 1, 8, 8)
@@ -114,6 +115,21 @@ def test_three_processes_make_six_models_once_each_though_one_is_killed(workdir:
     assert same_weights(
         load_network("made/networks/seed_0002"), load_network("alone/networks/seed_0002")
     )
+
+
+def test_what_was_stored_and_not_finished_is_finished(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(RunFolder, "_finish", die)
+        main([*TINY, "--model.seeds=[0]"])
+    assert Path("made/networks/seed_0000/network.json").is_file()
+    main([*TINY, "--model.seeds=[0]"])
+    for path in ("made/run.json", "made/work/seeds_0000/run.json"):
+        assert json.loads(Path(path).read_text())["finished"]
 
 
 def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def data_models(
         )
     seeds = model.seeds
     groups = [seeds[start : start + side_by_side] for start in range(0, len(seeds), side_by_side)]
-    while left := context.broadcast([group for group in groups if _missing(context.folder, group)]):
+    while left := context.broadcast([group for group in groups if _is_left(context.folder, group)]):
         made = [_make_claimed(context, data, model, group, initial, copies) for group in left]
         if not any(made):
             with Console(stderr=True).status(f"Other processes are at the last {len(left)} ..."):
@@ -95,6 +95,18 @@ def _missing(folder: Path, seeds: Sequence[int]) -> list[int]:
     return [seed for seed in seeds if not (stored_at(folder, seed) / "network.json").is_file()]
 
 
+def _work(folder: Path, seeds: Sequence[int]) -> RunFolder:
+    name = _name_of(seeds)
+    return RunFolder(folder / "work" / name, "data_model", name)
+
+
+def _is_left(folder: Path, seeds: Sequence[int]) -> bool:
+    """Whether data models are missing, or their making was stopped after they were stored."""
+    work = _work(folder, seeds)
+    stopped = (work.path / "run.json").is_file() and not work.finished
+    return stopped or bool(_missing(folder, seeds))
+
+
 def _make_claimed(
     context: Context,
     data: ImageDataModule,
@@ -104,28 +116,42 @@ def _make_claimed(
     copies: CopySettings | None,
 ) -> bool:
     """Make data models unless another process is at it; return whether they are there."""
-    name = _name_of(seeds)
     with ExitStack() as held:
-        mine = context.is_global_zero and held.enter_context(claim(context.folder / CLAIMS / name))
+        lock = context.folder / CLAIMS / _name_of(seeds)
+        mine = context.is_global_zero and held.enter_context(claim(lock))
         if not context.broadcast(mine):
             return False
-        todo = context.broadcast(_missing(context.folder, seeds))
-        if not todo:
+        if not context.broadcast(_is_left(context.folder, seeds)):
             return True
-        work = RunFolder(context.folder / "work" / name, "data_model", name)
+        work = _work(context.folder, seeds)
         if context.is_global_zero:
             held.enter_context(work.running())
-        data.count("train")  # what is used of the images does not depend on their order
-        own, images = replace(context, folder=work.path), copy.copy(data)
-        if training.pretrained:
-            images.seed += seeds[0]
-        trainer = own.make_trainer(work.path, context.max_epochs)
-        trainer.fit(training.for_seeds(seeds), datamodule=images)
-        context.barrier()
-        for seed in todo:
-            _finish(own, images, context.folder, seed, initial, copies)
-            context.barrier()
+        if todo := context.broadcast(_missing(context.folder, seeds)):
+            _make(context, data, training, seeds, todo, initial, copies)
     return True
+
+
+def _make(
+    context: Context,
+    data: ImageDataModule,
+    training: DataModelTraining,
+    seeds: Sequence[int],
+    todo: Sequence[int],
+    initial: InitialPruning | None,
+    copies: CopySettings | None,
+) -> None:
+    """Train networks side by side, and store those that are to do."""
+    work = _work(context.folder, seeds).path
+    data.count("train")  # what is used of the images does not depend on their order
+    own, images = replace(context, folder=work), copy.copy(data)
+    if training.pretrained:
+        images.seed += seeds[0]
+    trainer = own.make_trainer(work, context.max_epochs)
+    trainer.fit(training.for_seeds(seeds), datamodule=images)
+    context.barrier()
+    for seed in todo:
+        _finish(own, images, context.folder, seed, initial, copies)
+        context.barrier()
 
 
 def _finish(
