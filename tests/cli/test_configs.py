@@ -217,3 +217,18 @@ def test_overrides_of_a_stage_add_up() -> None:
             match=f"expected settings such as '{{trainer.max_epochs: 9}}', got '{value}'",
         ):
             join_overrides(["--matrix.overrides.curve", value])
+
+
+def test_changes_at_once_come_to_what_changes_in_turn_do(workdir: Path) -> None:
+    Path("own.yaml").write_text(
+        "data: Digits\nnetwork: small_cnn\narguments: {depth: 20, width: 1}\n"
+    )
+    first = {"arguments.depth": 8, "finetune.epochs": 3, "pruning": {"step": 0.5}}
+    second = {"arguments.width": 4, "pruning.max_ratio": 0.5, "finetune": {"keep": "best"}}
+    settings = parse_config(prune, "own.yaml", first, second)
+    assert settings.arguments == {"depth": 8, "width": 4}
+    assert (settings.pruning.step, settings.pruning.max_ratio) == (0.5, 0.5)
+    assert (settings.finetune.epochs, settings.finetune.keep) == (3, "best")
+    one = parse_config(prune, "own.yaml", {"arguments.depth": 8, "arguments.width": 4})
+    assert one.arguments == settings.arguments
+    assert parse_config(prune, "own.yaml").arguments == {"depth": 20, "width": 1}

@@ -24,7 +24,7 @@ from metaprune_pl.reports.writing import read_report
 from metaprune_pl.runs.command import goes_on, tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.cost import cost_of
-from metaprune_pl.settings.experiment import ExperimentSettings
+from metaprune_pl.settings.experiment import ExperimentSettings, images_of
 from metaprune_pl.stages.baselines import baseline
 
 
@@ -229,8 +229,7 @@ class _Pruning:
         context, name_of_run = self.line.context, self.network.name
         if self.seed is not None:
             context = replace(context, seed=self.seed)
-            images = "data.init_args" + ".images.init_args" * (name == "meta_training")
-            given[f"{images}.seed"] = self.seed
+            given[f"{images_of(name)}.init_args.seed"] = self.seed
             name_of_run = f"{name_of_run}/{self.folder.name}"
         path = self.folder / (folder or name)
         events = self.line.events(self.method, self.folder, name_of_run)

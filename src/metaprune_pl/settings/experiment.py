@@ -33,6 +33,11 @@ Overrides = dict[str, dict[str, Any]]
 """Stage to settings that override its config's."""
 
 
+def images_of(stage: str) -> str:
+    """Return the setting that names a stage's images: a zoo of data models has them inside."""
+    return "data.init_args.images" if stage == "meta_training" else "data"
+
+
 def merged(*parts: Overrides) -> Overrides:
     """Return overrides over each other; what comes later wins."""
     result: Overrides = {}
@@ -194,8 +199,8 @@ class ExperimentSettings:
 
     def changes_of(self, name: str, method: str) -> dict[str, Any]:
         """Return what a method's stage changes in its config, the images among it."""
-        data = "data.init_args.images" if name == "meta_training" else "data"
-        images = {} if self.images is None or name == "predictor" else {data: self.images}
+        own = self.images is not None and name != "predictor"
+        images = {images_of(name): self.images} if own else {}
         return {**images, **self.changes(method)[name]}
 
     @property
