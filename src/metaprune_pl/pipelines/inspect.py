@@ -6,19 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from metaprune_pl.errors import ConfigError, TraceError
-from metaprune_pl.files import check_new
+from metaprune_pl.errors import TraceError
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.networks.detector import is_detector
 from metaprune_pl.networks.inputs import Shape, example_of, read_shape, shape_as_text
 from metaprune_pl.pruning import AttentionUnits, PruningGroups, count_macs, prunable_groups
 from metaprune_pl.pruning.unpruned import unpruned_macs
-from metaprune_pl.reports.figures import save_figure
+from metaprune_pl.reports.figures import check_figure, save_figure
 from metaprune_pl.reports.graph_figure import draw_graph
 from metaprune_pl.reports.inspection import Inspection
-
-FIGURES = (".png", ".pdf", ".svg")
-"""Endings of pictures."""
 
 
 def inspect(
@@ -48,7 +44,7 @@ def inspect(
         metaprune inspect torchvision/resnet18
     """
     if figure is not None:
-        _check_figure(figure)
+        check_figure(Path(figure))
     given = None if input_shape is None else read_shape(input_shape)
     source = NetworkSource(network=network, arguments=arguments, state=state)
     whole, card = source.open(input_shape=given)
@@ -66,13 +62,6 @@ def inspect(
     if figure is not None:
         save_figure(draw_graph(groups, result.title), Path(figure))
     return result
-
-
-def _check_figure(figure: str) -> None:
-    """Refuse a name that is no picture's, or that something has already."""
-    if Path(figure).suffix not in FIGURES:
-        raise ConfigError(f"figure '{figure}': the name of a picture ends in {', '.join(FIGURES)}.")
-    check_new(Path(figure))
 
 
 def _groups(

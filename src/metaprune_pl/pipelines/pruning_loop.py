@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, load_network, save_network
-from metaprune_pl.networks.widths import narrow_layers
 from metaprune_pl.pruning import Target, Unpruned
 from metaprune_pl.pruning.pruner import Pruner
 from metaprune_pl.pruning.targets import PrunedNetwork
 from metaprune_pl.reports import Result, write_json
+from metaprune_pl.reports.planned import tell_of_narrow_layers
 from metaprune_pl.runs.command import tell
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.once import store, train_once
@@ -116,7 +115,8 @@ def prune_to_targets(
     for index, (target, pruned) in enumerate(made):
         if len(todo) > 1 and not task.context.is_part:
             tell(f"Target {index + 1} of {len(todo)}: {target.label}")
-        told = told or _tell_of_narrow_layers(task.part_of(task.network), pruned.network, target)
+        before = task.part_of(task.network)
+        told = told or tell_of_narrow_layers(before, pruned.network, target.label)
         task.announce(target, pruned)
         _finish(task.inside(target.folder), target, pruned)
     task.context.barrier()
@@ -201,13 +201,3 @@ def check_rounds(rounds: int, epochs: int) -> None:
             "rounds is at least 1, and each but the last trains for finetune_after.epochs, above "
             "0 then."
         )
-
-
-def _tell_of_narrow_layers(before: nn.Module, after: nn.Module, target: Target) -> bool:
-    narrow = narrow_layers(before, after)
-    if narrow:
-        rank_zero_info(
-            f"At {target.label} hardly anything is left of {narrow}. If that costs too much "
-            "accuracy: --pruning.max_ratio 0.75 leaves every layer a quarter of its channels."
-        )
-    return bool(narrow)

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metaprune_pl.files import whole_file
+from metaprune_pl.errors import ConfigError
+from metaprune_pl.files import check_new, whole_file
 from metaprune_pl.reports.choice import Selection, Shape
 from metaprune_pl.reports.comparison import MEASURES, Comparison
 from metaprune_pl.reports.curves import FLAT_DROP, OVER, Curve
 from metaprune_pl.reports.results import StageCost
 from metaprune_pl.reports.summary import amortised, break_even, methods_of
 from metaprune_pl.reports.text import percent
+
+PICTURES = (".png", ".pdf", ".svg")
+"""Endings of their names."""
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -308,6 +312,18 @@ def draw_cost(costs: Sequence[StageCost]) -> "Figure":
     axes.set_title(title, fontsize=10)
     axes.legend()
     return figure
+
+
+def check_figure(path: Path) -> None:
+    """Refuse a name that is no picture's, or that something has already.
+
+    Raises:
+        ConfigError: It ends in something else.
+        StorageError: It is taken.
+    """
+    if path.suffix not in PICTURES:
+        raise ConfigError(f"figure '{path}': the name of a picture ends in {', '.join(PICTURES)}.")
+    check_new(path)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from metaprune_pl.networks.widths import widths_before_and_after
+from metaprune_pl.networks.widths import narrow_layers, widths_before_and_after
 from metaprune_pl.pruning import Unpruned, count_macs, count_parameters, measure_latencies
 from metaprune_pl.pruning.cost.timing import Timing
 from metaprune_pl.pruning.group_facts import reasons_to_stay
@@ -92,6 +93,23 @@ def planned(
         stays=reasons_to_stay(unpruned.groups),
         seconds=seconds,
     )
+
+
+def tell_of_narrow_layers(before: nn.Module, after: nn.Module, label: str) -> bool:
+    """Tell of layers of which hardly anything is left, and return whether there are some.
+
+    Args:
+        before: The network before pruning.
+        after: The pruned network.
+        label: What it was pruned to.
+    """
+    narrow = narrow_layers(before, after)
+    if narrow:
+        rank_zero_info(
+            f"At {label} hardly anything is left of {narrow}. If that costs too much accuracy: "
+            "--pruning.max_ratio 0.75 leaves every layer a quarter of its channels."
+        )
+    return bool(narrow)
 
 
 def duration(seconds: float) -> str:
