@@ -321,8 +321,8 @@ def test_a_kill_at_any_operation_of_an_experiment(
             restore(state)
             assert forked(work) == 0
             wrong += differing(on_disk(HOME), states[-1])
-        said = f"{len(states) - 1} operations, {len(left)} states: {number} started"
-        sys.stderr.write(f"{said}, {len(starts)} different ones went on to the end, {wrong}\n")
+        said = f"{len(states)} moments, {len(left)} states: {number} started, {len(starts)} of them"
+        sys.stderr.write(f"{said} from something else and to the end, differing: {wrong}\n")
         if not ALL and time.monotonic() - begun > SECONDS:
             break
     assert len(states) > 200 and not wrong
