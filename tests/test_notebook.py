@@ -41,7 +41,7 @@ def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
     batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
     blind = metaprune_pl.prune(network, 1.5, example=example)
     seen = metaprune_pl.prune(network, 1.5, example=example, images=lambda: batches)
-    for given in (batches, [images for images, _ in batches]):
+    for given in (images, batches, [part for part, _ in batches]):
         same = metaprune_pl.prune(network, 1.5, example=example, images=given)
         assert all(map(torch.equal, same.state_dict().values(), seen.state_dict().values()))
     unseen = torch.randn(64, 3, 8, 8)

@@ -79,7 +79,7 @@ def prune(
     example: Example | None = None,
     criterion: Importance | None = None,
     settings: PruningSettings | None = None,
-    images: Images | Batches | None = None,
+    images: Images | Batches | Tensor | None = None,
 ) -> nn.Module:
     """Return a copy of a network, in evaluation mode, without its least important channels.
 
@@ -93,10 +93,10 @@ def prune(
         criterion: Which channels matter; None is `Elimination`, or without images the group norm,
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
-            channels.
-        images: Batches of images [B, C, H, W], alone or with labels [B], on the network's device: a
-            list, a DataLoader, or a function that returns them. The criterion and the repair
-            measure some of them.
+            channels, of any number: `PruningSettings(round_to="auto")` keeps multiples of 8.
+        images: Images [B, C, H, W], or batches of them, alone or with labels [B], on the network's
+            device: a list, a DataLoader, or a function that returns them. The criterion and the
+            repair measure some of them.
 
     Raises:
         ConfigError: The speed-up makes no sense.
@@ -104,7 +104,8 @@ def prune(
         TraceError: The network cannot be turned into a graph.
     """
     copied = copy_network(network).eval()
-    images = images if images is None or callable(images) else partial(_pairs, images)
+    if images is not None and not callable(images):
+        images = partial(_pairs, [images] if isinstance(images, Tensor) else images)
     ranking: Ranking = "uniform" if images is None and criterion is None else "global"
     usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
     target = SpeedUp(value=speed_up, settings=settings or usual)

@@ -176,6 +176,9 @@ def test_a_program_for_each_file_whatever_its_name(
         script = str(script_beside(Path(name), FORMATS["torchscript"]))
         monkeypatch.setattr(sys, "argv", [script, str(image)])
         assert runpy.run_path(script)["path"].endswith(name)
+        monkeypatch.setattr(sys, "argv", [script, "none.jpg"])
+        with pytest.raises(SystemExit, match="usage: python .* IMAGE"):
+            runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.parametrize("name", ["pt2", "safetensors"])

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import random_resnet
+from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import create_network
 from metaprune_pl.pruning import Latency, Magnitude, PruningSettings, examine
@@ -112,6 +113,15 @@ def test_what_is_reached_counts_in_what_the_network_runs_in(by_width: None) -> N
     reached = target.reached(unpruned, pruned.network)
     assert 1.5 * 0.97 <= reached <= 1.5 * 1.1
     assert reached < unpruned.speed_up(settings.cost, pruned.network)
+
+
+def test_a_time_out_of_reach_is_told_as_one(by_width: None) -> None:
+    network = random_resnet(depth=8, width=16)
+    unpruned = examine(network, EXAMPLE)
+    settings = PruningSettings(cost=Latency(batch=2), max_ratio=0.5)
+    target = Faster(value=100.0, settings=settings)
+    with pytest.raises(PruningError, match=r"a latency of 0\.01 of .* at least 0\.\d.*Give more"):
+        target.check(network, unpruned)
 
 
 def test_a_slower_measurement_is_no_speed_up(

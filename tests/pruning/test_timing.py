@@ -14,8 +14,10 @@ def timing(low: float, median: float, high: float) -> Timing:
 @pytest.mark.parametrize(
     ("own", "other", "gain"),
     [
-        (timing(1, 2, 3), timing(5, 6, 7), 3.0),
-        (timing(5, 6, 7), timing(1, 2, 3), 1 / 3),
+        (timing(1.5, 2, 2.5), timing(5, 6, 7), 3.0),
+        (timing(5, 6, 7), timing(1.5, 2, 2.5), 1 / 3),
+        (timing(0.4, 1, 1.6), timing(5, 6, 7), None),  # too widely spread
+        (timing(1.5, 2, 2.5), timing(5, 8, 15), None),
         (timing(1, 2, 5), timing(4, 8, 9), None),
     ],
 )

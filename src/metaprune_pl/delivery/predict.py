@@ -39,6 +39,8 @@ def read(image_path):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit(f"usage: python {sys.argv[0]} IMAGE, the file of an image")
     scores = run(read(sys.argv[1]))[0]
     shares = np.exp(scores - scores.max())
     best = int(scores.argmax())

@@ -97,6 +97,8 @@ class Chart:
         values = [float(point[axis]) for series in self.series for point in series.points]
         low, high = min(values), max(values)
         pad = 0.05 * (high - low) or 0.5
+        if axis == 1:
+            pad = max(pad, 2.5 - (high - low) / 2)  # a tenth of a point is no cliff
         return low - pad, high + pad
 
     def _x(self, value: float) -> float:

@@ -147,7 +147,10 @@ def _network_facts(inspection: Inspection) -> list[tuple[str, str]]:
     if abs(inspection.speed_up - 1) > 0.005:
         so_far = f"{inspection.speed_up:.2f}x; `prune` counts from the network before"
         facts.append(("speed-up so far", so_far))
-    highest = f"{inspection.highest_speed_up:.1f}x, with one unit left in each pruning group"
+    highest = (
+        f"{inspection.highest_speed_up:.1f}x, with one unit left in each pruning group (`prune` "
+        "leaves a tenth of them, but for `--pruning.max_ratio 1`)"
+    )
     facts.append(("highest speed-up", highest))
     if inspection.attributes:
         facts.append(("attributes set", ", ".join(inspection.attributes[:MOST_NAMES])))

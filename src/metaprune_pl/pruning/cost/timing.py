@@ -14,6 +14,8 @@ MOST_ROUNDS = 10_000
 WARM_UP = 2
 """Rounds before any that counts."""
 FEWEST_ROUNDS = 5
+WIDEST = 0.35
+"""Spread of a time that tells nothing, as a share of its median."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,13 @@ class Timing:
         return cls(median=median, low=low, high=high)
 
     def gain_over(self, other: "Timing") -> float | None:
-        """Return how many times faster this is than another; None within the spread of both."""
+        """Return how many times faster this is than another; None within the spread of both.
+
+        Nor is there a gain where either is spread so widely that the machine must be busy.
+        """
         apart = self.high < other.low or other.high < self.low
-        return other.median / self.median if apart else None
+        steady = all(time.spread < WIDEST * time.median for time in (self, other))
+        return other.median / self.median if apart and steady else None
 
     @property
     def spread(self) -> float:

@@ -49,6 +49,16 @@ class Faster(SpeedUp):
     multiples: tuple[int, ...] = (4, 8, 16)
     runtime: Runtime | None = field(default=None, compare=False)
 
+    def too_far(self, wanted: float, reach: float) -> str:
+        """Say that a time is out of reach: see `ChannelTarget.too_far`."""
+        assert isinstance(self.cost, Latency)
+        return (
+            f"a latency of {1 / wanted:.2g} of the unpruned network's is out of reach: at least "
+            f"{1 / reach:.2f} for a batch of {self.cost.batch} with {self.settings.floors}, by "
+            "measured times of single layers. Give more, or more images at a time (latency_batch): "
+            "of few, much of the time goes to starting each layer."
+        )
+
     def reached(self, unpruned: Unpruned, network: nn.Module) -> float:
         """Measure both in what they run in: see `ChannelTarget.reached`."""
         if self.runtime is None:

@@ -67,17 +67,21 @@ class ChannelTarget(Target):
         )
         reach = base / cost.of_kept(network, groups.graph, example)(left)
         if wanted > reach:
-            higher = ", or raise max_ratio" if self.settings.max_ratio < 1 else ""
-            raise PruningError(
-                f"speed-up {wanted:g}x is out of reach: at most {reach:.2f}x with "
-                f"{self.settings.floors}. Lower the target{higher}."
-            )
+            raise PruningError(self.too_far(wanted, reach))
         now = unpruned.speed_up(cost, network)
         if 1 < wanted <= now:
             raise ConfigError(
                 f"speed-up {wanted:g}x: the network is at {now:.2f}x already. Speed-ups count "
                 "from the network before any pruning: give a higher one."
             )
+
+    def too_far(self, wanted: float, reach: float) -> str:
+        """Say that a speed-up is out of reach, and what is within."""
+        higher = ", or raise max_ratio" if self.settings.max_ratio < 1 else ""
+        return (
+            f"speed-up {wanted:g}x is out of reach: at most {reach:.2f}x with "
+            f"{self.settings.floors}. Lower the target{higher}."
+        )
 
     def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Target]:
         """Return speed-ups that grow by the same factor: see `Target.in_rounds`."""
