@@ -177,7 +177,7 @@ def test_a_program_for_each_file_whatever_its_name(
         monkeypatch.setattr(sys, "argv", [script, str(image)])
         assert runpy.run_path(script)["path"].endswith(name)
         monkeypatch.setattr(sys, "argv", [script, "none.jpg"])
-        with pytest.raises(SystemExit, match=r"usage: python .* IMAGE"):
+        with pytest.raises(SystemExit, match=r"(?s)usage: python .* IMAGE"):
             runpy.run_path(script, run_name="__main__")
 
 
