@@ -156,7 +156,15 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
             [*PRUNE, "--masks={sparsities: [0.5], patterns: [2:4]}"],
             'text (in quotes, as in "2:4", where YAML reads a',
         ),
-        ([*PRUNE, "--speed_ups=a"], "speed_ups: expected a list such as [a], got 'a'."),
+        ([*PRUNE, "--spedup", "2"], "no setting 'spedup'. Did you mean 'speed_up'?"),
+        ([*PRUNE, "--max_dro", "1%"], "no setting 'max_dro'. Did you mean 'max_drop'?"),
+        ([*PRUNE, "--speed_ups", "2x"], "speed_ups: expected a list such as [2, 3], got '2x'."),
+        (
+            [*PRUNE, "--masks", "{sparsities: [0.5, 0.9]"],
+            "masks: '{sparsities: [0.5, 0.9]' is no YAML: is a bracket, brace or quote missing?",
+        ),
+        ([*PRUNE, "--data", "{a: 3"], "data: '{a: 3' is no YAML: is a bracket"),
+        ([*PRUNE, "--speed_ups=a"], "speed_ups: expected a list such as [2, 3], got 'a'."),
     ],
 )
 def test_misspelt(

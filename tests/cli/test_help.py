@@ -40,6 +40,16 @@ def test_a_command_is_a_function_of_that_name_that_says_what_it_does(
     assert len(printed.splitlines()) < 150 and "--trainer.max_time" not in printed
 
 
+def test_the_short_forms_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["prune", "--help"])
+    short = capsys.readouterr().out.partition("Short forms:\n")[2]
+    flags = "data speed_up latency latency_batch runtime size max_drop out trust"
+    assert all(f"  --{name} " in short for name in flags.split())
+    main(["train", "--help"])
+    short = capsys.readouterr().out.partition("Short forms:\n")[2]
+    assert "  --out " in short and "  --data " in short and "  --speed_up " not in short
+
+
 def test_lightnings_flags_are_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     main(["prune", "--trainer.help"])
     printed = capsys.readouterr().out

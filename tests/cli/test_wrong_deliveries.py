@@ -17,7 +17,7 @@ BENCH = ["benchmark", "net"]
 
 WRONG = [
     ([*PRUNE, "--speed_up", "0"], "speed-ups [0]: give one or more numbers of at least 1"),
-    ([*PRUNE, "--speed_up", "many"], "speed_ups: expected a list such as [many], got 'many'."),
+    ([*PRUNE, "--speed_up", "many"], "speed_ups: expected a list such as [2, 3], got 'many'."),
     ([*PRUNE, "--speed_ups", "3,2"], "speed-ups [3, 2]: give one or more numbers"),
     ([*PRUNE, "--speed_up", "1000"], "speed-up 1000x is out of reach: at most"),
     ([*PRUNE, "--latency", "2"], "goal.latency is '2': write it as in latency: 0.5 or 12ms."),
@@ -36,7 +36,7 @@ WRONG = [
     ([*PRUNE, "--size", "5GB"], "MB already: give less."),
     ([*PRUNE, "--max_drop", "a little"], "goal.max_drop is 'a little': write it as in max_drop"),
     ([*PRUNE, "--goal.trials=0", "--max_drop=1%"], "goal: batch and trials are at least 1"),
-    ([*PRUNE, "--speedup", "2"], "there is no setting 'speedup'. Did you mean 'speed_ups'?"),
+    ([*PRUNE, "--speedup", "2"], "there is no setting 'speedup'. Did you mean 'speed_up'?"),
     ([*PRUNE, "--data", "./nowhere"], "nowhere"),
     ([*PRUNE, "--data", "photos", "--speed_up", "-2"], "speed-up"),
     ([*PRUNE, "--data", "nowhere"], "no folder 'nowhere'. An image folder has"),

@@ -56,7 +56,7 @@ def test_a_mistake_leaves_a_persons_folder_as_it_was(
         with pytest.raises(SystemExit) as stop:
             main([*OUT_OF_REACH, f"--trainer.default_root_dir={folder}"])
         assert stop.value.code == 1
-        assert "is not empty, and holds no run. Set --tr" in capsys.readouterr().err
+        assert "is not empty, and holds no run. Set --out" in capsys.readouterr().err
         assert listing(workdir) == before
 
 

@@ -30,7 +30,7 @@ from metaprune_pl.settings.parsing import (
     has_trainer,
     new_parser,
 )
-from metaprune_pl.settings.short_forms import write_out
+from metaprune_pl.settings.short_forms import short_help, write_out
 
 LIGHTNING = ("fit", "validate", "test")
 """Commands that LightningCLI runs."""
@@ -48,8 +48,7 @@ _TRAINER = """
 A setting of a class has help of its own, as in `--criterion.help Taylor`.
 
 Lightning's Trainer, as for every command (all of it: metaprune {command} --trainer.help):
-  --seed_everything SEED              seed of all generators (default: 0)
-  --trainer.default_root_dir FOLDER   where results go (default: runs/unnamed)
+  --seed_everything SEED   seed of all generators (default: 0)
   --trainer.accelerator, .devices, .strategy, .precision, .fast_dev_run, .callbacks, ...
 """
 
@@ -136,7 +135,10 @@ def _print_help(function: Callable[..., Any], *, trainer: bool) -> None:
         add_trainer(parser)
         parser.print_help()
         return
-    new_parser(function, trainer=False).print_help()
+    parser = new_parser(function, trainer=False)
+    parser.print_help()
+    outer = ["trainer"] if has_trainer(function) else []
+    sys.stdout.write(short_help([*parser.get_defaults(skip_validation=True).keys(), *outer]))
     if has_trainer(function):
         sys.stdout.write(_TRAINER.format(command=function.__name__))
 

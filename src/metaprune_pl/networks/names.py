@@ -20,7 +20,7 @@ from metaprune_pl.networks.cifar_vgg import CifarVGG
 from metaprune_pl.networks.detector import faster_rcnn
 from metaprune_pl.networks.plain_vgg import PlainVGG
 from metaprune_pl.networks.small_cnn import SmallCNN
-from metaprune_pl.networks.trust import CODE, OwnCode, given_builder, is_trusted
+from metaprune_pl.networks.trust import CODE, OwnCode, given_builder, is_trusted, of_module
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
@@ -38,20 +38,20 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
 
     Args:
         name: One of ours, `torchvision/NAME`, `timm/NAME`, a NAME that only one of these knows, or
-            `package.module:function`.
+            `package.module:function` or `FILE.py:function`.
 
     Raises:
         NetworkError: There is none of that name, or several.
     """
     if name in BUILDERS:
         return name, BUILDERS[name]
-    file = name.partition(":")[0]
-    if file.endswith(".py"):
-        if not Path(file).is_file():
-            raise NetworkError(f"there is no file '{file}' for the network '{name}'.")
-        raise NetworkError(f"'{name}' is a file; name the function in it: {_function_in(name)}.")
-    if ":" in name:
-        return name, find_own(name)
+    file, colon, _ = name.partition(":")
+    if file.endswith(".py") and not Path(file).is_file():
+        raise NetworkError(f"there is no file '{file}' for the network '{name}'.")
+    if file.endswith(".py") and not colon:
+        raise NetworkError(f"'{name}' is a file; name the function in it: {name}:FUNCTION.")
+    if colon:
+        return _find_own(name)
     library, _, short = name.rpartition("/")
     libraries = [other for other in _LIBRARIES if library in {"", other}]
     known = {other: _library_names(other) for other in libraries}
@@ -78,26 +78,20 @@ def find_builder(name: str) -> tuple[str, Callable[..., nn.Module]]:
     return full[0], partial(build, short)
 
 
-def _function_in(name: str) -> str:
-    """Name a file's function as it is imported from here, or else from its folder."""
-    file, _, function = name.partition(":")
-    path = Path(os.path.relpath(file)).with_suffix("")
-    function = function or "FUNCTION"
-    if ".." in path.parts:
-        return f"{path.name}:{function}, in the folder where {Path(file).name} is"
-    return f"{'.'.join(path.parts)}:{function}"
+def _find_own(name: str) -> tuple[str, Callable[..., nn.Module]]:
+    """Import `package.module:function` or `FILE.py:function`, looking in the current folder first.
 
-
-def find_own(name: str) -> Callable[..., nn.Module]:
-    """Import `package.module:function`, looking in the current folder first.
+    Returns:
+        The first of these spellings, and the function.
 
     Raises:
         NetworkError: Nobody has named it, there is no such module, or it has no such function.
     """
     if not is_trusted(name):
         raise NetworkError(f"'{name}' is not imported. If you know it, add --trust {name}")
+    name = of_module(name)
     if (given := given_builder(name)) is not None:
-        return given
+        return name, given
     if not CODE.fullmatch(name):
         raise NetworkError(f"'{name}' names no function: write package.module:function.")
     module_name, _, attribute = name.partition(":")
@@ -112,7 +106,7 @@ def find_own(name: str) -> Callable[..., nn.Module]:
         raise NetworkError(
             f"module '{module_name}' has no function '{attribute}' that builds a network.{hint}"
         )
-    return function  # type: ignore[no-any-return]
+    return name, function
 
 
 def _torchvision(name: str, **kwargs: Any) -> nn.Module:

@@ -50,6 +50,18 @@ class NetworkSource:
         looks_like_path = path.is_absolute() or self.network.count("/") > 1
         return path.is_dir() or (looks_like_path and not name)
 
+    def look_up(self) -> None:
+        """Refuse a network that there is not; nothing is built.
+
+        Raises:
+            NetworkError: There is no function of that name.
+            StorageError: The folder holds no network.
+        """
+        if self.stored:
+            read_card(self.network)
+        else:
+            find_builder(self.network)
+
     def _settings(self, builder: str) -> NetworkSettings:
         """Return what a builder is called with."""
         return NetworkSettings(builder=builder, arguments=dict(self.arguments or {}))

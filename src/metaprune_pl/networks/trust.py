@@ -6,24 +6,61 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from metaprune_pl.errors import MetapruneError, NetworkError, StorageError
+from metaprune_pl.files import at_home
 
 CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """The name of a function: package.module:function."""
 
-_TRUSTED: dict[str, Callable[..., Any] | None] = {}
+_FILE = re.compile(r"(?P<path>[^:=]+)\.py:(?P<function>[^\W\d]\w*)")
+"""The same of a file: FOLDER/FILE.py:FUNCTION."""
+
+
+class _Named(NamedTuple):
+    spelling: str
+    builder: Callable[..., Any] | None
+
+
+_TRUSTED: dict[str, _Named] = {}
 
 
 def trust(name: str, builder: Callable[..., Any] | None = None) -> None:
     """Allow this process to import and call something by its name.
 
     Args:
-        name: `package.module:function` or `package.module.Class`, as the user wrote it.
+        name: `package.module:function`, `package.module.Class` or `FILE.py:function`, as the user
+            wrote it.
         builder: What the name stands for, where it need not be imported.
     """
-    _TRUSTED[_plain(name)] = builder or given_builder(name)
+    known = _TRUSTED.get(_plain(name), _Named(name, None))
+    _TRUSTED[_plain(name)] = known._replace(builder=builder or known.builder)
+
+
+def trusted() -> list[str]:
+    """Return all that the user has named in this process, as other commands take it."""
+    return [*dict.fromkeys(named.spelling for named in _TRUSTED.values())]
+
+
+def of_module(name: str) -> str:
+    """Return a function of a file, which the user has named, as one of a module.
+
+    The folder of the file is looked in first from now on.
+
+    Args:
+        name: `FOLDER/FILE.py:FUNCTION`; anything else is returned as it is.
+    """
+    match = _FILE.fullmatch(name)
+    path = at_home(match["path"]) if match else Path()
+    if match is None or not path.with_name(f"{path.name}.py").is_file():
+        return name
+    sys.path.insert(0, str(path.parent.resolve()))
+    short = f"{path.name}:{match['function']}"
+    if path.parent.resolve() != Path.cwd():  # another process looks there if it is told
+        trust(name)
+        _TRUSTED[_plain(short)] = _Named(name, given_builder(short))
+    return short
 
 
 def is_trusted(name: str) -> bool:
@@ -33,7 +70,8 @@ def is_trusted(name: str) -> bool:
 
 def given_builder(name: str) -> Callable[..., Any] | None:
     """Return the function that was given with a name, if one was."""
-    return _TRUSTED.get(_plain(name))
+    named = _TRUSTED.get(_plain(name))
+    return named.builder if named else None
 
 
 def named_code(builder: str, arguments: Mapping[str, Any]) -> list[str]:
@@ -107,4 +145,7 @@ def _line(error: BaseException) -> str:
 
 
 def _plain(name: str) -> str:
+    """Return a name as all its spellings have it; a file of another folder keeps that."""
+    if file := _FILE.fullmatch(name):
+        name = f"{at_home(file['path'])}:{file['function']}"
     return name.replace(":", ".")

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from metaprune_pl.data import ImageDataModule
+from metaprune_pl.data import ImageDataModule, ImageFolder
 from metaprune_pl.delivery.goals import Goal
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import load_network
-from metaprune_pl.networks.trust import named_code
 from metaprune_pl.pipelines.classification import Classification, Outcome
 from metaprune_pl.pipelines.pruning_loop import check_rounds, prune_to_targets, trained_to
 from metaprune_pl.pruning import MaskSettings, PruningSettings, Target
 from metaprune_pl.pruning.targets import SpeedUp, asked_targets
 from metaprune_pl.reports import Pruned
+from metaprune_pl.reports.next_step import command_line
 from metaprune_pl.reports.writing import read_report
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
@@ -68,6 +68,7 @@ def prune(
         preparation: The network, and what comes before pruning: see `Preparation`.
 
     Example:
+        metaprune prune my_network.py:build --state mine.pth --data photos --speed_up 2
         metaprune prune --config prune_quickstart.yaml
     """
     before = Preparation(**preparation)
@@ -135,8 +136,7 @@ def _closing(
     folders = [task.context.folder / target.folder / "network" for target in targets]
     for folder, result in zip(folders, results, strict=True):
         yield result.gained(folder)
-    settings = task.card.settings
-    code = named_code(settings.builder, settings.arguments)
-    trust = "".join(f" --trust {name}" for name in code)
-    yield f"Next: metaprune export {folders[-1]} --format onnx{trust}"
-    yield f"      metaprune benchmark {task.given} {folders[-1]}{trust}"
+    last, data = folders[-1], task.data
+    images = ["--images", data.folder] if isinstance(data, ImageFolder) else []
+    yield f"Next: {command_line('export', last, '--format', 'onnx', *images)}"
+    yield f"      {command_line('benchmark', task.given, last, f'{last}.onnx')}"

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from metaprune_pl.data import ImageDataModule
+from metaprune_pl.data import ImageDataModule, ImageFolder
 from metaprune_pl.networks import NetworkSource, load_network
 from metaprune_pl.pruning import count_macs, count_parameters
+from metaprune_pl.reports.next_step import command_line
 from metaprune_pl.reports.trained import Trained
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.once import fit_once
@@ -54,11 +55,14 @@ def train(
     )
     folder = fit_once(context, data, training, context.folder, build)
     trained = load_network(folder).to(context.device)
+    if not context.is_part:
+        images = data.folder if isinstance(data, ImageFolder) else type(data).__name__
+        following = command_line("prune", folder, "--data", images, "--speed_up", 2)
+        context.closing.append(f"Next: {following}")
     return Trained(
         folder=str(folder),
         macs=count_macs(trained, torch.zeros(1, *data.input_shape, device=context.device)),
         parameters=count_parameters(trained),
         validation=accuracy(trained, data, "validation", context.device),
         test=accuracy(trained, data, "test", context.device),
-        images=str(getattr(data, "folder", "FOLDER")),
     )

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from metaprune_pl.files import write_text
 from metaprune_pl.records import read_record
 from metaprune_pl.reports.chart import HEIGHT, LEFT, WIDTH, Chart
+from metaprune_pl.reports.next_step import command_line
 from metaprune_pl.reports.text import Grid
 
 
@@ -83,6 +84,4 @@ def _command(folder: Path) -> str | None:
     if not run.is_file() or not config.is_file():
         return None
     facts = read_record(dict[str, Any], run)
-    return (
-        f"metaprune {facts['command']} --config {config} --trainer.default_root_dir {folder}.again"
-    )
+    return command_line(facts["command"], "--config", config, "--out", f"{folder}.again")

@@ -15,7 +15,6 @@ class Trained:
         parameters: Number of parameters.
         validation: Accuracy on the validation images.
         test: Accuracy on the test images.
-        images: Folder of the images, as a command has it.
     """
 
     folder: str
@@ -23,13 +22,9 @@ class Trained:
     parameters: int
     validation: float
     test: float
-    images: str
 
     def tables(self) -> list[Part]:
         """Return what a person sees."""
         row = count(self.macs), count(self.parameters), percent(self.validation)
         columns = ["network", "MACs", "parameters", "validation %", "test %"]
-        return [
-            Grid("Trained", columns, [(self.folder, *row, percent(self.test))]),
-            f"Next: metaprune prune {self.folder} --data {self.images} --speed_up 2",
-        ]
+        return [Grid("Trained", columns, [(self.folder, *row, percent(self.test))])]

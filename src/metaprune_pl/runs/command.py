@@ -15,6 +15,7 @@ from rich.console import Console
 from metaprune_pl.data import ImageFolder
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import at_home
+from metaprune_pl.networks import NetworkSource
 from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.context import Context
@@ -112,6 +113,8 @@ class Run:
             self.trainer.join()
             return self._show(work())
         rule, folder = _RULES[self.command], self._folder()
+        if not self.part and is_main_process() and folder.foreign:
+            _check_there(self.arguments)
         if self.part and folder.foreign and is_main_process():
             _make_room(folder)
             self.trainer.events.forget(folder.path)
@@ -155,10 +158,15 @@ class Run:
     def _tell_finished(self, path: Path) -> None:
         tell(f"{path} is finished; it is not run again, even if images have changed since.", "dim")
         if not self.part:
-            tell(
-                f"Results are in {path}. To run again: another --trainer.default_root_dir, or "
-                "remove it."
-            )
+            tell(f"Results are in {path}. To run again: --out NEW_FOLDER.")
+
+
+def _check_there(arguments: Mapping[str, Any]) -> None:
+    """Refuse images and a network that are not there: mistyped, they make it another run."""
+    if isinstance(data := arguments.get("data"), ImageFolder):
+        _ = data.class_names
+    if isinstance(name := arguments.get("network"), str):
+        NetworkSource(network=name).look_up()
 
 
 def _make_room(folder: RunFolder) -> None:
@@ -258,7 +266,7 @@ def _check_apart(folder: Path, data: Any) -> None:
     if data.folder.resolve() in folder.resolve().parents:
         raise ConfigError(
             f"'{folder}' would be a class folder of the images in '{data.folder}': set "
-            "--trainer.default_root_dir to a folder elsewhere."
+            "--out to a folder elsewhere."
         )
 
 

@@ -62,7 +62,7 @@ DEEPEST = 50
 """Levels of a kept config that are read at most."""
 LARGEST_CONFIG = 2**20
 """Bytes of a kept config that are read at most."""
-_WAY_OUT = "Set --trainer.default_root_dir to a new folder, or remove this one."
+_WAY_OUT = "Set --out NEW_FOLDER."
 
 
 def run_key(command: str, config: Mapping[str, Any]) -> str:
@@ -213,15 +213,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"cannot make the folder '{self.path}': {error.strerror}. Set "
-                "--trainer.default_root_dir to another."
+                f"cannot make the folder '{self.path}': {error.strerror}. {_WAY_OUT}"
             ) from error
         with nullcontext(True) if self.shared else claim(self.path / LOCK) as mine:
             if not mine:
                 holder = (self.path / LOCK).read_text().strip() or "another process"
                 raise StorageError(
-                    f"'{self.path}' is in use by {holder}. Wait for it, or set "
-                    "--trainer.default_root_dir to a new folder."
+                    f"'{self.path}' is in use by {holder}. Wait for it, or choose another folder: "
+                    "--out NEW_FOLDER."
                 )
             self._refuse_foreign(config)
             if self.foreign:

@@ -73,8 +73,10 @@ def check_builders(settings: Any, path: Path, key: str = "") -> None:
 
 
 def _names_function(value: str, key: str) -> bool:
-    """Whether a value with a colon is `package.module:function`."""
+    """Whether a value with a colon is `package.module:function` or `FILE.py:function`."""
     module, _, function = value.partition(":")
+    if module.endswith(".py"):
+        return True
     if "/" in module:
         return False
     if key.rpartition(".")[2] in _NETWORKS:

@@ -24,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from metaprune_pl.errors import ConfigError, MetapruneError
 from metaprune_pl.settings.config_text import check_values, load_settings, with_included
 from metaprune_pl.settings.short_errors import shorten
+from metaprune_pl.settings.short_forms import NETWORK_FIRST, short_names
 from metaprune_pl.stages.trainer import StageTrainer
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # settings of stages stay settings
@@ -45,7 +46,7 @@ class SettingsError(MetapruneError):
         self.command = command
 
 
-class Help(DefaultHelpFormatter):
+class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """jsonargparse's help in long lines, the settings of a class that several have only once."""
 
     def __init__(self, prog: str) -> None:
@@ -70,6 +71,11 @@ class Help(DefaultHelpFormatter):
         if action.option_strings and not (action.metavar or action.choices or action.nargs):
             action.metavar = "X"
         super().add_argument(action)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        """Leave out the type of a choice, which is shown in front, and where our classes are."""
+        text = re.sub(r"type: Literal\[[^]]*\], ", "", super()._expand_help(action))
+        return re.sub(r"metaprune_pl\.([a-z_]+\.)+(?=[A-Z])", "", text)
 
 
 class ConfigFile(ActionConfigFile):
@@ -99,8 +105,9 @@ class CommandParser(LightningArgumentParser):
         """
         if not self.exit_on_error:
             super().error(message, ex)
-        options = self.get_defaults(skip_validation=True).keys()
-        raise SettingsError(shorten(message, options, self.start), self.prog) from ex
+        known = [*self.get_defaults(skip_validation=True).keys()]
+        message = shorten(message, [*known, *short_names(known)], self.start)
+        raise SettingsError(message, self.prog) from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Refuse settings of another type, numbers that are not finite, and text of no file.
@@ -151,6 +158,7 @@ def new_parser(function: Callable[..., Any], *, trainer: bool = True) -> Command
     name = function.__name__
     runs = has_trainer(function)
     values = "--config CONFIG [--KEY VALUE ...]" if runs else "NAME [--KEY VALUE ...]"
+    values = f"[NETWORK] {values}" if name in NETWORK_FIRST else values
     parser = CommandParser(prog=f"metaprune {name}", usage=f"metaprune {name} {values}")
     text = inspect.getdoc(function) or ""
     parser.description = text.partition("\n\nArgs:")[0]
@@ -168,9 +176,9 @@ def new_parser(function: Callable[..., Any], *, trainer: bool = True) -> Command
 
 
 def example(function: Callable[..., Any]) -> str | None:
-    """Return the example in a command's docstring."""
+    """Return the examples in a command's docstring."""
     text = re.search(r"^Example:\n((?: .*\n?)+)", inspect.getdoc(function) or "", re.MULTILINE)
-    return f"Example: {' '.join(text[1].split())}" if text else None
+    return f"Example: {inspect.cleandoc(text[1])}".replace("\n", f"\n{9 * ' '}") if text else None
 
 
 def add_trainer(parser: LightningArgumentParser) -> None:

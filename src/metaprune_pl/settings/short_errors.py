@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_args, get_type_hints
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from metaprune_pl.errors import did_you_mean
 from metaprune_pl.metanetworks import Metanetwork
 from metaprune_pl.pruning import Importance
+from metaprune_pl.settings.short_forms import LISTS
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
 _GROUP = re.compile(r"Group '([\w.]+)' does not accept")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+_BRACKETS = re.compile(
+    r"(?:Got value:|Given value:|Expected a path but) ([\[{].*?)(?: either|$)", re.M
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +53,21 @@ def shorten(message: str, options: Iterable[str], start: str | None = None) -> s
     """
     keys = pairwise([*_KEY.findall(message), ""])
     key = ".".join(key for key, inner in keys if not inner.startswith(f"{key}."))
+    if (value := _BRACKETS.search(message)) and not _is_yaml(value[1]):
+        return f"{key}: '{value[1]}' is no YAML: is a bracket, brace or quote missing?"
     mistake = _Mistake(message=message, key=key, options=options, start=start)
     for pattern, say in _KINDS.items():
         if match := re.search(pattern, message):
             return say(mistake, *(group for group in match.groups() if group is not None))
     return " ".join(message.split())[:300]
+
+
+def _is_yaml(text: str) -> bool:
+    try:
+        yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    return True
 
 
 def _unknown(mistake: _Mistake, name: str) -> str:
@@ -81,7 +96,8 @@ def _none_of(mistake: _Mistake, names: str, value: str) -> str:
 def _wrong_type(mistake: _Mistake, wanted: str) -> str:
     value = _VALUE.search(mistake.message)
     shown = value[1] if value else "another"
-    listed = "[2, 3]" if shown.replace(".", "").isdigit() else f"[{shown}]"
+    are_numbers = mistake.key in LISTS or shown.replace(".", "").isdigit()
+    listed = "[2, 3]" if are_numbers else f"[{shown}]"
     texts = {
         "tuple": f"a list such as {listed}",
         "list": f"a list such as {listed}",

@@ -3,28 +3,44 @@
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.files import at_home
+from metaprune_pl.networks.trust import of_module
 
-_NETWORK_FIRST = {"prune": "_pruned", "curve": "_curve", "train": ""}
+NETWORK_FIRST = {"prune": "_pruned", "curve": "_curve", "train": ""}
 """Commands whose first word may be the network, and how the names of their folders end."""
 _LISTED_FIRST = {"benchmark"}
 """Commands whose first words are a list."""
-_LISTS = {"speed_ups", "latency_batches", "batches", "threads"}
+LISTS = {"speed_ups", "latency_batches", "batches", "threads"}
 """Settings that are lists of numbers, which commas may join."""
-_NAMES = {
-    "speed_up": "speed_ups",
-    "out": "trainer.default_root_dir",
-    "latency": "goal.latency",
-    "size": "goal.size",
-    "max_drop": "goal.max_drop",
-    "runtime": "goal.runtime",
-    "latency_batch": "goal.batch",
+
+
+class _Short(NamedTuple):
+    setting: str
+    value: str
+    meaning: str
+
+
+_SHORT = {
+    "data": _Short(
+        "data", "FOLDER", "images in a folder for each class, as the network expects them"
+    ),
+    "speed_up": _Short("speed_ups", "2", "multiply-accumulates before over those after"),
+    "latency": _Short("goal.latency", "12ms", "a time on this machine, or a share of today's: 0.5"),
+    "latency_batch": _Short("goal.batch", "1", "images of the pass that --latency is of"),
+    "runtime": _Short("goal.runtime", "eager", "what --latency is in: eager, compiled or onnx"),
+    "size": _Short("goal.size", "2MB", "bytes of the weights"),
+    "max_drop": _Short("goal.max_drop", "1%", "validation accuracy that may be lost"),
+    "out": _Short(
+        "trainer.default_root_dir", "FOLDER", "where results go, runs/unnamed by default"
+    ),
 }
+"""Short names of settings."""
+_TRUST = "  --trust MODULE:FUNCTION   code of yours that a file names, which is else not run\n"
 _OF_NETWORK = (
     "--data.image_size=network",
     "--data.normalization=network",
@@ -42,7 +58,6 @@ ENOUGH = 5000
 _FOLDER = re.compile(r"(?!null\b)[a-z0-9_~][\w-]*")
 """A folder of the current one; classes begin with a capital letter."""
 _NUMBERS = re.compile(r"-?[\d.]+(?:\s*,\s*-?[\d.]+)*")
-_FILE = re.compile(r"(?P<path>[^:=]+)\.py:(?P<function>[^\W\d]\w*)")
 
 
 def write_out(command: str, args: Iterable[str]) -> list[str]:
@@ -74,12 +89,26 @@ def write_out(command: str, args: Iterable[str]) -> list[str]:
     flags = list(_flags(words))
     if command == "prune":
         _check_goal(flags)
-    if command in _NETWORK_FIRST and first == 1:
+    if command in NETWORK_FIRST and first == 1:
         flags[0] = f"--network={words[0]}"
         flags += _folder(command, words[0], flags)
     if _OF_NETWORK[0] not in flags:
         return flags
     return [*_typed_last(flags), *_rounded(command, flags), *_length(command, flags)]
+
+
+def short_names(settings: Iterable[str]) -> list[str]:
+    """Return the short names that settings of a command have."""
+    groups = {name.partition(".")[0] for name in settings}
+    return [name for name, short in _SHORT.items() if short.setting.partition(".")[0] in groups]
+
+
+def short_help(settings: Iterable[str]) -> str:
+    """Return the help of the short forms that a command has, given its settings."""
+    pairs = [(f"--{name} {_SHORT[name].value}", _SHORT[name]) for name in short_names(settings)]
+    lines = [f"  {typed:<25} {short.meaning} (--{short.setting})\n" for typed, short in pairs]
+    title = "Short forms" if lines else "As for every command"
+    return f"\n{title}:\n{''.join(lines)}{_TRUST}"
 
 
 def _as_path(word: str) -> str:
@@ -110,7 +139,7 @@ def _flags(words: Iterable[str]) -> Iterator[str]:
     rest = iter(words)
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name not in {*_LISTS, *_NAMES, "data"}:
+        if not word.startswith("--") or name not in {*LISTS, *_SHORT}:
             yield word
             continue
         value = value if equals else next(rest, "")
@@ -129,12 +158,12 @@ def _typed_last(flags: list[str]) -> list[str]:
 def _written_out(name: str, value: str) -> Iterator[str]:
     if name == "out" and value == "~":
         value = str(at_home(value))  # YAML's null otherwise
-    name = _NAMES.get(name, name)
+    name = _SHORT[name].setting if name in _SHORT else name
     if name == "data" and _is_folder(value):
         yield "--data=ImageFolder"
         yield f"--data.folder={value}"
         yield from _OF_NETWORK
-    elif name in _LISTS and _NUMBERS.fullmatch(value):
+    elif name in LISTS and _NUMBERS.fullmatch(value):
         yield f"--{name}=[{value}]"
     else:
         yield f"--{name}={value}"
@@ -148,17 +177,9 @@ def _is_folder(value: str) -> bool:
 
 
 def _of_file(arg: str) -> str:
-    """Return an argument in which a function of a file has the name of its module.
-
-    The folder of the file is then looked in first.
-    """
+    """Return an argument in which a function of a file has the name of its module."""
     flag, equals, value = arg.rpartition("=") if arg.startswith("--") else ("", "", arg)
-    match = _FILE.fullmatch(value)
-    if match is None or not at_home(f"{match['path']}.py").is_file():
-        return arg
-    path = at_home(match["path"])
-    sys.path.insert(0, str(path.parent.resolve()))
-    return f"{flag}{equals}{path.name}:{match['function']}"
+    return f"{flag}{equals}{of_module(value)}"
 
 
 def _rounded(command: str, flags: list[str]) -> list[str]:
@@ -186,4 +207,4 @@ def _folder(command: str, network: str, flags: list[str]) -> list[str]:
     path = module.replace(".", "/") if colon else network
     parts = [part for part in path.split("/") if part not in {"", "network"}]
     name = parts[-1] if parts else "network"
-    return [f"--trainer.default_root_dir=runs/{name}{_NETWORK_FIRST[command]}"]
+    return [f"--trainer.default_root_dir=runs/{name}{NETWORK_FIRST[command]}"]
