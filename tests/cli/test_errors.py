@@ -501,7 +501,7 @@ def test_an_output_folder_with_another_run(
     assert "'runs/quickstart/data_models' holds another run (" in message
     assert (
         "trainer.max_epochs: 2 -> 7, " in message
-        and "width: 4 -> 16). Set --trainer.default_root_dir to a new folder" in message
+        and "width: 4 -> 16). Set --out NEW_FOLDER" in message
     )
     assert (line / "runs/quickstart/data_models/config.yaml").read_text() == config
 

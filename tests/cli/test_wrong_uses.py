@@ -214,7 +214,7 @@ def listing(folder: Path) -> dict[Path, bytes | None]:
         (["inspect", "own_import:build"], "own_import.py:2."),
         (["experiment", *RUNS["experiment"], "--chain.overrides.curve.grid.pts=3"],
          "curve_quickstart.yaml with the overrides of curve: there is no setting 'grid.pts'"),
-        (["prune", *RUNS["prune"], "--trainer.default_root_dir=damaged"], "default_root_dir to a"),
+        (["prune", *RUNS["prune"], "--trainer.default_root_dir=damaged"], "--out NEW_FOLDER"),
         (["test", *META], "MetaTraining"),
     ],
 )  # fmt: skip

@@ -58,8 +58,7 @@ def prune(
         finetune_after: Finetuning after pruning.
         speed_ups: Unpruned cost over that of the result, increasing; a finished run takes up more.
         goal: What to come to in place of speed-ups: a time here, a size, or an accuracy to keep.
-        masks: Which weights become zero, in place of channels that are removed; `pruning`,
-            `speed_ups` and `latency_batches` have no effect then.
+        masks: Weights that become zero, in place of `speed_ups`, `pruning` and `latency_batches`.
         targets: Targets of other kinds, in place of `speed_ups` and `masks`; `pruning` counts.
         rounds: Rounds in which the network comes to each target, by the same factor; after each but
             the last it is trained for `finetune_after` and ranked anew. Patterns are made in one.

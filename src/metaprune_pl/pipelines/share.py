@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from metaprune_pl.delivery import hub
+from metaprune_pl.reports.next_step import command_line
 from metaprune_pl.reports.shared import Shared
 
 
@@ -18,7 +19,7 @@ def push(folder: str, repository: str, *, private: bool = True) -> Shared:
         metaprune push runs/my_network/speed_up_2/network me/my_network
     """
     address = hub.push(folder, repository, private=private)
-    return Shared(network=address, next_step=f"metaprune pull {repository}")
+    return Shared(network=address, next_step=command_line("pull", repository))
 
 
 def pull(repository: str, *, folder: str | None = None) -> Shared:
@@ -34,4 +35,4 @@ def pull(repository: str, *, folder: str | None = None) -> Shared:
     name = repository.rpartition("/")[2]
     target = Path(folder) if folder else Path("pulled") / name
     hub.pull(repository, target)
-    return Shared(network=str(target), next_step=f"metaprune inspect {target}")
+    return Shared(network=str(target), next_step=command_line("inspect", target))
