@@ -94,9 +94,8 @@ def prune(
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
             channels, of any number: `PruningSettings(round_to="auto")` keeps multiples of 8.
-        images: Images [B, C, H, W], or batches of them, alone or with labels [B], on the network's
-            device: a list, a DataLoader, or a function that returns them. The criterion and the
-            repair measure some of them.
+        images: What the criterion and the repair measure: images [B, C, H, W], or batches, alone
+            or with labels [B]: a list, a DataLoader, a function; on the network's device.
 
     Raises:
         ConfigError: The speed-up makes no sense.
