@@ -4,12 +4,14 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from metaprune_pl.data.loader import Resumable
 from metaprune_pl.reports import write_json
@@ -34,6 +36,16 @@ class SameEpochs(Callback):
         torch.manual_seed(seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank)
 
 
+def examples_in(batch: Any) -> int:
+    """Return the number of examples in a batch: (images, labels, ...), a mapping, or a tensor."""
+    if isinstance(batch, Mapping):
+        return examples_in(next(iter(batch.values()), None))
+    if isinstance(batch, Sequence) and batch and not isinstance(batch, str):
+        parts = batch[:2][-1]
+        return len(parts) if isinstance(parts, Sequence) else examples_in(parts)
+    return len(batch) if isinstance(batch, Tensor) and batch.dim() else 1
+
+
 class CountImages(Callback):
     """Counts training images, once for each network that they went through.
 
@@ -48,7 +60,7 @@ class CountImages(Callback):
     ) -> None:
         """Add a batch (images, labels, ...)."""
         networks = getattr(pl_module, "images_read", 1)
-        self.images += len(batch[1]) * networks * trainer.world_size
+        self.images += examples_in(batch) * networks * trainer.world_size
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the number to the fit's folder."""

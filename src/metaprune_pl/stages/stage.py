@@ -68,6 +68,7 @@ class Stage(LightningModule):
     def _watch_last(self) -> None:
         """Try the last batch after its step, with the statistics that are stored."""
         norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             for norm in norms:
@@ -75,6 +76,8 @@ class Stage(LightningModule):
             self.watch(self.probe(self._last))
             for norm in norms:
                 norm.train()
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look at the numbers before a checkpoint is written."""
