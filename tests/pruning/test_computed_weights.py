@@ -58,6 +58,18 @@ def weight_normed(network: Net) -> Net:
     return normed
 
 
+class InputStandardized(Standardized):
+    """A convolution whose kernels are standardised by statistics that each input has."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("mean", torch.randn(sizes[0]) / 10)
+        self.register_buffer("variance", torch.rand(sizes[0]) + 0.5)
+
+    def weight_in_use(self) -> Tensor:
+        return F.batch_norm(self.weight, self.mean, self.variance)
+
+
 def standardized() -> tuple[Net, Net]:
     """Return two networks of the same function: the first standardises a layer's weights."""
     network = randomize(Net())
@@ -116,3 +128,19 @@ def test_a_weight_normed_network_is_pruned_by_what_its_layers_read() -> None:
         images=batches,
     )
     assert Macs().of_network(pruned, IMAGE) <= Macs().of_network(network, IMAGE) / 2
+
+
+def test_a_weight_standardised_by_running_statistics_is_pruned_with_them() -> None:
+    torch.manual_seed(0)
+    network = randomize(Net())
+    network.second = InputStandardized(16, 12, 3)
+    (pruned,) = prune(
+        network.eval(),
+        IMAGE,
+        speed_ups=[1.5],
+        criterion=Elimination(images=40),
+        settings=PruningSettings(step=0.1),
+        images=batches,
+    )
+    assert len(pruned.second.mean) == len(pruned.second.variance) == len(pruned.first.weight) < 16
+    assert bool(pruned(torch.randn(2, 3, 8, 8)).isfinite().all())

@@ -18,7 +18,7 @@ _WITH_WEIGHTS = {
     "layer_norm.default": (-1, (2, 3)),
     "rms_norm.default": (-1, (2,)),
     "group_norm.default": (1, (2, 3)),
-    "batch_norm.default": (1, (1, 2)),
+    "batch_norm.default": (1, (1, 2, 3, 4)),
 }
 """Norms to the dimension of the channels, and the arguments that have a value for each of them."""
 _SUMS = ("matmul", "bmm", "mm", "mv", "addmm", "baddbmm", "einsum", "linear", "scaled_dot", "sum")
