@@ -144,3 +144,17 @@ def test_a_weight_standardised_by_running_statistics_is_pruned_with_them() -> No
     )
     assert len(pruned.second.mean) == len(pruned.second.variance) == len(pruned.first.weight) < 16
     assert bool(pruned(torch.randn(2, 3, 8, 8)).isfinite().all())
+
+
+def test_a_transposed_convolution_of_computed_weights_keeps_its_neurons() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 1),
+        nn.ReLU(),
+        weight_norm(nn.ConvTranspose2d(16, 16, 2, stride=2)),
+        nn.ReLU(),
+        nn.Conv2d(16, 12, 1),
+        nn.ReLU(),
+        nn.Conv2d(12, 4, 1),
+    )
+    groups = find_groups(trace(network.eval(), IMAGE))
+    assert int(groups.prunable.sum()) == 12

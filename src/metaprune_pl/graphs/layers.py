@@ -33,6 +33,8 @@ def convolution(call: Call) -> Activation:
     if weight.constant:
         return _filter(call, x, weight, source)
     transposed = call.operator.startswith("conv_transpose")
+    if transposed and weight.companions:  # they lie along the inputs
+        raise TraceError(f"{call.name} with computed weights is not supported: {call.where}")
     positions = call.shape_of(call.argument(0)) if transposed else shape
     count = positions[0] * math.prod(positions[2:])
     laid = [1, -1, *[1] * (len(shape) - 2)]
