@@ -10,8 +10,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from helpers import randomize
+from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import trace
-from metaprune_pl.pruning import Macs, PruningGroups, PruningSettings, find_groups, prune
+from metaprune_pl.pruning import (
+    Macs,
+    PruningGroups,
+    PruningSettings,
+    ZeroShare,
+    find_groups,
+    find_masks,
+    prune,
+)
 from metaprune_pl.pruning.importance import Elimination, Energy, Importance, Magnitude, Taylor
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -158,3 +167,10 @@ def test_a_transposed_convolution_of_computed_weights_keeps_its_neurons() -> Non
     )
     groups = find_groups(trace(network.eval(), IMAGE))
     assert int(groups.prunable.sum()) == 12
+
+
+def test_masks_refuse_weights_that_are_given_a_length() -> None:
+    network = weight_normed(randomize(Net()))
+    graph = trace(network, IMAGE)
+    with pytest.raises(PruningError, match="remove_parametrizations"):
+        find_masks(graph, network.state_dict(), Magnitude(), ZeroShare(share=0.5))

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.pruning.groups import input_dimensions
 from metaprune_pl.pruning.importance import Images, Importance
@@ -40,7 +41,8 @@ class MaskTarget(Target):
         """What is asked for, as a config has it."""
 
     def check(self, network: nn.Module, unpruned: Unpruned) -> None:
-        """Accept any network: zeros can be made everywhere."""
+        """Refuse weights whose zeros would not be those of what multiplies the inputs."""
+        _check_weights(unpruned.graph)
 
     @abstractmethod
     def masks(
@@ -96,11 +98,20 @@ def find_masks(
         target: How many become zero, and where.
 
     Raises:
-        PruningError: The target fits no layer.
+        PruningError: The target fits no layer, or a weight has a length of its own.
     """
+    _check_weights(graph)
     dimensions = input_dimensions(graph)
     scores = criterion.weight_scores({name: measured[name] for name in dimensions})
     return target.masks(scores, dimensions)
+
+
+def _check_weights(graph: WeightGraph) -> None:
+    if name := next(iter(graph.constraints.lengths), None):
+        raise PruningError(
+            f"masks: '{name}' is only the direction of a weight; call "
+            "torch.nn.utils.parametrize.remove_parametrizations first."
+        )
 
 
 @torch.no_grad()
