@@ -34,6 +34,19 @@ def test_a_torchvision_network_is_pruned_to_2x_in_three_lines() -> None:
     assert all(10 * left >= width for width, left in widths)  # no layer collapses
 
 
+@pytest.mark.parametrize("kind", ["dict", "ndarray", "Tensor of shape"])
+def test_images_that_are_none_are_refused(kind: str) -> None:
+    images = torch.randn(16, 3, 8, 8)
+    given: dict[str, Any] = {
+        "dict": [{"images": images}],
+        "ndarray": images.numpy(),
+        "Tensor of shape": (images, torch.zeros(16)),
+    }
+    network, example = random_resnet(8, 8), torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ConfigError, match=f"a batch is a {kind}"):
+        metaprune_pl.prune(network, 1.5, example=example, images=given[kind])
+
+
 def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
     network = random_resnet(8, 8).eval()
     example = torch.zeros(1, 3, 8, 8)
@@ -41,7 +54,8 @@ def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
     batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
     blind = metaprune_pl.prune(network, 1.5, example=example)
     seen = metaprune_pl.prune(network, 1.5, example=example, images=lambda: batches)
-    for given in (images, batches, [part for part, _ in batches]):
+    parts = [part for part, _ in batches]
+    for given in (images, batches, parts, iter(parts), lambda: parts, lambda: images):
         same = metaprune_pl.prune(network, 1.5, example=example, images=given)
         assert all(map(torch.equal, same.state_dict().values(), seen.state_dict().values()))
     unseen = torch.randn(64, 3, 8, 8)

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from metaprune_pl import graphs, pruning
+from metaprune_pl.errors import ConfigError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.base import Rewriter
 from metaprune_pl.networks.examples import Example
@@ -103,8 +104,8 @@ def prune(
         TraceError: The network cannot be turned into a graph.
     """
     copied = copy_network(network).eval()
-    if images is not None and not callable(images):
-        images = partial(_pairs, [images] if isinstance(images, Tensor) else images)
+    if images is not None:
+        images = partial(_pairs, [*images] if isinstance(images, Iterator) else images)
     ranking: Ranking = "uniform" if images is None and criterion is None else "global"
     usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
     target = SpeedUp(value=speed_up, settings=settings or usual)
@@ -127,10 +128,24 @@ def _repair(
         pass
 
 
-def _pairs(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give batches of images with labels; those without have none, [0]."""
-    for batch in batches:
-        yield (batch, batch.new_empty(0)) if isinstance(batch, Tensor) else (batch[0], batch[1])
+def _pairs(images: Images | Batches | Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batches of images with labels; those without have none, [0].
+
+    Raises:
+        ConfigError: A batch is something else.
+    """
+    batches = images() if callable(images) else images
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        if isinstance(batch, Tensor) and batch.dim() > 1:
+            yield batch, batch.new_empty(0)
+        elif isinstance(batch, Sequence) and isinstance(batch[0], Tensor):
+            yield batch[0], batch[1]
+        else:
+            shape = f" of shape {list(batch.shape)}" if isinstance(batch, Tensor) else ""
+            raise ConfigError(
+                f"images: a batch is a {type(batch).__name__}{shape}; give a list of tensors "
+                "[B, C, H, W], or of pairs of these and labels [B]."
+            )
 
 
 def _first(images: Images, count: int) -> Tensor:

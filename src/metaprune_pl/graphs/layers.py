@@ -41,12 +41,7 @@ def convolution(call: Call) -> Activation:
     known = call.again(weight, source, count)
     if known is not None:
         return Activation(known.reshape(laid), None, x.partners)
-    owner, target = call.produce(
-        shape[1],
-        source,
-        weight,
-        2,
-    )
+    owner, target = call.produce(shape[1], source, weight, 2)
     call.builder.connect(
         Connection(
             name=call.module,
