@@ -17,6 +17,7 @@ def timing(low: float, median: float, high: float) -> Timing:
         (timing(1.5, 2, 2.5), timing(5, 6, 7), 3.0),
         (timing(5, 6, 7), timing(1.5, 2, 2.5), 1 / 3),
         (timing(0.4, 1, 1.6), timing(5, 6, 7), None),  # too widely spread
+        (timing(0.0004, 0.001, 0.0016), timing(5, 6, 7), 6000.0),  # by the clock
         (timing(1.5, 2, 2.5), timing(5, 8, 15), None),
         (timing(1, 2, 5), timing(4, 8, 9), None),
     ],

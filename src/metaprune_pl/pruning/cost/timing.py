@@ -16,6 +16,8 @@ WARM_UP = 2
 FEWEST_ROUNDS = 5
 WIDEST = 0.35
 """Spread of a time that tells nothing, as a share of its median."""
+FINEST = 0.01
+"""Milliseconds of spread that are the clock's and the loop's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Timing:
         Nor is there a gain where either is spread so widely that the machine must be busy.
         """
         apart = self.high < other.low or other.high < self.low
-        steady = all(time.spread < WIDEST * time.median for time in (self, other))
+        steady = all(time.spread < max(FINEST, WIDEST * time.median) for time in (self, other))
         return other.median / self.median if apart and steady else None
 
     @property
