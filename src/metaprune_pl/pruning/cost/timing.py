@@ -17,7 +17,7 @@ FEWEST_ROUNDS = 5
 WIDEST = 0.35
 """Spread of a time that tells nothing, as a share of its median."""
 FINEST = 0.01
-"""Milliseconds of spread that are the clock's and the loop's own."""
+"""Milliseconds that are too few for a spread: it is the clock's and the loop's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,14 @@ class Timing:
     def gain_over(self, other: "Timing") -> float | None:
         """Return how many times faster this is than another; None within the spread of both.
 
-        Nor is there a gain where either is spread so widely that the machine must be busy.
+        Nor is there a gain where either is spread so widely that the machine must be busy, but over
+        what takes next to nothing.
         """
         apart = self.high < other.low or other.high < self.low
-        steady = all(time.spread < max(FINEST, WIDEST * time.median) for time in (self, other))
-        return other.median / self.median if apart and steady else None
+        both = (self, other)
+        steady = all(time.spread < WIDEST * time.median for time in both)
+        tiny = any(time.median < FINEST for time in both)
+        return other.median / self.median if apart and (steady or tiny) else None
 
     @property
     def spread(self) -> float:
