@@ -19,7 +19,7 @@ from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
 from metaprune_pl.pipelines.prune import prune
-from metaprune_pl.pruning import Magnitude, count_macs
+from metaprune_pl.pruning import Importance, Magnitude, Taylor, UnitTaylor, count_macs
 from metaprune_pl.stages.training_settings import FinetuneSettings
 
 
@@ -45,6 +45,20 @@ def test_images_that_are_none_are_refused(kind: str) -> None:
     network, example = random_resnet(8, 8), torch.zeros(1, 3, 8, 8)
     with pytest.raises(ConfigError, match=f"a batch is a {kind}"):
         metaprune_pl.prune(network, 1.5, example=example, images=given[kind])
+
+
+@pytest.mark.parametrize("criterion", [Taylor(), UnitTaylor()])
+def test_a_criterion_of_the_loss_refuses_images_without_labels(criterion: Importance) -> None:
+    network, images = random_resnet(8, 8), torch.randn(16, 3, 8, 8)
+    wrong: list[tuple[Any, str]] = [
+        (images, "of 16 images 0 have a label. Give pairs of images and labels"),
+        ([[images]], "of 16 images 0 have a label"),
+        ([(images, torch.full((16,), 99))], "99 is out of bounds. Labels are numbers of classes"),
+        ([(images, torch.zeros(16))], "Labels are numbers of classes"),
+    ]
+    for given, said in wrong:
+        with pytest.raises(ConfigError, match=said):
+            metaprune_pl.prune(network, 1.5, example=images[:1], criterion=criterion, images=given)
 
 
 def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:

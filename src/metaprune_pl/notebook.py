@@ -139,7 +139,7 @@ def _pairs(images: Images | Batches | Tensor) -> Iterator[tuple[Tensor, Tensor]]
         if isinstance(batch, Tensor) and batch.dim() > 1:
             yield batch, batch.new_empty(0)
         elif isinstance(batch, Sequence) and isinstance(batch[0], Tensor):
-            yield batch[0], batch[1]
+            yield batch[0], batch[1] if len(batch) > 1 else batch[0].new_empty(0)
         else:
             shape = f" of shape {list(batch.shape)}" if isinstance(batch, Tensor) else ""
             raise ConfigError(

@@ -51,6 +51,15 @@ WRONG = [
         "'deliverer.py' is a file; name the function in it",
     ),
     (["prune", "deliverer.py:nothing", "--data", "photos"], "deliverer:nothing"),
+    (
+        ["prune", "mine.py:standardized", *PRUNE[2:], "--masks={sparsities: [0.5]}"],
+        "masks: a weight is computed from '0.weight' in each pass, and zeros there are not zeros",
+    ),
+    (
+        ["prune", "mine.py:weight_normed", *PRUNE[2:], "--masks={sparsities: [0.5]}"],
+        "Make it permanent first (torch.nn.utils.parametrize.remove_parametrizations)",
+    ),
+    (["prune", "mine.py:old", *PRUNE[2:]], "permanent first (torch.nn.utils.remove_weight_norm)"),
     (["prune", "net", "net", "--data", "photos"], "nrecognized arguments"),
     (
         ["prune", "net", "--data", "photos", "--state", "x.pth"],
@@ -93,6 +102,30 @@ WRONG = [
 ]
 
 
+MINE = """
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, weight_norm
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias)
+
+def network(layer):
+    return nn.Sequential(layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+def standardized():
+    return network(Standardized(3, 8, 3))
+
+def weight_normed():
+    return network(parametrizations.weight_norm(nn.Conv2d(3, 8, 3)))
+
+def old():
+    return network(weight_norm(nn.Conv2d(3, 8, 3)))
+"""
+
+
 def store(folder: Path, channels: int, side: int) -> None:
     arguments = {"depth": 8, "width": 4, "num_classes": 2, "in_channels": channels}
     settings = NetworkSettings(builder="cifar_resnet", arguments=arguments)
@@ -116,6 +149,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
     (folder / "deliverer.py").write_text("def nothing():\n    return None\n")
+    (folder / "mine.py").write_text(MINE)
     for name in ("broken.jpg", "broken.onnx", "broken.pt2", "broken.torchscript"):
         (folder / name).write_text("nothing of the kind")
     return folder

@@ -393,12 +393,12 @@ def convolutions() -> nn.Sequential:
             r"layer '0' has a pruning mask on its weight.*prune.remove",
         ),
         (
-            lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 1))),
-            "layer '0' computes its weight anew in each pass",
+            lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 1))),
+            "layer '0' computes its weight anew in each pass.*torch.nn.utils.remove_weight_norm",
         ),
         (
             lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1))),
-            "layer '0' computes its weight anew in each pass",
+            "layer '0' computes its weight anew in each pass.*torch.nn.utils.remove_spectral_norm",
         ),
         (lambda: nn.Sequential(WithComputed()), "layer '0' has computed its 'twice' once"),
         (lambda: {"state_dict": {}}, "gave dict, not a torch"),

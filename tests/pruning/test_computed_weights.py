@@ -17,11 +17,18 @@ from metaprune_pl.pruning import (
     PruningGroups,
     PruningSettings,
     ZeroShare,
+    examine,
     find_groups,
-    find_masks,
     prune,
 )
-from metaprune_pl.pruning.importance import Elimination, Energy, Importance, Magnitude, Taylor
+from metaprune_pl.pruning.importance import (
+    Elimination,
+    Energy,
+    Importance,
+    Magnitude,
+    Taylor,
+    UnitTaylor,
+)
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -79,11 +86,59 @@ class InputStandardized(Standardized):
         return F.batch_norm(self.weight, self.mean, self.variance)
 
 
-def standardized() -> tuple[Net, Net]:
-    """Return two networks of the same function: the first standardises a layer's weights."""
+class OfTwo(nn.Conv2d):
+    """A convolution of a weight that is computed from two parameters of its shape."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.beside = nn.Parameter(torch.rand_like(self.weight) + 0.5)
+        self.gain = nn.Parameter(torch.rand(len(self.weight), 1, 1, 1) + 0.5)
+
+    def weight_in_use(self) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        return F.conv2d(x, self.weight_in_use(), self.bias)
+
+
+class Product(OfTwo):
+    """A weight times soft masks."""
+
+    def weight_in_use(self) -> Tensor:
+        return self.beside * self.weight
+
+
+class Nested(OfTwo):
+    """A weight times a product."""
+
+    def weight_in_use(self) -> Tensor:
+        return (self.beside * self.gain) * self.weight
+
+
+class Sum(OfTwo):
+    """A weight and what has been learnt beside it."""
+
+    def weight_in_use(self) -> Tensor:
+        return self.beside + self.weight
+
+
+KINDS: dict[str, type[Standardized | OfTwo]] = {
+    "standardized": Standardized,
+    "product": Product,
+    "nested": Nested,
+    "sum": Sum,
+}
+
+
+def computed(kind: str) -> tuple[Net, Net]:
+    """Return two networks of the same function: the first computes a layer's weights."""
+    if kind == "weight norm":
+        plain = randomize(Net())
+        return weight_normed(plain), plain
     network = randomize(Net())
     plain = copy.deepcopy(network)
-    network.second = Standardized(16, 12, 3)
+    network.second = KINDS[kind](16, 12, 3)
     network.second.bias = plain.second.bias
     with torch.no_grad():
         plain.second.weight.copy_(network.second.weight_in_use())
@@ -95,35 +150,22 @@ def scores(importance: Importance, network: nn.Module) -> tuple[Tensor, PruningG
     return importance.importance(groups, importance.measure(network, groups.graph, batches)), groups
 
 
-@pytest.mark.parametrize("importance", [Energy(images=40), Elimination(images=40)])
-@pytest.mark.parametrize("kind", ["weight norm", "weight standardisation"])
+@pytest.mark.parametrize(
+    "importance",
+    [Energy(images=40), Elimination(images=40), Magnitude(), Taylor(), UnitTaylor(of="weights")],
+    ids=lambda importance: type(importance).__name__,
+)
+@pytest.mark.parametrize("kind", ["weight norm", *KINDS])
 def test_scores_are_those_of_the_same_network_with_plain_weights(
-    importance: Energy, kind: str
+    importance: Importance, kind: str
 ) -> None:
     torch.manual_seed(0)
-    if kind == "weight norm":
-        plain = randomize(Net())
-        network = weight_normed(plain)
-    else:
-        network, plain = standardized()
+    network, plain = computed(kind)
     (found, groups), (expected, _) = scores(importance, network), scores(importance, plain)
     assert int(groups.prunable.sum()) == 28
     scored = groups.prunable
     torch.testing.assert_close(found[scored], expected[scored], rtol=1e-5, atol=1e-8)
     assert bool(found[scored].isfinite().all())
-
-
-@pytest.mark.parametrize("importance", [Magnitude(), Taylor()])
-def test_a_weight_normed_layer_is_measured_as_a_plain_one(importance: Importance) -> None:
-    torch.manual_seed(0)
-    plain = randomize(Net())
-    network = weight_normed(plain)
-    measured, expected = (
-        importance.measure(each, trace(each, IMAGE), batches) for each in (network, plain)
-    )
-    for layer in ("first", "second", "classifier"):
-        direction = measured[f"{layer}.parametrizations.weight.original1"]
-        torch.testing.assert_close(direction, expected[f"{layer}.weight"], rtol=1e-4, atol=1e-7)
 
 
 def test_a_weight_normed_network_is_pruned_by_what_its_layers_read() -> None:
@@ -167,10 +209,47 @@ def test_a_transposed_convolution_of_computed_weights_keeps_its_neurons() -> Non
     )
     groups = find_groups(trace(network.eval(), IMAGE))
     assert int(groups.prunable.sum()) == 12
+    (told,) = groups.graph.unfollowed
+    assert "conv_transpose2d" in told and "computed weights" in told and "module '2'" in told
 
 
-def test_masks_refuse_weights_that_are_given_a_length() -> None:
-    network = weight_normed(randomize(Net()))
-    graph = trace(network, IMAGE)
-    with pytest.raises(PruningError, match="remove_parametrizations"):
-        find_masks(graph, network.state_dict(), Magnitude(), ZeroShare(share=0.5))
+@pytest.mark.parametrize("importance", [Taylor(), UnitTaylor(of="weights")])
+def test_frozen_layers_are_judged_as_others(importance: Importance) -> None:
+    torch.manual_seed(0)
+    network, _ = computed("sum")
+    expected, _ = scores(importance, network)
+    network.second.requires_grad_(False)
+    found, _ = scores(importance, network)
+    assert torch.equal(found, expected)
+    assert not network.second.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [
+        ("weight norm", "remove_parametrizations"),
+        ("standardized", "'second.weight'.*a parameter in its place"),
+        ("sum", "'second.weight'.*a parameter in its place"),
+    ],
+)
+def test_masks_refuse_parameters_whose_zeros_are_not_the_weights(kind: str, way_out: str) -> None:
+    network, _ = computed(kind)
+    unpruned = examine(network, IMAGE)
+    target = ZeroShare(share=0.5)
+    with pytest.raises(PruningError, match=way_out):
+        target.check(network, unpruned)
+    with pytest.raises(PruningError, match=way_out):
+        list(ZeroShare.reach([target], network, unpruned, Magnitude()))
+
+
+def test_masks_of_a_product_are_those_of_the_same_network_with_plain_weights() -> None:
+    masks = []
+    for network in computed("product"):
+        (masked,) = ZeroShare.reach(
+            [ZeroShare(share=0.5)], network, examine(network, IMAGE), Magnitude()
+        )
+        assert masked.masks is not None
+        masks.append(masked.masks.kept["second.weight"])
+        if isinstance(network.second, Product):
+            assert torch.equal(masked.network.second.weight_in_use() != 0, masks[0])
+    assert torch.equal(*masks)

@@ -208,10 +208,9 @@ def test_no_layer_is_worse_on_the_images_kept_apart(name: str) -> None:
 
 def outputs(network: nn.Module, data: Tensor, layer: LayerRepair) -> Tensor:
     """What a layer gives for the images kept apart: each fourth batch of 24."""
-    (found,) = (
-        step.compute() for step in LayerwiseNetwork(network, data[72:]).run(data[72:], [layer.name])
-    )
-    return found
+    program = LayerwiseNetwork(network, trace(network, data[:1]), data[72:])
+    (step,) = program.run(data[72:], [layer.name])
+    return step.compute()
 
 
 def outputs_kept(graph: WeightGraph, kept: Tensor, name: str) -> Tensor:
@@ -271,7 +270,7 @@ def test_images_wait_until_what_all_give_fits_into_memory(monkeypatch: pytest.Mo
     kept[first.target.flatten()[[1, 3, 4, 6]]] = False
     pruned = remove(network, graph, kept)
     batches = equal_batches(data)
-    held = [LayerwiseNetwork(net, batches[0]).held(NAMES) for net in (network, pruned)]
+    held = [LayerwiseNetwork(net, graph, batches[0]).held(NAMES) for net in (network, pruned)]
     assert held[0] == [32 * 8 * 8 * 30, 32 * 8 * 8 * 30, 32 * 8 * 6]  # the reader's inputs are most
     limit = 5 * (held[0][1] + held[1][1])
     monkeypatch.setattr(sys.modules[LayerRepair.__module__], "HELD", limit)

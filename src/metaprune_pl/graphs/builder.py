@@ -12,8 +12,9 @@ from metaprune_pl.graphs.constraints import (
     Extent,
     Follower,
     Product,
+    Use,
 )
-from metaprune_pl.graphs.labels import shrink, varying
+from metaprune_pl.graphs.labels import Parameter, shrink, varying
 from metaprune_pl.graphs.masked import Mixing
 from metaprune_pl.graphs.weight_graph import Connection, Followed
 
@@ -46,6 +47,7 @@ class GraphBuilder:
     several: list[Tensor] = field(default_factory=list)
     unmasked: list[Tensor] = field(default_factory=list)
     lengths: dict[str, str] = field(default_factory=dict)
+    uses: list[Use] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
@@ -60,6 +62,7 @@ class GraphBuilder:
     unfollowed: list[str] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
     mixing: dict[torch.fx.Node, Mixing] = field(default_factory=dict)
+    wrapped: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)
 
     def mark(self) -> dict[str, int]:
         """Return where things are, for `back_to`."""
@@ -146,6 +149,18 @@ class GraphBuilder:
                 keeps=frozenset(),
             )
         )
+
+    def use(self, weight: Parameter) -> None:
+        """Note what a layer multiplies its inputs with."""
+        assert weight.node is not None
+        order = None if weight.in_order else weight.elements.flatten()
+        use = Use(
+            parameter=weight.name,
+            node=weight.node,
+            order=order,
+            companions=tuple(companion.name for companion in weight.companions),
+        )
+        self.uses.append(use)
 
     def attend(self, module: str, heads: int, *parts: Tensor) -> None:
         """Note attention: queries and keys, then values, or all at once; heads in order."""

@@ -248,6 +248,7 @@ class Call:
         They are the same, and so are those that it reads.
         """
         builder = self.builder
+        builder.use(weight)
         for index, connection in enumerate(builder.connections):
             if connection.parameter != weight.name:
                 continue

@@ -1,4 +1,4 @@
-"""Values of an exported program that depend on no activation and no parameter."""
+"""Values of an exported program that depend on no activation."""
 
 import operator
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 class Constants:
-    """Values of nodes that depend on no activation and no parameter, computed on demand."""
+    """Values of nodes that depend on nothing but what is known, computed on demand."""
 
     def __init__(self, known: dict[torch.fx.Node, Any]) -> None:
         self._known = known

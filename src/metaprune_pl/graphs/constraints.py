@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from metaprune_pl.graphs.masked import MaskedProgram
@@ -109,6 +110,23 @@ class AttentionScale:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Use:
+    """What a layer multiplies its inputs with: a parameter, or what is computed from it.
+
+    Attributes:
+        parameter: Name of the parameter, each element of which stands for one of the weight.
+        node: The operation that gives the weight.
+        order: Which of the parameter's elements each of the weight is, [W]; None is each in turn.
+        companions: Names of further parameters that the weight is computed from.
+    """
+
+    parameter: str
+    node: torch.fx.Node
+    order: Tensor | None = None
+    companions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PruningConstraints:
     """What pruning must respect in a network.
 
@@ -125,6 +143,7 @@ class PruningConstraints:
             removing one changes what the others give.
         lengths: Parameters each row of which is divided by its length, to those that are the
             length instead (weight normalisation).
+        uses: What layers multiply their inputs with.
         several: Nodes of which more than one of each pruning group has to stay: weights from them
             are standardised.
         unmasked: Those of them that cannot be masked: it takes more operations than a batch norm.
@@ -144,6 +163,7 @@ class PruningConstraints:
     several: Tensor
     unmasked: Tensor
     lengths: dict[str, str] = field(default_factory=dict)
+    uses: tuple[Use, ...] = ()
     followers: tuple[Follower, ...] = ()
     products: tuple[Product, ...] = ()
     extents: tuple[Extent, ...] = ()

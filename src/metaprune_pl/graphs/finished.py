@@ -54,6 +54,7 @@ def _constraints(builder: GraphBuilder, index: Tensor, program: Any) -> PruningC
         several=index[torch.cat([none, *builder.several])],
         unmasked=index[torch.cat([none, *builder.unmasked])],
         lengths=builder.lengths,
+        uses=tuple(builder.uses),
         followers=tuple(
             replace(f, nodes=index[f.nodes].where(f.nodes >= 0, -1)) for f in builder.followers
         ),
@@ -65,7 +66,7 @@ def _constraints(builder: GraphBuilder, index: Tensor, program: Any) -> PruningC
         extents=tuple(
             replace(e, parts=tuple(index[part] for part in e.parts)) for e in builder.extents
         ),
-        masked=MaskedProgram(program, _renumbered_mixing(builder, index)),
+        masked=MaskedProgram(program, _renumbered_mixing(builder, index), builder.wrapped),
     )
 
 

@@ -30,6 +30,7 @@ class Parameter:
         norm: The batch norm that did it, and which of its elements each of that norm's operand is.
         constant: It is a buffer, which no training changes.
         gain: Name of the companion that is the length of each of its rows (weight normalisation).
+        node: The operation that gives the tensor.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Parameter:
     norm: tuple[torch.fx.Node, Tensor] | None = None
     constant: bool = False
     gain: str = ""
+    node: torch.fx.Node | None = None
 
     @property
     def elements(self) -> Tensor:

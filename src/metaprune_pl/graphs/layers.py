@@ -175,6 +175,7 @@ def embedding(call: Call) -> Activation:
     shape = call.shape_of(call.node)
     laid = [*[1] * (len(shape) - 1), -1]
     builder = call.builder
+    builder.use(weight)
     for connection in builder.connections:
         if connection.parameter == weight.name:
             return Activation(connection.target.reshape(laid))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
 
+from metaprune_pl.graphs.constants import Constants
 from metaprune_pl.networks.examples import Example, tensors_of
 
 _WITH_WEIGHTS = {
@@ -51,11 +52,18 @@ class MaskedProgram:
     Args:
         program: What `torch.export` gave.
         mixing: Its operations that put neurons together.
+        wrapped: Parameters as arguments of programs that operations wrap, to what is given there.
     """
 
-    def __init__(self, program: Any, mixing: Mapping[torch.fx.Node, Mixing]) -> None:
+    def __init__(
+        self,
+        program: Any,
+        mixing: Mapping[torch.fx.Node, Mixing],
+        wrapped: Mapping[torch.fx.Node, torch.fx.Node],
+    ) -> None:
         self.module: torch.fx.GraphModule = program.graph_module
         self.mixing = mixing
+        self.wrapped = wrapped
         self._constants: dict[str, Any] = {}
         self._names: dict[str, str] = {}
         self._inputs: list[str] = []
@@ -85,14 +93,29 @@ class MaskedProgram:
             Incomparable: Neurons are masked that an operation cannot do without.
         """
         given = dict(zip(self._inputs, (t for _, t in tensors_of(example)), strict=False))
-        values: dict[torch.fx.Node, Any] = {}
-        for node in self.module.graph.find_nodes(op="placeholder"):
-            name = self._names.get(node.name)
-            if name is not None and name in state:
-                values[node] = state[name]
-            else:
-                values[node] = given.get(node.name, self._constants.get(node.name))
+        values = self._known(state)
+        for node, value in values.items():
+            values[node] = given.get(node.name, value)
         return self._run(self.module, values, kept)
+
+    def without_input(self, state: Mapping[str, Tensor]) -> Constants:
+        """Return what computes values that depend on no input, by their nodes.
+
+        Args:
+            state: Parameters and buffers by name.
+        """
+        known = self._known(state)
+        values = Constants(known)
+        for inner, outer in self.wrapped.items():
+            known[inner] = values(outer)
+        return values
+
+    def _known(self, state: Mapping[str, Tensor]) -> dict[torch.fx.Node, Any]:
+        """Values of the program's arguments; None for inputs."""
+        return {
+            node: state.get(self._names.get(node.name, ""), self._constants.get(node.name))
+            for node in self.module.graph.find_nodes(op="placeholder")
+        }
 
     def _run(
         self, module: torch.fx.GraphModule, values: dict[torch.fx.Node, Any], kept: Tensor

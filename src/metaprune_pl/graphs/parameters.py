@@ -129,9 +129,9 @@ def _resized(call: Call, parameter: Parameter) -> Parameter | None:
 
 
 def _elementwise(call: Call, parameters: list[Parameter], operands: list[Any]) -> Parameter | None:
-    """The largest operand, element by element, with smaller ones beside it."""
+    """The largest operand, a layer's own weight among equals, with the others beside it."""
     shape = call.shape_of(call.node)
-    main = max(parameters, key=lambda parameter: parameter.elements.numel())
+    main = max(parameters, key=lambda p: (p.elements.numel(), p.name.endswith(".weight")))
     if main.elements.numel() != shape.numel():
         return None
     others = [parameter for parameter in parameters if parameter is not main]

@@ -131,6 +131,7 @@ def _values(
                 name,
                 tuple(node.meta["val"].shape),
                 constant=constant,
+                node=node,
             )
             if constant:
                 buffers = {**program.constants, **program.state_dict}

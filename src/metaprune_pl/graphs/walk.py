@@ -1,6 +1,6 @@
 """The walk over an exported program: each operation in turn labels its result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ def _computed(call: Call, inputs: list[Any]) -> Any:
     result = computed(call)
     if result is None and call.node.meta.get("val") is not None:  # not an assertion
         _keep(call, inputs)
-    return result
+    return replace(result, node=call.node) if isinstance(result, Parameter) else result
 
 
 def _mixing(call: Call, result: Any) -> Mixing:
@@ -107,6 +107,8 @@ def _inside(node: torch.fx.Node, index: int, state: Walk) -> list[Any]:
     for placeholder, argument in zip(placeholders, node.args[index + 1 :], strict=True):
         if isinstance(argument, torch.fx.Node):
             state.values[placeholder] = state.values.get(argument)
+            if isinstance(state.values[placeholder], Parameter):
+                state.builder.wrapped[placeholder] = argument
         else:
             state.values[placeholder] = argument
     return walk(wrapped, state)

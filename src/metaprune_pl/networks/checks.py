@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from metaprune_pl.errors import NetworkError
 
 
-def plain_module(network: Any, name: str, *, computed: bool = False) -> nn.Module:
+def plain_module(network: Any, name: str) -> nn.Module:
     """Take off the wrappers of `torch.compile` and `DataParallel`.
 
     A module that has no weights of its own is refused.
@@ -17,7 +17,6 @@ def plain_module(network: Any, name: str, *, computed: bool = False) -> nn.Modul
     Args:
         network: What a builder gave.
         name: The builder's name, for errors.
-        computed: Whether parametrizations may compute weights from others in each pass.
 
     Raises:
         NetworkError: It is no module, a TorchScript module, quantised, not initialised, or holds
@@ -38,8 +37,19 @@ def plain_module(network: Any, name: str, *, computed: bool = False) -> nn.Modul
         )
     for path, module in network.named_modules():
         _check_layer(path, module)
-        _check_computed(path, module, computed)
+        _check_computed(path, module)
     return network
+
+
+def to_plain_weight(parameter: str) -> str:
+    """Tell what makes a weight plain that is computed from a parameter of such a name."""
+    if ".parametrizations." in parameter:
+        return "torch.nn.utils.parametrize.remove_parametrizations"
+    if parameter.endswith("_v"):
+        return "torch.nn.utils.remove_weight_norm"
+    if parameter.endswith("_orig"):
+        return "torch.nn.utils.remove_spectral_norm"
+    return "a parameter in its place"
 
 
 def _check_layer(path: str, module: nn.Module) -> None:
@@ -56,11 +66,8 @@ def _check_layer(path: str, module: nn.Module) -> None:
         raise NetworkError(f"the network is quantised ({where}). Prune it before quantisation.")
 
 
-def _check_computed(path: str, module: nn.Module, allowed: bool) -> None:
-    """Refuse weights that are masked, computed once, or in each pass, unless that is allowed.
-
-    Modules of the old kind, which keep what they computed, cannot be copied.
-    """
+def _check_computed(path: str, module: nn.Module) -> None:
+    """Refuse weights that are masked, or computed and kept, as those cannot be copied."""
     own = module._parameters.keys()
     if masked := [key for key in module._buffers if f"{key.removesuffix('_mask')}_orig" in own]:
         key = masked[0].removesuffix("_mask")
@@ -68,13 +75,12 @@ def _check_computed(path: str, module: nn.Module, allowed: bool) -> None:
             f"layer '{path}' has a pruning mask on its {key}. Make it permanent first: "
             f"torch.nn.utils.prune.remove(layer, '{key}')."
         )
-    old = [key for key in vars(module) if f"{key}_orig" in own or f"{key}_v" in own]
-    new = list(getattr(module, "parametrizations", ()))
-    if old or (new and not allowed):
+    names = [f"{key}{end}" for key in vars(module) for end in ("_v", "_orig")]
+    if names := [name for name in names if name in own]:
+        key = names[0].rpartition("_")[0]
         raise NetworkError(
-            f"layer '{path}' computes its {[*old, *new][0]} anew in each pass (weight or spectral "
-            "norm). Make it permanent first: torch.nn.utils.remove_weight_norm or "
-            "parametrize.remove_parametrizations; or take those of torch.nn.utils.parametrizations."
+            f"layer '{path}' computes its {key} anew in each pass, and keeps it. Make it permanent "
+            f"first ({to_plain_weight(names[0])}), or take that of torch.nn.utils.parametrizations."
         )
     for key, value in vars(module).items():
         if isinstance(value, Tensor) and not value.is_leaf:

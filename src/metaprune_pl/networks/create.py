@@ -101,7 +101,7 @@ def create_network(builder: str, /, *, seed: int | None = None, **arguments: Any
                 f"({_reason(error).rstrip('.')}). Go online "
                 "once, or give the weights as a file where the command takes one (--state FILE)."
             ) from error
-    return plain_module(network, name, computed=True)
+    return plain_module(network, name)
 
 
 def _reason(error: BaseException) -> str:

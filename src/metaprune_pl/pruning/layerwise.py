@@ -6,7 +6,7 @@ holding what the operations ahead of it still need, and nothing else.
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node, map_arg
 
 from metaprune_pl.errors import PruningError
+from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.networks.widths import all_tensors, copy_network
 
 _DIMENSIONS = {
@@ -51,7 +52,7 @@ class Layer:
     Letters: G conv groups, O outputs and I inputs of one, K = I times the taps of the kernel.
 
     Attributes:
-        name: Name of its weight, or of the parameter that the weight is computed from.
+        name: Name of the parameter that the graph has for its weight.
         weight: The weight as it multiplies the inputs, [G * O, I, ...].
         bias: Its bias, [G * O], where that is a parameter that nothing else reads.
         constant: Another bias, such as one put together from several parameters, [G * O].
@@ -132,22 +133,24 @@ class LayerwiseNetwork:
     """A network in evaluation mode, as a list of operations.
 
     Its parameters and buffers are those of the network: what is copied into them counts from then
-    on. A layer is a convolution or a linear layer whose weight is a parameter that nothing else
-    reads, or is computed from such parameters (weight normalisation and standardisation).
+    on. A layer is a convolution or a linear layer whose weight is a parameter of the graph that
+    nothing else reads, or is computed from one (weight normalisation and standardisation).
 
     Args:
         network: Left as it is.
+        graph: Topology of it, or of a network that it was pruned from.
         example: As many images as every batch will have, [B, C, H, W].
 
     Raises:
         PruningError: The network cannot be exported.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, graph: WeightGraph, example: Tensor) -> None:
         program = _export(network, example)  # has copies of the weights, and is not kept
         self._module = program.graph_module
         kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         own = all_tensors(network)
+        self._weights = {c.parameter for c in graph.connections if c.parameter is not None}
         self._tensors: dict[Node, Any] = {}
         self._names: dict[Node, str] = {}
         for node in self._module.graph.find_nodes(op="placeholder"):
@@ -156,12 +159,13 @@ class LayerwiseNetwork:
                 self._input = node
             elif spec.target in own:
                 self._tensors[node] = own[spec.target].detach()
-                self._names[node] = spec.target
+                self._names[node] = graph.aliases.get(spec.target, spec.target)
             else:
                 self._tensors[node] = program.constants[str(spec.target)]
-        layers = list(self._layer_nodes())
-        uses = Counter(name for name, _ in layers)
-        self._layers = {name: node for name, node in layers if uses[name] == 1}
+        layers = [(node, self._parameters_of(node.args[1])) for node in self._layer_nodes()]
+        uses = Counter(name for _, names in layers for name in names)
+        one = ((names.pop(), node) for node, names in layers if len(names) == 1)
+        self._layers = {name: node for name, node in one if uses[name] == 1}
         nodes = self._module.graph.nodes
         self._last_use = {used: node for node in nodes for used in node.all_input_nodes}
 
@@ -175,29 +179,30 @@ class LayerwiseNetwork:
         """Names of those weights that are parameters, which may be changed."""
         return [name for name, node in self._layers.items() if self._own(node.args[1])]
 
-    def _layer_nodes(self) -> Iterator[tuple[str, Node]]:
+    def _layer_nodes(self) -> Iterator[Node]:
         for node in self._module.graph.nodes:
             if (dimensions := _DIMENSIONS.get(str(node.target))) is not None:
-                arguments: tuple[Any, ...] = node.args
-                inputs, weight, *_ = arguments
-                batched = not dimensions or inputs.meta["val"].dim() == dimensions + 2
-                if batched and (name := self._parameter_of(weight)) is not None:
-                    yield name, node
+                if not dimensions or node.args[0].meta["val"].dim() == dimensions + 2:
+                    yield node
 
-    def _parameter_of(self, weight: Node) -> str | None:
-        """Return the name of the parameter that a weight is, or is computed from."""
-        if weight in self._names:
-            return self._names[weight] if self._own(weight) else None
+    def _parameters_of(self, weight: Any) -> set[str]:
+        """Return those of the graph's parameters that a weight is, or is computed from."""
+        if weight in self._names and not self._own(weight):
+            return set()
         behind = {weight: None}
         pending = [weight]
         while pending:
             new = [node for node in pending.pop().all_input_nodes if node not in behind]
             behind.update(dict.fromkeys(new))
             pending += new
-        shape = weight.meta["val"].shape
-        parameters = [node for node in behind if node in self._names]
-        same = [node for node in parameters if self._tensors[node].shape == shape]
-        return self._names[same[0]] if same and self._input not in behind else None
+        size = weight.meta["val"].numel()
+        if self._input in behind:
+            return set()
+        return {
+            self._names[node]
+            for node in behind
+            if self._names.get(node) in self._weights and self._tensors[node].numel() == size
+        }
 
     def _own(self, node: Any) -> bool:
         """Whether a node is a parameter, and the only reader of it reads nothing else."""
@@ -207,13 +212,18 @@ class LayerwiseNetwork:
         same = [other for other in self._names if self._tensors[other].data_ptr() == address]
         return sum(len(other.users) for other in same) == 1
 
-    def run(self, images: Tensor, names: Sequence[str], *, fixed: bool = False) -> Iterator[Layer]:
+    def run(
+        self, images: Tensor, names: Sequence[str], *, fixed: bool = False
+    ) -> Generator[Layer, None, Tensor]:
         """Run the network on a batch, and stop before each of the layers that are named.
 
         Args:
             images: [B, C, H, W].
             names: Names of weights, in the order of the forward pass.
             fixed: Weights stay as they are, so that a layer is computed once.
+
+        Returns:
+            The network's first output.
         """
         values: dict[Node, Any] = {**self._tensors, self._input: images}
         stops = {self._layers[name]: name for name in names}
@@ -227,9 +237,13 @@ class LayerwiseNetwork:
                     yield self._layer(stops[node], node, values, compute)
                 values[node] = compute()
                 del compute
+            elif node.op == "output":
+                outputs: Any = node.args[0]
+                return values[outputs[0]]  # type: ignore[no-any-return]
             for used in node.all_input_nodes:
                 if self._last_use[used] is node:
                     values.pop(used, None)
+        raise AssertionError("an exported program has an output")
 
     def held(self, names: Sequence[str]) -> list[int]:
         """Return the bytes that a run holds at each of the layers that are named, or a later one.

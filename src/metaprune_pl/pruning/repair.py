@@ -75,11 +75,11 @@ def repair(
     if len(images) < 4:
         raise ConfigError(f"repair: {len(images)} images are too few; give at least 4.")
     batches = equal_batches(images)
-    unpruned = LayerwiseNetwork(network, batches[0])
-    changed = LayerwiseNetwork(pruned, batches[0])
+    unpruned = LayerwiseNetwork(network, graph, batches[0])
+    changed = LayerwiseNetwork(pruned, graph, batches[0])
     outputs = _outputs_that_stay(graph, kept.to(images.device))
-    names = [name for name in changed.own_layers if graph.aliases.get(name, name) in outputs]
-    indices = [outputs[graph.aliases.get(name, name)] for name in names]
+    names = [name for name in changed.own_layers if name in outputs]
+    indices = [outputs[name] for name in names]
     runs = _side_by_side(unpruned, changed, batches, names, indices)
     for name, (sources, layers) in zip(names, runs, strict=True):
         yield _repair_layer(sources, layers, (masks or {}).get(name))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.pruning.computed_weights import weights_in_use
 from metaprune_pl.pruning.groups import PruningGroups
 
 Images = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -38,7 +39,7 @@ class Importance(ABC):
     ) -> dict[str, Tensor]:
         """Measure what the scores are made of: by default the network's own parameters and buffers.
 
-        A weight that is normalised counts as it multiplies its inputs.
+        A weight that is computed in each pass counts as it multiplies its inputs.
 
         Args:
             network: In evaluation mode; left as it is, gradients too.
@@ -52,8 +53,8 @@ class Importance(ABC):
             ConfigError: Images are needed and there are none.
         """
         measured = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-        for weight, length in graph.constraints.lengths.items():
-            measured[weight] = torch._weight_norm(measured[weight], measured[length])
+        for name, uses in weights_in_use(graph, network.state_dict()).items():
+            measured[name] = uses[0].cpu()
         return measured
 
     @abstractmethod

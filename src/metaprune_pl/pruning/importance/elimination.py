@@ -55,9 +55,9 @@ class Elimination(Energy):
     ) -> list["Reader"]:
         """Return what elimination needs of each layer that mixes channels."""
         layers: dict[str, tuple[NormalEquations, list[Tensor], Layer]] = {}
-        for name, layer in self._visits(network, graph, images):
+        for layer in self._visits(network, graph, images):
             outputs = layer.compute()
-            equations, moments, _ = layers.setdefault(name, (NormalEquations(), [], layer))
+            equations, moments, _ = layers.setdefault(layer.name, (NormalEquations(), [], layer))
             for inputs, rows in slices(layer, outputs):
                 equations.add(inputs, rows)
             values = outputs.double().movedim(layer.channel_dim, 0).flatten(1)

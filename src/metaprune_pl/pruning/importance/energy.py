@@ -53,7 +53,7 @@ class Energy(Normalized):
         """Measure the energy of each node, [N], NaN where nothing reads it."""
         moments: dict[str, list[Tensor]] = {}
         weights = {}
-        for name, layer in self._visits(network, graph, images):
+        for layer in self._visits(network, graph, images):
             read, given = (
                 values.double().movedim(layer.channel_dim, 0).flatten(1)
                 for values in (layer.inputs, layer.compute())
@@ -63,8 +63,8 @@ class Energy(Normalized):
                 given.mean(1),
                 given.square().mean(1),
             ]
-            moments.setdefault(name, []).append(torch.cat(parts))
-            weights[name] = layer.weight.double()
+            moments.setdefault(layer.name, []).append(torch.cat(parts))
+            weights[layer.name] = layer.weight.double()
         energy = torch.full((graph.num_nodes,), torch.nan, dtype=torch.float64)
         for name, connection in readers(graph).items():
             if name in moments:
@@ -79,16 +79,14 @@ class Energy(Normalized):
 
     def _visits(
         self, network: nn.Module, graph: WeightGraph, images: Images | None
-    ) -> Iterator[tuple[str, Layer]]:
+    ) -> Iterator[Layer]:
         """Give each layer that mixes channels, for each of several batches of the same size."""
         batches = equal_batches(self._sample(images))
         known = readers(graph)
-        program = LayerwiseNetwork(network, batches[0])
-        names = {name: graph.aliases.get(name, name) for name in program.layers}
-        names = {name: first for name, first in names.items() if first in known}
+        program = LayerwiseNetwork(network, graph, batches[0])
+        names = [name for name in program.layers if name in known]
         for batch in batches:
-            for layer in program.run(batch, list(names), fixed=True):
-                yield names[layer.name], layer
+            yield from program.run(batch, names, fixed=True)
 
     def _sample(self, images: Images | None) -> Tensor:
         """Return the images that are measured, [B, C, H, W].

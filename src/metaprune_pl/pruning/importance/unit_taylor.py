@@ -1,17 +1,17 @@
 """The loss's change to first order without a whole unit (Molchanov et al. 2019)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.pruning.groups import PruningGroups
 from metaprune_pl.pruning.importance.base import Images, Normalized
+from metaprune_pl.pruning.importance.gradients import Products, labelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +40,13 @@ class UnitTaylor(Normalized):
         self, network: nn.Module, graph: WeightGraph, images: Images | None = None
     ) -> dict[str, Tensor]:
         """Measure the sum of each node for each batch, [batches, N], NaN where it has no w."""
-        named = network.named_parameters(remove_duplicate=False)
-        parameters = {name: value for name, value in named if value.requires_grad}
-        changes = []
-        for batch, labels in self._batches(images):
-            with torch.enable_grad():
-                loss = F.cross_entropy(network(batch), labels)
-            gradients = torch.autograd.grad(
-                loss,
-                list(parameters.values()),
-                allow_unused=True,
-            )
-            pairs = zip(parameters.items(), gradients, strict=True)
-            products = {n: p.detach() * g for (n, p), g in pairs if g is not None}
-            changes.append(self._by_node(graph, products).cpu())
-        if not changes:
-            raise ConfigError("criterion: UnitTaylor is of the loss on validation images.")
+        products = Products(network, graph, "UnitTaylor")
+        changes = [
+            self._by_node(graph, products(*part)).cpu() / len(part[0])
+            for batch, labels in labelled(images, "UnitTaylor")
+            for part in zip(batch.split(self.batch), labels.split(self.batch), strict=True)
+        ]
         return {"changes": torch.stack(changes)}
-
-    def _batches(self, images: Images | None) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, labels in images() if images is not None else ():
-            yield from zip(batch.split(self.batch), labels.split(self.batch), strict=True)
 
     def _by_node(self, graph: WeightGraph, products: Mapping[str, Tensor]) -> Tensor:
         """Sum products of parameters and their gradients over each node, [N]."""
@@ -70,7 +56,7 @@ class UnitTaylor(Normalized):
             own = total[group.start : group.stop]
             for slot, held in group.slots.items():
                 if held in products and (self.of == "weights" or "norm." in slot):
-                    values = products[held]
+                    values = products[held].flatten()
                     own.copy_(own.nan_to_num() + values[group.rows.get(slot, slice(None))])
         for connection in graph.connections:
             name = connection.parameter

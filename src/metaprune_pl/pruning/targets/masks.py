@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.networks.checks import to_plain_weight
+from metaprune_pl.networks.widths import all_tensors
+from metaprune_pl.pruning.computed_weights import masks_elsewhere
 from metaprune_pl.pruning.groups import input_dimensions
 from metaprune_pl.pruning.importance import Images, Importance
 from metaprune_pl.pruning.targets.base import Masks, PrunedNetwork, Target
@@ -42,7 +45,7 @@ class MaskTarget(Target):
 
     def check(self, network: nn.Module, unpruned: Unpruned) -> None:
         """Refuse weights whose zeros would not be those of what multiplies the inputs."""
-        _check_weights(unpruned.graph)
+        _check_weights(unpruned.graph, all_tensors(network))
 
     @abstractmethod
     def masks(
@@ -69,6 +72,7 @@ class MaskTarget(Target):
         weights: nn.Module | None = None,
     ) -> Iterator[PrunedNetwork]:
         """Set weights to zero: see `Target.reach`."""
+        _check_weights(unpruned.graph, all_tensors(network))
         measured = criterion.measure(network, unpruned.graph, images)
         for target in targets:
             masks = find_masks(
@@ -98,19 +102,19 @@ def find_masks(
         target: How many become zero, and where.
 
     Raises:
-        PruningError: The target fits no layer, or a weight has a length of its own.
+        PruningError: The target fits no layer.
     """
-    _check_weights(graph)
     dimensions = input_dimensions(graph)
     scores = criterion.weight_scores({name: measured[name] for name in dimensions})
     return target.masks(scores, dimensions)
 
 
-def _check_weights(graph: WeightGraph) -> None:
-    if name := next(iter(graph.constraints.lengths), None):
+def _check_weights(graph: WeightGraph, state: Mapping[str, Tensor]) -> None:
+    if names := masks_elsewhere(graph, state):
         raise PruningError(
-            f"masks: '{name}' is only the direction of a weight; call "
-            "torch.nn.utils.parametrize.remove_parametrizations first."
+            f"masks: a weight is computed from '{names[0]}' in each pass, and zeros there are not "
+            f"zeros of the weight. Make it permanent first ({to_plain_weight(names[0])}), or "
+            "remove channels (--speed_ups)."
         )
 
 
