@@ -89,6 +89,14 @@ def test_a_person_reads_tables(workdir: Path, capsys: pytest.CaptureFixture[str]
     ):
         assert words in text
     assert Path("graph.png").read_bytes().startswith(b"\x89PNG")
+    assert "--input_shape" not in text  # it is stored with the network
+
+
+def test_a_shape_that_nobody_gave_is_told_with_the_flag_that_sets_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["inspect", "cifar_resnet", "--arguments={depth: 8, width: 2}"])
+    assert "3x32x32 (by default; --input_shape C,H,W sets another)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_resnet", "test_convnext"])

@@ -68,7 +68,9 @@ def test_a_size(workdir: Path) -> None:
     main([*PRUNE, "--finetune_after.epochs=0", "--size=40KB", "--out=run"])
     (row,) = report("run")
     network = load_network(f"run/speed_up_{row['target']:g}/network")
-    assert 30_000 < 4 * count_parameters(network) <= 40_000
+    size = 4 * count_parameters(network)
+    assert 30_000 < size <= 40_000
+    assert f"{size / 1000:.2f} kB" in Path("run/report.md").read_text()
 
 
 def test_the_largest_speed_up_that_keeps_the_accuracy(

@@ -90,6 +90,14 @@ def test_statistics_are_those_of_training_images(runs: dict[str, Rows]) -> None:
         torch.testing.assert_close(found["bn1.running_mean"].double(), first.mean((0, 2, 3)))
 
 
+def test_a_training_that_only_harms_is_thrown_away_and_told(runs: dict[str, Rows]) -> None:
+    harm = ["--finetune_after.epochs=1", "--finetune_after.optimizer.lr=5"]
+    (row,) = run("harmed", STATISTICS, "--speed_ups=[2]", *harm, "--finetune_after.keep=best")
+    assert row["accuracy_finetuned"] == row["accuracy_pruned"] and not row["training_kept"]
+    assert "2x: no epoch of the training after pruning" in Path("harmed/report.md").read_text()
+    assert runs["default"][0]["training_kept"]  # there was none to throw away
+
+
 def test_repair_beats_statistics_and_serves_every_budget(runs: dict[str, Rows]) -> None:
     trained = run("tenth", REPAIR, STATISTICS, "--finetune_after.epochs=1")
     for now, repaired, tenth in zip(runs["now"], runs["repaired"], trained, strict=True):

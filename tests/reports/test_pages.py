@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.page import write_page
 from metaprune_pl.reports.pages import page_of_comparison, page_of_results
+from metaprune_pl.reports.tables import experiment_tables
 from metaprune_pl.reports.uncertainty import said_difference, standard_error
 from metaprune_pl.reports.writing import write_result
 
@@ -39,6 +41,7 @@ def pruned(target: float, **others: Any) -> Pruned:
             "latency": {"1": 2.0, "32": 40.0},
             "latency_unpruned": {"1": 4.0, "32": 41.0},
             "latency_spread": {"1": 0.1, "32": 3.0},
+            "latency_unpruned_spread": {"1": 0.2, "32": 1.0},
             "latency_gain": {"1": 2.0, "32": None},
             "test_images": 200,
             **others,
@@ -160,6 +163,7 @@ def test_one_networks_page_has_the_numbers_of_its_report(tmp_path: Path) -> None
             assert f"{100 * row[f'accuracy_{name}']:.2f}" in cells
         assert f"{row['speed_up']:.2f}x" in cells and f"{row['macs'] / 1e6:.2f} M" in cells
     html = (tmp_path / "report.html").read_text()
+    assert "4.00 ± 0.20" in cells and "2.00 ± 0.10 (2.00x)" in cells
     assert "40 of 64" in html and "conv&lt;1&gt;" in html
 
 
@@ -170,6 +174,32 @@ def test_columns_are_explained_and_those_that_say_nothing_left_out() -> None:
     assert "unrepaired (straight after pruning)" in legend and "made ready" not in legend
     other = [pruned(2.0, accuracy_before=0.5, accuracy_stale=None)]
     assert {"made ready %", "unrepaired %"} & {*Pruned.cells(other)[0]} == {"made ready %"}
+
+
+def test_a_size_is_told_where_one_was_asked_for() -> None:
+    for cost, told in (("parameters", True), ("multiply-accumulates", False)):
+        result = pruned(2.0, cost=cost)
+        columns, (row,) = Pruned.cells([result])
+        assert len(columns) == len(row) and ("weights" in columns) == told
+        assert ("2.00 MB" in row) == told  # half a million numbers of four bytes
+        assert f"2.02x in {cost}" in result.gained(Path("run"))
+
+
+def test_a_training_that_was_thrown_away_is_told() -> None:
+    for results in ([pruned(2.0), pruned(3.0)], [masked("0.5"), masked("2:4")]):
+        kind, kept = type(results[0]), results[0]
+        said = " ".join(kind.notes([kept, replace(results[1], training_kept=False)]))
+        assert ("3x: no epoch" in said) or ("2:4: no epoch" in said)
+        assert "no epoch" not in " ".join(kind.notes(results))
+
+
+def test_a_mean_over_networks_has_its_spread() -> None:
+    bases = (0.98, 0.96)
+    of_each = [pruned(2.0, network=str(base), accuracy_base=base) for base in bases]
+    zeroed = [replace(masked("0.5"), network=str(base), accuracy_base=base) for base in bases]
+    for grid in experiment_tables(Experiment(pruned=of_each, masked=zeroed))[:2]:
+        (row,) = grid.rows
+        assert row[grid.columns.index("base %")] == "97.00 ± 1.41"
 
 
 def test_four_images_of_two_hundred_are_no_gain() -> None:

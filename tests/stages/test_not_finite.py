@@ -162,10 +162,11 @@ def test_the_last_step_of_other_tasks_counts(
 
 
 def test_a_training_that_helped_nothing_says_so(
-    workdir: Path, caplog: pytest.LogCaptureFixture
+    workdir: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build = ["cifar_resnet", "--arguments={depth: 8, width: 4}", "--trainer.accelerator=cpu"]
     short = ["--data=Digits", "--training.epochs=1", "--out=run", "--data.fraction=0.1"]
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         main(["train", *build, *short, "--training.optimizer={lr: 1.0e-30}", *QUIET])
     assert "No epoch was better on the validation images" in caplog.text
+    assert "hardly better than chance: train longer (--training.epochs)" in capsys.readouterr().err

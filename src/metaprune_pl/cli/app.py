@@ -45,7 +45,7 @@ _HINTS = (
     "isinstance.treespec, LeafSpec",  # lightning 2.6 with torch 2.15
 )
 _TRAINER = """
-A setting of a class has help of its own, as in `--criterion.help Taylor`.
+A setting of a class has help of its own, as in `--data.help ImageFolder`.
 
 Lightning's Trainer, as for every command (all of it: metaprune {command} --trainer.help):
   --seed_everything SEED   seed of all generators (default: 0)

@@ -13,6 +13,7 @@ from metaprune_pl.delivery.runtimes import RUNTIMES
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, create_network
 from metaprune_pl.pruning import Latency, Parameters, PruningSettings, SpeedUp, count_parameters
+from metaprune_pl.pruning.cost.parameters import BYTES_EACH
 from metaprune_pl.pruning.targets import Faster
 from metaprune_pl.pruning.targets.faster import time_of
 
@@ -98,7 +99,7 @@ class Goal:
             now = time_of(dense, example, self.batch, runtime)
             factor, said = now / value, f"{now:.2f} ms"
         else:
-            now = 4 * count_parameters(network)
+            now = BYTES_EACH * count_parameters(network)
             factor, said = now / (value * BYTES[unit.upper()]), f"{now / 1e6:.2f} MB"
         if factor <= 1:
             raise ConfigError(f"the network is at {said} already: give less.")

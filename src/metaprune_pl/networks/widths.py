@@ -8,6 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -226,6 +227,13 @@ def set_attributes(network: nn.Module, attributes: Mapping[str, Mapping[str, Siz
             setattr(modules[path], name, kind(value))  # type: ignore[arg-type]
             if name == "groups" and isinstance(value, int):
                 set_conv_groups(modules[path], value)
+
+
+def is_unchanged(network: nn.Module, other: nn.Module) -> bool:
+    """Whether a network of the same widths has the very weights and statistics of another."""
+    tensors = other.state_dict()
+    state = network.state_dict().items()
+    return all(torch.equal(value, tensors[name].to(value.device)) for name, value in state)
 
 
 def layer_widths(network: nn.Module) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from metaprune_pl.data import ImageDataModule
 from metaprune_pl.networks import load_network
+from metaprune_pl.networks.widths import is_unchanged
 from metaprune_pl.pipelines.prepare import prepare
 from metaprune_pl.pipelines.pruning_loop import Task
 from metaprune_pl.pruning import Target, measure_latencies
@@ -109,6 +110,7 @@ class Classification(Task[Outcome]):
         """Measure on the test images: see `Task.measure`."""
         finetuned = measure_accuracy(final, self.data, "test", self.context.device)
         record, after = self.card.record, self.accuracy(pruned.network)
+        in_vain = self.settings.length > 0 and is_unchanged(final, pruned.network)
         shared: dict[str, Any] = {
             "network": record["name"],
             "method": record["method"],
@@ -117,6 +119,7 @@ class Classification(Task[Outcome]):
             "accuracy_before": self.before.ready,
             "accuracy_stale": None if pruned.stale is None else self.accuracy(pruned.stale),
             "accuracy_finetuned": finetuned.top_1,
+            "training_kept": not in_vain,
         }
         if isinstance(target, ChannelTarget):
             return Pruned.of(

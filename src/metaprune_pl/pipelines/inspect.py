@@ -58,7 +58,7 @@ def inspect(
     speed_up = 1.0
     if source.stored and part is whole:
         speed_up = unpruned_macs(replace(card, input_shape=shape)) / macs
-    result = Inspection.of(name, part, shape, groups, macs=macs, speed_up=speed_up)
+    result = Inspection.of(name, part, shape, groups, macs=macs, speed_up=speed_up, assumed=guessed)
     if figure is not None:
         save_figure(draw_graph(groups, result.title), Path(figure))
     return result
@@ -74,5 +74,6 @@ def _groups(
         if not guessed:
             raise
         raise TraceError(
-            f"{error} (Traced with an image of {shape_as_text(shape)}; --input_shape sets another.)"
+            f"{error} (Traced with an image of {shape_as_text(shape)}, as none was given; "
+            "--input_shape C,H,W sets another.)"
         ) from error

@@ -14,7 +14,7 @@ from metaprune_pl.reports.trained import Trained
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.once import fit_once
 from metaprune_pl.stages import Finetuning, OptimizerSettings
-from metaprune_pl.stages.accuracy import accuracy
+from metaprune_pl.stages.accuracy import accuracy, by_chance
 from metaprune_pl.stages.checks import check_fits
 from metaprune_pl.stages.opening import open_for
 from metaprune_pl.stages.training_settings import FinetuneSettings
@@ -55,7 +55,10 @@ def train(
     )
     folder = fit_once(context, data, training, context.folder, build)
     trained = load_network(folder).to(context.device)
+    test = accuracy(trained, data, "test", context.device)
     if not context.is_part:
+        if said := by_chance(test, data.num_classes):
+            context.closing.append(f"The network {said}: train longer (--training.epochs).")
         images = data.folder if isinstance(data, ImageFolder) else type(data).__name__
         following = command_line("prune", folder, "--data", images, "--speed_up", 2)
         context.closing.append(f"Next: {following}")
@@ -64,5 +67,5 @@ def train(
         macs=count_macs(trained, torch.zeros(1, *data.input_shape, device=context.device)),
         parameters=count_parameters(trained),
         validation=accuracy(trained, data, "validation", context.device),
-        test=accuracy(trained, data, "test", context.device),
+        test=test,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from rich.console import RenderableType
@@ -30,7 +30,8 @@ class Inspection:
         network: What was asked for.
         input_shape: Shape of the input that it was traced with.
         neurons: Number of neurons.
-        neuron_groups: Number of layers that they stand in.
+        neuron_groups: Number of sets of them: the input's, and each layer's, which those whose
+            outputs are added to it share.
         connections: Number of layers that connect them, identity shortcuts included.
         edges: Number of connected pairs of neurons.
         parameters: Number of parameters.
@@ -44,6 +45,7 @@ class Inspection:
         highest_speed_up: Multiply-accumulates now over those with one unit left in each group.
         unfollowed: Operations that the trace does not follow; the channels around them stay.
         attributes: Attributes of modules that pruning sets, since they count channels.
+        assumed: Whether nobody gave the shape of the input.
     """
 
     network: str
@@ -62,6 +64,7 @@ class Inspection:
     highest_speed_up: float
     unfollowed: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    assumed: bool = False
 
     @classmethod
     def of(
@@ -72,7 +75,7 @@ class Inspection:
         groups: PruningGroups,
         *,
         macs: int,
-        speed_up: float,
+        **known: Any,
     ) -> Self:
         """Return what is to be seen in a network by its pruning groups.
 
@@ -82,7 +85,7 @@ class Inspection:
             input_shape: Shape of the input that it was traced with.
             groups: Its pruning groups.
             macs: Its multiply-accumulates for one image.
-            speed_up: Those before any pruning over these.
+            known: Further attributes.
         """
         graph = groups.graph
         sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
@@ -102,11 +105,11 @@ class Inspection:
             outside=outside,
             macs=macs,
             groups=group_facts(groups),
-            speed_up=speed_up,
             stays=reasons_to_stay(groups),
             highest_speed_up=highest_speed_up(groups, state, Magnitude(), settings, fixed),
             unfollowed=graph.unfollowed,
             attributes=attributes_set(graph),
+            **known,
         )
 
     @property
@@ -136,12 +139,13 @@ def _network_facts(inspection: Inspection) -> list[tuple[str, str]]:
     outside_text = ", ".join(outside[:MOST_NAMES]) or "none"
     if len(outside) > MOST_NAMES:
         outside_text += f" and {len(outside) - MOST_NAMES} more"
+    other = " (by default; --input_shape C,H,W sets another)" if inspection.assumed else ""
     facts = [
-        ("input", shape_as_text(inspection.input_shape)),
+        ("input", f"{shape_as_text(inspection.input_shape)}{other}"),
         ("multiply-accumulates", count(inspection.macs)),
         ("parameters", f"{count(inspection.parameters)}, {covered}"),
         ("parameters outside", outside_text),
-        ("neurons", f"{inspection.neurons:,} in {inspection.neuron_groups} layers"),
+        ("neurons", f"{inspection.neurons:,}; layers that are added to one another share theirs"),
         ("connections", f"{inspection.connections} with {inspection.edges:,} edges"),
     ]
     if abs(inspection.speed_up - 1) > 0.005:

@@ -9,7 +9,7 @@ from torch import nn
 from metaprune_pl.pruning import Unpruned, count_parameters, left_parameters
 from metaprune_pl.pruning.targets import MaskTarget, PrunedNetwork
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
+from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of, trained_in_vain
 from metaprune_pl.reports.text import Grid, count
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Masked(Result):
         accuracy_base: Test accuracy of the trained network before anything else; None in results
             of before.
         accuracy_predicted: What a predictor that guided the search says of it before finetuning.
+        training_kept: See `Pruned`.
     """
 
     figure_name: ClassVar[str | None] = "masks.png"
@@ -55,6 +56,7 @@ class Masked(Result):
     accuracy_stale: float | None = None
     accuracy_base: float | None = None
     accuracy_predicted: float | None = None
+    training_kept: bool = True
 
     @classmethod
     def of(
@@ -135,7 +137,8 @@ class Masked(Result):
     @classmethod
     def notes(cls, results: Sequence[Self]) -> list[str]:
         """Say what the columns are."""
-        return [legend(steps_of(results))]
+        unkept = (target_name(result.target) for result in results if not result.training_kept)
+        return [legend(steps_of(results)), *trained_in_vain(unkept)]
 
     @classmethod
     def figure(cls, results: Sequence[Self]) -> "Figure":

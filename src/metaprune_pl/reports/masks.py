@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = {"masked": "straight after masking", "finetuned": "after finetuning"}
+MEANS = ("accuracy_base", "difference", "accuracy_predicted", *(f"accuracy_{x}" for x in STEPS))
+"""Columns of masked networks that are means, each with its deviation."""
 
 
 def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
@@ -31,13 +33,10 @@ def masked_rows(results: Sequence[Masked]) -> list[dict[str, Any]]:
                 **count_of(same),
             }
             row["left"] = statistics.fmean(result.left for result in same)
-            for name in ("accuracy_base", "difference", "accuracy_predicted"):
+            for name in MEANS:
                 values = all_or_none(getattr(result, name) for result in same)
-                row[name] = statistics.fmean(values) if values else None
-            for step in STEPS:
-                mean, spread = mean_and_spread([getattr(r, f"accuracy_{step}") for r in same])
-                row[f"accuracy_{step}"] = mean
-                row[f"accuracy_{step}_std"] = spread
+                mean, spread = mean_and_spread(values) if values else (None, None)
+                row |= {name: mean, f"{name}_std": spread}
             rows.append(row)
     return rows
 

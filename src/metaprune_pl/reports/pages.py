@@ -87,7 +87,9 @@ def _accuracies(results: Sequence[Pruned]) -> Grid:
 
 def _times(results: Sequence[Pruned]) -> Grid:
     sizes = list(results[0].latency)
-    before = [decimal(results[0].latency_unpruned[size]) for size in sizes]
+    first = results[0]
+    spread = first.latency_unpruned_spread
+    before = [decimal(first.latency_unpruned[size], spread.get(size)) for size in sizes]
     rows = [("as given", *before)]
     rows += [(f"{r.target:g}x", *(r.time(size) for size in sizes)) for r in results]
     title = "Milliseconds of a forward pass on the machine of the run"

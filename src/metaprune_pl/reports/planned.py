@@ -10,7 +10,7 @@ from metaprune_pl.networks.widths import narrow_layers, widths_before_and_after
 from metaprune_pl.pruning import Unpruned, count_macs, count_parameters, measure_latencies
 from metaprune_pl.pruning.cost.timing import Timing
 from metaprune_pl.pruning.group_facts import reasons_to_stay
-from metaprune_pl.reports.text import Grid, Part, count, decimal, milliseconds
+from metaprune_pl.reports.text import Grid, Part, count, decimal, milliseconds, weight_size
 
 MOST_LAYERS = 40
 """Rows of the table of layers at most."""
@@ -43,6 +43,7 @@ class Planned:
         rows = [
             ("multiply-accumulates", *(count(value) for value in self.macs), _factor(*self.macs)),
             ("parameters", *(count(value) for value in self.parameters), _factor(*self.parameters)),
+            ("weights", *map(weight_size, self.parameters), _factor(*self.parameters)),
         ]
         for size, (before, after) in self.times.items():
             own = milliseconds(after.median, after.spread, after.gain_over(before))
@@ -52,8 +53,9 @@ class Planned:
         whole = Grid(self.title, ["", "before", "after", "factor"], rows)
         changed = [(name, *pair) for name, pair in self.widths.items() if pair[0] != pair[1]]
         shown = changed[:MOST_LAYERS]
+        first = f" (the first {MOST_LAYERS})" if len(changed) > MOST_LAYERS else ""
         layers = Grid(
-            f"Channels of {len(changed)} layers of {len(self.widths)}",
+            f"Channels of {len(changed)} layers of {len(self.widths)}{first}",
             ["layer", "before", "after", "left"],
             [(name, str(b), str(a), f"{100 * a / b:.0f} %") for name, b, a in shown],
         )

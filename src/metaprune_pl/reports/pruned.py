@@ -9,12 +9,13 @@ from torch import nn
 
 from metaprune_pl.networks.widths import widths_before_and_after
 from metaprune_pl.pruning import Unpruned, count_macs, count_parameters
+from metaprune_pl.pruning.cost import Macs, Parameters
 from metaprune_pl.pruning.cost.timing import Timing
 from metaprune_pl.pruning.targets import ChannelTarget, PrunedNetwork
 from metaprune_pl.reports.exactness import Exactness, in_row
 from metaprune_pl.reports.result import Result
-from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of
-from metaprune_pl.reports.text import Grid, count, milliseconds, percent
+from metaprune_pl.reports.steps import legend, step_cells, step_columns, steps_of, trained_in_vain
+from metaprune_pl.reports.text import Grid, count, milliseconds, percent, weight_size
 from metaprune_pl.reports.uncertainty import difference, said_difference
 
 
@@ -26,8 +27,7 @@ class Pruned(Result):
         network: Name of the network.
         method: `none`, `sparsity_learning` or `metanetwork`.
         target: Speed-up asked for.
-        speed_up: Speed-up reached: multiply-accumulates of the unpruned network over those of this
-            one.
+        speed_up: Speed-up reached: `cost` of the unpruned network over that of this one.
         macs: Multiply-accumulates for one image.
         parameters: Number of parameters.
         accuracy_given: Test accuracy of the network as it was given.
@@ -52,10 +52,14 @@ class Pruned(Result):
             classes.
         accuracy_finetuned_top_5: The same of `accuracy_finetuned`.
         latency_spread: Half the distance of the quartiles of `latency`.
+        latency_unpruned_spread: The same of `latency_unpruned`.
         widths: Output channels of each layer, before any pruning and now.
         latency_gain: How many times faster than the unpruned network; None within the spread.
         exactness: What was compared with the masked original; None where another pruner ran.
         test_images: Number of images that the accuracies are of.
+        training_kept: False where no epoch of the training after pruning was better on the
+            validation images than before it, so that its weights were thrown away.
+        cost: What speed-ups count.
     """
 
     network: str
@@ -77,6 +81,7 @@ class Pruned(Result):
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_unpruned: Mapping[str, float] = field(default_factory=dict)
     latency_spread: Mapping[str, float] = field(default_factory=dict)
+    latency_unpruned_spread: Mapping[str, float] = field(default_factory=dict)
     latency_gain: Mapping[str, float | None] = field(default_factory=dict)
     accuracy_base: float | None = None
     macs_unpruned: int | None = None
@@ -85,6 +90,8 @@ class Pruned(Result):
     accuracy_finetuned_top_5: float | None = None
     exactness: Exactness | None = None
     test_images: int | None = None
+    training_kept: bool = True
+    cost: str = Macs.unit
 
     @classmethod
     def of(
@@ -113,6 +120,7 @@ class Pruned(Result):
             parameters=count_parameters(final),
             parameters_unpruned=count_parameters(original),
             plan=pruned.plan,
+            cost=target.cost.unit,
             widths=widths_before_and_after(original, final),
             exactness=Exactness.of(pruned),
             **measured,
@@ -125,6 +133,7 @@ class Pruned(Result):
             latency={size: time.median for size, time in own.items()},
             latency_unpruned={size: time.median for size, time in unpruned.items()},
             latency_spread={size: time.spread for size, time in own.items()},
+            latency_unpruned_spread={size: time.spread for size, time in unpruned.items()},
             latency_gain={size: time.gain_over(unpruned[size]) for size, time in own.items()},
         )
 
@@ -179,9 +188,10 @@ class Pruned(Result):
             f"batch {size} {'within the spread' if gain is None else f'{gain:.2f}x faster'}"
             for size, gain in self.latency_gain.items()
         ]
+        reached = f"{self.speed_up:.2f}x in {self.cost}"
         now, before = percent(self.accuracy_finetuned), percent(self.accuracy_given)
         return (
-            f"The network is in {folder}: {', '.join([f'{self.speed_up:.2f}x', *times])}; test "
+            f"The network is in {folder}: {', '.join([reached, *times])}; test "
             f"accuracy {now} %, {before} % before: {self.change}."
         )
 
@@ -194,7 +204,7 @@ class Pruned(Result):
         """Return this result's row of a table on disk, a column for each measured time."""
         row = in_row(asdict(self) | self.derived, self.exactness)
         del row["widths"]
-        for name in ("latency", "latency_unpruned", "latency_spread", "latency_gain"):
+        for name in [name for name in row if name.startswith("latency")]:
             times = row.pop(name)
             unit = "" if name == "latency_gain" else "_ms"
             row |= {f"{name}_batch_{size}{unit}": value for size, value in times.items()}
@@ -204,13 +214,16 @@ class Pruned(Result):
     def cells(results: Sequence["Pruned"]) -> tuple[list[str], list[list[str]]]:
         """Return the columns of a table for people, and its rows, without times."""
         steps = steps_of(results)
-        columns = ["target", "reached", "MACs", "parameters", *step_columns(steps), "difference"]
+        sized = results[0].cost == Parameters.unit
+        columns = ["target", "reached", "MACs", "parameters", *["weights"] * sized]
+        columns += [*step_columns(steps), "difference"]
         rows = [
             [
                 f"{result.target:g}x",
                 f"{result.speed_up:.2f}x",
                 count(result.macs),
                 count(result.parameters),
+                *[weight_size(result.parameters)] * sized,
                 *step_cells(result, steps),
                 difference(result.accuracy_finetuned, result.accuracy_given, result.test_images),
             ]
@@ -242,7 +255,9 @@ class Pruned(Result):
         furthest = results[-1].exactness
         compared = [] if furthest is None else furthest.sentences()
         points = "Difference: finetuned minus as given, in points, ± its standard error."
-        return [f"{legend(steps_of(results))} {points}", *compared]
+        counted = f"Target and reached count {results[0].cost}."
+        unkept = trained_in_vain(f"{r.target:g}x" for r in results if not r.training_kept)
+        return [f"{legend(steps_of(results))} {points} {counted}", *unkept, *compared]
 
     def time(self, size: str) -> str:
         """Write the measured time for a number of images, and how much faster that is."""

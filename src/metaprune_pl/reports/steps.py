@@ -1,6 +1,6 @@
 """Accuracies of one network on its way through pruning: columns, and what they mean."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from metaprune_pl.reports.text import percent
@@ -43,3 +43,14 @@ def legend(steps: Sequence[str]) -> str:
     """Say what the columns are."""
     columns = (STEPS[name] for name in steps)
     return f"Accuracies: {', '.join(f'{column} ({what})' for column, what in columns)}."
+
+
+def trained_in_vain(targets: Iterable[str]) -> list[str]:
+    """Say for which targets the training was thrown away; nothing where there are none."""
+    named = ", ".join(targets)
+    if not named:
+        return []
+    return [
+        f"{named}: no epoch of the training after pruning was better on the validation images than "
+        "before it, so none was kept. Try another --finetune_after.optimizer.lr, or more epochs."
+    ]

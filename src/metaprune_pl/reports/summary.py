@@ -72,11 +72,13 @@ def pruned_rows(experiment: Experiment) -> list[dict[str, Any]]:
     return [_pruned_row(same) for same in rows.values()]
 
 
-ALONE = ("macs", "parameters", "images", "accuracy_base", "accuracy_base_top_5", "left")
+ALONE = ("macs", "parameters", "images", "left")
 """Columns of pruned networks without a deviation."""
 SPREAD = (
     "speed_up",
     "macs_pruned",
+    "accuracy_base",
+    "accuracy_base_top_5",
     "accuracy_stale",
     "accuracy_pruned",
     "accuracy_finetuned",

@@ -104,7 +104,10 @@ def _masked_table(experiment: Experiment, spread: str) -> Grid:
             target_name(row["target"]),
             row["method"],
             f"{100 * row['left']:.2f}",
-            *("" if row[name] is None else percent(row[name]) for name in known),
+            *(
+                "" if row[name] is None else percent(row[name], row[f"{name}_std"])
+                for name in known
+            ),
             percent(row["accuracy_masked"], row["accuracy_masked_std"]),
             percent(row["accuracy_finetuned"], row["accuracy_finetuned_std"]),
         )

@@ -7,6 +7,8 @@ from typing import TypeAlias
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from metaprune_pl.pruning.cost.parameters import BYTES_EACH
+
 UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
@@ -57,6 +59,11 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value:.0f}"
+
+
+def weight_size(parameters: int) -> str:
+    """Write the size of so many parameters as they are stored."""
+    return f"{count(BYTES_EACH * parameters)}B"
 
 
 def milliseconds(median: float, spread: float, gain: float | None) -> str:

@@ -89,6 +89,13 @@ def accuracy(
     return measure_accuracy(network, data, split, device, order).top_1
 
 
+def by_chance(top_1: float, classes: int) -> str:
+    """Say of an accuracy on the test images that it is that of guessing; nothing otherwise."""
+    if top_1 * classes >= CHANCE:
+        return ""
+    return f"classifies {100 * top_1:.1f} % of the test images, hardly better than chance"
+
+
 @dataclass(frozen=True, kw_only=True)
 class AccuracyBefore:
     """Test accuracies of a network before it is pruned.
@@ -121,11 +128,10 @@ def accuracy_before(
         device: Where to measure.
     """
     measured = measure_accuracy(given, data, "test", device)
-    if measured.top_1 * data.num_classes < CHANCE:
+    if said := by_chance(measured.top_1, data.num_classes):
         rank_zero_info(
-            f"The network as given classifies {100 * measured.top_1:.1f} % of the test images, no "
-            "better than chance: has it its weights (--state), and the images the normalization "
-            "that it was trained with?"
+            f"The network as given {said}: has it its weights (--state), and have the images "
+            "the normalization that it was trained with?"
         )
     base = measured
     if TRAINED in record:

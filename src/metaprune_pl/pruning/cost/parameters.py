@@ -11,6 +11,9 @@ from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.networks.examples import Example
 from metaprune_pl.pruning.cost.base import Cost
 
+BYTES_EACH = 4
+"""Of a parameter, as it is stored."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(Cost):
