@@ -20,7 +20,7 @@ from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, sa
 from metaprune_pl.networks.examples import Example, call, tensors_of
 from metaprune_pl.pruning import PruningGroups, PruningSettings, count_macs, prunable_groups, prune
 from metaprune_pl.pruning.group_facts import reasons_to_stay
-from metaprune_pl.pruning.removal import check_masked, remove
+from metaprune_pl.pruning.removal import check_masked, masked_outputs, remove
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -162,6 +162,54 @@ def test_channels_that_something_needs_stay_and_the_rest_is_pruned(name: str) ->
     )
     groups, _ = assert_exact(network, IMAGE)
     assert prunable(groups)["0"] == 0 < prunable(groups)["2"]
+
+
+class TwoMeanings(nn.Module):
+    """One parameter takes part in the weights of two layers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3)
+        self.third, self.fourth = nn.Conv2d(16, 16, 3), nn.Conv2d(16, 12, 1)
+        self.last = nn.Conv2d(12, 4, 1)
+        self.gain = nn.Parameter(torch.rand(16) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        outputs = self.gain[:, None, None, None]
+        before = self.second.weight if self.kind == "a weight" else self.second.weight * outputs
+        beside = {
+            "gains of outputs": outputs,
+            "gains of outputs and inputs": self.gain[None, :, None, None],
+            "a weight": self.second.weight,
+        }[self.kind]
+        x = F.relu(F.conv2d(F.relu(self.first(x)), before))
+        x = F.relu(F.conv2d(x, self.third.weight * beside))
+        return self.last(F.relu(self.fourth(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", ["gains of outputs", "gains of outputs and inputs", "a weight"])
+def test_neurons_of_a_parameter_with_two_meanings_stay(kind: str) -> None:
+    groups, _ = assert_exact(TwoMeanings(kind), IMAGE)
+    assert prunable(groups)["fourth"] == 12 and prunable(groups)["second"] == 0
+
+
+def test_a_part_in_another_precision_is_masked_in_it() -> None:
+    class Lower(nn.Sequential):
+        """Layers in bfloat16."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Return scores."""
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x).mean((2, 3)).float()
+
+    network = randomize(Lower(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 1)))
+    graph, image = trace(network, IMAGE), torch.randn(1, 3, 8, 8)
+    every = torch.ones(graph.num_nodes, dtype=torch.bool)
+    masked = masked_outputs(network, graph, every, image)
+    assert not isinstance(masked, str)
+    assert torch.equal(masked[0], network(image))
 
 
 @dataclass

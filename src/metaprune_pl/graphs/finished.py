@@ -1,6 +1,8 @@
 """The graph of what a trace has collected: its nodes numbered without gaps."""
 
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -117,7 +119,12 @@ def _renumbered_mixing(builder: GraphBuilder, index: Tensor) -> dict[torch.fx.No
 
 
 def _fix_whole(builder: GraphBuilder) -> None:
-    """Keep the neurons of parameters that something needs as they are."""
+    """Keep the neurons of parameters that must stay as they are, or that have two meanings."""
+    present = [set(group.slots.values()) for group in builder.groups if group.absorbed_by is None]
+    meanings = Counter(chain.from_iterable(present))
+    meanings.update(c.parameter for c in builder.connections if c.parameter is not None)
+    meanings.update({follower.parameter for follower in builder.followers})
+    builder.whole |= {name for name, count in meanings.items() if count > 1}
     for group in builder.groups:
         if builder.whole & set(group.slots.values()):
             builder.fix(torch.arange(group.start, group.start + group.size))

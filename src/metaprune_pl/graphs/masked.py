@@ -136,9 +136,14 @@ class MaskedProgram:
                 values.get(a) if isinstance(a, torch.fx.Node) else a for a in node.args
             ]
             index = next(i for i, p in enumerate(parts) if isinstance(p, torch.fx.GraphModule))
-            inputs = parts[index].graph.find_nodes(op="placeholder")
-            inner = dict(zip(inputs, parts[index + 1 :], strict=True))
-            return self._run(parts[index], inner, kept)
+            program = parts[index]
+
+            def run(*given: Any) -> list[Tensor]:
+                inputs = program.graph.find_nodes(op="placeholder")
+                return self._run(program, dict(zip(inputs, given, strict=True)), kept)
+
+            wrapping: Any = node.target
+            return wrapping(*parts[:index], run, *parts[index + 1 :])
         function: Any = node.target
         mixing = self.mixing.get(node)
         if mixing is None or not _touched(mixing, kept):
