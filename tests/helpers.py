@@ -32,6 +32,10 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
                 and module.bias is not None
             ):
                 between(module.bias, -0.5, 0.5)
+        for parameter in network.parameters():
+            if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+                high = 1.5 if bool(parameter.any()) else 0.5 / parameter[0].numel() ** 0.5
+                between(parameter, 0.5 if high == 1.5 else -high, high)
     return network.eval()
 
 
