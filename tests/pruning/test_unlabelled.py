@@ -1,6 +1,7 @@
 """Importances from unlabelled images say what regressions on the layers' inputs and outputs say."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -186,6 +187,35 @@ def test_grouped_and_flattened_layers_are_measured(
         assert bool(scores[groups.prunable].isfinite().all())
         assert float(scores[groups.prunable].min()) >= 0  # some are dead
         assert float(scores[groups.prunable].median()) > 0
+
+
+class Autocast(nn.Module):
+    """A network all of which runs in a region of autocast, or in two, one in the other."""
+
+    def __init__(self, network: nn.Module, kinds: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.kinds = kinds
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        with ExitStack() as regions:
+            for enabled in self.kinds:
+                regions.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=enabled))
+            return self.network(x).float()
+
+
+@pytest.mark.parametrize("kinds", [(False,), (True,), (True, False)])
+def test_layers_in_a_region_of_autocast_are_measured_as_others(
+    plain: tuple[nn.Module, PruningGroups], kinds: tuple[bool, ...]
+) -> None:
+    network, groups = plain
+    wrapped = find_groups(trace(Autocast(network, kinds), torch.zeros(1, 3, 8, 8)))
+    assert torch.equal(wrapped.prunable, groups.prunable)
+    expected = Energy(images=40).measure(network, groups.graph, batches)["energy"]
+    found = Energy(images=40).measure(Autocast(network, kinds), wrapped.graph, batches)["energy"]
+    near = 0.0 if kinds[-1] is False else 0.1
+    torch.testing.assert_close(found, expected, rtol=near, atol=near / 100, equal_nan=True)
 
 
 def test_no_images_are_refused(plain: tuple[nn.Module, PruningGroups]) -> None:

@@ -62,7 +62,6 @@ class GraphBuilder:
     unfollowed: list[str] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
     mixing: dict[torch.fx.Node, Mixing] = field(default_factory=dict)
-    wrapped: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)
 
     def mark(self) -> dict[str, int]:
         """Return where things are, for `back_to`."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from metaprune_pl.graphs.wrapped import function_of
+
 
 class Constants:
     """Values of nodes that depend on nothing but what is known, computed on demand."""
@@ -29,7 +31,7 @@ class Constants:
             return None
         if any(self(source) is None for source in node.all_input_nodes):
             return None
-        function: Any = target
+        function = function_of(node)
         with torch.no_grad():
             return function(
                 *torch.fx.map_arg(node.args, self), **torch.fx.map_arg(node.kwargs, self)

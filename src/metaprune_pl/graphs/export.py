@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metaprune_pl.errors import TraceError
+from metaprune_pl.graphs.wrapped import inline
 from metaprune_pl.networks.examples import Example, arguments, shape_text, single, tensors_of
 from metaprune_pl.networks.frozen_norms import thaw_batch_norms
 from metaprune_pl.networks.widths import copy_network
@@ -37,7 +38,7 @@ def export(network: nn.Module, example: Example) -> Any:
             torch.no_grad(),
             contextlib.redirect_stderr(io.StringIO()),
         ):  # it prints what it could not follow
-            return torch.export.export(
+            program = torch.export.export(
                 clean,
                 positional,
                 by_name,
@@ -45,6 +46,8 @@ def export(network: nn.Module, example: Example) -> Any:
             )
     except ERRORS as error:
         raise TraceError(f"{_explanation(error, example)}{_part(network)}") from error
+    inline(program.graph_module)
+    return program
 
 
 def _leaves(_: nn.Module, __: Any, output: Any) -> tuple[Tensor, ...]:

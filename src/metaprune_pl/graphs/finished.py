@@ -68,7 +68,7 @@ def _constraints(builder: GraphBuilder, index: Tensor, program: Any) -> PruningC
         extents=tuple(
             replace(e, parts=tuple(index[part] for part in e.parts)) for e in builder.extents
         ),
-        masked=MaskedProgram(program, _renumbered_mixing(builder, index), builder.wrapped),
+        masked=MaskedProgram(program, _renumbered_mixing(builder, index)),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 
 from metaprune_pl.graphs.constants import Constants
+from metaprune_pl.graphs.wrapped import function_of
 from metaprune_pl.networks.examples import Example, tensors_of
 
 _WITH_WEIGHTS = {
@@ -52,18 +53,11 @@ class MaskedProgram:
     Args:
         program: What `torch.export` gave.
         mixing: Its operations that put neurons together.
-        wrapped: Parameters as arguments of programs that operations wrap, to what is given there.
     """
 
-    def __init__(
-        self,
-        program: Any,
-        mixing: Mapping[torch.fx.Node, Mixing],
-        wrapped: Mapping[torch.fx.Node, torch.fx.Node],
-    ) -> None:
+    def __init__(self, program: Any, mixing: Mapping[torch.fx.Node, Mixing]) -> None:
         self.module: torch.fx.GraphModule = program.graph_module
         self.mixing = mixing
-        self.wrapped = wrapped
         self._constants: dict[str, Any] = {}
         self._names: dict[str, str] = {}
         self._inputs: list[str] = []
@@ -104,11 +98,7 @@ class MaskedProgram:
         Args:
             state: Parameters and buffers by name.
         """
-        known = self._known(state)
-        values = Constants(known)
-        for inner, outer in self.wrapped.items():
-            known[inner] = values(outer)
-        return values
+        return Constants(self._known(state))
 
     def _known(self, state: Mapping[str, Tensor]) -> dict[torch.fx.Node, Any]:
         """Values of the program's arguments; None for inputs."""
@@ -131,20 +121,7 @@ class MaskedProgram:
         raise AssertionError("an exported program has an output")
 
     def _step(self, node: torch.fx.Node, values: dict[torch.fx.Node, Any], kept: Tensor) -> Any:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            parts: list[Any] = [
-                values.get(a) if isinstance(a, torch.fx.Node) else a for a in node.args
-            ]
-            index = next(i for i, p in enumerate(parts) if isinstance(p, torch.fx.GraphModule))
-            program = parts[index]
-
-            def run(*given: Any) -> list[Tensor]:
-                inputs = program.graph.find_nodes(op="placeholder")
-                return self._run(program, dict(zip(inputs, given, strict=True)), kept)
-
-            wrapping: Any = node.target
-            return wrapping(*parts[:index], run, *parts[index + 1 :])
-        function: Any = node.target
+        function = function_of(node)
         mixing = self.mixing.get(node)
         if mixing is None or not _touched(mixing, kept):
             args = torch.fx.map_arg(node.args, values.__getitem__)
@@ -186,7 +163,7 @@ def _with_zeros(
             result = result * _stays(labels, kept).to(result)
         return result
 
-    function: Any = node.target
+    function = function_of(node)
     args = torch.fx.map_arg(node.args, value)
     keywords = torch.fx.map_arg(node.kwargs, value)
     return function(*args, **keywords)
@@ -227,7 +204,7 @@ def _with_kept_only(
     def value(source: torch.fx.Node) -> Any:
         return _chosen(values[source], indices[source]) if source in indices else values[source]
 
-    function: Any = node.target
+    function = function_of(node)
     name = str(node.target).removeprefix("aten.")
     args: list[Any] = [torch.fx.map_arg(argument, value) for argument in node.args]
     if name in _WITH_WEIGHTS:

@@ -20,6 +20,7 @@ from metaprune_pl.graphs.finished import finished
 from metaprune_pl.graphs.labels import NOBODY, Activation, Parameter, Unfollowed, nobody
 from metaprune_pl.graphs.walk import Walk, walk
 from metaprune_pl.graphs.weight_graph import WeightGraph
+from metaprune_pl.graphs.wrapped import WRAPPING
 from metaprune_pl.networks.examples import Example
 
 
@@ -40,7 +41,9 @@ def trace(network: nn.Module, example: Example) -> WeightGraph:
         if not _complete(graph):
             graph = min(graph, _graph(network, program, last), key=_left_out(network))
     for node in program.graph.nodes:
+        wrapping = node.meta.get(WRAPPING, ())
         node.meta.clear()  # example tensors and stack traces
+        node.meta[WRAPPING] = wrapping
     return graph
 
 

@@ -51,12 +51,6 @@ def walk(program: torch.fx.GraphModule, state: Walk) -> list[Any]:
 
 def _label(node: torch.fx.Node, state: Walk) -> Any:
     """Label the result of one operation."""
-    programs = [
-        isinstance(state.values.get(part), torch.fx.GraphModule)  # type: ignore[arg-type]
-        for part in node.args
-    ]
-    if isinstance(node.target, torch._ops.HigherOrderOperator) and sum(programs) == 1:
-        return _inside(node, programs.index(True), state)
     call = _call(node, state)
     inputs = [call.value(argument) for argument in node.all_input_nodes]
     if not any(isinstance(value, Activation | Unfollowed | list) for value in inputs):
@@ -98,20 +92,6 @@ def _mixing(call: Call, result: Any) -> Mixing:
         results=tuple(part.all_labels for part in results),
         shapes=tuple(part.shape for part in values),
     )
-
-
-def _inside(node: torch.fx.Node, index: int, state: Walk) -> list[Any]:
-    """Walk through a program that an operation wraps (autocast switched off for a while)."""
-    wrapped: Any = state.values.get(node.args[index])  # type: ignore[arg-type]
-    placeholders = wrapped.graph.find_nodes(op="placeholder")
-    for placeholder, argument in zip(placeholders, node.args[index + 1 :], strict=True):
-        if isinstance(argument, torch.fx.Node):
-            state.values[placeholder] = state.values.get(argument)
-            if isinstance(state.values[placeholder], Parameter):
-                state.builder.wrapped[placeholder] = argument
-        else:
-            state.values[placeholder] = argument
-    return walk(wrapped, state)
 
 
 def _call(node: torch.fx.Node, state: Walk) -> Call:

@@ -20,6 +20,7 @@ from torch.fx import Node, map_arg
 
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.graphs.wrapped import function_of, inline
 from metaprune_pl.networks.widths import all_tensors, copy_network
 
 _DIMENSIONS = {
@@ -269,7 +270,7 @@ class LayerwiseNetwork:
 
     @staticmethod
     def _call(node: Node, values: dict[Node, Any]) -> Callable[[], Any]:
-        function: Any = node.target
+        function = function_of(node)
         arguments = map_arg(node.args, values.__getitem__)
         return partial(
             function,
@@ -329,7 +330,7 @@ def _sides(
 def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 copy_network(network).eval(),
                 (example,),
                 strict=False,
@@ -340,3 +341,5 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
             f"the network cannot be exported with {len(example)} images at a time: {reason}. "
             "--repair null --criterion Magnitude goes without."
         ) from error
+    inline(program.graph_module)
+    return program
