@@ -75,6 +75,19 @@ def around(layer: nn.Module, dims: int = 2, width: int = 16, out: int | None = N
     return nn.Sequential(kind(3, width, 3, padding=1), layer, last, mean)
 
 
+class Scaled(nn.Module):
+    """A scale of each channel, brought to a shape that its module keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(16))
+        self.shape = (16, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled channels."""
+        return F.relu(x) * self.scale.view(self.shape)
+
+
 LAYERS: dict[str, tuple[nn.Module, int]] = {
     "PReLU of each channel": (around(nn.PReLU(16)), 2),
     "instance norm": (around(nn.InstanceNorm2d(16, affine=True)), 2),
@@ -110,6 +123,7 @@ LAYERS: dict[str, tuple[nn.Module, int]] = {
         around(Apply(lambda x: torch.cat([x[:, ::2], -x[:, 1::2]], 1))),
         2,
     ),
+    "scale of a shape": (around(Scaled()), 2),
     "stacked maximum": (around(Apply(lambda x: torch.stack([x, -x]).amax(0))), 2),
 }
 

@@ -79,6 +79,8 @@ def multiply(call: Call) -> Activation:
         first = call.value(call.argument(0))
         other = call.value(call.argument(1)) if isinstance(first, Activation) else first
         group = None if x.owner is None else call.builder.group(x.owner)
+        if isinstance(other, Parameter) and other.moved is not None and len(varying(x.labels)) == 1:
+            call.builder.count(call.module, x.labels)  # it was brought to a shape
         if isinstance(other, Parameter) and group is not None and "scale" not in group.slots:
             in_order = torch.arange(group.size)
             same_size = math.prod(other.shape) == group.size

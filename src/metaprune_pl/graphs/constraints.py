@@ -65,10 +65,11 @@ class Extent:
 
 
 def _as_sizes(value: object) -> list[int]:
+    """Return what an attribute counts; dimensions of 1, as of a shape (C, 1, 1), are left out."""
     if type(value) is int:
         return [value]
     if isinstance(value, list | tuple) and all(type(part) is int for part in value):
-        return list(value)
+        return [part for part in value if part != 1] or list(value)
     return []
 
 

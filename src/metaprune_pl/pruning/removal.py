@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,8 +144,7 @@ def _set_attributes(pruned: nn.Module, graph: WeightGraph, kept: Tensor) -> None
         module = pruned.get_submodule(extent.module)
         new = [int(kept[part].sum()) for part in extent.parts]
         for name in extent.names:
-            kind = type(getattr(module, name))
-            setattr(module, name, new[0] if kind is int else kind(new))
+            setattr(module, name, _resized(getattr(module, name), new))
     for connection in graph.connections:
         if connection.shape[0] > 1 and connection.parameter is not None:
             left = int(kept[connection.target].any(1).sum())
@@ -157,6 +157,15 @@ def _set_attributes(pruned: nn.Module, graph: WeightGraph, kept: Tensor) -> None
                 same = type(value) is float and math.isclose(value, written_out)
                 if same and "scal" in name and scale.certain:
                     setattr(module, name, value / factor**0.5)
+
+
+def _resized(value: Any, sizes: list[int]) -> Any:
+    """Return an attribute with other sizes; dimensions of 1 beside them stay."""
+    if isinstance(value, int):
+        return sizes[0]
+    left = iter(sizes)
+    alone = len(value) != len(sizes)
+    return type(value)(1 if alone and part == 1 else next(left) for part in value)
 
 
 def _cut(connection: Connection, parameter: Tensor, kept: Tensor) -> Tensor:
