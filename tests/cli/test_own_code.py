@@ -20,6 +20,7 @@ def build(width: int = 8) -> nn.Module:
     layers = [nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 """
+FILES = ["own_beside.py", "nets/own_below.py", "my-own.v2.py", "nets/random.py"]
 QUICK = ["--finetune_after.epochs=0", "--latency_batches=[1]", "--repair=null"]
 
 
@@ -28,14 +29,14 @@ def forget(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
     """Put the user's module beside and below the current folder; return a new process's start."""
     monkeypatch.setenv("COLUMNS", "250")
     paths = list(sys.path)
-    for name in ("own_beside.py", "nets/own_below.py"):
+    for name in FILES:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(OWN)
 
     def start() -> None:
         monkeypatch.setattr(trust, "_TRUSTED", {})
         monkeypatch.setattr(sys, "path", list(paths))
-        for name in ("own_beside", "own_below"):
+        for name in ("own_beside", "own_below", "my_own_v2", "random_"):
             sys.modules.pop(name, None)
 
     start()
@@ -53,6 +54,8 @@ def advised(text: str) -> list[list[str]]:
     [
         ("own_beside.py:build", "own_beside:build"),
         ("nets/own_below.py:build", "nets/own_below.py:build"),
+        ("my-own.v2.py:build", "my-own.v2:build"),
+        ("nets/random.py:build", "nets/random.py:build"),
     ],
 )
 def test_the_next_command_runs(

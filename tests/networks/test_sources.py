@@ -28,6 +28,7 @@ from metaprune_pl.networks import (
     save_network,
 )
 from metaprune_pl.networks.checks import plain_module
+from metaprune_pl.networks.names import find_builder
 from metaprune_pl.networks.states import read_state
 from metaprune_pl.networks.trust import trust
 from metaprune_pl.pruning import Magnitude, PruningSettings, prune
@@ -141,6 +142,16 @@ def test_a_function_that_does_not_do(what: str, said: str, own: str) -> None:
         NetworkSource(network=f"{own}:{what}").open()
     with pytest.raises(NetworkError, match=r"import 'no_such_module' .* put that on PYTHONPATH\."):
         NetworkSource(network="no_such_module:build").open()
+
+
+def test_a_file_is_one_module_and_nothing_elses(workdir: Path) -> None:
+    Path("random.py").write_text("from torch import nn\n\nnet, build = nn.ReLU(), nn.Linear\n")
+    trust("random:build")
+    assert find_builder("random:build")[1] is find_builder("random.py:build")[1]
+    assert hasattr(sys.modules["random"], "randint")
+    trust("random:net")
+    with pytest.raises(NetworkError, match=r"'random:net' is a network, not .*return net'"):
+        find_builder("random:net")
 
 
 def test_a_pruned_network_of_ones_own_loads_again(own: str, workdir: Path) -> None:

@@ -18,7 +18,7 @@ from metaprune_pl.cli.commands import COMMANDS, load
 from metaprune_pl.cli.lightning_cli import TrainingCLI
 from metaprune_pl.cli.refusals import REFUSALS, refusal
 from metaprune_pl.errors import ConfigError, DataError, StorageError, did_you_mean
-from metaprune_pl.networks.trust import trust
+from metaprune_pl.networks.trust import file_of, trust
 from metaprune_pl.pipelines import meta_evaluation  # noqa: F401  (a short name in configs)
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.command import build, run_command
@@ -96,7 +96,8 @@ def run(args: list[str]) -> None:
     if asked.trust and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own modules lie in the current folder
     for name in asked.trust:
-        if not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
+        dotted = name.replace(":", ".").split(".")
+        if not all(part.isidentifier() for part in dotted) and file_of(name) is None:
             raise ConfigError(f"trust: '{name}' is no code's name, package.module:function.")
         trust(name)
     if asked.help or asked.trainer_help:

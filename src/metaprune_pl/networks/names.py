@@ -5,11 +5,14 @@ Ours, torchvision's, timm's, or one of the user's own.
 
 import difflib
 import importlib
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -20,7 +23,14 @@ from metaprune_pl.networks.cifar_vgg import CifarVGG
 from metaprune_pl.networks.detector import faster_rcnn
 from metaprune_pl.networks.plain_vgg import PlainVGG
 from metaprune_pl.networks.small_cnn import SmallCNN
-from metaprune_pl.networks.trust import CODE, OwnCode, given_builder, is_trusted, of_module
+from metaprune_pl.networks.trust import (
+    CODE,
+    OwnCode,
+    file_of,
+    given_builder,
+    is_trusted,
+    of_module,
+)
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
@@ -92,21 +102,50 @@ def _find_own(name: str) -> tuple[str, Callable[..., nn.Module]]:
     name = of_module(name)
     if (given := given_builder(name)) is not None:
         return name, given
-    if not CODE.fullmatch(name):
-        raise NetworkError(f"'{name}' names no function: write package.module:function.")
-    module_name, _, attribute = name.partition(":")
+    file = file_of(name)
+    if file is None and not CODE.fullmatch(name):
+        raise NetworkError(
+            f"'{name}' names no function: write package.module:function or FILE.py:function."
+        )
+    module_name, _, attribute = name.rpartition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     top = module_name.partition(".")[0]
     with OwnCode(f"cannot import '{module_name}' for the network '{name}'", top):
-        module = importlib.import_module(module_name)
+        module = _load(file) if file else importlib.import_module(module_name)
     function = getattr(module, attribute, None)
+    if isinstance(function, nn.Module):
+        raise NetworkError(
+            f"'{name}' is a network, not a function that builds one: name one such as "
+            f"'def build(): return {attribute}'."
+        )
     if not callable(function):
         hint = did_you_mean(attribute, vars(module))
         raise NetworkError(
             f"module '{module_name}' has no function '{attribute}' that builds a network.{hint}"
         )
     return name, function
+
+
+def _load(file: Path) -> ModuleType:
+    """Import a file, whatever its name; the same file is the same module.
+
+    Another module's name, such as the standard library's `random`, stays its own.
+    """
+    name = re.sub(r"\W", "_", file.stem)
+    while (known := sys.modules.get(name)) is not None:
+        if getattr(known, "__file__", None) == str(file):
+            return known
+        name += "_"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, file
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _torchvision(name: str, **kwargs: Any) -> nn.Module:

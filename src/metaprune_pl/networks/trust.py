@@ -46,7 +46,7 @@ def trusted() -> list[str]:
 def of_module(name: str) -> str:
     """Return a function of a file, which the user has named, as one of a module.
 
-    The folder of the file is looked in first from now on.
+    What the file imports is looked up in its folder first from now on.
 
     Args:
         name: `FOLDER/FILE.py:FUNCTION`; anything else is returned as it is.
@@ -61,6 +61,19 @@ def of_module(name: str) -> str:
         trust(name)
         _TRUSTED[_plain(short)] = _Named(name, given_builder(short))
     return short
+
+
+def file_of(name: str) -> Path | None:
+    """Return the file of a function: the one that the user has named, or one of this folder.
+
+    Args:
+        name: `FILE:FUNCTION`, as `of_module` returns it.
+    """
+    named = _TRUSTED.get(_plain(name))
+    spelling = _FILE.fullmatch(named.spelling) if named else None
+    path = at_home(spelling["path"] if spelling else name.rpartition(":")[0])
+    file = Path(f"{path.resolve()}.py")
+    return file if file.is_file() else None
 
 
 def is_trusted(name: str) -> bool:
