@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.io_wrapper import (
@@ -16,6 +17,7 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.errors import StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, save_network
+from metaprune_pl.networks.trust import source_of
 from metaprune_pl.pipelines.data_models import _name_of
 from metaprune_pl.reports.events import Events
 from metaprune_pl.runs.run_folder import RunFolder, run_key
@@ -194,6 +196,33 @@ def test_networks_in_a_list_belong_to_the_key(workdir: Path) -> None:
     assert run_key("select", settings) == before
     Path("c", "weights.safetensors").write_bytes(b"other")
     assert run_key("select", settings) != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "file"),
+    [
+        ({"network": "own_code:build"}, "own_code.py"),
+        ({"network": "nets/own_code.py:build"}, "nets/own_code.py"),
+        ({"model": {"builder": "nets.own_code:build"}}, "nets/own_code.py"),
+        ({"arguments": {"backbone": "nets:build"}}, "nets/__init__.py"),
+        ({"criterion": {"class_path": "nets.own_code.Mine"}}, "nets/own_code.py"),
+    ],
+)
+def test_the_users_own_code_belongs_to_the_key(
+    settings: dict[str, Any], file: str, workdir: Path
+) -> None:
+    Path("nets").mkdir()
+    for path in ("own_code.py", "nets/__init__.py", "nets/own_code.py"):
+        Path(path).write_text("stride = 1")
+    before = run_key("prune", settings)
+    assert run_key("prune", settings) == before
+    Path(file).write_text("stride = 2")
+    assert run_key("prune", settings) != before
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet", "torch.optim.Adam", "metaprune_pl.data.Digits"])
+def test_installed_code_is_nobodys_own(name: str) -> None:
+    assert source_of(name) is None
 
 
 def test_tensorboard_shows_no_run_that_was_moved_aside(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _FILE = re.compile(r"(?P<path>[^:=]+)\.py:(?P<function>[^\W\d]\w*)")
 """The same of a file: FOLDER/FILE.py:FUNCTION."""
 
+_OTHERS = ("<", f"{sys.prefix}/lib", f"{sys.base_prefix}/lib", str(Path(__file__).parents[1]))
+"""What the names of files begin with that are not the user's."""
+
 
 class _Named(NamedTuple):
     spelling: str
@@ -110,6 +113,23 @@ def refuse_unknown(name: str, where: str) -> None:
         )
 
 
+def source_of(name: str) -> Path | None:
+    """Return the file of the user's own code that a name stands for; None of any other name.
+
+    Nothing is imported. Installed packages are nobody's own.
+
+    Args:
+        name: `package.module:function`, `package.module.Class`, or `FILE.py:function`.
+    """
+    if match := _FILE.fullmatch(name):
+        return at_home(f"{match['path']}.py")
+    module = name.rpartition(":" if ":" in name else ".")[0].replace(".", "/")
+    folders = [Path(entry) for entry in ("", *sys.path)] if module else []
+    files = (folder / f"{module}{end}" for folder in folders for end in (".py", "/__init__.py"))
+    file = next((file for file in files if file.is_file()), None)
+    return None if file is None or str(file.absolute()).startswith(_OTHERS) else file
+
+
 class OwnCode:
     """Around code of the user's, which may raise anything: one line says what, and where.
 
@@ -151,9 +171,8 @@ def _line(error: BaseException) -> str:
     """Name the line of the user's in which an error arose, or which led to it."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f" At {error.filename}:{error.lineno}."
-    others = ("<", f"{sys.prefix}/lib", f"{sys.base_prefix}/lib", str(Path(__file__).parents[1]))
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(others)] or frames
+    own = [frame for frame in frames if not frame.filename.startswith(_OTHERS)] or frames
     return f" At {own[-1].filename}:{own[-1].lineno}."
 
 

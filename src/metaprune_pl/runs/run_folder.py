@@ -1,8 +1,8 @@
 """The folder of a run: what it holds, whether it is finished, and what it was made from.
 
-A run is known by its key: a digest of its settings and of the networks that it reads. A finished
-run with the same key is not run again, an unfinished one continues, and another one is never
-overwritten, unless it was stopped before it came to any network, checkpoint or result.
+A run is known by its key: a digest of its settings, and of the networks and code that it reads. A
+finished run with the same key is not run again, an unfinished one continues, and another one is
+never overwritten, unless it was stopped before it came to any network, checkpoint or result.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from metaprune_pl.files import (
     write_text,
     writing,
 )
+from metaprune_pl.networks.trust import source_of
 from metaprune_pl.records import read_record
 from metaprune_pl.reports import Cost
 from metaprune_pl.runs.cost import (
@@ -56,6 +57,8 @@ HARDWARE = {
 """Trainer settings that do not make it another run."""
 ARTIFACTS = {"network", "state", "metanetwork", "data_models", "others", "networks"}
 """Settings that name folders of stored networks or files of weights, which belong to the key."""
+CODE = {"builder", "backbone", "class_path"}
+"""Settings that name code; the files of the user's own belong to the key."""
 SHOWN, HIDDEN = ".tfevents.", ".old-events."
 """In the names of files with events: of a run, and of one that was moved aside."""
 DEEPEST = 50
@@ -66,7 +69,7 @@ _WAY_OUT = "Set --out NEW_FOLDER."
 
 
 def run_key(command: str, config: Mapping[str, Any]) -> str:
-    """Return the digest of a run's settings and of the stored networks that they name."""
+    """Return the digest of a run's settings and of the networks, files and code that they name."""
     plain = {key: value for key, value in config.items() if key not in {"config", "trainer"}}
     trainer = {
         key: value for key, value in (config.get("trainer") or {}).items() if key not in HARDWARE
@@ -89,11 +92,15 @@ def run_key(command: str, config: Mapping[str, Any]) -> str:
 def _artifacts(config: Any) -> Iterator[Path]:
     if isinstance(config, Mapping):
         for key, value in config.items():
-            paths = value if isinstance(value, list) else [value]
-            if key in ARTIFACTS and all(isinstance(path, str) for path in paths):
-                yield from map(Path, paths)
-            else:
+            names = value if isinstance(value, list) else [value]
+            if key not in ARTIFACTS | CODE or not all(isinstance(name, str) for name in names):
                 yield from _artifacts(value)
+                continue
+            for name in names:
+                if key in ARTIFACTS:
+                    yield Path(name)
+                if ":" in name or key in CODE:
+                    yield from filter(None, [source_of(name)])
 
 
 def _flat(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
