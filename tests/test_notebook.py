@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import metaprune_pl
 from helpers import random_resnet
 from metaprune_pl.data import Digits
 from metaprune_pl.data.augmentation import Augmentation
-from metaprune_pl.errors import ConfigError, StorageError
+from metaprune_pl.errors import ConfigError, StorageError, TraceError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
 from metaprune_pl.pipelines.prune import prune
@@ -76,6 +76,32 @@ def test_with_images_a_pruned_network_comes_closer_to_what_it_was() -> None:
     with torch.no_grad():
         errors = [float((each(unseen) - network(unseen)).norm()) for each in (blind, seen)]
     assert errors[1] < errors[0]
+
+
+FLAT = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten()]
+OF_ITS_OWN_SIZE: dict[str, tuple[nn.Module, Tensor]] = {
+    "flat": (nn.Sequential(*FLAT, nn.Linear(256, 3)), torch.randn(16, 3, 8, 8)),
+    "rows": (nn.Sequential(nn.Linear(7, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(64, 7)),
+    "double": (random_resnet(8, 8).double(), torch.randn(16, 3, 8, 8).double()),
+    "half": (random_resnet(8, 8).bfloat16(), torch.randn(16, 3, 8, 8).bfloat16()),
+}
+
+
+@pytest.mark.parametrize("kind", OF_ITS_OWN_SIZE)
+def test_images_tell_shape_and_type_of_the_input(kind: str) -> None:
+    network, images = OF_ITS_OWN_SIZE[kind]
+    pruned = metaprune_pl.prune(network, 1.5, images=images)
+    same = metaprune_pl.prune(network, 1.5, example=images[:1], images=images)
+    assert all(map(torch.equal, pruned.state_dict().values(), same.state_dict().values()))
+    assert count_macs(network, images) >= 1.5 * count_macs(pruned, images)
+
+
+def test_a_guessed_input_is_told_and_none_is_refused() -> None:
+    network, _ = OF_ITS_OWN_SIZE["flat"]
+    with pytest.raises(TraceError, match="guessed: give example=INPUT"):
+        metaprune_pl.prune(network)
+    with pytest.raises(ConfigError, match="images: there are none"):
+        metaprune_pl.prune(network, images=[])
 
 
 def test_a_speed_up_that_makes_no_sense_is_refused() -> None:

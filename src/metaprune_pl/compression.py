@@ -80,8 +80,7 @@ def compress(
     def images() -> Iterator[tuple[Tensor, Tensor]]:
         return ((batch.to(device), labels.to(device)) for batch, labels in train)
 
-    example = first[0][:1].to(device)
-    pruned = prune(before, speed_up, example=example, images=images)
+    pruned = prune(before, speed_up, images=images)
     if epochs:
         runner.fit(_Taught(pruned, before, lr), train_dataloaders=train)
     after = pruned.to(device).eval()

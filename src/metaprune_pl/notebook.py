@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,7 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from metaprune_pl import graphs, pruning
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, TraceError
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.base import Rewriter
 from metaprune_pl.networks.examples import Example
@@ -38,14 +39,15 @@ def trace(network: nn.Module, example: Example | None = None) -> graphs.WeightGr
 
     Args:
         network: Left as it is.
-        example: One input as a batch: an image [1, C, H, W], a tuple of positional arguments, or a
-            dictionary of keyword arguments; None guesses the shape of an image.
+        example: An input, or a batch of them: images [B, C, H, W], a tuple of positional arguments,
+            or a dictionary of keyword arguments; None guesses the shape of an image.
 
     Raises:
         TraceError: The network cannot be turned into a graph.
     """
     copied = copy_network(network).eval()
-    return graphs.trace(copied, _example(copied, example))
+    with _traced(copied, example) as given:
+        return graphs.trace(copied, given)
 
 
 def rewrite(
@@ -56,8 +58,8 @@ def rewrite(
     Args:
         network: Left as it is.
         metanetwork: The metanetwork, or the folder of a stored one.
-        example: One input as a batch: an image [1, C, H, W], a tuple of positional arguments, or a
-            dictionary of keyword arguments; None guesses the shape of an image.
+        example: An input, or a batch of them: images [B, C, H, W], a tuple of positional arguments,
+            or a dictionary of keyword arguments; None guesses the shape of an image.
 
     Raises:
         StorageError: There is no such metanetwork.
@@ -67,8 +69,8 @@ def rewrite(
     loaded = metanetwork
     if not isinstance(loaded, Rewriter):
         loaded = load_metanetwork(str(loaded))
-    with torch.no_grad():
-        graph = graphs.trace(copied, _example(copied, example))
+    with torch.no_grad(), _traced(copied, example) as given:
+        graph = graphs.trace(copied, given)
         put_state(copied, loaded.rewrite(graph, copied.state_dict()))
     return copied
 
@@ -90,7 +92,8 @@ def prune(
     Args:
         network: Left as it is.
         speed_up: Multiply-accumulates of the network over those of the result.
-        example: One input as a batch: see `trace`; None guesses the shape of an image.
+        example: An input, or a batch of them: see `trace`; None is the first of the images, or
+            without images guesses the shape of one.
         criterion: Which channels matter; None is `Elimination`, or without images the group norm,
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
@@ -106,11 +109,13 @@ def prune(
     copied = copy_network(network).eval()
     if images is not None:
         images = partial(_pairs, [*images] if isinstance(images, Iterator) else images)
+        example = _first(images, 1) if example is None else example
     ranking: Ranking = "uniform" if images is None and criterion is None else "global"
     usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
     target = SpeedUp(value=speed_up, settings=settings or usual)
     attention = target.settings.attention
-    unpruned = pruning.examine(copied, _example(copied, example), attention=attention)
+    with _traced(copied, example) as given:
+        unpruned = pruning.examine(copied, given, attention=attention)
     target.check(copied, unpruned)
     chosen = criterion or (Magnitude() if images is None else Elimination())
     (pruned,) = target.reach([target], copied, unpruned, chosen, images)
@@ -149,12 +154,18 @@ def _pairs(images: Images | Batches | Tensor) -> Iterator[tuple[Tensor, Tensor]]
 
 
 def _first(images: Images, count: int) -> Tensor:
-    """Return the first of some images, [B, C, H, W]."""
+    """Return the first of some images, [B, C, H, W].
+
+    Raises:
+        ConfigError: There are none.
+    """
     batches: list[Tensor] = []
     for batch, _ in images():
         batches.append(batch)
         if sum(map(len, batches)) >= count:
             break
+    if not batches:
+        raise ConfigError("images: there are none.")
     return torch.cat(batches)[:count]
 
 
@@ -199,8 +210,14 @@ def run(
     return cast(T, result)
 
 
-def _example(network: nn.Module, given: Example | None) -> Example:
-    if given is not None:
-        return given
+@contextmanager
+def _traced(network: nn.Module, example: Example | None) -> Iterator[Example]:
+    """Give the input that a network is traced with; where it was guessed, an error says so."""
+    if example is not None:
+        yield example
+        return
     weight = next(network.parameters(), torch.zeros(()))
-    return torch.zeros(1, *usual_input(network), device=weight.device)
+    try:
+        yield weight.new_zeros(1, *usual_input(network))
+    except TraceError as error:
+        raise TraceError(f"{error} Its input was guessed: give example=INPUT.") from error

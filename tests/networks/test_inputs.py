@@ -12,10 +12,11 @@ from metaprune_pl.__main__ import main
 from metaprune_pl.errors import ConfigError, StorageError, TraceError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
-from metaprune_pl.networks.examples import call, shape_text
+from metaprune_pl.networks.examples import call, convert, shape_text, single
 from metaprune_pl.networks.inputs import example_of, read_shape
 from metaprune_pl.networks.storage import read_card
 from metaprune_pl.networks.trust import trust
+from metaprune_pl.pruning import count_macs
 
 TEXTS = "ids=6:ids mask=6:mask image=3,8,8"
 BUILDER = f"{__name__}:Reader"
@@ -76,6 +77,28 @@ def test_two_inputs_and_two_outputs_are_pruned_stored_and_loaded(tmp_path: Path)
     assert before["classes"].shape == (1, 5) and before["boxes"].shape == (1, 4)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert loaded.get_parameter("mixing.weight").shape[0] < 24
+
+
+def test_of_a_batch_one_input_counts() -> None:
+    one = example_of(TEXTS)
+    batch = convert(one, lambda tensor: torch.cat([tensor, tensor, tensor]))
+    for many, example in ((batch, one), (tuple(batch.values()), tuple(one.values()))):
+        torch.manual_seed(0)
+        network = Reader()
+        assert count_macs(network, many) == count_macs(network, example)
+        pruned = [metaprune_pl.prune(network, 1.5, example=given) for given in (many, example)]
+        first, second = (each.state_dict() for each in pruned)
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_what_is_no_batch_stays_or_is_refused() -> None:
+    tokens, positions = torch.zeros(1, 6), torch.arange(6)
+    assert single((tokens, positions))[1] is positions
+    table, scale = torch.ones(1, 6), torch.tensor(2.0)
+    shapes = [list(tensor.shape) for tensor in single((torch.zeros(4, 6), table, scale))]
+    assert shapes == [[1, 6], [1, 6], []]
+    with pytest.raises(ConfigError, match="first dimensions of its tensors are 4, 6, not of one"):
+        single((torch.zeros(4, 6), positions))
 
 
 def test_a_stored_text_of_inputs_is_checked(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metaprune_pl.errors import ConfigError
+
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One input as a batch: a tensor, a tuple of positional arguments, or keyword arguments by name."""
 
@@ -49,10 +51,25 @@ def to_device(example: Example, device: torch.device) -> Example:
 
 
 def single(example: Example) -> Example:
-    """Return the first of a batch."""
+    """Return the first input of a batch, as a batch of one.
+
+    How large the batch is, the first tensor tells. Of a batch of one everything stays, tensors
+    without a batch too, such as a table of positions.
+
+    Raises:
+        ConfigError: Another tensor is of another batch.
+    """
+    sizes = [len(tensor) for _, tensor in tensors_of(example) if tensor.dim()]
+    if not sizes or sizes[0] == 1:
+        return example
+    if not set(sizes) <= {sizes[0], 1} or not sizes[0]:
+        raise ConfigError(
+            f"example: the first dimensions of its tensors are {', '.join(map(str, sizes))}, not "
+            "of one batch. Give one input, as a batch of one."
+        )
 
     def first(tensor: Tensor) -> Tensor:
-        return tensor[:1]
+        return tensor[:1] if tensor.dim() else tensor
 
     alone: Example = convert(example, first)
     return alone

@@ -14,7 +14,7 @@ from torch import Size, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from metaprune_pl.networks.examples import Example, call
+from metaprune_pl.networks.examples import Example, call, single
 
 aten = torch.ops.aten
 
@@ -105,7 +105,7 @@ def count_macs(network: nn.Module, example: Example) -> int:
 
     Args:
         network: Any network; counted in evaluation mode and left as it was.
-        example: One input as a batch, such as an image [1, C, H, W].
+        example: A batch, such as images [B, C, H, W], the first of which is counted.
     """
     training = network.training
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -113,7 +113,7 @@ def count_macs(network: nn.Module, example: Example) -> int:
         parameter.requires_grad_(False)
     try:
         with _written_out(), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
-            call(network.eval(), example)
+            call(network.eval(), single(example))
     finally:
         network.train(training)
         for parameter in trained:

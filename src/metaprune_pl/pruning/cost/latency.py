@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.graphs import WeightGraph
-from metaprune_pl.networks.examples import Example, call, convert, tensors_of
+from metaprune_pl.networks.examples import Example, call, convert, single, tensors_of
 from metaprune_pl.networks.widths import layer_widths
 from metaprune_pl.pruning.cost.base import Cost
 from metaprune_pl.pruning.cost.layer_times import layer_times
@@ -78,9 +78,11 @@ def as_batch(example: Example, size: int) -> Any:
     """Return the first input of an example as a batch of so many."""
 
     def spread(tensor: Tensor) -> Tensor:
-        return tensor[:1].expand(size, *tensor.shape[1:]).contiguous()
+        if not tensor.dim() or len(tensor) != 1:
+            return tensor  # one for all of a batch
+        return tensor.expand(size, *tensor.shape[1:]).contiguous()
 
-    return convert(example, spread)
+    return convert(single(example), spread)
 
 
 @torch.inference_mode()
