@@ -716,3 +716,29 @@ def test_dropout_that_is_always_on_cannot_be_compared_and_says_so() -> None:
     )
     with pytest.raises(PruningError, match="random in evaluation mode"):
         next(iter(prune(network, torch.zeros(1, 4), speed_ups=[1.5])))
+
+
+def test_hooks_that_a_network_hangs_up_in_its_first_pass_are_hung_up_once() -> None:
+    seen: list[Tensor] = []
+
+    class Collects(nn.Module):
+        """Reads what its layers gave from hooks, as models of transformers do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(6, 16), nn.Linear(16, 12)])
+            self.head = nn.Linear(28, 4)
+            self.hooked = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.hooked:
+                for layer in self.layers:
+                    layer.register_forward_hook(lambda _, __, output: seen.append(output))
+                self.hooked = True
+            seen.clear()
+            for layer in self.layers:
+                x = layer(x).relu()
+            return self.head(torch.cat(seen, 1))
+
+    groups, _ = assert_exact(Collects().eval(), torch.zeros(1, 6))
+    assert int(groups.prunable.sum()) == 28

@@ -54,22 +54,25 @@ def remove(network: nn.Module, graph: WeightGraph, kept: Tensor) -> nn.Module:
 @contextmanager
 def removed(network: nn.Module, graph: WeightGraph, kept: Tensor) -> Iterator[None]:
     """Remove neurons from a network itself for as long as a block lasts: a copy takes longer."""
-    before = [
-        (module, dict(vars(module)), dict(module._parameters), dict(module._buffers))
-        for module in network.modules()
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    # Hooks, too: some networks hang them up in their first pass and note so in an attribute.
+    inside = [
+        (held, dict(held))
+        for _, attributes in before
+        for held in attributes.values()
+        if isinstance(held, dict)
     ]
     try:
         set_tensors(network, _cut_tensors(network, graph, kept))
         _set_attributes(network, graph, kept)
         yield
     finally:
-        for module, attributes, parameters, buffers in before:
+        for module, attributes in before:
             vars(module).clear()
             vars(module).update(attributes)
-            module._parameters.clear()
-            module._parameters.update(parameters)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        for held, entries in inside:
+            held.clear()
+            held.update(entries)
 
 
 def _cut_tensors(network: nn.Module, graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
