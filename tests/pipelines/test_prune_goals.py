@@ -1,6 +1,7 @@
 """`prune` to what a person wants: a size, an accuracy, further targets; what it leaves behind."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,6 +38,50 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_another_target_is_added_to_a_finished_run(run: Path) -> None:
     assert [row["target"] for row in report(str(run))] == [1.5, 2.0]
     assert json.loads((run / "report.old-1" / "report.json").read_text())[0]["target"] == 1.5
+
+
+@pytest.fixture
+def copied(run: Path, workdir: Path) -> Path:
+    """The same run, in the current folder."""
+    shutil.copytree(run, "runs/cifar_resnet_pruned")
+    return Path("runs/cifar_resnet_pruned")
+
+
+def damage(file: Path, content: str | None) -> None:
+    """Remove a file, or write something else to it."""
+    file.unlink() if content is None else file.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "targets"),
+    [
+        ("network/weights.safetensors", None, "1.5,2"),
+        ("network/weights.safetensors", "half", "1.5,2,3"),
+        ("network/network.json", "{}", "1.5,2"),
+        ("result.json", "[]", "1.5,2,3"),
+    ],
+)
+def test_a_damaged_target_is_told_before_another_is_made(
+    name: str, content: str | None, targets: str, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copied / "speed_up_2" / name, content)
+    with pytest.raises(SystemExit):
+        main([*PRUNE, "--finetune_after.epochs=1", f"--speed_ups={targets}"])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"Remove '{copied}/speed_up_2', and the same command makes it again." in error
+    assert not (copied / "speed_up_3").exists()
+
+
+@pytest.mark.parametrize("content", [None, "[{", "[]"])
+def test_a_damaged_report_is_made_anew(
+    content: str | None, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copied / "speed_up_2/result.json").stat().st_mtime_ns
+    damage(copied / "report.json", content)
+    main([*PRUNE, "--finetune_after.epochs=1", "--speed_ups=1.5,2"])
+    assert [row["target"] for row in report(str(copied))] == [1.5, 2.0]
+    assert (copied / "speed_up_2/result.json").stat().st_mtime_ns == before
+    assert "other settings" not in capsys.readouterr().err
 
 
 def test_one_network_of_each_target_is_left(run: Path) -> None:

@@ -138,9 +138,20 @@ def read_card(
             builder that nobody has named in this process.
     """
     path = Path(folder) / "network.json"
+    data = _read_plain(path)
+    _check_settings(data.get("settings"), path, builder)
+    card = as_record(NetworkCard, data, path)
+    _check_shape(card.input_shape, path)
+    if unknown := sorted({*card.frozen, *card.masked} - card.layers.keys()):
+        raise StorageError(f"{path} is damaged (there is no weight '{unknown[0]}').")
+    return card
+
+
+def _read_plain(path: Path) -> dict[str, Any]:
+    """Read `network.json` as plain values, without its format."""
     if not path.exists():
         raise StorageError(
-            f"no stored network in '{folder}': it has no network.json. {_hint(Path(folder))}"
+            f"no stored network in '{path.parent}': it has no network.json. {_hint(path.parent)}"
         )
     data = read_json(path)
     version = data.pop("format", None) if isinstance(data, dict) else None
@@ -150,12 +161,20 @@ def read_card(
         )
     if version > FORMAT:
         raise StorageError(f"{path} was written by a newer metaprune. Update this one.")
-    _check_settings(data.get("settings"), path, builder)
-    card = as_record(NetworkCard, data, path)
-    _check_shape(card.input_shape, path)
-    if unknown := sorted({*card.frozen, *card.masked} - card.layers.keys()):
-        raise StorageError(f"{path} is damaged (there is no weight '{unknown[0]}').")
-    return card
+    assert isinstance(data, dict)
+    return data
+
+
+def check_stored(folder: Path) -> None:
+    """Refuse a stored network that is not whole; nothing is built.
+
+    Raises:
+        StorageError: A file is missing or damaged, or they do not fit each other.
+    """
+    card = _read_plain(folder / "network.json")
+    path = folder / "weights.safetensors"
+    if stored_shapes(path) != card.get("layers"):
+        raise StorageError(f"{path} does not hold the widths that network.json beside it names.")
 
 
 def _check_shape(shape: Shape, path: Path) -> None:

@@ -9,18 +9,19 @@ from torch import nn
 
 from metaprune_pl.data import ImageDataModule, ImageFolder
 from metaprune_pl.delivery.goals import Goal
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, StorageError
 from metaprune_pl.files import write_json
 from metaprune_pl.networks import load_network
 from metaprune_pl.pipelines.classification import Classification, Outcome
 from metaprune_pl.pipelines.pruning_loop import check_rounds, prune_to_targets, trained_to
 from metaprune_pl.pruning import MaskSettings, PruningSettings, Target
 from metaprune_pl.pruning.targets import SpeedUp, asked_targets
-from metaprune_pl.reports import Pruned
+from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.next_step import command_line
 from metaprune_pl.reports.writing import read_report
 from metaprune_pl.runs.command import goes_on
 from metaprune_pl.runs.context import Context
+from metaprune_pl.runs.once import check_step
 from metaprune_pl.stages.largest import largest_within
 from metaprune_pl.stages.opening import open_for
 from metaprune_pl.stages.preparation import Preparation
@@ -28,11 +29,17 @@ from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
 
 def _is_reported(folder: Path, arguments: Mapping[str, Any]) -> bool:
-    """Whether a finished run's report is of the speed-ups that are asked for."""
-    if arguments["masks"] is not None or arguments["goal"] is not None or arguments["targets"]:
-        return True
-    targets = [result.target for result in read_report(folder, Pruned)]
-    return targets == list(arguments["speed_ups"])
+    """Whether a finished run's networks and report are whole, and of what is asked for."""
+    for file in folder.glob("*/result.json"):
+        check_step(file.parent)
+    masks, targets = arguments["masks"], arguments["targets"]
+    channels = masks is None and (not targets or targets[0].channels)
+    try:
+        results: list[Any] = read_report(folder, Pruned if channels else Masked)
+    except StorageError:
+        return False  # it is made anew from the results
+    asked = None if masks or targets or arguments["goal"] else arguments["speed_ups"]
+    return asked is None or [result.target for result in results] == list(asked)
 
 
 @goes_on("speed_ups", is_done=_is_reported)

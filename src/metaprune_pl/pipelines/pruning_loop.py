@@ -19,7 +19,7 @@ from metaprune_pl.reports import Result, write_json
 from metaprune_pl.reports.planned import tell_of_narrow_layers
 from metaprune_pl.runs.command import tell
 from metaprune_pl.runs.context import Context
-from metaprune_pl.runs.once import store, train_once
+from metaprune_pl.runs.once import check_step, store, train_once
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.training_settings import TrainingSettings
 
@@ -99,16 +99,22 @@ def prune_to_targets(
     """Prune a network to each target, finetune, measure and store it.
 
     Writes `TARGET/network` and `TARGET/result.json` for each target to the run's folder. Targets
-    that are there already are not made again.
+    that are there already are not made again, and are looked at before others are made.
 
     Args:
         task: What is pruned, and how it is trained and measured.
         targets: What it is pruned to.
         rounds: Rounds in which each target is reached.
         rewind: Whether weights are rewound after each round.
+
+    Raises:
+        StorageError: A target that is there is not whole any more.
     """
     files = [task.context.folder / target.folder / "result.json" for target in targets]
     there = task.context.broadcast([file.is_file() for file in files])
+    for target, file in zip(targets, files, strict=True):
+        if file.is_file():
+            check_step(file.parent, task.kind(target))
     todo = [target for target, done in zip(targets, there, strict=True) if not done]
     told = False
     made = zip(todo, _pruned(task, todo, rounds, rewind), strict=True)

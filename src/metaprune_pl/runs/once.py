@@ -7,7 +7,10 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
+from metaprune_pl.errors import StorageError
 from metaprune_pl.networks import NetworkCard, save_network
+from metaprune_pl.networks.storage import check_stored
+from metaprune_pl.reports import Result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.stages.network_training import NetworkTraining
 from metaprune_pl.stages.training_settings import TrainingSettings
@@ -55,7 +58,29 @@ def fit_once(
     build: Callable[[], NetworkTraining],
 ) -> Path:
     """Run a training in a folder, unless that was done before, and return its network's folder."""
-    if context.broadcast(not (folder / "network" / "network.json").is_file()):
+    there = (folder / "network" / "network.json").is_file()
+    if there:
+        check_step(folder)
+    if context.broadcast(not there):
         settings.make_trainer(context.make_trainer, folder).fit(build(), datamodule=data)
     context.barrier()
     return folder / "network"
+
+
+def check_step(folder: Path, kind: type[Result] | None = None) -> None:
+    """Refuse to go on from a finished step that is not whole any more.
+
+    Args:
+        folder: Folder of the step.
+        kind: Of its result; None has none.
+
+    Raises:
+        StorageError: Its network or result is damaged or gone.
+    """
+    try:
+        check_stored(folder / "network")
+        if kind is not None:
+            kind.read(folder / "result.json")
+    except StorageError as error:
+        way_out = f"Remove '{folder}', and the same command makes it again."
+        raise StorageError(f"{error} {way_out}") from error
