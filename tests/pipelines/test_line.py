@@ -164,11 +164,17 @@ def test_a_network_that_guesses_and_layers_with_hardly_a_channel_are_named(
     assert narrow_layers(wide, nn.Sequential(nn.Linear(8, 7), nn.Linear(7, 10))) == ""
 
 
-def test_a_narrow_terminal_cuts_nothing_off(runs: Path) -> None:
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_breaks_no_word_and_no_number(runs: Path, width: int) -> None:
     results = read_report(runs / "prune", Pruned)
-    console = Console(width=72, record=True, file=io.StringIO())
-    console.print(Pruned.table(results), *experiment_tables(Experiment(pruned=results)))
-    assert "…" not in console.export_text()
+    tables = experiment_tables(Experiment(pruned=results))
+    for grid in [Pruned.table(results), Pruned.table([*results, *results]), *tables]:
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(grid)
+        printed = console.export_text()
+        assert max(map(len, printed.splitlines())) <= width
+        texts = [*grid.columns, *(cell for row in grid.rows for cell in row)]
+        assert all(word in printed for text in texts for word in text.split())
 
 
 def test_a_pruned_network_is_pruned_further_and_not_as_far_as_it_is(

@@ -10,6 +10,8 @@ import pytest
 from metaprune_pl.__main__ import main
 from metaprune_pl.networks import load_network, read_card
 from metaprune_pl.pruning import count_parameters
+from metaprune_pl.reports import Pruned
+from metaprune_pl.reports.writing import read_report
 
 NET = ["--arguments={depth: 8, width: 8}", "--data=Digits", "--finetune.epochs=0"]
 QUICK = [*NET, "--latency_batches=[1]", "--trainer.enable_progress_bar=false"]
@@ -134,3 +136,20 @@ def test_a_time(workdir: Path) -> None:
     (row,) = report("run")
     assert row["target"] == 1.25 and row["macs"] > 0
     assert Path("run/speed_up_1.25/network/network.json").is_file()
+
+
+def test_a_time_is_one_number_in_what_it_was_asked_in(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--finetune_after.epochs=0", "--repair=null", "--latency=0.8", "--out=run"]
+    main([*PRUNE, *quick, "--runtime=onnx", "--latency_batch=16"])
+    (row,) = report("run")
+    times = row["latency_unpruned"]["16"], row["latency"]["16"]
+    assert row["speed_up"] == times[0] / times[1] and row["runtime"] == "ONNX Runtime"
+    output = capsys.readouterr()
+    counted = "milliseconds, batch 16 in ONNX Runtime"
+    assert f"{row['speed_up']:.2f}x in {counted}, batch 1 " in output.err
+    assert "1.25x is 0.8 of the unpruned network's" in output.out
+    assert "ms here, batch 1 in ONNX Runtime" in output.out
+    results = read_report(Path("run"), Pruned)
+    assert Pruned.table(results).columns[-1] == "ms, batch 16 in ONNX Runtime"

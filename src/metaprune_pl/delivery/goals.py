@@ -12,10 +12,16 @@ from torch import nn
 from metaprune_pl.delivery.runtimes import RUNTIMES
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.networks import NetworkCard, create_network
-from metaprune_pl.pruning import Latency, Parameters, PruningSettings, SpeedUp, count_parameters
+from metaprune_pl.pruning import (
+    Latency,
+    Parameters,
+    PruningSettings,
+    SpeedUp,
+    count_parameters,
+    measure_latencies,
+)
 from metaprune_pl.pruning.cost.parameters import BYTES_EACH
 from metaprune_pl.pruning.targets import Faster
-from metaprune_pl.pruning.targets.faster import time_of
 
 BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
@@ -96,7 +102,7 @@ class Goal:
             example, runtime = torch.zeros(1, *card.image_shape), RUNTIMES[self.runtime]
             built = card.settings
             dense = create_network(built.builder, seed=0, **built.arguments).eval()
-            now = time_of(dense, example, self.batch, runtime)
+            now = measure_latencies([dense], example, self.batch, runtime=runtime)[0].median
             factor, said = now / value, f"{now:.2f} ms"
         else:
             now = BYTES_EACH * count_parameters(network)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metaprune_pl.delivery.base import Facts, Forward
 from metaprune_pl.delivery.onnx import Onnx
-from metaprune_pl.pruning.targets.faster import Runtime
+from metaprune_pl.pruning.cost.latency import EAGER, Runtime
 
 
 def compiled(network: nn.Module, images: Tensor) -> Forward:
@@ -28,9 +28,9 @@ def in_onnx_runtime(network: nn.Module, images: Tensor) -> Forward:
         return Onnx().load(file, torch.get_num_threads())[0]
 
 
-RUNTIMES: dict[str, Runtime | None] = {
-    "eager": None,
-    "compiled": compiled,
-    "onnx": in_onnx_runtime,
+RUNTIMES = {
+    "eager": EAGER,
+    "compiled": Runtime("torch.compile", compiled),
+    "onnx": Runtime("ONNX Runtime", in_onnx_runtime),
 }
 """Runtimes by the names that `--runtime` takes."""

@@ -13,7 +13,8 @@ from metaprune_pl.networks.widths import is_unchanged
 from metaprune_pl.pipelines.prepare import prepare
 from metaprune_pl.pipelines.pruning_loop import Task
 from metaprune_pl.pruning import Target, measure_latencies
-from metaprune_pl.pruning.targets import ChannelTarget, MaskTarget, PrunedNetwork
+from metaprune_pl.pruning.cost.latency import EAGER
+from metaprune_pl.pruning.targets import ChannelTarget, Faster, MaskTarget, PrunedNetwork
 from metaprune_pl.pruning.unpruned import as_built
 from metaprune_pl.reports import Masked, Pruned
 from metaprune_pl.reports.planned import planned
@@ -96,7 +97,9 @@ class Classification(Task[Outcome]):
             return
         title = f"{self.card.record['name']} to {target.label}, before the training"
         seconds = training_seconds(pruned.network, self.data, self.settings)
-        print_result(planned(title, self.unpruned, pruned.network, self.batches, seconds))
+        runtime = target.runtime if isinstance(target, Faster) else EAGER
+        after = pruned.network
+        print_result(planned(title, self.unpruned, after, self.batches, seconds, runtime))
 
     def training(self, source: Path) -> NetworkTraining:
         """Return the finetuning of a stored network: see `Task.training`."""
@@ -140,14 +143,26 @@ class Classification(Task[Outcome]):
         return Masked.of(target, self.unpruned, pruned, final, **shared)
 
     def timed(self, targets: Sequence[Target], results: Sequence[Pruned]) -> list[Pruned]:
-        """Measure the unpruned network and all results, in turn, for each number of images."""
+        """Measure the unpruned network and all results, in turn, for each number of images.
+
+        Where a target is a time, all is measured in what it is of, and its number of images, too.
+        """
         device, folder = self.context.device, self.context.folder
         stored = (load_network(folder / target.folder / "network") for target in targets)
         networks = [network.to(device) for network in (as_built(self.card), *stored)]
         example = self.card.example(device)
-        times = {str(size): measure_latencies(networks, example, size) for size in self.batches}
+        batches = [target.batch for target in targets if isinstance(target, ChannelTarget)]
+        timed = [target.runtime for target in targets if isinstance(target, Faster)]
+        runtime = timed[0] if timed else EAGER
+        sizes = sorted({*self.batches, *(size for size in batches if size is not None)})
+        times = {
+            str(size): measure_latencies(networks, example, size, runtime=runtime) for size in sizes
+        }
         own, *others = (
             {size: timings[index] for size, timings in times.items()}
             for index in range(len(networks))
         )
-        return [result.timed(other, own) for result, other in zip(results, others, strict=True)]
+        return [
+            result.timed(other, own, runtime.name, batch)
+            for result, other, batch in zip(results, others, batches, strict=True)
+        ]

@@ -92,7 +92,7 @@ def _times(results: Sequence[Pruned]) -> Grid:
     before = [decimal(first.latency_unpruned[size], spread.get(size)) for size in sizes]
     rows = [("as given", *before)]
     rows += [(f"{r.target:g}x", *(r.time(size) for size in sizes)) for r in results]
-    title = "Milliseconds of a forward pass on the machine of the run"
+    title = f"Milliseconds of a forward pass on the machine of the run, in {first.runtime}"
     return Grid(title, ["", *(f"batch {size}" for size in sizes)], rows)
 
 

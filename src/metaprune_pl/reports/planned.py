@@ -8,6 +8,7 @@ from torch import nn
 
 from metaprune_pl.networks.widths import narrow_layers, widths_before_and_after
 from metaprune_pl.pruning import Unpruned, count_macs, count_parameters, measure_latencies
+from metaprune_pl.pruning.cost.latency import Runtime
 from metaprune_pl.pruning.cost.timing import Timing
 from metaprune_pl.pruning.group_facts import reasons_to_stay
 from metaprune_pl.reports.text import Grid, Part, count, decimal, milliseconds, weight_size
@@ -28,6 +29,7 @@ class Planned:
         widths: Output channels of each layer, before and after.
         stays: Layers that keep channels which cannot be pruned, and why.
         seconds: How long the training that follows will take, roughly.
+        runtime: What the passes ran in.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Planned:
     widths: Mapping[str, tuple[int, int]]
     stays: Mapping[str, str]
     seconds: float
+    runtime: str
 
     def tables(self) -> list[Part]:
         """Return what a person sees."""
@@ -49,7 +52,9 @@ class Planned:
             own = milliseconds(after.median, after.spread, after.gain_over(before))
             time, _, gain = own.partition(" (")
             spread = decimal(before.median, before.spread)
-            rows.append((f"ms here, batch {size}", spread, time, gain.rstrip(")")))
+            rows.append(
+                (f"ms here, batch {size} in {self.runtime}", spread, time, gain.rstrip(")"))
+            )
         whole = Grid(self.title, ["", "before", "after", "factor"], rows)
         changed = [(name, *pair) for name, pair in self.widths.items() if pair[0] != pair[1]]
         shown = changed[:MOST_LAYERS]
@@ -72,6 +77,7 @@ def planned(
     after: nn.Module,
     batches: Sequence[int],
     seconds: float,
+    runtime: Runtime,
 ) -> Planned:
     """Return what pruning made of a network.
 
@@ -81,10 +87,12 @@ def planned(
         after: The pruned network.
         batches: Numbers of images of passes whose time is measured.
         seconds: How long the training that follows will take.
+        runtime: What the passes run in.
     """
     before = unpruned.original.to(next(after.parameters()).device)
     example = unpruned.example_for(after)
-    times = {size: measure_latencies([before, after], example, size) for size in batches}
+    both = [before, after]
+    times = {size: measure_latencies(both, example, size, runtime=runtime) for size in batches}
     assert unpruned.groups is not None
     return Planned(
         title=title,
@@ -94,6 +102,7 @@ def planned(
         widths=widths_before_and_after(before, after),
         stays=reasons_to_stay(unpruned.groups),
         seconds=seconds,
+        runtime=runtime.name,
     )
 
 

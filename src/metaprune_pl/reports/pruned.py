@@ -60,6 +60,8 @@ class Pruned(Result):
         training_kept: False where no epoch of the training after pruning was better on the
             validation images than before it, so that its weights were thrown away.
         cost: What speed-ups count.
+        runtime: What times were measured in.
+        batch: Images of the pass whose time speed-ups count; None where they count no time.
     """
 
     network: str
@@ -92,6 +94,8 @@ class Pruned(Result):
     test_images: int | None = None
     training_kept: bool = True
     cost: str = Macs.unit
+    runtime: str = "PyTorch"
+    batch: int | None = None
 
     @classmethod
     def of(
@@ -126,10 +130,27 @@ class Pruned(Result):
             **measured,
         )
 
-    def timed(self, own: Mapping[str, Timing], unpruned: Mapping[str, Timing]) -> Self:
-        """Return this result with times, by number of images, beside the unpruned network's."""
+    def timed(
+        self,
+        own: Mapping[str, Timing],
+        unpruned: Mapping[str, Timing],
+        runtime: str,
+        batch: int | None,
+    ) -> Self:
+        """Return this result with times, by number of images, beside the unpruned network's.
+
+        Args:
+            own: Its times.
+            unpruned: Those of the unpruned network in the same run.
+            runtime: What they were measured in.
+            batch: Images of the pass that the speed-up is of, if it is one of time.
+        """
+        reached = unpruned[str(batch)].median / own[str(batch)].median if batch else self.speed_up
         return replace(
             self,
+            speed_up=reached,
+            runtime=runtime,
+            batch=batch,
             latency={size: time.median for size, time in own.items()},
             latency_unpruned={size: time.median for size, time in unpruned.items()},
             latency_spread={size: time.spread for size, time in own.items()},
@@ -187,13 +208,22 @@ class Pruned(Result):
         times = [
             f"batch {size} {'within the spread' if gain is None else f'{gain:.2f}x faster'}"
             for size, gain in self.latency_gain.items()
+            if size != str(self.batch)
         ]
-        reached = f"{self.speed_up:.2f}x in {self.cost}"
+        reached = f"{self.speed_up:.2f}x in {self.counted}"
         now, before = percent(self.accuracy_finetuned), percent(self.accuracy_given)
         return (
             f"The network is in {folder}: {', '.join([reached, *times])}; test "
             f"accuracy {now} %, {before} % before: {self.change}."
         )
+
+    @property
+    def counted(self) -> str:
+        """What speed-ups count, of which pass, and in what."""
+        return self.cost if self.batch is None else f"{self.cost}, {self._of_pass(self.batch)}"
+
+    def _of_pass(self, size: object) -> str:
+        return f"batch {size} in {self.runtime}"
 
     @property
     def change(self) -> str:
@@ -236,7 +266,7 @@ class Pruned(Result):
         """Return the table of one network's targets for the console."""
         sizes = list(results[0].latency)
         columns, rows = cls.cells(results)
-        columns += [f"ms, batch {size}" for size in sizes]
+        columns += [f"ms, {results[0]._of_pass(size)}" for size in sizes]
         pairs = zip(results, rows, strict=True)
         timed = [[*row, *(result.time(size) for size in sizes)] for result, row in pairs]
         return Grid(cls.title(results), columns, timed)
@@ -255,7 +285,10 @@ class Pruned(Result):
         furthest = results[-1].exactness
         compared = [] if furthest is None else furthest.sentences()
         points = "Difference: finetuned minus as given, in points, ± its standard error."
-        counted = f"Target and reached count {results[0].cost}."
+        first = results[0]
+        counted = f"Target and reached count {first.counted}."
+        if first.batch is not None:
+            counted += f" {first.target:g}x is {1 / first.target:.2g} of the unpruned network's."
         unkept = trained_in_vain(f"{r.target:g}x" for r in results if not r.training_kept)
         return [f"{legend(steps_of(results))} {points} {counted}", *unkept, *compared]
 

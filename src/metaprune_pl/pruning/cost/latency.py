@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,26 @@ from metaprune_pl.networks.widths import layer_widths
 from metaprune_pl.pruning.cost.base import Cost
 from metaprune_pl.pruning.cost.layer_times import layer_times
 from metaprune_pl.pruning.cost.timing import Timing, time_in_turn
+
+
+class Runtime(NamedTuple):
+    """What a network runs in.
+
+    Attributes:
+        name: What people call it.
+        ready: Makes a network ready to run, given images [B, C, H, W]; None is PyTorch as it is.
+    """
+
+    name: str = "PyTorch"
+    ready: Callable[[nn.Module, Tensor], Callable[[Tensor], object]] | None = None
+
+    def run(self, network: nn.Module, images: Any) -> Callable[[Tensor], object]:
+        """Return a network as it runs in the end, given images on its device."""
+        return self.ready(network, images) if self.ready else partial(call, network)
+
+
+EAGER = Runtime()
+"""PyTorch as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +111,7 @@ def measure_latencies(
     example: Example,
     batch_size: int,
     *,
+    runtime: Runtime = EAGER,
     seconds: float = 0.1,
 ) -> list[Timing]:
     """Measure the time of a forward pass of several networks in turn.
@@ -99,9 +120,10 @@ def measure_latencies(
         networks: In evaluation mode on the device to measure.
         example: One input as a batch, such as an image [1, C, H, W], on that device.
         batch_size: Images per pass.
+        runtime: What they run in.
         seconds: How long to measure each.
     """
     images = as_batch(example, batch_size)
     device = next(tensor.device for _, tensor in tensors_of(example))
-    runs = [partial(call, network, images) for network in networks]
+    runs = [partial(runtime.run(network, images), images) for network in networks]
     return time_in_turn(runs, seconds=seconds, device=device)

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metaprune_pl.errors import ConfigError, PruningError
-from metaprune_pl.networks.examples import Example, call
-from metaprune_pl.pruning.cost.latency import Latency, as_batch
+from metaprune_pl.networks.examples import Example
+from metaprune_pl.pruning.cost.latency import EAGER, Latency, Runtime, as_batch
 from metaprune_pl.pruning.cost.timing import time_in_turn
 from metaprune_pl.pruning.importance import Images, Importance
 from metaprune_pl.pruning.plan import PruningSettings, plan
@@ -20,9 +20,6 @@ from metaprune_pl.pruning.removal import remove
 from metaprune_pl.pruning.targets.base import PrunedNetwork
 from metaprune_pl.pruning.targets.speed_up import SpeedUp, without
 from metaprune_pl.pruning.unpruned import Unpruned
-
-Runtime = Callable[[nn.Module, Tensor], Callable[[Tensor], object]]
-"""Makes a network ready to run as it will in the end, given images [B, C, H, W]."""
 
 NEAR = 0.05
 """How far from the target a network may be, as a share of it."""
@@ -43,11 +40,11 @@ class Faster(SpeedUp):
         settings: Its cost is `Latency`.
         multiples: What widths may be multiples of; the network that fits with most
             multiply-accumulates is taken.
-        runtime: What the network runs in; None is PyTorch as it is.
+        runtime: What the network runs in.
     """
 
     multiples: tuple[int, ...] = (4, 8, 16)
-    runtime: Runtime | None = field(default=None, compare=False)
+    runtime: Runtime = field(default=EAGER, compare=False)
 
     def too_far(self, wanted: float, reach: float) -> str:
         """Say that a time is out of reach: see `ChannelTarget.too_far`."""
@@ -61,7 +58,7 @@ class Faster(SpeedUp):
 
     def reached(self, unpruned: Unpruned, network: nn.Module) -> float:
         """Measure both in what they run in: see `ChannelTarget.reached`."""
-        if self.runtime is None:
+        if self.runtime.ready is None:
             return super().reached(unpruned, network)
         assert isinstance(self.cost, Latency)
         images = as_batch(unpruned.example_for(network), self.cost.batch)
@@ -69,9 +66,8 @@ class Faster(SpeedUp):
         return _ratio(before, self.ready(network, images), images)
 
     def ready(self, network: nn.Module, images: Tensor) -> Callable[[Tensor], object]:
-        """Return a network as it runs in the end, given images [B, C, H, W]."""
-        network = network.to(images.device)
-        return partial(call, network) if self.runtime is None else self.runtime(network, images)
+        """Return a network as it runs in the end, on the device of images [B, C, H, W]."""
+        return self.runtime.run(network.to(images.device), images)
 
     @classmethod
     def reach(
@@ -180,20 +176,3 @@ def _ratio(
     with torch.inference_mode():
         before, after = time_in_turn(runs, seconds=SECONDS, device=images.device)
     return before.median / after.median
-
-
-def time_of(
-    network: nn.Module, example: Tensor, batch: int, runtime: Runtime | None = None
-) -> float:
-    """Return the milliseconds of a network's forward pass.
-
-    Args:
-        network: In evaluation mode.
-        example: One image as a batch.
-        batch: Images in a pass.
-        runtime: What it runs in; None is PyTorch as it is.
-    """
-    images = as_batch(example, batch)
-    run = partial(call, network) if runtime is None else runtime(network, images)
-    with torch.inference_mode():
-        return time_in_turn([partial(run, images)], seconds=SECONDS)[0].median

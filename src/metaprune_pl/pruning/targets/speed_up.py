@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.networks.examples import Example
 from metaprune_pl.pruning.attributes import attributes_set
-from metaprune_pl.pruning.cost import Cost
+from metaprune_pl.pruning.cost import Cost, Latency
 from metaprune_pl.pruning.depgraph import prune_by_depgraph
 from metaprune_pl.pruning.importance import Images, Importance, Magnitude
 from metaprune_pl.pruning.plan import PruningSettings, fewest_nodes, plan
@@ -36,6 +36,11 @@ class ChannelTarget(Target):
     def cost(self) -> Cost:
         """What the networks cost no more of."""
         return self.settings.cost
+
+    @property
+    def batch(self) -> int | None:
+        """Images of the pass whose time counts; None where no time does."""
+        return self.cost.batch if isinstance(self.cost, Latency) else None
 
     @abstractmethod
     def speed_up(self, unpruned: Unpruned) -> float:
