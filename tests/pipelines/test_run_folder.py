@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.io_wrapper import (
     GetLogdirSubdirectories,
 )
@@ -164,6 +165,43 @@ def test_a_run_of_an_older_program_goes_on(workdir: Path) -> None:
     with folder.running("a: 1"):
         pass
     assert folder.finished
+
+
+def test_a_run_of_other_images_is_another_one(workdir: Path) -> None:
+    earlier, folder = (RunFolder(Path("out"), "prune", "key", images) for images in ("", "80"))
+    with earlier.running("a: 1"):  # by an older program
+        write_json(Path("out/result.json"), 1)
+    with folder.running("a: 1"):
+        pass
+    with earlier.running("a: 1"):  # the images are gone
+        pass
+    other = RunFolder(Path("out"), "prune", "key", "76")
+    assert other.finished and other.foreign and not folder.foreign
+    with pytest.raises(StorageError, match=r"'out' holds another run \(images: 80 -> 76\)\. Set"):
+        other.running("a: 1").__enter__()
+    other.move_aside()
+    assert not other.bring_back() and folder.bring_back()
+
+
+def test_images_that_have_changed_are_told(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(20):
+        path = Path("photos", "cat" if index % 2 else "dog", f"{index}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * index, 0, 0)).save(path)
+    command = ["prune", "cifar_resnet", "--data=photos", "--out=run", "--finetune_after.epochs=0"]
+    command += ["--latency_batches=[1]", "--repair=null", "--arguments={depth: 8}"]
+    main([*command, "--speed_ups=2"])
+    main([*command, "--speed_ups=2"])
+    assert "run is finished; it is not run again." in capsys.readouterr().err
+    Path("photos/dog/0.png").unlink()
+    main([*command, "--speed_ups=2"])
+    assert "not run again, although its images have changed since." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--speed_ups=2,3"])
+    assert "'run' holds another run (images: 20 of digest " in capsys.readouterr().err
+    assert not Path("run/speed_up_3").exists()
 
 
 def test_the_work_of_many_seeds_has_a_name_that_a_file_can_have() -> None:

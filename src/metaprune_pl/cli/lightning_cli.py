@@ -58,7 +58,8 @@ class TrainingCLI(LightningCLI):
         """Train in the run's folder, or evaluate."""
         assert isinstance(self.trainer, StageTrainer)
         config = self.parser.dump(self.config, skip_unset=False)
-        run = Run(command=self.command, trainer=self.trainer, config=config)
+        given = {"data": self.datamodule}
+        run = Run(command=self.command, trainer=self.trainer, config=config, arguments=given)
         if self.command == "fit":
             run.execute(self._call)
             return

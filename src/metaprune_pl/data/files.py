@@ -1,8 +1,9 @@
 """Class folders: which images there are, and shares of them that have all classes."""
 
+import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -175,6 +176,21 @@ def _images_below(folder: Path, name: str, entered: set[tuple[int, int]]) -> Ite
 def _identity(path: str | Path) -> tuple[int, int]:
     entry = os.stat(path)
     return entry.st_dev, entry.st_ino
+
+
+def contents_of(folders: Iterable[Path]) -> str:
+    """Return the number of images in class folders, with a digest of their names and sizes.
+
+    Raises:
+        DataError: As of `list_images`.
+    """
+    digest, count = hashlib.sha256(), 0
+    for folder in folders:
+        names, _ = list_images(folder)
+        for name in names:
+            digest.update(b"%s %d\n" % (name, path_of(folder, name).stat().st_size))
+        count += len(names)
+    return f"{count} of digest {digest.hexdigest()[:8]}"
 
 
 def path_of(folder: Path, name: bytes) -> Path:

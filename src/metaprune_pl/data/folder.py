@@ -21,6 +21,7 @@ from metaprune_pl.data.files import (
     check_image_size,
     check_shares,
     class_names,
+    contents_of,
     list_images,
     path_of,
     read_image,
@@ -150,6 +151,12 @@ class ImageFolder(MemoryImages):
         """Names of the class folders."""
         train = self.folder / "train"
         return class_names(train if train.is_dir() else self.folder)
+
+    @property
+    def contents(self) -> str:
+        """Number of the images, and a digest: see `ImageDataModule.contents`."""
+        parts = [self.folder / name for name in ("train", "test")]
+        return contents_of(parts if parts[0].is_dir() else [self.folder])
 
     def load(self) -> Splits:
         """Return the images, from the cache where it fits the folder as it is now.

@@ -132,6 +132,11 @@ class ImageDataModule(SteppedDataModule, ABC):
         return []
 
     @property
+    def contents(self) -> str:
+        """What tells these images from others of the same settings; empty where they stay."""
+        return ""
+
+    @property
     def crop(self) -> float | None:
         """Share of a resized image that its middle has: see `Preprocessing`."""
         return None

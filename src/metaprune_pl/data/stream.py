@@ -3,6 +3,7 @@
 Read, cut and mirrored by worker processes, batch by batch.
 """
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -271,6 +272,13 @@ class StreamedImageFolder(ImageDataModule):
     def class_names(self) -> list[str]:
         """Names of the class folders."""
         return class_names(self.folder / "train")
+
+    @property
+    def contents(self) -> str:
+        """Number of the images, and a digest of their names: see `ImageDataModule.contents`."""
+        names = [part.names for part in self.parts.values()]
+        digest = hashlib.sha256(b"".join(each.tobytes() for each in names)).hexdigest()
+        return f"{sum(map(len, names))} of digest {digest[:8]}"
 
     @property
     def crop(self) -> float:

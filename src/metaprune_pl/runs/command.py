@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +12,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from metaprune_pl.data import ImageFolder
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.data import ImageDataModule, ImageFolder
+from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.files import at_home
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.reports.events import Events
@@ -120,7 +120,7 @@ class Run:
             self.trainer.events.forget(folder.path)
         done = folder.finished and rule.is_done(folder.path, self.arguments) and not self.quiet
         if self.trainer.broadcast(done):
-            self._tell_finished(folder.path)
+            self._tell_finished(folder)
             return None
         with ExitStack() as held:
             if is_main_process():
@@ -147,7 +147,10 @@ class Run:
         for name in _RULES[self.command].ignored:
             _remove(settings, name)
         return RunFolder(
-            Path(self.trainer.default_root_dir), self.command, run_key(self.command, settings)
+            Path(self.trainer.default_root_dir),
+            self.command,
+            run_key(self.command, settings),
+            _contents(self.arguments.get("data")),
         )
 
     def _show(self, result: T) -> T:
@@ -155,10 +158,19 @@ class Run:
             print_result(result)
         return result
 
-    def _tell_finished(self, path: Path) -> None:
-        tell(f"{path} is finished; it is not run again, even if images have changed since.", "dim")
+    def _tell_finished(self, folder: RunFolder) -> None:
+        since = ", although its images have changed since" if folder.foreign else ""
+        style = "yellow" if since else "dim"
+        tell(f"{folder.path} is finished; it is not run again{since}.", style)
         if not self.part:
-            tell(f"Results are in {path}. To run again: --out NEW_FOLDER.")
+            tell(f"Results are in {folder.path}. To run again: --out NEW_FOLDER.")
+
+
+def _contents(data: Any) -> str:
+    """What tells a run's images from others; nothing where there are none to look at."""
+    with suppress(DataError):  # told where they are read
+        return data.contents if isinstance(data, ImageDataModule) else ""
+    return ""
 
 
 def _check_there(arguments: Mapping[str, Any]) -> None:
@@ -172,7 +184,7 @@ def _check_there(arguments: Mapping[str, Any]) -> None:
 def _make_room(folder: RunFolder) -> None:
     """Move another run out of the way, and back what this one has done before."""
     aside = folder.move_aside()
-    tell(f"{folder.path} held a run with other settings; it is now {aside}", "yellow")
+    tell(f"{folder.path} held a run with other settings or images; it is now {aside}", "yellow")
     if folder.bring_back():
         tell(
             f"{folder.path} is again the run with these settings that was moved aside before",

@@ -22,6 +22,7 @@ class RunFacts:
         finished: Whether it came to its end.
         cost: What it cost so far.
         started: When its last session began, in seconds since 1970; None of a finished run.
+        images: What tells its images from others of the same settings, if that is known.
     """
 
     command: str
@@ -29,6 +30,7 @@ class RunFacts:
     finished: bool
     cost: Cost = field(default_factory=Cost)
     started: float | None = None
+    images: str = ""
 
 
 def reset_peaks() -> None:

@@ -147,11 +147,13 @@ class RunFolder:
         path: Where it is.
         command: Subcommand.
         key: What makes it this run.
+        images: What tells its images from others of the same settings, if that is known.
     """
 
     path: Path
     command: str
     key: str
+    images: str = ""
 
     @property
     def shared(self) -> bool:
@@ -172,9 +174,12 @@ class RunFolder:
 
     @property
     def foreign(self) -> bool:
-        """Whether another run is here, or what is no run."""
+        """Whether another run is here, or one of other images, or what is no run."""
         known = self._read()
-        return self._holds_others() if known is None else known.key != self.key
+        if known is None:
+            return self._holds_others()
+        changed = known.images != self.images and bool(known.images and self.images)
+        return known.key != self.key or changed
 
     def _holds_others(self) -> bool:
         return self.path.is_dir() and not all(
@@ -191,7 +196,10 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether this run is here and came to its end; what a kill right then left is removed."""
+        """Whether this run came to its end here, be it of other images.
+
+        What a kill right then left is removed.
+        """
         known = self._read()
         if known is None or known.key != self.key or not known.finished:
             return False
@@ -273,6 +281,8 @@ class RunFolder:
             return ""
         if known.command != self.command:
             return f" (of `{known.command}`)"
+        if known.key == self.key:
+            return f" (images: {known.images} -> {self.images})"
         old, new = (dict(self._counting(each)) for each in (kept, yaml.safe_load(config)))
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if old == new:
@@ -352,8 +362,14 @@ class RunFolder:
                     path.rmdir()
 
     def _write(self, *, finished: bool, cost: Cost, started: float | None = None) -> None:
+        known = self._read()
         facts = RunFacts(
-            command=self.command, key=self.key, finished=finished, cost=cost, started=started
+            command=self.command,
+            key=self.key,
+            finished=finished,
+            cost=cost,
+            started=started,
+            images=self.images or (known.images if known else ""),
         )
         write_json(self._file, asdict(facts))
 
@@ -369,7 +385,7 @@ class RunFolder:
     def bring_back(self) -> bool:
         """Bring back a folder of this run that was moved aside, if its place is free."""
         for aside in sorted(self.path.parent.glob(f"{self.path.name}.old-*")):
-            if not RunFolder(aside, self.command, self.key).foreign:
+            if not replace(self, path=aside).foreign:
                 aside.rename(self.path)
                 _rename_events(self.path, HIDDEN, SHOWN)
                 return True
