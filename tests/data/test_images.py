@@ -11,6 +11,9 @@ from torch import Tensor
 
 from metaprune_pl.data import Augmentation, Batch, Digits, ImageFolder, Mixing, Normalization
 from metaprune_pl.errors import ConfigError, DataError
+from metaprune_pl.networks import NetworkCard, NetworkSettings
+from metaprune_pl.networks.preprocessing import Preprocessing
+from metaprune_pl.stages.opening import named_as
 
 # Augmentation
 
@@ -396,3 +399,37 @@ def test_train_and_test_of_different_sizes_are_an_error(tmp_path: Path) -> None:
 def test_shares_outside_0_to_1_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="lies between 0 and 1"):
         ImageFolder(folder="anywhere", **setting)
+
+
+def test_classes_of_other_names_than_the_networks_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_classes(tmp_path / "photos", {"cat": 6, "zebra": 6})
+    data = module(tmp_path / "photos", tmp_path / "cache")
+    for classes, said in (
+        (["cat", "zebra"], ""),
+        (["dog", "cat"], "'dog' -> 'cat', 'cat' -> 'zebra'"),
+    ):
+        told = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, classes=classes)
+        card = NetworkCard(settings=NetworkSettings(), input_shape=(3, 5, 6), preprocessing=told)
+        with caplog.at_level("INFO"):
+            new = named_as(card, data).preprocessing
+        assert new is not None and new.classes == ["cat", "zebra"]
+        assert (said in caplog.text) if said else not caplog.text
+
+
+@pytest.mark.parametrize("change", ["rename", "size", "remove", "touch"])
+def test_contents_tell_names_and_sizes(change: str, tmp_path: Path) -> None:
+    draw_classes(tmp_path, {"cat": 3, "dog": 3})
+    before = ImageFolder(folder=str(tmp_path)).contents
+    assert before.startswith("6 of digest ")
+    file = sorted((tmp_path / "dog").iterdir())[0]
+    if change == "rename":
+        (tmp_path / "dog").rename(tmp_path / "wolf")
+    elif change == "size":
+        file.write_bytes(file.read_bytes() + b" ")
+    elif change == "remove":
+        file.unlink()
+    else:
+        file.touch()  # by a copy of the folder, say
+    assert (ImageFolder(folder=str(tmp_path)).contents == before) == (change == "touch")

@@ -3,7 +3,6 @@
 With a sparsity term it is DepGraph's sparsity learning.
 """
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from metaprune_pl.stages.accuracy import accuracies, accuracy
 from metaprune_pl.stages.checks import check_fits, check_smoothing, whole_set
 from metaprune_pl.stages.distillation import Distillation
 from metaprune_pl.stages.network_training import NetworkTraining
-from metaprune_pl.stages.opening import follow, open_for
+from metaprune_pl.stages.opening import follow, named_as, open_for
 from metaprune_pl.stages.optimizers import OptimizerSettings
 
 Keep = Literal["last", "best"]
@@ -98,7 +97,7 @@ class Finetuning(NetworkTraining):
         elif isinstance(data, ImageDataModule) and data.follows_network:
             follow(data, self.network, self.card)
         classes = check_fits(self.network.train(), self.card, data)
-        self.card = replace(self.card, preprocessing=data.preprocessing)
+        self.card = named_as(self.card, data)
         if not self.metrics:
             self.metrics.update({part: accuracies(classes, part) for part in ("val", "test")})
         for teacher in self.teacher:

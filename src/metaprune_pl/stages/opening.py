@@ -1,7 +1,9 @@
 """A network for images, each of which may leave its size to the other."""
 
 from dataclasses import replace
+from functools import cache
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metaprune_pl.data import ImageDataModule
@@ -26,11 +28,34 @@ def open_for(source: NetworkSource, data: ImageDataModule) -> tuple[nn.Module, N
     """
     if not data.follows_network:
         network, card = source.open(input_shape=data.input_shape, num_classes=data.num_classes)
-        return network, replace(card, preprocessing=data.preprocessing)
+        return network, named_as(card, data)
     network, card = source.open(channels=data.channels, num_classes=data.num_classes)
     follow(data, network, card)
     shape = card.input_shape if source.stored else data.input_shape
-    return network, replace(card, input_shape=shape, preprocessing=data.preprocessing)
+    return network, named_as(replace(card, input_shape=shape), data)
+
+
+def named_as(card: NetworkCard, data: ImageDataModule) -> NetworkCard:
+    """Return a network's card with what is done to images; tell of classes of other names.
+
+    Args:
+        card: The card.
+        data: The images.
+    """
+    known = card.preprocessing.classes if card.preprocessing else []
+    renamed = [pair for pair in zip(known, data.class_names, strict=False) if len({*pair}) > 1]
+    if renamed:
+        said = ", ".join(f"'{old}' -> '{new}'" for old, new in renamed[:3])
+        _tell_renamed(f"{said}{', ...' if renamed[3:] else ''}")
+    return replace(card, preprocessing=data.preprocessing)
+
+
+@cache
+def _tell_renamed(pairs: str) -> None:
+    rank_zero_info(
+        f"Classes of the network have other names in the images: {pairs}. What comes of it has "
+        "the names of the images; check that these are the same classes, in the same order."
+    )
 
 
 def follow(data: ImageDataModule, network: nn.Module, card: NetworkCard) -> None:
