@@ -55,6 +55,36 @@ def test_the_network_that_was_given_stays_as_it_is() -> None:
     assert count_macs(network, example) >= 2 * count_macs(faster.network, example)
 
 
+def test_lists_of_batches_are_taken_as_loaders_are_and_nothing_is_advertised(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    network = random_resnet(width=8, num_classes=3)
+    batches = Batches()
+    given = (batches, list(batches), tuple(batches))
+    results = []
+    for each in given:
+        torch.manual_seed(0)
+        results.append(metaprune_pl.compress(network, each, each, epochs=1, **CPU))
+    first, *others = (result.network.state_dict() for result in results)
+    for same in others:
+        torch.testing.assert_close(same, first, rtol=0, atol=0)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_batches_that_are_none_are_told(part: str) -> None:
+    images = torch.randn(16, 3, 8, 8)
+    wrong = [
+        (iter(Batches()), "a generator can be gone through only once"),
+        ([images], "a batch is of Tensor; give pairs"),
+        ([{"images": images}], "a batch is of dict; give pairs"),
+    ]
+    for given, said in wrong:
+        settings = {"train": Batches(), "test": Batches(), part: given}
+        with pytest.raises(ConfigError, match=f"^{part}: {said}"):
+            metaprune_pl.compress(random_resnet(width=8, num_classes=3), **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [

@@ -1,5 +1,6 @@
 """What `import metaprune_pl` offers, on networks as they come from elsewhere."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -94,6 +95,13 @@ def test_images_tell_shape_and_type_of_the_input(kind: str) -> None:
     same = metaprune_pl.prune(network, 1.5, example=images[:1], images=images)
     assert all(map(torch.equal, pruned.state_dict().values(), same.state_dict().values()))
     assert count_macs(network, images) >= 1.5 * count_macs(pruned, images)
+
+
+def test_images_may_have_no_end() -> None:
+    network, images = random_resnet(8, 8), torch.randn(64, 3, 8, 8)
+    pruned = metaprune_pl.prune(network, 1.5, images=itertools.repeat(images))
+    same = metaprune_pl.prune(network, 1.5, images=[images] * 16)
+    assert all(map(torch.equal, pruned.state_dict().values(), same.state_dict().values()))
 
 
 def test_a_guessed_input_is_told_and_none_is_refused() -> None:

@@ -1,7 +1,7 @@
 """A faster network in one call, of a module and its data loaders: for notebooks and scripts."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from metaprune_pl.errors import ConfigError
 from metaprune_pl.notebook import prune
 from metaprune_pl.pruning import count_macs, count_parameters, measure_latencies
 from metaprune_pl.reports.compressed import Compressed
 from metaprune_pl.stages.distillation import Distillation
+from metaprune_pl.stages.quiet import quiet
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 """Batches of images [B, C, H, W], normalised, and labels [B]; it can be gone through again."""
@@ -41,6 +43,7 @@ class Compression:
         return f"Compression({asdict(self.result)})"
 
 
+@quiet()
 def compress(
     network: nn.Module,
     train: Loader,
@@ -69,22 +72,44 @@ def compress(
     """
     if epochs < 0 or not 0 < lr < float("inf"):
         raise ConfigError(f"epochs {epochs} is at least 0, and lr {lr} above 0.")
-    first = next(iter(train), None)
-    if first is None:
-        raise ConfigError("there are no training images.")
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    runner = pl.Trainer(max_epochs=epochs, **{**quiet, **trainer})
+    images, _ = _first("train", train)
+    _first("test", test)
+    usual = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    runner = pl.Trainer(max_epochs=epochs, **{**usual, **trainer})
     device = runner.strategy.root_device
     before = copy.deepcopy(network).to(device).eval()
 
-    def images() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
         return ((batch.to(device), labels.to(device)) for batch, labels in train)
 
-    pruned = prune(before, speed_up, images=images)
+    pruned = prune(before, speed_up, images=batches)
     if epochs:
-        runner.fit(_Taught(pruned, before, lr), train_dataloaders=train)
+        runner.fit(_Taught(pruned, before, lr, train))
     after = pruned.to(device).eval()
-    return Compression(network=after, result=_measured(before, after, first[0].to(device), test))
+    return Compression(network=after, result=_measured(before, after, images.to(device), test))
+
+
+def _first(name: str, batches: Loader) -> tuple[Tensor, Tensor]:
+    """Return the first batch.
+
+    Raises:
+        ConfigError: There is none, it is something else, or one can go through them only once.
+    """
+    if isinstance(batches, Iterator):
+        raise ConfigError(
+            f"{name}: a {type(batches).__name__} can be gone through only once. Give a list of "
+            "batches, or a DataLoader."
+        )
+    first: Any = next(iter(batches), None)
+    if first is None:
+        raise ConfigError(f"{name}: there are no images.")
+    parts = list(first) if isinstance(first, Sequence) else [first]
+    if [isinstance(part, Tensor) for part in parts] != [True, True]:
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ConfigError(
+            f"{name}: a batch is of {kinds}; give pairs of images [B, C, H, W] and labels [B]."
+        )
+    return parts[0], parts[1]
 
 
 def _measured(before: nn.Module, after: nn.Module, images: Tensor, test: Loader) -> Compressed:
@@ -103,11 +128,12 @@ def _measured(before: nn.Module, after: nn.Module, images: Tensor, test: Loader)
 class _Taught(pl.LightningModule):
     """A network that learns from labels and from another network."""
 
-    def __init__(self, network: nn.Module, teacher: nn.Module, lr: float) -> None:
+    def __init__(self, network: nn.Module, teacher: nn.Module, lr: float, train: Loader) -> None:
         super().__init__()
         self.network = network
         self.teacher = (teacher,)  # in a tuple: it is no part of what is trained
         self.lr = lr
+        self.batches: Any = train
         self.distillation = Distillation()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -120,6 +146,11 @@ class _Taught(pl.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
+    def train_dataloader(self) -> Any:
+        """Return the batches; Lightning takes a list for several loaders."""
+        alone = isinstance(self.batches, Sequence)
+        return DataLoader(self.batches, batch_size=None) if alone else self.batches
+
     def on_train_start(self) -> None:
         """Train the network: Lightning keeps the mode that it was given in."""
         self.network.train()
@@ -128,6 +159,8 @@ class _Taught(pl.LightningModule):
         """Lightning's hook."""
         optimizer = torch.optim.SGD(self.network.parameters(), self.lr, 0.9, weight_decay=5e-4)
         steps = int(self.trainer.estimated_stepping_batches)
+        if steps < 0:  # of batches that have no length
+            steps = (self.trainer.max_epochs or 1) * sum(1 for _ in self.batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -138,6 +171,4 @@ def _accuracy(network: nn.Module, images: Loader, device: torch.device) -> float
     for batch, labels in images:
         right += int((network(batch.to(device)).argmax(1).cpu() == labels.cpu()).sum())
         total += len(labels)
-    if not total:
-        raise ConfigError("there are no test images.")
     return right / total

@@ -24,6 +24,7 @@ from metaprune_pl.pruning.rankings import Ranking
 from metaprune_pl.runs.arguments import plain
 from metaprune_pl.runs.command import Run, check, seed
 from metaprune_pl.runs.context import Context
+from metaprune_pl.stages.quiet import quiet
 from metaprune_pl.stages.trainer import StageTrainer
 
 REPAIR = 1024
@@ -98,8 +99,8 @@ def prune(
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
             channels, of any number: `PruningSettings(round_to="auto")` keeps multiples of 8.
-        images: What the criterion and the repair measure: images [B, C, H, W], or batches, alone
-            or with labels [B]: a list, a DataLoader, a function; on the network's device.
+        images: What is measured, on the network's device: [B, C, H, W], or batches, alone or with
+            labels [B]: a list, a DataLoader, a function, or an iterator (its first 1,024 images).
 
     Raises:
         ConfigError: The speed-up makes no sense.
@@ -108,21 +109,22 @@ def prune(
     """
     copied = copy_network(network).eval()
     if images is not None:
-        images = partial(_pairs, [*images] if isinstance(images, Iterator) else images)
+        images = _restarted(images)
         example = _first(images, 1) if example is None else example
-    ranking: Ranking = "uniform" if images is None and criterion is None else "global"
-    usual = PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
+    usual = _settings("uniform" if images is None and criterion is None else "global")
     target = SpeedUp(value=speed_up, settings=settings or usual)
-    attention = target.settings.attention
     with _traced(copied, example) as given:
-        unpruned = pruning.examine(copied, given, attention=attention)
+        unpruned = pruning.examine(copied, given, attention=target.settings.attention)
     target.check(copied, unpruned)
     chosen = criterion or (Magnitude() if images is None else Elimination())
     (pruned,) = target.reach([target], copied, unpruned, chosen, images)
     if images is not None and pruned.kept is not None:
-        sample = _first(images, REPAIR)
-        _repair(copied, unpruned.graph, pruned.network, pruned.kept, sample)
+        _repair(copied, unpruned.graph, pruned.network, pruned.kept, _first(images, REPAIR))
     return pruned.network
+
+
+def _settings(ranking: Ranking) -> PruningSettings:
+    return PruningSettings(step=1.0, max_ratio=0.9, ranking=ranking)
 
 
 def _repair(
@@ -131,6 +133,13 @@ def _repair(
     """Repair a pruned network in place: see `pruning.repair`."""
     for _ in pruning.repair(source, network, graph, kept, images):
         pass
+
+
+def _restarted(images: Images | Batches | Tensor) -> Images:
+    """Return what starts over images; of an iterator, that may have no end, so many as count."""
+    if isinstance(images, Iterator):
+        return partial(iter, [*_enough(_pairs(images), REPAIR)])
+    return partial(_pairs, images)
 
 
 def _pairs(images: Images | Batches | Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,22 +162,30 @@ def _pairs(images: Images | Batches | Tensor) -> Iterator[tuple[Tensor, Tensor]]
             )
 
 
+def _enough(
+    batches: Iterable[tuple[Tensor, Tensor]], count: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batches until they have so many images."""
+    for batch, labels in batches:
+        yield batch, labels
+        count -= len(batch)
+        if count <= 0:
+            return
+
+
 def _first(images: Images, count: int) -> Tensor:
     """Return the first of some images, [B, C, H, W].
 
     Raises:
         ConfigError: There are none.
     """
-    batches: list[Tensor] = []
-    for batch, _ in images():
-        batches.append(batch)
-        if sum(map(len, batches)) >= count:
-            break
+    batches = [batch for batch, _ in _enough(images(), count)]
     if not batches:
         raise ConfigError("images: there are none.")
     return torch.cat(batches)[:count]
 
 
+@quiet()
 def run(
     command: Callable[..., T],
     folder: str | Path,

@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -31,19 +29,11 @@ from metaprune_pl.settings.parsing import (
     new_parser,
 )
 from metaprune_pl.settings.short_forms import short_help, write_out
+from metaprune_pl.stages.quiet import quiet
 
 LIGHTNING = ("fit", "validate", "test")
 """Commands that LightningCLI runs."""
 
-_ADVERTS = ("💡", "Seed set to", "GPU available", "TPU available", "`Trainer.fit` stopped")
-_HINTS = (
-    "does not have many workers",  # image sets live in memory
-    "LightningCLI's args parameter",  # tests and the launcher call us with arguments
-    "logging interval",  # toy epochs have few steps
-    "Checkpoint directory .* exists",  # an unfinished run continues
-    "in eval mode at the start of training",  # data models in meta-training
-    "isinstance.treespec, LeafSpec",  # lightning 2.6 with torch 2.15
-)
 _TRAINER = """
 A setting of a class has help of its own, as in `--data.help ImageFolder`.
 
@@ -55,10 +45,10 @@ Lightning's Trainer, as for every command (all of it: metaprune {command} --trai
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with status 1 or 2 on a person's mistake."""
-    _quiet()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        run(sys.argv[1:] if args is None else args)
+        with quiet():
+            run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. The same command continues where it was.\n")
         sys.exit(130)
@@ -164,16 +154,3 @@ def _answer(function: Callable[..., Any], flags: list[str], *, as_json: bool) ->
         Console().print_json(json.dumps(asdict(result)))
     else:
         print_result(result)
-
-
-def _quiet() -> None:
-    """Keep Lightning's adverts, and hints about what is meant to be so, out of the way."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(
-            lambda record: not record.getMessage().startswith(_ADVERTS)
-        )
-    logging.getLogger("torch.fx.experimental.symbolic_shapes").addFilter(
-        lambda _: False
-    )  # our message follows
-    for hint in _HINTS:
-        warnings.filterwarnings("ignore", message=f".*{hint}.*")
