@@ -15,6 +15,7 @@ from metaprune_pl.settings.short_forms import write_out
         ("prune", "--speed_up 2", "--speed_ups=[2]"),
         ("prune", "--speed_up=1.5", "--speed_ups=[1.5]"),
         ("prune", "--speed_ups 2,3", "--speed_ups=[2,3]"),
+        ("prune", "--speed_ups 3,1.5x,2x", "--speed_ups=[1.5,2,3]"),
         ("prune", "--speed_ups [2,3]", "--speed_ups=[2,3]"),
         ("prune", "--latency_batches 1", "--latency_batches=[1]"),
         ("prune", "--out runs/x", "--trainer.default_root_dir=runs/x"),

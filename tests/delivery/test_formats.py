@@ -179,6 +179,9 @@ def test_a_program_for_each_file_whatever_its_name(
         monkeypatch.setattr(sys, "argv", [script, "none.jpg"])
         with pytest.raises(SystemExit, match=r"(?s)usage: python .* IMAGE"):
             runpy.run_path(script, run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [script, script])
+        with pytest.raises(SystemExit, match=r"is no image that can be read: cannot identify"):
+            runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.parametrize("name", ["pt2", "safetensors"])

@@ -314,7 +314,7 @@ class Evil:
         (None, "no file 'state.pt'"),
         ({"a": Evil()}, "more than tensors and plain values; it is not loaded"),
         (b"xyz", "'state.pt'"),
-        ({"epoch": 3}, "holds no state dict"),
+        ({"foo": {"bar": {"a": torch.zeros(1)}}}, "holds no state dict, .* but 'foo'"),
         ([1], "holds no state dict"),
     ],
 )
@@ -326,6 +326,24 @@ def test_a_file_that_is_no_state(content: object, said: str, workdir: Path) -> N
     with pytest.raises(StorageError, match=said):
         NetworkSource(network="cifar_resnet", state="state.pt").open()
     assert not Path("evil.txt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_program_is_no_state(workdir: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), "state.pt")
+    with pytest.raises(StorageError, match=r"is a TorchScript program\. Store the state_dict"):
+        read_state("state.pt", resnet())
+
+
+def test_what_a_builder_prints_is_seen_once(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from torch import nn\n\ndef build():\n    print('hello')\n    return nn.Linear(1, 1)\n"
+    Path("talker.py").write_text(code)
+    trust("talker:build")
+    for _ in range(3):
+        create_network("talker:build")
+    assert capsys.readouterr().out == "hello\n"
 
 
 def looped() -> dict[str, object]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -242,7 +242,9 @@ def _tell_scaled(white: float) -> None:
         rank_zero_info(f"Grey images of 0 to {white:g} are scaled to 0 to 255.")
 
 
-def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tuple[Tensor, Tensor]:
+def share(
+    labels: Tensor, size: float, *, seed: int = 0, least: int = 1, names: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """Split images class by class, always the same way for a seed.
 
     Args:
@@ -251,6 +253,7 @@ def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tupl
             are two.
         seed: Seed of the choice.
         least: Number of images that every class must have.
+        names: Those of the classes, for errors.
 
     Returns:
         Numbers of the share's images and of the others, increasing.
@@ -263,9 +266,10 @@ def share(labels: Tensor, size: float, *, seed: int = 0, least: int = 1) -> tupl
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label, members in enumerate(order.split(torch.bincount(labels).tolist())):
         if 0 < len(members) < least:
+            name = f"'{names[label]}'" if names else f"number {label}"
             raise DataError(
-                f"class number {label} has {len(members)} images; at least {least} are needed to "
-                "split."
+                f"class {name} is too small to split: at least {least} images are needed, and it "
+                f"has {len(members)}."
             )
         if len(members) > 1:
             chosen[members[: max(1, min(len(members) - 1, round(size * len(members))))]] = True

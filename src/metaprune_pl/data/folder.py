@@ -176,8 +176,9 @@ class ImageFolder(MemoryImages):
             )
         train = self.folder / "train"
         if not train.is_dir():
+            _, labels = list_images(self.folder)
+            test, rest = share(labels, self.test_share, least=3, names=self.class_names)
             images = self._read(self.folder)
-            test, rest = share(images.labels, self.test_share, least=3)
             images, held = images.pick(rest), images.pick(test)
         else:
             images = self._read(train)
@@ -189,7 +190,9 @@ class ImageFolder(MemoryImages):
                     f"'{self.folder}': images in train are {sizes[0]}, and in test {sizes[1]}. "
                     "Set image_size."
                 )
-        validation, rest = share(images.labels, self.validation_share, least=2)
+        validation, rest = share(
+            images.labels, self.validation_share, least=2, names=self.class_names
+        )
         return Splits(images.pick(rest), images.pick(validation), held)
 
     def _read(self, folder: Path) -> ImageSet:

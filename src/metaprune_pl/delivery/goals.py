@@ -22,8 +22,9 @@ from metaprune_pl.pruning import (
 )
 from metaprune_pl.pruning.cost.parameters import BYTES_EACH
 from metaprune_pl.pruning.targets import Faster
+from metaprune_pl.reports.text import count
 
-BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
+BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 
 
@@ -66,9 +67,9 @@ class Goal:
     def _amount(self) -> tuple[float, str]:
         """The number, and its unit."""
         if self.max_drop is not None:
-            text, units, example = self.max_drop, "%", "max_drop: 1%"
+            text, units, example = self.max_drop, "%", "max_drop: 1%, the sign included"
         elif self.size is not None:
-            text, units, example = self.size, "KB|MB|GB", "size: 2MB"
+            text, units, example = self.size, "B|KB|MB|GB", "size: 2MB"
         else:
             text, units, example = str(self.latency), "ms|", "latency: 0.5 or 12ms"
         match = re.fullmatch(rf"{NUMBER}\s*({units})", text.strip(), re.IGNORECASE)
@@ -106,7 +107,7 @@ class Goal:
             factor, said = now / value, f"{now:.2f} ms"
         else:
             now = BYTES_EACH * count_parameters(network)
-            factor, said = now / (value * BYTES[unit.upper()]), f"{now / 1e6:.2f} MB"
+            factor, said = now / (value * BYTES[unit.upper()]), f"{count(now)}B"
         if factor <= 1:
             raise ConfigError(f"the network is at {said} already: give less.")
         if unit.lower() == "ms":

@@ -23,8 +23,11 @@ def read(image_path):
     """Return an image as the network reads it: float32 [1, C, H, W]."""
     channels, height, width = facts["input_shape"]
     told = facts["preprocessing"]
-    image = ImageOps.exif_transpose(Image.open(image_path))
-    image = image.convert("L" if channels == 1 else "RGB")
+    try:
+        image = ImageOps.exif_transpose(Image.open(image_path))
+        image = image.convert("L" if channels == 1 else "RGB")
+    except OSError as error:
+        sys.exit(f"{image_path} is no image that can be read: {error}")
     if told["crop"]:
         scale = max(height / image.height, width / image.width) / told["crop"]
         sides = round(image.width * scale), round(image.height * scale)

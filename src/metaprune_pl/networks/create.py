@@ -1,8 +1,9 @@
 """Build a network by name, and say plainly why it cannot be built."""
 
 import inspect
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from metaprune_pl.networks.trust import OwnCode, named_code, trust
 
 DOWNLOADS = ("pretrained", "weights")
 """Arguments that ask a library for trained weights."""
+
+_TOLD: set[str] = set()
+"""Builders whose output was shown: a network is built several times in a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def create_network(builder: str, /, *, seed: int | None = None, **arguments: Any
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            with OwnCode(f"network '{name}'") if ":" in name else nullcontext():
+            with OwnCode(f"network '{name}'") if ":" in name else nullcontext(), _told_once(name):
                 network = build(**arguments)
         except (
             TypeError,
@@ -102,6 +106,14 @@ def create_network(builder: str, /, *, seed: int | None = None, **arguments: Any
                 "once, or give the weights as a file where the command takes one (--state FILE)."
             ) from error
     return plain_module(network, name)
+
+
+def _told_once(name: str) -> AbstractContextManager[object]:
+    """Keep what a builder prints, but for the first time."""
+    if name in _TOLD:
+        return redirect_stdout(StringIO())
+    _TOLD.add(name)
+    return nullcontext()
 
 
 def _reason(error: BaseException) -> str:

@@ -62,6 +62,7 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
             data: Any = dict(sorted(load_file(file).items(), key=lambda item: _natural(item[0])))
         else:
             check_unpacked(file, largest)
+            _check_program(file)
             data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StorageError(
@@ -71,8 +72,27 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     except (SafetensorError, OSError, *DAMAGED) as error:
         raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
     state = _unwrapped(data)
+    if not state:
+        keys = [f"{key!r:.40}" for key in list(data)[:5]] if isinstance(data, Mapping) else []
+        raise StorageError(
+            f"'{path}' holds no state dict, names with tensors, but "
+            f"{', '.join(keys) or type(data).__name__}. Store the network's state_dict()."
+        )
     _check_plain(state, path)
     return state
+
+
+def _check_program(file: Path) -> None:
+    """Refuse what `torch.jit.save` has written."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise StorageError(
+            f"'{file}' is a TorchScript program. Store the state_dict() of the network that it was "
+            "made from."
+        )
 
 
 def _check_plain(state: Mapping[Any, Tensor], path: str | Path) -> None:
@@ -87,8 +107,6 @@ def _check_plain(state: Mapping[Any, Tensor], path: str | Path) -> None:
                 f"'{name}' of '{path}' is no plain tensor ({kind}, {value.dtype}, {value.device}). "
                 "Store dense tensors of floating-point numbers."
             )
-    if not state:
-        raise StorageError(f"'{path}' holds no state dict: names with tensors.")
 
 
 def check_unpacked(file: Path, largest: float) -> None:

@@ -123,6 +123,8 @@ def source_of(name: str) -> Path | None:
     """
     if match := _FILE.fullmatch(name):
         return at_home(f"{match['path']}.py")
+    if ":" in name and (named := file_of(name)) is not None:
+        return named
     module = name.rpartition(":" if ":" in name else ".")[0].replace(".", "/")
     folders = [Path(entry) for entry in ("", *sys.path)] if module else []
     files = (folder / f"{module}{end}" for folder in folders for end in (".py", "/__init__.py"))

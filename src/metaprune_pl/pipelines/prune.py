@@ -145,4 +145,4 @@ def _closing(
     last, data = folders[-1], task.data
     images = ["--images", data.folder] if isinstance(data, ImageFolder) else []
     yield f"Next: {command_line('export', last, '--format', 'onnx', *images)}"
-    yield f"      {command_line('benchmark', task.given, last, f'{last}.onnx')}"
+    yield f"      {command_line('benchmark', task.given, last, Path(f'{last}.onnx'))}"

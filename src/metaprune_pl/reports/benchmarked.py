@@ -64,11 +64,10 @@ class Benchmarked:
             cells = [self._cell(setup, subject.name) for setup in self.setups]
             rows.append((subject.name, subject.program, size, macs, *cells))
         first = self.subjects[0]
-        note = (
-            f"{self.machine}: medians of passes in turn ± half the distance of their quartiles; "
-            f"in brackets, how many times faster than {first.name} in {first.program}."
-        )
-        return [Grid("Times", columns, rows), note]
+        note = f"{self.machine}: medians of passes in turn ± half the distance of their quartiles"
+        if len(self.subjects) > 1:
+            note += f"; in brackets, how many times faster than {first.name} in {first.program}"
+        return [Grid("Times", columns, rows), f"{note}."]
 
     def _cell(self, setup: Setup, name: str) -> str:
         time, first = setup.times[name], setup.times[self.subjects[0].name]

@@ -1,7 +1,9 @@
 """A network that was written as a file for other programs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from metaprune_pl.reports.next_step import shell_line
 from metaprune_pl.reports.text import Grid, Part
 
 
@@ -37,7 +39,8 @@ class Delivered:
         rows = [(self.file, f"{self.bytes / 1e6:.2f} MB", self._compared)]
         parts: list[Part] = [Grid("Exported", ["file", "size", "check"], rows)]
         if self.script is not None:
-            parts.append(f"Name the class of an image: python {self.script} IMAGE.jpg")
+            line = shell_line("python", Path(self.script), "IMAGE.jpg")
+            parts.append(f"Name the class of an image: {line}")
         return parts
 
     @property

@@ -84,4 +84,4 @@ def _command(folder: Path) -> str | None:
     if not run.is_file() or not config.is_file():
         return None
     facts = read_record(dict[str, Any], run)
-    return command_line(facts["command"], "--config", config, "--out", f"{folder}.again")
+    return command_line(facts["command"], "--config", config, "--out", Path(f"{folder}.again"))

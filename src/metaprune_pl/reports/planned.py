@@ -60,7 +60,7 @@ class Planned:
         shown = changed[:MOST_LAYERS]
         first = f" (the first {MOST_LAYERS})" if len(changed) > MOST_LAYERS else ""
         layers = Grid(
-            f"Channels of {len(changed)} layers of {len(self.widths)}{first}",
+            f"Channels of {len(changed)} of {len(self.widths)} layers{first}",
             ["layer", "before", "after", "left"],
             [(name, str(b), str(a), f"{100 * a / b:.0f} %") for name, b, a in shown],
         )

@@ -17,6 +17,7 @@ from metaprune_pl.errors import ConfigError, DataError
 from metaprune_pl.files import at_home
 from metaprune_pl.networks import NetworkSource
 from metaprune_pl.reports.events import Events
+from metaprune_pl.reports.next_step import shell_line
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.context import Context
 from metaprune_pl.runs.run_folder import RunFolder, run_key
@@ -136,10 +137,8 @@ class Run:
             self.trainer.leave()
             self._show(result)
             if not self.quiet:
-                tell(
-                    f"Results are in {folder.path}. Curves: tensorboard --reload_multifile true "
-                    f"--logdir {folder.path}"
-                )
+                curves = ("tensorboard", "--reload_multifile", "true", "--logdir", folder.path)
+                tell(f"Results are in {folder.path}. Curves: {shell_line(*curves)}")
         return result
 
     def _folder(self) -> RunFolder:

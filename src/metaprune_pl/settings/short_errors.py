@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from metaprune_pl.errors import did_you_mean
 from metaprune_pl.metanetworks import Metanetwork
 from metaprune_pl.pruning import Importance
-from metaprune_pl.settings.short_forms import LISTS
+from metaprune_pl.settings.short_forms import LISTS, as_typed
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
@@ -75,7 +75,7 @@ def _unknown(mistake: _Mistake, name: str) -> str:
         name = f"{group[1]}.{name}"
     owner = _OWNER.findall(mistake.message)
     if not owner:
-        return f"there is no setting '{name}'.{did_you_mean(name, mistake.options)}"
+        return f"there is no setting '{as_typed(name)}'.{did_you_mean(name, mistake.options)}"
     hint = did_you_mean(name, _settings(_find_class(owner[-1])))
     return f"{mistake.key}: {owner[-1].rpartition('.')[2]} has no setting '{name}'.{hint}"
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ ENOUGH = 5000
 """Images of which some epochs are as many steps."""
 _FOLDER = re.compile(r"(?!null\b)[a-z0-9_~][\w-]*")
 """A folder of the current one; classes begin with a capital letter."""
-_NUMBERS = re.compile(r"-?[\d.]+(?:\s*,\s*-?[\d.]+)*")
+_NUMBERS = re.compile(r"-?[\d.]+x?(?:\s*,\s*-?[\d.]+x?)*")
 
 
 def write_out(command: str, args: Iterable[str]) -> list[str]:
@@ -101,6 +102,11 @@ def short_names(settings: Iterable[str]) -> list[str]:
     """Return the short names that settings of a command have."""
     groups = {name.partition(".")[0] for name in settings}
     return [name for name, short in _SHORT.items() if short.setting.partition(".")[0] in groups]
+
+
+def as_typed(setting: str) -> str:
+    """Return the short name of a setting, or the setting itself where it has none."""
+    return next((name for name, short in _SHORT.items() if short.setting == setting), setting)
 
 
 def short_help(settings: Iterable[str]) -> str:
@@ -164,9 +170,16 @@ def _written_out(name: str, value: str) -> Iterator[str]:
         yield f"--data.folder={value}"
         yield from _OF_NETWORK
     elif name in LISTS and _NUMBERS.fullmatch(value):
-        yield f"--{name}=[{value}]"
+        yield f"--{name}=[{_increasing(value) if name == 'speed_ups' else value}]"
     else:
         yield f"--{name}={value}"
+
+
+def _increasing(text: str) -> str:
+    """Return speed-ups in any order, which may be written as in tables (2x), as they are taken."""
+    with suppress(ValueError):
+        return ",".join(sorted(text.replace("x", "").split(","), key=float))
+    return text
 
 
 def _is_folder(value: str) -> bool:
