@@ -138,6 +138,47 @@ def test_a_run_that_came_to_nothing_is_in_nobodys_way(workdir: Path) -> None:
         other.running("a: 3").__enter__()
 
 
+def test_a_run_that_finished_nothing_makes_room_and_comes_back(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store()
+    command = [*OUT_OF_REACH, "--finetune_after.epochs=0", "--trainer.default_root_dir=out"]
+    earlier, checkpoint = RunFolder(Path("out"), "prune", "key"), "finetuned/checkpoints/last.ckpt"
+    with pytest.raises(KeyboardInterrupt), earlier.running("a: 1"):
+        store("out/source")
+        Path("out", checkpoint).parent.mkdir(parents=True)
+        Path("out", checkpoint).write_text("hours")
+        raise KeyboardInterrupt
+    with earlier.running("a: 1"), pytest.raises(SystemExit):
+        main(command)
+    assert "'out' is in use by process" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), earlier.running("a: 1"):
+        raise KeyboardInterrupt
+    main([*command, "--speed_ups=[1.5]"])
+    assert "out held a run with other settings" in capsys.readouterr().err
+    assert Path("out/report.json").is_file()
+    assert Path("out.old-1", checkpoint).read_text() == "hours"
+    assert not earlier.abandoned  # what is there now is finished
+    Path("out").rename("elsewhere")
+    assert earlier.bring_back() and Path("out", checkpoint).read_text() == "hours"
+
+
+@pytest.mark.parametrize(
+    "name", ["speed_up_2/result.json", "finetuned/network/network.json", "networks/0/network.json"]
+)
+def test_a_run_that_has_finished_something_makes_no_room(name: str, workdir: Path) -> None:
+    folder = RunFolder(Path("out"), "prune", "key")
+    for path, is_abandoned in (("checkpoints/last.ckpt", True), (name, False)):
+        with pytest.raises(KeyboardInterrupt), folder.running("a: 1"):
+            Path("out", path).parent.mkdir(parents=True)
+            Path("out", path).write_text("{}")
+            raise KeyboardInterrupt
+        assert folder.abandoned == is_abandoned
+    other = RunFolder(Path("out"), "prune", "other")
+    with pytest.raises(StorageError, match=r"'out' holds another run \(a: 1 -> 2\)"):
+        other.running("a: 2").__enter__()
+
+
 @pytest.mark.parametrize(
     "content",
     [

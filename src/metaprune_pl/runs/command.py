@@ -114,11 +114,8 @@ class Run:
             self.trainer.join()
             return self._show(work())
         rule, folder = _RULES[self.command], self._folder()
-        if not self.part and is_main_process() and folder.foreign:
-            _check_there(self.arguments)
-        if self.part and folder.foreign and is_main_process():
-            _make_room(folder)
-            self.trainer.events.forget(folder.path)
+        if is_main_process():
+            self._make_room(folder)
         done = folder.finished and rule.is_done(folder.path, self.arguments) and not self.quiet
         if self.trainer.broadcast(done):
             self._tell_finished(folder)
@@ -140,6 +137,19 @@ class Run:
                 curves = ("tensorboard", "--reload_multifile", "true", "--logdir", folder.path)
                 tell(f"Results are in {folder.path}. Curves: {shell_line(*curves)}")
         return result
+
+    def _make_room(self, folder: RunFolder) -> None:
+        """Move another run out of the way, if that may be, and back what this one did before."""
+        if folder.foreign and not self.part:
+            _check_there(self.arguments)
+        if folder.foreign and (self.part or folder.abandoned):
+            aside = folder.move_aside()
+            text = f"{folder.path} held a run with other settings or images; it is now {aside}"
+            tell(text, "yellow")
+            self.trainer.events.forget(folder.path)
+        if not folder.path.exists() and folder.bring_back():
+            text = "again the run with these settings that was moved aside before"
+            tell(f"{folder.path} is {text}", "yellow")
 
     def _folder(self) -> RunFolder:
         settings = yaml.safe_load(self.config)
@@ -178,17 +188,6 @@ def _check_there(arguments: Mapping[str, Any]) -> None:
         _ = data.class_names
     if isinstance(name := arguments.get("network"), str):
         NetworkSource(network=name).look_up()
-
-
-def _make_room(folder: RunFolder) -> None:
-    """Move another run out of the way, and back what this one has done before."""
-    aside = folder.move_aside()
-    tell(f"{folder.path} held a run with other settings or images; it is now {aside}", "yellow")
-    if folder.bring_back():
-        tell(
-            f"{folder.path} is again the run with these settings that was moved aside before",
-            "yellow",
-        )
 
 
 def _remove(settings: dict[str, Any], name: str) -> None:

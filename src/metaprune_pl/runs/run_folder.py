@@ -2,7 +2,8 @@
 
 A run is known by its key: a digest of its settings, and of the networks and code that it reads. A
 finished run with the same key is not run again, an unfinished one continues, and another one is
-never overwritten, unless it was stopped before it came to any network, checkpoint or result.
+never overwritten: one that was stopped before it finished anything is moved aside, or cleared away
+if it came to no network, checkpoint or result.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ from metaprune_pl.runs.cost import (
     reset_peaks,
     trained_images,
 )
-from metaprune_pl.runs.traces import CLAIMS, LOCK, came_to_nothing, is_held
+from metaprune_pl.runs.traces import CLAIMS, LOCK, came_to_nothing, finished_nothing, is_held
 
 HARDWARE = {
     "accelerator",
@@ -195,6 +196,18 @@ class RunFolder:
         return stopped and came_to_nothing(paths_below(self.path))
 
     @property
+    def abandoned(self) -> bool:
+        """Whether a run is here that was stopped before it had finished anything.
+
+        One that came to nothing at all is no such run: it is cleared away.
+        """
+        known = self._read()
+        if known is None or known.finished or self.shared or self._blank:
+            return False
+        is_around = Path.cwd().is_relative_to(self.path.resolve())
+        return not is_around and finished_nothing(paths_below(self.path))
+
+    @property
     def finished(self) -> bool:
         """Whether this run came to its end here, be it of other images.
 
@@ -230,13 +243,7 @@ class RunFolder:
             raise StorageError(
                 f"cannot make the folder '{self.path}': {error.strerror}. {_WAY_OUT}"
             ) from error
-        with nullcontext(True) if self.shared else claim(self.path / LOCK) as mine:
-            if not mine:
-                holder = (self.path / LOCK).read_text().strip() or "another process"
-                raise StorageError(
-                    f"'{self.path}' is in use by {holder}. Wait for it, or choose another folder: "
-                    "--out NEW_FOLDER."
-                )
+        with self._held():
             self._refuse_foreign(config)
             if self.foreign:
                 self._clear()
@@ -247,6 +254,18 @@ class RunFolder:
                 yield kept
                 undo.pop_all()
             self._finish()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep other processes out, but for those that share the work."""
+        with nullcontext(True) if self.shared else claim(self.path / LOCK) as mine:
+            if not mine:
+                holder = (self.path / LOCK).read_text().strip() or "another process"
+                raise StorageError(
+                    f"'{self.path}' is in use by {holder}. Wait for it, or choose another folder: "
+                    "--out NEW_FOLDER."
+                )
+            yield
 
     def _refuse_foreign(self, config: str | None) -> None:
         if self.foreign and self._read() is None:
@@ -378,7 +397,8 @@ class RunFolder:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
-        self.path.rename(aside)
+        with self._held():
+            self.path.rename(aside)
         _rename_events(aside, SHOWN, HIDDEN)
         return aside
 

@@ -19,12 +19,19 @@ TRACES = (
     "*.tfevents.*",
 )
 """Files of every run, with or without a result."""
+FINISHED = ("result.json", "metanetwork.json", "network/network.json", "networks/*/network.json")
+"""Files of what a run has finished on its way."""
 
 
 def came_to_nothing(paths: Iterable[Path]) -> bool:
     """Whether the files among paths are those of every run: no network, checkpoint or result."""
     files = (path for path in paths if not path.is_dir() or path.is_symlink())
     return all(any(path.match(name) for name in TRACES) for path in files)
+
+
+def finished_nothing(paths: Iterable[Path]) -> bool:
+    """Whether nothing among paths is a result, or a network or metanetwork that was trained."""
+    return not any(path.match(name) for path in paths for name in FINISHED)
 
 
 def is_held(path: Path) -> bool:
