@@ -120,9 +120,11 @@ def test_inspect_takes_a_text_of_inputs(capsys: pytest.CaptureFixture[str]) -> N
     assert re.search(r"mixing +│? *24", shown.replace("│", " ").replace("┃", " "))
 
 
-def test_an_input_of_another_type_is_told() -> None:
-    with pytest.raises(TraceError, match=r"The input is of torch\.float16: is the network\?"):
-        trace(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(1, 3, 4, 4, dtype=torch.float16))
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.uint8])
+def test_an_input_of_another_type_is_told(kind: torch.dtype) -> None:
+    said = f"input of 3x4x4: .*\\. The input is of {kind}, the network of torch.float32: give both"
+    with pytest.raises(TraceError, match=said):
+        trace(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(1, 3, 4, 4, dtype=kind))
 
 
 def test_a_module_that_insists_on_its_version_takes_new_weights() -> None:

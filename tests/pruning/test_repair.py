@@ -11,9 +11,19 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from helpers import PlainNet, random_kept, random_resnet, randomize
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph, trace
-from metaprune_pl.pruning import Magnitude, ZeroShare, apply_masks, find_groups, find_masks, remove
+from metaprune_pl.pruning import (
+    Elimination,
+    Magnitude,
+    Taylor,
+    ZeroShare,
+    apply_masks,
+    examine,
+    find_groups,
+    find_masks,
+    remove,
+)
 from metaprune_pl.pruning.layerwise import Layer, LayerwiseNetwork, equal_batches
 from metaprune_pl.pruning.recovery import RepairSettings
 from metaprune_pl.pruning.repair import LayerRepair, repair
@@ -304,6 +314,29 @@ def test_too_few_images_are_refused() -> None:
     every = torch.ones(graph.num_nodes, dtype=torch.bool)
     with pytest.raises(ConfigError, match="at least 4"):
         list(repair(network, network, graph, every, torch.zeros(3, 3, 16, 16)))
+
+
+def test_what_is_not_finite_is_told_before_anything_is_learnt() -> None:
+    network = random_resnet()
+    graph = trace(network, torch.zeros(1, 3, 16, 16))
+    every = torch.ones(graph.num_nodes, dtype=torch.bool)
+    broken = torch.zeros(8, 3, 16, 16)
+    broken[5, 0, 0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="images: one holds NaN or infinity"):
+        list(repair(network, network, graph, every, broken))
+    for criterion in (Elimination(), Taylor()):
+        labelled = [(broken, torch.zeros(8, dtype=torch.int64))]
+        with pytest.raises(ConfigError, match="images: one holds NaN or infinity"):
+            criterion.measure(network, graph, lambda given=labelled: given)
+    small = next(iter(network.parameters()))
+    with torch.no_grad():
+        small.mul_(1e38)
+    with pytest.raises(PruningError, match="computes of the images is not finite"):
+        list(repair(network, network, graph, every, torch.full((8, 3, 16, 16), 1e30)))
+    with torch.no_grad():
+        small.fill_(torch.nan)
+    with pytest.raises(PruningError, match="the network holds NaN or infinity"):
+        examine(network, torch.zeros(1, 3, 16, 16))
 
 
 def test_large_images_are_fewer() -> None:

@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import pytest
@@ -288,6 +289,26 @@ def test_a_target_out_of_reach_is_an_error_that_names_it_and_what_is_possible() 
     assert "speed-up 1000x is out of reach" in message
     assert f"at most {highest:.2f}x with min_channels=4" in message
     assert "Lower the target" in message
+
+
+@pytest.mark.parametrize(
+    ("width", "settings", "way_out"),
+    [
+        (1, PruningSettings(), "max_ratio=1. Its layers are as narrow as these allow"),
+        (1, PruningSettings(max_ratio=0.9), "max_ratio=0.9. Its layers are as narrow"),
+        (
+            20,
+            PruningSettings(max_ratio=0.9),
+            "max_ratio=0.9. Lower the target, or raise max_ratio.",
+        ),
+    ],
+)
+def test_the_way_out_of_a_target_is_one_that_helps(
+    width: int, settings: PruningSettings, way_out: str
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 2, 3))
+    with pytest.raises(PruningError, match=re.escape(way_out)):
+        next(prune(network, IMAGE, speed_ups=(1000.0,), settings=settings))
 
 
 @pytest.mark.parametrize("speed_ups", [(0.5,), (3.0, 2.0), (2.0, 2.0), ()])

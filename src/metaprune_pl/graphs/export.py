@@ -45,7 +45,7 @@ def export(network: nn.Module, example: Example) -> Any:
                 strict=False,
             )
     except ERRORS as error:
-        raise TraceError(f"{_explanation(error, example)}{_part(network)}") from error
+        raise TraceError(f"{explanation(error, network, example)}{_part(network)}") from error
     inline(program.graph_module)
     return program
 
@@ -54,14 +54,28 @@ def _leaves(_: nn.Module, __: Any, output: Any) -> tuple[Tensor, ...]:
     return tuple(tensor for _, tensor in tensors_of(output))
 
 
-def _explanation(error: Exception, example: Example) -> str:
-    """What went wrong, and the line of the user's code where a value decides what runs."""
+def explanation(error: Exception, network: nn.Module, example: Example) -> str:
+    """Tell what went wrong in an export, in one or two sentences.
+
+    Where a value decides what runs, they name the line of the user's code.
+
+    Args:
+        error: What the export has raised.
+        network: The network.
+        example: Its input.
+    """
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
-    message = f"the network cannot be exported with an input of {shape_text(example)}: {reason}"
+    shape = shape_text(example)
+    message = f"the network cannot be exported with an input of {shape}: {reason.rstrip('.')}."
     if re.search(r"dtype|scalar type|type \(", text):
-        kinds = {str(t.dtype) for _, t in tensors_of(example) if t.is_floating_point()}
-        return f"{message} The input is of {', '.join(kinds)}: is the network? Use network.float()."
+        own = next(network.parameters(), torch.zeros(())).dtype
+        kinds = {t.dtype for _, t in tensors_of(example)}
+        kinds = {kind for kind in kinds if kind.is_floating_point} or kinds
+        return (
+            f"{message} The input is of {', '.join(map(str, kinds))}, the network of {own}: give "
+            "both the same."
+        )
     if "data-dependent" not in text.lower():
         return message
     line = _user_line(error)

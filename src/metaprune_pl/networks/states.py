@@ -216,8 +216,20 @@ def not_finite(network: nn.Module) -> set[str]:
     return {name for name, value in tensors.items() if not bool(value.isfinite().all())}
 
 
+def diverged(network: nn.Module) -> str | None:
+    """Name a tensor that holds NaN, or a parameter that holds infinity; a buffer may (a mask, say).
+
+    Args:
+        network: What is looked at.
+    """
+    parameters = dict(network.named_parameters())
+    state = network.state_dict()
+    broken = sorted(not_finite(network))
+    return next((n for n in broken if n in parameters or bool(state[n].isnan().any())), None)
+
+
 def check_finite(network: nn.Module, where: str) -> None:
-    """Refuse a network whose training has diverged; a buffer may hold infinity (a mask, say).
+    """Refuse a network whose training has diverged.
 
     Args:
         network: What is looked at.
@@ -226,13 +238,11 @@ def check_finite(network: nn.Module, where: str) -> None:
     Raises:
         StorageError: A tensor holds NaN, or a parameter infinity.
     """
-    parameters = dict(network.named_parameters())
-    for name in sorted(not_finite(network)):
-        if name in parameters or bool(network.state_dict()[name].isnan().any()):
-            raise StorageError(
-                f"{where} holds NaN or infinity ('{name}'): its training diverged. Train again "
-                "with a lower learning rate."
-            )
+    if name := diverged(network):
+        raise StorageError(
+            f"{where} holds NaN or infinity ('{name}'): its training diverged. Train again with a "
+            "lower learning rate."
+        )
 
 
 def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node, map_arg
 
-from metaprune_pl.errors import PruningError
+from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph
+from metaprune_pl.graphs.export import explanation
 from metaprune_pl.graphs.wrapped import function_of, inline
 from metaprune_pl.networks.widths import all_tensors, copy_network
 
@@ -40,10 +41,25 @@ PIXELS = 2**18
 
 
 def equal_batches(images: Tensor) -> list[Tensor]:
-    """Split four images or more into four batches or more of equal size; a few may be left over."""
+    """Split four images or more into four batches or more of equal size; a few may be left over.
+
+    Raises:
+        ConfigError: An image is not finite.
+    """
+    check_images(images)
     most = max(1, min(BATCH, PIXELS // images[0, 0].numel()))
     size = len(images) // max(4, -(-len(images) // most))
     return [part for part in images.split(size) if len(part) == size]
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images, [B, C, H, W], of which nothing can be learnt.
+
+    Raises:
+        ConfigError: An image is not finite.
+    """
+    if not bool(images.isfinite().all()):
+        raise ConfigError("images: one holds NaN or infinity. Leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -336,10 +352,9 @@ def _export(network: nn.Module, example: Tensor) -> ExportedProgram:
                 strict=False,
             )
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise PruningError(
-            f"the network cannot be exported with {len(example)} images at a time: {reason}. "
-            "--repair null --criterion Magnitude goes without."
+            f"with {len(example)} images at a time {explanation(error, network, example)} With "
+            "criterion Magnitude and without a repair, one is enough."
         ) from error
     inline(program.graph_module)
     return program

@@ -5,6 +5,7 @@ that come closest to the unpruned layer's outputs at the neurons that stay, give
 layers before it, which are repaired already.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -13,7 +14,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from metaprune_pl.errors import ConfigError
+from metaprune_pl.errors import ConfigError, PruningError
 from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.pruning.layerwise import Layer, LayerwiseNetwork, equal_batches
 from metaprune_pl.pruning.least_squares import NormalEquations, slices, with_bias
@@ -69,8 +70,8 @@ def repair(
         Each layer when it is done.
 
     Raises:
-        ConfigError: There are less than four images.
-        PruningError: The network cannot be exported.
+        ConfigError: There are less than four images, or one is not finite.
+        PruningError: The network cannot be exported, or overflows.
     """
     if len(images) < 4:
         raise ConfigError(f"repair: {len(images)} images are too few; give at least 4.")
@@ -135,6 +136,21 @@ def _outputs_that_stay(graph: WeightGraph, kept: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
+def _spread(layer: Layer, outputs: Tensor) -> float:
+    """Return the standard deviation of what a layer is to give.
+
+    Raises:
+        PruningError: It is not finite.
+    """
+    spread = float(outputs.std(correction=0))
+    if not math.isfinite(spread):
+        raise PruningError(
+            f"repair: what '{layer.name}' computes of the images is not finite. Normalise them as "
+            "the network was trained, and give it single precision."
+        )
+    return spread
+
+
 def _repair_layer(
     expected: Iterator[Tensor], layers: Sequence[Layer], mask: Tensor | None
 ) -> LayerRepair:
@@ -146,7 +162,7 @@ def _repair_layer(
         mask: Weights that may not be zero, bool in the shape of the weight.
     """
     layer, first = layers[0], next(expected)
-    if torch.allclose(layer.compute(), first, rtol=1e-6, atol=1e-6 * float(first.std())):
+    if torch.allclose(layer.compute(), first, rtol=1e-6, atol=1e-6 * _spread(layer, first)):
         for _ in expected:  # nothing before it has changed
             pass
         return LayerRepair(name=layer.name, before=0.0, after=0.0)

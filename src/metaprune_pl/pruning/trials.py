@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metaprune_pl.errors import PruningError
 from metaprune_pl.graphs import WeightGraph, trace
 from metaprune_pl.networks.examples import Example, convert
+from metaprune_pl.networks.states import diverged
 from metaprune_pl.networks.widths import copy_network
 from metaprune_pl.pruning.attributes import attributes_set, pairs_of, with_guesses, without_pairs
 from metaprune_pl.pruning.groups import Equal, PruningGroups, find_groups
@@ -47,9 +48,10 @@ def prunable_groups(
         attention: What goes together in attention.
 
     Raises:
-        PruningError: Whole heads are asked for, and cannot be pruned in this network.
+        PruningError: The network is not finite, or whole heads are asked for and cannot be pruned.
         TraceError: The network cannot be turned into a graph.
     """
+    _check_finite(network)
     graph = trace(network, example)
     heads = attention == "heads" and bool(graph.constraints.attentions)
     if heads:
@@ -73,6 +75,14 @@ def prunable_groups(
     guessed = trial.without_stuck(trial.guess(readings[chosen]))
     best = max(candidates[chosen], guessed, key=_free)
     return trial.settle(best)[0] or best
+
+
+def _check_finite(network: nn.Module) -> None:
+    if name := diverged(network):
+        raise PruningError(
+            f"the network holds NaN or infinity ('{name}'), so that nothing can be compared with "
+            "it. Take earlier weights."
+        )
 
 
 def _scales(graph: WeightGraph) -> Iterator[WeightGraph]:

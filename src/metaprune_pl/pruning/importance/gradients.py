@@ -11,18 +11,19 @@ from metaprune_pl.graphs import WeightGraph
 from metaprune_pl.networks.widths import copy_network
 from metaprune_pl.pruning.computed_weights import weights_in_use
 from metaprune_pl.pruning.importance.base import Images
-from metaprune_pl.pruning.layerwise import LayerwiseNetwork
+from metaprune_pl.pruning.layerwise import LayerwiseNetwork, check_images
 
 
 def labelled(images: Images | None, criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Give batches of images with labels.
 
     Raises:
-        ConfigError: There are none, or they have no labels.
+        ConfigError: There are none, they have no labels, or are not finite.
     """
     empty = True
     for batch, labels in images() if images is not None else ():
         empty = False
+        check_images(batch)
         if len(labels) != len(batch):
             raise ConfigError(
                 f"criterion: {criterion} is of the loss, and of {len(batch)} images "

@@ -46,7 +46,7 @@ class Faster(SpeedUp):
     multiples: tuple[int, ...] = (4, 8, 16)
     runtime: Runtime = field(default=EAGER, compare=False)
 
-    def too_far(self, wanted: float, reach: float) -> str:
+    def too_far(self, wanted: float, reach: float, furthest: float) -> str:
         """Say that a time is out of reach: see `ChannelTarget.too_far`."""
         assert isinstance(self.cost, Latency)
         return (

@@ -63,16 +63,14 @@ class ChannelTarget(Target):
         groups, cost, wanted = unpruned.groups, self.cost, self.speed_up(unpruned)
         assert groups is not None
         example = unpruned.example_for(network)
-        base = unpruned.base(cost)
-        left = fewest_nodes(
-            groups,
-            network.state_dict(),
-            Magnitude(),
-            self.settings,
+        base, state = unpruned.base(cost), network.state_dict()
+        of_kept = cost.of_kept(network, groups.graph, example)
+        reach, furthest = (
+            base / of_kept(fewest_nodes(groups, state, Magnitude(), settings))
+            for settings in (self.settings, replace(self.settings, max_ratio=1.0))
         )
-        reach = base / cost.of_kept(network, groups.graph, example)(left)
         if wanted > reach:
-            raise PruningError(self.too_far(wanted, reach))
+            raise PruningError(self.too_far(wanted, reach, furthest))
         now = unpruned.speed_up(cost, network)
         if 1 < wanted <= now:
             raise ConfigError(
@@ -80,12 +78,20 @@ class ChannelTarget(Target):
                 "from the network before any pruning: give a higher one."
             )
 
-    def too_far(self, wanted: float, reach: float) -> str:
-        """Say that a speed-up is out of reach, and what is within."""
-        higher = ", or raise max_ratio" if self.settings.max_ratio < 1 else ""
+    def too_far(self, wanted: float, reach: float, furthest: float) -> str:
+        """Say that a speed-up is out of reach, and what is within.
+
+        Args:
+            wanted: The speed-up.
+            reach: What is within reach.
+            furthest: What would be, if max_ratio were 1.
+        """
+        ways = ["lower the target"] if reach >= 1.005 else []
+        ways += ["raise max_ratio"] if furthest > reach else []
+        out = ", or ".join(ways) or "its layers are as narrow as these allow"
         return (
             f"speed-up {wanted:g}x is out of reach: at most {reach:.2f}x with "
-            f"{self.settings.floors}. Lower the target{higher}."
+            f"{self.settings.floors}. {out.capitalize()}."
         )
 
     def in_rounds(self, network: nn.Module, unpruned: Unpruned, rounds: int) -> Sequence[Target]:
