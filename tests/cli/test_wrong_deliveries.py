@@ -25,6 +25,7 @@ WRONG = [
     ([*PRUNE, "--latency", "0"], "goal.latency is '0': give more than 0."),
     ([*PRUNE, "--max_drop", "0%"], "goal.max_drop is '0%': give more than 0."),
     ([*PRUNE, "--masks={}", "--goal.size=1MB"], "give one of them"),
+    ([*PRUNE, f"--out={'x' * 256}"], "out: 'xxx"),
     ([*PRUNE, "--out=photos/run"], "'photos/run' would be a class folder of the images in"),
     (["train", "net", "--data", "photos", "--state="], "it takes no arguments and no state"),
     ([*PRUNE, "--latency", "12s"], "goal.latency is '12s': write it as in"),

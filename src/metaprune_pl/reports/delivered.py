@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaprune_pl.reports.next_step import shell_line
-from metaprune_pl.reports.text import Grid, Part
+from metaprune_pl.reports.text import Grid, Line, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Delivered:
         parts: list[Part] = [Grid("Exported", ["file", "size", "check"], rows)]
         if self.script is not None:
             line = shell_line("python", Path(self.script), "IMAGE.jpg")
-            parts.append(f"Name the class of an image: {line}")
+            parts.append(Line(f"Name the class of an image: {line}"))
         return parts
 
     @property

@@ -17,6 +17,7 @@ from metaprune_pl.reports.summary import (
     own_sentence,
     recommendation,
 )
+from metaprune_pl.reports.text import Line
 
 
 def print_result(result: Any) -> None:
@@ -24,7 +25,7 @@ def print_result(result: Any) -> None:
     width = None if sys.stdout.isatty() else 150
     console = Console(width=width, markup=False, emoji=False)
     for part in () if result is None else parts_of(result):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Line))
 
 
 @singledispatch

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metaprune_pl.reports.text import Part
+from metaprune_pl.reports.text import Line, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,4 +19,4 @@ class Shared:
 
     def tables(self) -> list[Part]:
         """Return what a person sees."""
-        return [f"The network is in {self.network}. Next: {self.next_step}"]
+        return [Line(f"The network is in {self.network}. Next: {self.next_step}")]

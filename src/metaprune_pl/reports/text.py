@@ -10,8 +10,8 @@ from rich.table import Table
 
 from metaprune_pl.pruning.cost.parameters import BYTES_EACH
 
-LONGEST = 36
-"""Characters of a cell that stays in one line; longer ones are sentences."""
+LONGEST = 22
+"""Characters of a cell that stays in one line; longer ones may break between words."""
 UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
@@ -77,15 +77,18 @@ class Grid:
 
 
 def _width(name: str, cells: Sequence[str]) -> int:
-    """Return how wide a column is at least: its name may break between words, so may sentences."""
-    lines = [cell for cell in cells if cell_len(cell) <= LONGEST]
-    words = [word for text in (name, *cells) for word in text.split()]
-    return max(map(cell_len, [*lines, *words]), default=0)
+    """Return how wide a column is at least: its name may break between words, so may long cells."""
+    words = (cell_len(word) for text in (name, *cells) for word in text.split())
+    return max(*words, *(min(cell_len(cell), LONGEST) for cell in cells), 0, 0)
 
 
 def _framed(widths: Iterable[int]) -> int:
     """Return the width of a table with its lines and the space beside them."""
     return 1 + sum(width + 3 for width in widths)
+
+
+class Line(str):
+    """A sentence with a command to copy, which no console breaks."""
 
 
 Part: TypeAlias = Grid | str

@@ -14,6 +14,7 @@ from metaprune_pl.settings.criteria import complete_criteria
 from metaprune_pl.settings.foreign_code import check_builders, check_trusted
 from metaprune_pl.settings.old_settings import rewrite_old
 from metaprune_pl.settings.shipped import find_config
+from metaprune_pl.settings.short_forms import as_typed
 
 LARGEST_TEXT = 1_000_000
 """Characters."""
@@ -211,8 +212,9 @@ def _check_text(text: str, key: str) -> None:
     written = text.encode(errors="surrogateescape")
     if text.encode(errors="replace") != written or "\0" in text:
         shown = written.decode(errors="backslashreplace").replace("\0", "\\0")
-        raise ConfigError(f"{key}: '{shown}' is no UTF-8 text. Rename what it names.")
+        raise ConfigError(f"{as_typed(key)}: '{shown}' is no UTF-8 text. Rename what it names.")
     if any(len(part) > _LONGEST_NAME for part in written.split(b"/")):
         raise ConfigError(
-            f"{key}: '{text[:40]}...' has more than {_LONGEST_NAME} bytes. Choose a shorter name."
+            f"{as_typed(key)}: '{text[:40]}...' has more than {_LONGEST_NAME} bytes. Choose a "
+            "shorter name."
         )

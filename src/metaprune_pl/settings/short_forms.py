@@ -105,8 +105,9 @@ def short_names(settings: Iterable[str]) -> list[str]:
 
 
 def as_typed(setting: str) -> str:
-    """Return the short name of a setting, or the setting itself where it has none."""
-    return next((name for name, short in _SHORT.items() if short.setting == setting), setting)
+    """Return the short name of a setting of a group, or the setting itself where it has none."""
+    short = {short.setting: name for name, short in _SHORT.items() if "." in short.setting}
+    return short.get(setting, setting)
 
 
 def short_help(settings: Iterable[str]) -> str:
