@@ -329,6 +329,18 @@ def test_a_file_that_is_no_state(content: object, said: str, workdir: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_of_several_states_in_a_file_it_is_told_which_is_taken(
+    workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = convolutions()
+    state, own = network.state_dict(), {"epoch": 3, "optimizer": {"state": {0: {}}}}
+    for others, said in ({}, ""), ({"model_ema": state}, "'model' is taken, and not 'model_ema'."):
+        torch.save({**others, **own, "model": state}, "state.pth")
+        with caplog.at_level("INFO"):
+            assert read_state("state.pth", network).keys() == state.keys()
+        assert (said in caplog.text) if said else not caplog.text
+
+
 def test_a_program_is_no_state(workdir: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(1, 1)), "state.pt")
     with pytest.raises(StorageError, match=r"is a TorchScript program\. Store the state_dict"):

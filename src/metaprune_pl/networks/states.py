@@ -5,10 +5,12 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ def read_state(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
         ) from error
     except (SafetensorError, OSError, *DAMAGED) as error:
         raise StorageError(f"'{path}' is damaged, or no file of a network's state.") from error
-    state = _unwrapped(data)
+    state = _unwrapped(data, path)
     if not state:
         keys = [f"{key!r:.40}" for key in list(data)[:5]] if isinstance(data, Mapping) else []
         raise StorageError(
@@ -126,16 +128,32 @@ def check_unpacked(file: Path, largest: float) -> None:
         )
 
 
-def _unwrapped(data: Any) -> dict[Any, Tensor]:
+def _unwrapped(data: Any, path: str | Path) -> dict[Any, Tensor]:
     """Take off wrappers, of which a file may have a few, and leave the tensors."""
     for _ in range(8):
         if not isinstance(data, Mapping):
             return {}
-        inner = [data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)]
-        if not inner:
-            return {name: value for name, value in data.items() if isinstance(value, Tensor)}
-        data = inner[0]
+        keys = [key for key in WRAPPERS if isinstance(data.get(key), Mapping)]
+        if not keys:
+            return _tensors(data)
+        others = [key for key, value in data.items() if key != keys[0] and _tensors(value)]
+        if others:
+            _tell_several(str(path), keys[0], ", ".join(f"'{key}'" for key in others))
+        data = data[keys[0]]
     return {}
+
+
+def _tensors(data: Any) -> dict[Any, Tensor]:
+    items = data.items() if isinstance(data, Mapping) else ()
+    return {name: value for name, value in items if isinstance(value, Tensor)}
+
+
+@cache
+def _tell_several(path: str, key: str, others: str) -> None:
+    rank_zero_info(
+        f"'{path}' holds several states: '{key}' is taken, and not {others}. For another one, "
+        "store it alone in a file."
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
