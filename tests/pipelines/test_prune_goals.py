@@ -74,6 +74,12 @@ def test_a_damaged_target_is_told_before_another_is_made(
     assert not (copied / "speed_up_3").exists()
 
 
+def test_a_target_that_was_removed_is_made_again(copied: Path) -> None:
+    shutil.rmtree(copied / "speed_up_2")
+    main([*PRUNE, "--finetune_after.epochs=1", "--speed_ups=1.5,2"])
+    assert read_card(copied / "speed_up_2" / "network").record["speed_up"] >= 2
+
+
 @pytest.mark.parametrize("content", [None, "[{", "[]"])
 def test_a_damaged_report_is_made_anew(
     content: str | None, copied: Path, capsys: pytest.CaptureFixture[str]

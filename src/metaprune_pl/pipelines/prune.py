@@ -30,14 +30,18 @@ from metaprune_pl.stages.training_settings import RECIPE, FinetuneSettings
 
 def _is_reported(folder: Path, arguments: Mapping[str, Any]) -> bool:
     """Whether a finished run's networks and report are whole, and of what is asked for."""
-    for file in folder.glob("*/result.json"):
-        check_step(file.parent)
+    steps = [file.parent for file in folder.glob("*/result.json")]
+    for step in steps:
+        check_step(step)
     masks, targets = arguments["masks"], arguments["targets"]
     channels = masks is None and (not targets or targets[0].channels)
     try:
         results: list[Any] = read_report(folder, Pruned if channels else Masked)
     except StorageError:
         return False  # it is made anew from the results
+    needed = {target.folder for target in targets} or {result.name for result in results}
+    if not needed <= {step.name for step in steps}:
+        return False
     asked = None if masks or targets or arguments["goal"] else arguments["speed_ups"]
     return asked is None or [result.target for result in results] == list(asked)
 
