@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import metaprune_pl
 from helpers import random_resnet
 from metaprune_pl.data import Digits
 from metaprune_pl.data.augmentation import Augmentation
-from metaprune_pl.errors import ConfigError, StorageError, TraceError
+from metaprune_pl.errors import ConfigError, NetworkError, StorageError, TraceError
 from metaprune_pl.metanetworks import PNAMetanetwork, save_metanetwork
 from metaprune_pl.networks import NetworkCard, NetworkSettings, save_network
 from metaprune_pl.pipelines.prune import prune
@@ -110,6 +111,50 @@ def test_a_guessed_input_is_told_and_none_is_refused() -> None:
         metaprune_pl.prune(network)
     with pytest.raises(ConfigError, match="images: there are none"):
         metaprune_pl.prune(network, images=[])
+
+
+class _Log(nn.Linear):
+    """A layer that holds what is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.lines = (line for line in "ab")
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("net.py:build", "is a str: give an instance"),
+        (nn.Linear, "is a class: give an instance"),
+        (nn.Linear(3, 4, device="meta"), "is on the meta device"),
+        (nn.Sequential(nn.LazyConv2d(8, 3)), "is not initialised"),
+        (_Log(), "cannot be copied"),
+    ],
+)
+def test_what_is_no_network_is_told_in_a_line(network: Any, said: str) -> None:
+    calls = (metaprune_pl.trace, metaprune_pl.prune, partial(metaprune_pl.rewrite, metanetwork="."))
+    for call in calls:
+        with pytest.raises(NetworkError, match=rf"^the network {said}[^\n]*$"):
+            call(network)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("prune", {}, "'prune' is no function"),
+        (prune, {"data": Digits(), "network": "net", "speed_up": 2}, "no argument 'speed_up'. Did"),
+        (prune, {"data": Digits()}, "prune needs the argument 'network'"),
+        (prune, {"network": "net"}, "prune needs the argument 'data'"),
+    ],
+)
+def test_arguments_that_a_command_has_not_are_told(
+    command: Any, arguments: dict[str, Any], said: str, workdir: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        metaprune_pl.run(command, "out", **arguments)
+    assert not any(workdir.iterdir())
+    with pytest.raises(ConfigError, match="builder is 'net:build': give the function itself"):
+        metaprune_pl.load_network("out", builder="net:build")  # type: ignore[arg-type]
 
 
 def test_a_speed_up_that_makes_no_sense_is_refused() -> None:

@@ -12,9 +12,10 @@ import yaml
 from torch import Tensor, nn
 
 from metaprune_pl import graphs, pruning
-from metaprune_pl.errors import ConfigError, TraceError
+from metaprune_pl.errors import ConfigError, NetworkError, TraceError, did_you_mean
 from metaprune_pl.metanetworks import load_metanetwork
 from metaprune_pl.metanetworks.base import Rewriter
+from metaprune_pl.networks.checks import check_layers
 from metaprune_pl.networks.examples import Example
 from metaprune_pl.networks.open import usual_input
 from metaprune_pl.networks.widths import copy_network, put_state
@@ -24,6 +25,7 @@ from metaprune_pl.pruning.rankings import Ranking
 from metaprune_pl.runs.arguments import plain
 from metaprune_pl.runs.command import Run, check, seed
 from metaprune_pl.runs.context import Context
+from metaprune_pl.settings.parsing import parser_of
 from metaprune_pl.stages.quiet import quiet
 from metaprune_pl.stages.trainer import StageTrainer
 
@@ -44,9 +46,10 @@ def trace(network: nn.Module, example: Example | None = None) -> graphs.WeightGr
             or a dictionary of keyword arguments; None guesses the shape of an image.
 
     Raises:
+        NetworkError: The network is none, or cannot be copied.
         TraceError: The network cannot be turned into a graph.
     """
-    copied = copy_network(network).eval()
+    copied = _copied(network)
     with _traced(copied, example) as given:
         return graphs.trace(copied, given)
 
@@ -66,7 +69,7 @@ def rewrite(
         StorageError: There is no such metanetwork.
         TraceError: It does not go with the network.
     """
-    copied = copy_network(network).eval()
+    copied = _copied(network)
     loaded = metanetwork
     if not isinstance(loaded, Rewriter):
         loaded = load_metanetwork(str(loaded))
@@ -93,8 +96,7 @@ def prune(
     Args:
         network: Left as it is.
         speed_up: Multiply-accumulates of the network over those of the result.
-        example: An input, or a batch of them: see `trace`; None is the first of the images, or
-            without images guesses the shape of one.
+        example: An input, or a batch: see `trace`; None takes an image, or guesses its shape.
         criterion: Which channels matter; None is `Elimination`, or without images the group norm,
             `Magnitude`, by which every layer loses the same share.
         settings: The cost, steps and floors; None leaves each layer at least a tenth of its
@@ -104,10 +106,11 @@ def prune(
 
     Raises:
         ConfigError: The speed-up makes no sense.
+        NetworkError: The network is none, or cannot be copied.
         PruningError: It is out of reach, or nothing in the network can be pruned.
         TraceError: The network cannot be turned into a graph.
     """
-    copied = copy_network(network).eval()
+    copied = _copied(network)
     if images is not None:
         images = _restarted(images)
         example = _first(images, 1) if example is None else example
@@ -208,6 +211,7 @@ def run(
     Raises:
         MetapruneError: The folder holds something else, or whatever the command raises.
     """
+    _check_arguments(command, arguments)
     settings = {**(trainer or {}), "default_root_dir": str(folder)}
     drawn = seed(seed_everything)
     check(command, arguments, settings)
@@ -225,6 +229,49 @@ def run(
     context = Context.of(surrounding.trainer, seed=drawn)
     result = surrounding.execute(lambda: command(context, **arguments))
     return cast(T, result)
+
+
+def _check_arguments(command: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a command has not, and the lack of those that it needs.
+
+    Raises:
+        ConfigError: One is unknown or missing.
+    """
+    if not callable(command):
+        raise ConfigError(
+            f"{command!r} is no function; give metaprune_pl.pipelines.prune.prune, say."
+        )
+    parser = parser_of(command)
+    known = {name.partition(".")[0] for name in parser.get_defaults().keys()}
+    known -= {"config", "seed_everything", "trainer"}
+    name = command.__name__
+    for argument in arguments.keys() - known:
+        hint = did_you_mean(argument, known) or f" It has {', '.join(sorted(known))}."
+        raise ConfigError(f"{name} has no argument '{argument}'.{hint}")
+    if missing := [key for key in parser.required if key not in arguments]:
+        raise ConfigError(f"{name} needs the argument '{missing[0]}'.")
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """Return a copy of a network, in evaluation mode.
+
+    Raises:
+        NetworkError: It is none, has no weights yet, or cannot be copied.
+    """
+    if not isinstance(network, nn.Module):
+        kind = "class" if isinstance(network, type) else type(network).__name__
+        raise NetworkError(f"the network is a {kind}: give an instance of torch.nn.Module.")
+    check_layers(network, "the network")
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise NetworkError(
+            "the network is on the meta device, without weights. Build it on another."
+        )
+    try:
+        return copy_network(network).eval()
+    except (TypeError, RuntimeError) as error:
+        raise NetworkError(
+            f"the network cannot be copied: {error}. Take what is no tensor out of its attributes."
+        ) from error
 
 
 @contextmanager

@@ -209,6 +209,10 @@ def test_misspelt(
             "the network does not turn an image of 1x8x8 into scores [1, K]: Given groups=1",
         ),
         (
+            [*DATA, "--model.init_args.network={builder: 'helpers:PlainNet', arguments: {}}"],
+            "It reads 3 channels: take such images (grayscale of a folder's), or build it for 1.",
+        ),
+        (
             [*DATA, "--model.init_args.network.arguments.num_classes=5"],
             "tells 5 classes apart and the data have 10",
         ),

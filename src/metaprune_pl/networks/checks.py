@@ -26,19 +26,32 @@ def plain_module(network: Any, name: str) -> nn.Module:
         network, "_orig_mod"
     ):
         network = network.module if hasattr(network, "module") else network._orig_mod
-    if isinstance(network, torch.jit.ScriptModule):
-        raise NetworkError(
-            f"network '{name}' is a TorchScript module. Give the Python module that it was made "
-            "from."
-        )
     if not isinstance(network, nn.Module):
         raise NetworkError(
             f"network '{name}' gave {type(network).__name__}, not a torch.nn.Module."
         )
+    check_layers(network, f"network '{name}'")
     for path, module in network.named_modules():
-        _check_layer(path, module)
         _check_computed(path, module)
     return network
+
+
+def check_layers(network: nn.Module, name: str) -> None:
+    """Refuse a network whose layers cannot be read and changed.
+
+    Args:
+        network: The network.
+        name: What it is called in errors.
+
+    Raises:
+        NetworkError: It is a TorchScript module, quantised, or not initialised.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise NetworkError(
+            f"{name} is a TorchScript module. Give the Python module that it was made from."
+        )
+    for path, module in network.named_modules():
+        _check_layer(path, module)
 
 
 def to_plain_weight(parameter: str) -> str:

@@ -226,7 +226,10 @@ def load_network(
         StorageError: The folder holds no network, its files do not fit each other or are far larger
             or smaller than they say, its weights are not finite, or its builder must not be called.
         NetworkError: The network cannot be built.
+        ConfigError: The builder is no function.
     """
+    if builder is not None and not callable(builder):
+        raise ConfigError(f"builder is {builder!r}: give the function itself, as in builder=build.")
     card = read_card(folder, builder=builder)
     path = Path(folder) / "weights.safetensors"
     shapes = stored_shapes(path)

@@ -120,6 +120,11 @@ class CommandParser(LightningArgumentParser):
             check_values(namespace.as_dict())
 
     @property
+    def required(self) -> list[str]:
+        """Names of the arguments that have no default."""
+        return [action.dest for action in self._actions if action.required]
+
+    @property
     def start(self) -> str | None:
         """Config of the example in the help, which one may start with."""
         config = re.search(r"--config (\S+)", self.epilog or "")

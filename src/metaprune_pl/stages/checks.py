@@ -69,9 +69,21 @@ def _count_classes(network: nn.Module, card: NetworkCard) -> int:
         shape = shape_as_text(card.input_shape)
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"the network does not turn an image of {shape} into scores [1, K]: {reason}. Is "
-            "it the size (image_size of the data) that the network was made for?"
+            f"the network does not turn an image of {shape} into scores [1, K]: {reason}. "
+            f"{_way_out(network, card)}"
         ) from error
+
+
+def _way_out(network: nn.Module, card: NetworkCard) -> str:
+    """Say what may be wrong with the images."""
+    first = next((each for each in network.modules() if isinstance(each, nn.Conv2d)), None)
+    shape = card.input_shape
+    if first is None or isinstance(shape, str) or first.in_channels == shape[0]:
+        return "Is it the size (image_size of the data) that the network was made for?"
+    return (
+        f"It reads {first.in_channels} channels: take such images (grayscale of a folder's), or "
+        f"build it for {shape[0]}."
+    )
 
 
 def check_smoothing(label_smoothing: float) -> None:
