@@ -21,7 +21,8 @@ from metaprune_pl.networks import NetworkCard, NetworkSettings, create_network, 
 from metaprune_pl.networks.trust import source_of
 from metaprune_pl.pipelines.data_models import _name_of
 from metaprune_pl.reports.events import Events
-from metaprune_pl.runs.run_folder import RunFolder, run_key
+from metaprune_pl.runs.run_folder import RunFolder
+from metaprune_pl.runs.run_key import run_key
 
 OUT_OF_REACH = [
     "prune",

@@ -20,7 +20,8 @@ from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.next_step import shell_line
 from metaprune_pl.reports.printing import print_result
 from metaprune_pl.runs.context import Context
-from metaprune_pl.runs.run_folder import RunFolder, run_key
+from metaprune_pl.runs.run_folder import RunFolder
+from metaprune_pl.runs.run_key import run_key
 from metaprune_pl.settings.parsing import parser_of
 from metaprune_pl.stages.trainer import StageTrainer, is_main_process
 

@@ -6,7 +6,6 @@ never overwritten: one that was stopped before it finished anything is moved asi
 if it came to no network, checkpoint or result.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,6 @@ from metaprune_pl.files import (
     write_text,
     writing,
 )
-from metaprune_pl.networks.trust import source_of
 from metaprune_pl.records import read_record
 from metaprune_pl.reports import Cost
 from metaprune_pl.runs.cost import (
@@ -40,26 +38,9 @@ from metaprune_pl.runs.cost import (
     reset_peaks,
     trained_images,
 )
+from metaprune_pl.runs.run_key import HARDWARE
 from metaprune_pl.runs.traces import CLAIMS, LOCK, came_to_nothing, finished_nothing, is_held
 
-HARDWARE = {
-    "accelerator",
-    "devices",
-    "strategy",
-    "num_nodes",
-    "logger",
-    "enable_progress_bar",
-    "enable_model_summary",
-    "log_every_n_steps",
-    "profiler",
-    "threads",
-    "default_root_dir",
-}
-"""Trainer settings that do not make it another run."""
-ARTIFACTS = {"network", "state", "metanetwork", "data_models", "others", "networks"}
-"""Settings that name folders of stored networks or files of weights, which belong to the key."""
-CODE = {"builder", "backbone", "class_path"}
-"""Settings that name code; the files of the user's own belong to the key."""
 SHOWN, HIDDEN = ".tfevents.", ".old-events."
 """In the names of files with events: of a run, and of one that was moved aside."""
 DEEPEST = 50
@@ -67,41 +48,6 @@ DEEPEST = 50
 LARGEST_CONFIG = 2**20
 """Bytes of a kept config that are read at most."""
 _WAY_OUT = "Set --out NEW_FOLDER."
-
-
-def run_key(command: str, config: Mapping[str, Any]) -> str:
-    """Return the digest of a run's settings and of the networks, files and code that they name."""
-    plain = {key: value for key, value in config.items() if key not in {"config", "trainer"}}
-    trainer = {
-        key: value for key, value in (config.get("trainer") or {}).items() if key not in HARDWARE
-    }
-    digest = hashlib.sha256(
-        json.dumps([command, plain, trainer], sort_keys=True, default=str).encode()
-    )
-    for folder in sorted(_artifacts(plain)):
-        inside = sorted(
-            [*folder.glob("weights.safetensors"), *folder.glob("*/weights.safetensors")]
-        )
-        for path in [folder] if folder.is_file() else inside:
-            check_file(path)
-            with path.open("rb") as file:
-                while part := file.read(2**20):
-                    digest.update(part)
-    return digest.hexdigest()[:20]
-
-
-def _artifacts(config: Any) -> Iterator[Path]:
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            names = value if isinstance(value, list) else [value]
-            if key not in ARTIFACTS | CODE or not all(isinstance(name, str) for name in names):
-                yield from _artifacts(value)
-                continue
-            for name in names:
-                if key in ARTIFACTS:
-                    yield Path(name)
-                if ":" in name or key in CODE:
-                    yield from filter(None, [source_of(name)])
 
 
 def _flat(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
