@@ -156,6 +156,7 @@ def test_a_time_is_one_number_in_what_it_was_asked_in(
     counted = "milliseconds, batch 16 in ONNX Runtime"
     assert f"{row['speed_up']:.2f}x in {counted}, batch 1 " in output.err
     assert "1.25x is 0.8 of the unpruned network's" in output.out
+    assert "cifar_resnet to 0.8 of the time, before the training" in output.out
     assert "ms here, batch 1 in ONNX Runtime" in output.out
     results = read_report(Path("run"), Pruned)
     assert Pruned.table(results).columns[-1] == "ms, batch 16 in ONNX Runtime"

@@ -10,6 +10,7 @@ from metaprune_pl.graphs import trace
 from metaprune_pl.networks import create_network
 from metaprune_pl.pruning import Latency, Magnitude, PruningSettings, examine
 from metaprune_pl.pruning.cost import timing
+from metaprune_pl.pruning.cost.latency import Runtime
 from metaprune_pl.pruning.cost.layer_times import LayerTimes, cut, layer_times
 from metaprune_pl.pruning.rounding import multiple_for
 from metaprune_pl.pruning.targets import Faster
@@ -107,7 +108,9 @@ def test_what_is_reached_counts_in_what_the_network_runs_in(by_width: None) -> N
     unpruned = examine(network, EXAMPLE)
     settings = PruningSettings(cost=Latency(batch=2), max_ratio=0.9)
     target = Faster(
-        value=1.5, settings=settings, runtime=lambda own, _: lambda x: (own(x), extra(x))
+        value=1.5,
+        settings=settings,
+        runtime=Runtime("slow", lambda own, _: lambda x: (own(x), extra(x))),
     )
     (pruned,) = Faster.reach([target], network, unpruned, Magnitude())
     reached = target.reached(unpruned, pruned.network)

@@ -46,6 +46,11 @@ class Faster(SpeedUp):
     multiples: tuple[int, ...] = (4, 8, 16)
     runtime: Runtime = field(default=EAGER, compare=False)
 
+    @property
+    def label(self) -> str:
+        """The share of the time that is to be left."""
+        return f"{1 / self.value:.3g} of the time"
+
     def too_far(self, wanted: float, reach: float, furthest: float) -> str:
         """Say that a time is out of reach: see `ChannelTarget.too_far`."""
         assert isinstance(self.cost, Latency)
@@ -149,9 +154,7 @@ class _Trials:
         if fitting:
             return max(fitting, key=self.unpruned.graph.macs)
         ratio, kept = max(found, key=lambda pair: pair[0])
-        rank_zero_info(
-            f"{self.target.label} in time is out of reach here: the nearest is {ratio:.2f}x."
-        )
+        rank_zero_info(f"{self.target.label} is out of reach here: the nearest is {1 / ratio:.2f}.")
         return kept
 
     def _tried(self, planned: Callable[[float], Tensor]) -> Iterator[tuple[float, Tensor]]:
