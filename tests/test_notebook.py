@@ -145,6 +145,11 @@ def test_what_is_no_network_is_told_in_a_line(network: Any, said: str) -> None:
         (prune, {"data": Digits(), "network": "net", "speed_up": 2}, "no argument 'speed_up'. Did"),
         (prune, {"data": Digits()}, "prune needs the argument 'network'"),
         (prune, {"network": "net"}, "prune needs the argument 'data'"),
+        (
+            prune,
+            {"network": "net", "data": "photos"},
+            "data is a str, not of class ImageDataModule",
+        ),
     ],
 )
 def test_arguments_that_a_command_has_not_are_told(
@@ -220,3 +225,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, metaprune_pl; print('torch' in sys.modules, hasattr(metaprune_pl, 'magic'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_module_in_place_of_its_folder_is_told(workdir: Path) -> None:
+    with pytest.raises(ConfigError, match="network is a CifarResNet: give its name, or its folder"):
+        metaprune_pl.run(prune, "out", network=random_resnet(), data=Digits())

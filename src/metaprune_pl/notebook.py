@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import yaml
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from metaprune_pl import graphs, pruning
@@ -27,6 +28,7 @@ from metaprune_pl.runs.command import Run, check, seed
 from metaprune_pl.runs.context import Context
 from metaprune_pl.settings.parsing import parser_of
 from metaprune_pl.stages.quiet import quiet
+from metaprune_pl.stages.tasks.base import LearningTask
 from metaprune_pl.stages.trainer import StageTrainer
 
 REPAIR = 1024
@@ -34,6 +36,8 @@ REPAIR = 1024
 
 Batches = Iterable[Tensor | Sequence[Tensor]]
 """Batches of images, [B, C, H, W], or of images with labels, [B]."""
+_OBJECTS = (LightningDataModule, LearningTask)
+"""What a command takes that no text stands for in Python."""
 T = TypeVar("T")
 
 
@@ -235,7 +239,7 @@ def _check_arguments(command: Callable[..., Any], arguments: Mapping[str, Any]) 
     """Refuse arguments that a command has not, and the lack of those that it needs.
 
     Raises:
-        ConfigError: One is unknown or missing.
+        ConfigError: One is unknown, missing or of another class.
     """
     if not callable(command):
         raise ConfigError(
@@ -250,6 +254,12 @@ def _check_arguments(command: Callable[..., Any], arguments: Mapping[str, Any]) 
         raise ConfigError(f"{name} has no argument '{argument}'.{hint}")
     if missing := [key for key in parser.required if key not in arguments]:
         raise ConfigError(f"{name} needs the argument '{missing[0]}'.")
+    for parameter in inspect.signature(command).parameters.values():
+        value, kind = arguments.get(parameter.name), parameter.annotation
+        if value is not None and inspect.isclass(kind) and issubclass(kind, _OBJECTS):
+            if not isinstance(value, kind):
+                given = type(value).__name__
+                raise ConfigError(f"{parameter.name} is a {given}, not of class {kind.__name__}.")
 
 
 def _copied(network: nn.Module) -> nn.Module:

@@ -35,6 +35,12 @@ class NetworkSource:
     state: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.network, str):
+            kind = type(self.network).__name__
+            raise ConfigError(
+                f"network is a {kind}: give its name, or its folder, as text "
+                "(metaprune_pl.save_network stores a network)."
+            )
         if self.stored and (self.arguments or self.state is not None):
             raise ConfigError(
                 f"'{self.network}' is a stored network: it takes no arguments and no state."
