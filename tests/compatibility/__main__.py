@@ -85,7 +85,7 @@ def _in_a_process(put: Callable[..., None], name: str, shape: str, limit: int) -
 
 def _write(rows: dict[str, dict[str, str]], networks: Mapping[str, str]) -> None:
     """Write all rows in the order of the networks, and the summary of them in the README."""
-    known = [name for name in (*networks, *(rows.keys() - networks.keys())) if name in rows]
+    known = [name for name in (*networks, *sorted(rows.keys() - networks.keys())) if name in rows]
     table = io.StringIO()
     writer = csv.DictWriter(table, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
