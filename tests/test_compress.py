@@ -78,6 +78,8 @@ def test_batches_that_are_none_are_told(part: str) -> None:
         (iter(Batches()), "a generator can be gone through only once"),
         ([images], "a batch is of Tensor; give pairs"),
         ([{"images": images}], "a batch is of dict; give pairs"),
+        ([(images, torch.zeros(16, 1).long())], r"labels of 16 images are of shape \[16, 1\]"),
+        ([(images, torch.zeros(16))], r"labels of 16 images are of shape \[16\] and torch.float32"),
     ]
     for given, said in wrong:
         settings = {"train": Batches(), "test": Batches(), part: given}

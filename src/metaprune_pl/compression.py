@@ -109,7 +109,21 @@ def _first(name: str, batches: Loader) -> tuple[Tensor, Tensor]:
         raise ConfigError(
             f"{name}: a batch is of {kinds}; give pairs of images [B, C, H, W] and labels [B]."
         )
+    _check_labels(name, parts[0], parts[1])
     return parts[0], parts[1]
+
+
+def _check_labels(name: str, images: Tensor, labels: Tensor) -> None:
+    """Refuse labels that are not a class number for each image.
+
+    Raises:
+        ConfigError: They are of another shape or type.
+    """
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ConfigError(
+            f"{name}: labels of {len(images)} images are of shape {list(labels.shape)} and "
+            f"{labels.dtype}; give the number of a class for each, [B], of torch.int64."
+        )
 
 
 def _measured(before: nn.Module, after: nn.Module, images: Tensor, test: Loader) -> Compressed:
@@ -169,6 +183,7 @@ class _Taught(pl.LightningModule):
 def _accuracy(network: nn.Module, images: Loader, device: torch.device) -> float:
     right = total = 0
     for batch, labels in images:
+        _check_labels("test", batch, labels)
         right += int((network(batch.to(device)).argmax(1).cpu() == labels.cpu()).sum())
         total += len(labels)
     return right / total

@@ -139,7 +139,7 @@ def test_a_run_that_came_to_nothing_is_in_nobodys_way(workdir: Path) -> None:
         other.running("a: 3").__enter__()
 
 
-def test_a_run_that_finished_nothing_makes_room_and_comes_back(
+def test_a_run_that_finished_nothing_makes_room(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store()
@@ -160,8 +160,15 @@ def test_a_run_that_finished_nothing_makes_room_and_comes_back(
     assert Path("out/report.json").is_file()
     assert Path("out.old-1", checkpoint).read_text() == "hours"
     assert not earlier.abandoned  # what is there now is finished
-    Path("out").rename("elsewhere")
-    assert earlier.bring_back() and Path("out", checkpoint).read_text() == "hours"
+
+
+def test_a_link_is_not_moved(workdir: Path) -> None:
+    run = RunFolder(Path("elsewhere"), "prune", "key")
+    with pytest.raises(KeyboardInterrupt), run.running("a: 1"):
+        store("elsewhere/source")
+        raise KeyboardInterrupt
+    Path("out").symlink_to("elsewhere")
+    assert run.abandoned and not RunFolder(Path("out"), "prune", "key").abandoned
 
 
 @pytest.mark.parametrize(
@@ -221,8 +228,6 @@ def test_a_run_of_other_images_is_another_one(workdir: Path) -> None:
     assert other.finished and other.foreign and not folder.foreign
     with pytest.raises(StorageError, match=r"'out' holds another run \(images: 80 -> 76\)\. Set"):
         other.running("a: 1").__enter__()
-    other.move_aside()
-    assert not other.bring_back() and folder.bring_back()
 
 
 def test_images_that_have_changed_are_told(
@@ -316,4 +321,3 @@ def test_tensorboard_shows_no_run_that_was_moved_aside(tmp_path: Path) -> None:
 
     assert shown() == ["run"]
     assert run.move_aside().name == "run.old-1" and shown() == []
-    assert run.bring_back() and shown() == ["run"]

@@ -47,7 +47,11 @@ from metaprune_pl.__main__ import main
 main(sys.argv[1:])
 """
 UNFINISHED_BOX = re.compile(re.escape(UNFINISHED) + r"[^/]+/")
-TWO = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+TWO = [
+    "--trainer.strategy=ddp",
+    "--trainer.devices=2",
+    "--trainer.enable_progress_bar=true",  # of the first process alone, which sums up metrics then
+]
 
 
 def free_port() -> str:

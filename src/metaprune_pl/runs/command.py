@@ -140,17 +140,15 @@ class Run:
         return result
 
     def _make_room(self, folder: RunFolder) -> None:
-        """Move another run out of the way, if that may be, and back what this one did before."""
+        """Move another run out of the way, if that may be."""
         if folder.foreign and not self.part:
             _check_there(self.arguments)
         if folder.foreign and (self.part or folder.abandoned):
             aside = folder.move_aside()
             text = f"{folder.path} held a run with other settings or images; it is now {aside}"
-            tell(text, "yellow")
+            hint = "" if self.part else f": its own command goes on with --out {aside}"
+            tell(f"{text}{hint}", "yellow")
             self.trainer.events.forget(folder.path)
-        if not folder.path.exists() and folder.bring_back():
-            text = "again the run with these settings that was moved aside before"
-            tell(f"{folder.path} is {text}", "yellow")
 
     def _folder(self) -> RunFolder:
         settings = yaml.safe_load(self.config)

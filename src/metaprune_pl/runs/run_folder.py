@@ -150,6 +150,8 @@ class RunFolder:
         known = self._read()
         if known is None or known.finished or self.shared or self._blank:
             return False
+        if self.path.is_symlink():  # where the link leads is the person's choice
+            return False
         is_around = Path.cwd().is_relative_to(self.path.resolve())
         return not is_around and finished_nothing(paths_below(self.path))
 
@@ -345,20 +347,11 @@ class RunFolder:
             number += 1
         with self._held():
             self.path.rename(aside)
-        _rename_events(aside, SHOWN, HIDDEN)
+        _hide_events(aside)
         return aside
 
-    def bring_back(self) -> bool:
-        """Bring back a folder of this run that was moved aside, if its place is free."""
-        for aside in sorted(self.path.parent.glob(f"{self.path.name}.old-*")):
-            if not replace(self, path=aside).foreign:
-                aside.rename(self.path)
-                _rename_events(self.path, HIDDEN, SHOWN)
-                return True
-        return False
 
-
-def _rename_events(folder: Path, old: str, new: str) -> None:
+def _hide_events(folder: Path) -> None:
     """Rename files of TensorBoard's events, which it knows by their names."""
-    for file in [*folder.rglob(f"*{old}*")]:
-        file.rename(file.with_name(file.name.replace(old, new)))
+    for file in [*folder.rglob(f"*{SHOWN}*")]:
+        file.rename(file.with_name(file.name.replace(SHOWN, HIDDEN)))
