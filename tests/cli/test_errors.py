@@ -158,7 +158,7 @@ def store(folder: str = "net", *, frozen: bool = False) -> None:
         ),
         ([*PRUNE, "--spedup", "2"], "no setting 'spedup'. Did you mean 'speed_up'?"),
         ([*PRUNE, "--max_dro", "1%"], "no setting 'max_dro'. Did you mean 'max_drop'?"),
-        ([*PRUNE, "--speed_ups", "2x"], "speed_ups: expected a list such as [2, 3], got '2x'."),
+        ([*PRUNE, "--speed_ups", "2y"], "speed_ups: expected a list such as [2, 3], got '2y'."),
         (
             [*PRUNE, "--masks", "{sparsities: [0.5, 0.9]"],
             "masks: '{sparsities: [0.5, 0.9]' is no YAML: is a bracket, brace or quote missing?",

@@ -138,7 +138,7 @@ def test_the_largest_speed_up_that_keeps_the_accuracy(
 
 
 def test_a_time(workdir: Path) -> None:
-    main([*PRUNE, "--finetune_after.epochs=0", "--latency=0.8", "--latency_batch=16", "--out=run"])
+    main([*PRUNE, "--finetune_after.epochs=0", "--latency=0.8", "--latency_batch=128", "--out=run"])
     (row,) = report("run")
     assert row["target"] == 1.25 and row["macs"] > 0
     assert Path("run/speed_up_1.25/network/network.json").is_file()
@@ -148,15 +148,15 @@ def test_a_time_is_one_number_in_what_it_was_asked_in(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = ["--finetune_after.epochs=0", "--repair=null", "--latency=0.8", "--out=run"]
-    main([*PRUNE, *quick, "--runtime=onnx", "--latency_batch=16"])
+    main([*PRUNE, *quick, "--runtime=onnx", "--latency_batch=128"])
     (row,) = report("run")
-    times = row["latency_unpruned"]["16"], row["latency"]["16"]
+    times = row["latency_unpruned"]["128"], row["latency"]["128"]
     assert row["speed_up"] == times[0] / times[1] and row["runtime"] == "ONNX Runtime"
     output = capsys.readouterr()
-    counted = "milliseconds, batch 16 in ONNX Runtime"
+    counted = "milliseconds, batch 128 in ONNX Runtime"
     assert f"{row['speed_up']:.2f}x in {counted}, batch 1 " in output.err
     assert "1.25x is 0.8 of the unpruned network's" in output.out
     assert "cifar_resnet to 0.8 of the time, before the training" in output.out
     assert "ms here, batch 1 in ONNX Runtime" in output.out
     results = read_report(Path("run"), Pruned)
-    assert Pruned.table(results).columns[-1] == "ms, batch 16 in ONNX Runtime"
+    assert Pruned.table(results).columns[-1] == "ms, batch 128 in ONNX Runtime"

@@ -88,7 +88,10 @@ def run(args: list[str]) -> None:
     for name in asked.trust:
         dotted = name.replace(":", ".").split(".")
         if not all(part.isidentifier() for part in dotted) and file_of(name) is None:
-            raise ConfigError(f"trust: '{name}' is no code's name, package.module:function.")
+            raise ConfigError(
+                f"trust: '{name}' is neither package.module:function nor in a file that is here; "
+                "for one elsewhere give FOLDER/FILE.py:FUNCTION."
+            )
         trust(name)
     if asked.help or asked.trainer_help:
         _print_help(function, trainer=asked.trainer_help)
