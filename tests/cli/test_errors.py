@@ -611,3 +611,13 @@ def test_a_broken_config(
     status, message = fails(["prune", "--config=my.yaml"], capsys)
     assert (status, list(workdir.iterdir())) == (1, [workdir / "my.yaml"])
     assert said in message
+
+
+def test_processes_that_begin_within_the_program_are_refused(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store()
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp_spawn"]
+    status, message = fails([*PRUNE, *two, "--trainer.default_root_dir=run"], capsys)
+    assert status == 1 and message.endswith("cannot run a command. Take ddp.")
+    assert not Path("run").exists()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from metaprune_pl.errors import ConfigError
@@ -153,9 +154,18 @@ class StageTrainer(pl.Trainer):
         return Path(self.broadcast(folder))
 
     def join(self) -> None:
-        """Start the processes of the other devices, or meet those that were started outside."""
+        """Start the processes of the other devices, or meet those that were started outside.
+
+        Raises:
+            ConfigError: The strategy starts them for a function and not for the whole program.
+        """
         if self.world_size > 1:
             launcher = self.strategy.launcher
+            if isinstance(launcher, _MultiProcessingLauncher):
+                raise ConfigError(
+                    "trainer.strategy: processes that begin within the program (ddp_spawn, "
+                    "ddp_notebook) cannot run a command. Take ddp."
+                )
             if launcher is not None:
                 launcher.launch(lambda: None, trainer=self)
             self.strategy.setup_environment()
