@@ -149,6 +149,10 @@ class Run:
             hint = "" if self.part else f": its own command goes on with --out {aside}"
             tell(f"{text}{hint}", "yellow")
             self.trainer.events.forget(folder.path)
+        free = folder.path.parent.is_dir() and not folder.path.exists()
+        if self.part and free and folder.bring_back():
+            text = "again the run with these settings that was moved aside before"
+            tell(f"{folder.path} is {text}", "yellow")
 
     def _folder(self) -> RunFolder:
         settings = yaml.safe_load(self.config)

@@ -347,11 +347,23 @@ class RunFolder:
             number += 1
         with self._held():
             self.path.rename(aside)
-        _hide_events(aside)
+        _rename_events(aside, SHOWN, HIDDEN)
         return aside
 
+    def bring_back(self) -> bool:
+        """Bring back a folder of this run that was moved aside, if its place is free."""
+        for aside in sorted(self.path.parent.iterdir()):
+            number = aside.name.removeprefix(f"{self.path.name}.old-")
+            if not number.isdecimal() or not (aside / self._file.name).is_file():
+                continue
+            if not replace(self, path=aside).foreign:
+                aside.rename(self.path)
+                _rename_events(self.path, HIDDEN, SHOWN)
+                return True
+        return False
 
-def _hide_events(folder: Path) -> None:
+
+def _rename_events(folder: Path, old: str, new: str) -> None:
     """Rename files of TensorBoard's events, which it knows by their names."""
-    for file in [*folder.rglob(f"*{SHOWN}*")]:
-        file.rename(file.with_name(file.name.replace(SHOWN, HIDDEN)))
+    for file in [*folder.rglob(f"*{old}*")]:
+        file.rename(file.with_name(file.name.replace(old, new)))
