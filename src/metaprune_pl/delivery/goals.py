@@ -22,7 +22,7 @@ from metaprune_pl.pruning import (
 )
 from metaprune_pl.pruning.cost.parameters import BYTES_EACH
 from metaprune_pl.pruning.targets import Faster
-from metaprune_pl.reports.text import count
+from metaprune_pl.reports.text import weight_size
 
 BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
@@ -106,8 +106,9 @@ class Goal:
             now = measure_latencies([dense], example, self.batch, runtime=runtime)[0].median
             factor, said = now / value, f"{now:.2f} ms"
         else:
-            now = BYTES_EACH * count_parameters(network)
-            factor, said = now / (value * BYTES[unit.upper()]), f"{count(now)}B"
+            parameters = count_parameters(network)
+            factor = BYTES_EACH * parameters / (value * BYTES[unit.upper()])
+            said = weight_size(parameters)
         if factor <= 1:
             raise ConfigError(f"the network is at {said} already: give less.")
         if unit.lower() == "ms":

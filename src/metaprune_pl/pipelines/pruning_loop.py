@@ -112,8 +112,8 @@ def prune_to_targets(
     """
     files = [task.context.folder / target.folder / "result.json" for target in targets]
     there = task.context.broadcast([file.is_file() for file in files])
-    for target, file in zip(targets, files, strict=True):
-        if file.is_file():
+    for target, file, done in zip(targets, files, there, strict=True):
+        if done:
             check_step(file.parent, task.kind(target))
     todo = [target for target, done in zip(targets, there, strict=True) if not done]
     told = False

@@ -46,6 +46,8 @@ def masks_elsewhere(graph: WeightGraph, state: Mapping[str, Tensor]) -> list[str
         state: Parameters and buffers by name.
     """
     before = weights_in_use(graph, state)
+    if not before:
+        return []
     names = [c.parameter for c in graph.connections if c.parameter is not None]
     generator = torch.Generator().manual_seed(0)
     drawn = {name: torch.rand(state[name].shape, generator=generator) < 0.5 for name in names}

@@ -79,7 +79,7 @@ class Grid:
 def _width(name: str, cells: Sequence[str]) -> int:
     """Return how wide a column is at least: its name may break between words, so may long cells."""
     words = (cell_len(word) for text in (name, *cells) for word in text.split())
-    return max(*words, *(min(cell_len(cell), LONGEST) for cell in cells), 0, 0)
+    return max([0, *words, *(min(cell_len(cell), LONGEST) for cell in cells)])
 
 
 def _framed(widths: Iterable[int]) -> int:

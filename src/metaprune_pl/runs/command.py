@@ -140,7 +140,7 @@ class Run:
         return result
 
     def _make_room(self, folder: RunFolder) -> None:
-        """Move another run out of the way, if that may be."""
+        """Move another run out of the way, if that may be, and back what a part has done before."""
         if folder.foreign and not self.part:
             _check_there(self.arguments)
         if folder.foreign and (self.part or folder.abandoned):
@@ -149,10 +149,9 @@ class Run:
             hint = "" if self.part else f": its own command goes on with --out {aside}"
             tell(f"{text}{hint}", "yellow")
             self.trainer.events.forget(folder.path)
-        free = folder.path.parent.is_dir() and not folder.path.exists()
-        if self.part and free and folder.bring_back():
-            text = "again the run with these settings that was moved aside before"
-            tell(f"{folder.path} is {text}", "yellow")
+            if self.part and folder.bring_back():
+                text = "again the run with these settings that was moved aside before"
+                tell(f"{folder.path} is {text}", "yellow")
 
     def _folder(self) -> RunFolder:
         settings = yaml.safe_load(self.config)

@@ -60,7 +60,7 @@ class Stage(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Look at the numbers, after the last step too, before callbacks store anything."""
-        # The progress bar, which the first device alone has, has waited for others to sum these up.
+        # All processes sum these up here: the bar of the first has asked for it before all else.
         _ = self.trainer.callback_metrics
         if self._last is not None:
             self._watch_last()

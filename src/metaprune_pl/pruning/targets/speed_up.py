@@ -65,11 +65,12 @@ class ChannelTarget(Target):
         example = unpruned.example_for(network)
         base, state = unpruned.base(cost), network.state_dict()
         of_kept = cost.of_kept(network, groups.graph, example)
-        reach, furthest = (
-            base / of_kept(fewest_nodes(groups, state, Magnitude(), settings))
-            for settings in (self.settings, replace(self.settings, max_ratio=1.0))
-        )
-        if wanted > reach:
+
+        def most(settings: PruningSettings) -> float:
+            return base / of_kept(fewest_nodes(groups, state, Magnitude(), settings))
+
+        if wanted > (reach := most(self.settings)):
+            furthest = most(replace(self.settings, max_ratio=1.0))
             raise PruningError(self.too_far(wanted, reach, furthest))
         now = unpruned.speed_up(cost, network)
         if 1 < wanted <= now:
