@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from metaprune_pl.reports import Curve, CurvePoint, Experiment, Masked, Pruned
+from metaprune_pl.reports.chart import Chart, Series
 from metaprune_pl.reports.comparison import Comparison
 from metaprune_pl.reports.events import Events
 from metaprune_pl.reports.page import write_page
@@ -209,3 +210,9 @@ def test_four_images_of_two_hundred_are_no_gain() -> None:
     tosses = [(0.5, 1), (0.5, 0)]  # of one image each: a coin's variance is a quarter
     variance = sum(share * (side - 0.5) ** 2 for share, side in tosses)
     assert standard_error(0.5, 0.5, 1) == pytest.approx(math.sqrt(2 * variance))
+
+
+def test_no_mark_of_an_axis_is_beyond_all_images() -> None:
+    points = [(1.0, 100.0, "as given"), (2.0, 99.5, "2x")]
+    chart = Chart(x_label="", y_label="", series=[Series(name="a", points=points)])
+    assert [tick.text for tick in chart.y_ticks()] == ["98", "99", "100"]

@@ -90,8 +90,9 @@ class Chart:
         return [Tick(at=self._x(value), text=f"{value:g}") for value in _marks(*self._range(0))]
 
     def y_ticks(self) -> list[Tick]:
-        """Return the marks of the left axis."""
-        return [Tick(at=self._y(value), text=f"{value:g}") for value in _marks(*self._range(1))]
+        """Return the marks of the left axis, which is of percent."""
+        marks = [value for value in _marks(*self._range(1)) if 0 <= value <= 100]
+        return [Tick(at=self._y(value), text=f"{value:g}") for value in marks]
 
     def _range(self, axis: int) -> tuple[float, float]:
         values = [float(point[axis]) for series in self.series for point in series.points]
