@@ -3,6 +3,8 @@
 Each is traced, pruned, and compared with the masked original.
 """
 
+import re
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import randomize
-from metaprune_pl.errors import ConfigError, PruningError
+from metaprune_pl.errors import ConfigError, PruningError, TraceError
 from metaprune_pl.graphs import trace
 from metaprune_pl.networks import NetworkCard, NetworkSettings, load_network, save_network
 from metaprune_pl.networks.examples import Example, call, tensors_of
@@ -708,6 +710,20 @@ def test_decisions_by_value_are_refused_with_the_line_that_makes_them() -> None:
 
     with pytest.raises(Exception, match=r"decides by the values.*test_any_network\.py:\d+"):
         trace(Decides(), torch.zeros(1, 4))
+
+
+def test_the_line_is_named_in_a_clone_of_ours_too(tmp_path: Path) -> None:
+    file = tmp_path / "metaprune_pl" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import torch\n\n\n"
+        "class Decides(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x) if x.sum() > 0 else x\n"
+    )
+    network = runpy.run_path(str(file))["Decides"](4, 4)
+    with pytest.raises(TraceError, match=re.escape(f"({file}:6)")):
+        trace(network, torch.zeros(1, 4))
 
 
 def test_dropout_that_is_always_on_cannot_be_compared_and_says_so() -> None:

@@ -12,6 +12,7 @@ from metaprune_pl.errors import TraceError
 from metaprune_pl.graphs.wrapped import inline
 from metaprune_pl.networks.examples import Example, arguments, shape_text, single, tensors_of
 from metaprune_pl.networks.frozen_norms import thaw_batch_norms
+from metaprune_pl.networks.trust import line_of
 from metaprune_pl.networks.widths import copy_network
 
 ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError, KeyError)
@@ -78,7 +79,7 @@ def explanation(error: Exception, network: nn.Module, example: Example) -> str:
         )
     if "data-dependent" not in text.lower():
         return message
-    line = _user_line(error)
+    line = line_of(error)
     return (
         "the network's forward pass decides by the values of its input"
         f"{f' ({line})' if line else ''}, so that its operations are not the same for every input. "
@@ -94,19 +95,6 @@ def _part(network: nn.Module) -> str:
         " Its `backbone` is a part that can be pruned by itself: "
         "network.backbone = metaprune_pl.prune(network.backbone, example=image)."
     )
-
-
-def _user_line(error: Exception) -> str:
-    """The last line outside PyTorch that an error went through."""
-    line = ""
-    step = error.__traceback__
-    root = str(torch.__path__[0])
-    while step is not None:
-        name = step.tb_frame.f_code.co_filename
-        if not name.startswith(root) and "metaprune_pl" not in name and not name.startswith("<"):
-            line = f"{name}:{step.tb_lineno}"
-        step = step.tb_next
-    return line
 
 
 def aliases_of(network: nn.Module) -> dict[str, str]:

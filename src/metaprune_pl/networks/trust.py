@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import torch
+
 from metaprune_pl.errors import MetapruneError, NetworkError, StorageError
 from metaprune_pl.files import at_home
 
@@ -17,7 +19,13 @@ CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _FILE = re.compile(r"(?P<path>[^:=]+)\.py:(?P<function>[^\W\d]\w*)")
 """The same of a file: FOLDER/FILE.py:FUNCTION."""
 
-_OTHERS = ("<", f"{sys.prefix}/lib", f"{sys.base_prefix}/lib", str(Path(__file__).parents[1]))
+_OTHERS = (
+    "<",
+    f"{sys.prefix}/lib",
+    f"{sys.base_prefix}/lib",
+    str(Path(torch.__file__).parent),
+    str(Path(__file__).parents[1]),
+)
 """What the names of files begin with that are not the user's."""
 
 
@@ -173,9 +181,15 @@ def _line(error: BaseException) -> str:
     """Name the line of the user's in which an error arose, or which led to it."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f" At {error.filename}:{error.lineno}."
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" At {line_of(error) or f'{last.filename}:{last.lineno}'}."
+
+
+def line_of(error: BaseException) -> str:
+    """Return FILE:LINE of the last line of the user's that an error went through, if any."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_OTHERS)] or frames
-    return f" At {own[-1].filename}:{own[-1].lineno}."
+    own = [frame for frame in frames if not frame.filename.startswith(_OTHERS)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _plain(name: str) -> str:
