@@ -24,8 +24,13 @@ FINISHED = ("result.json", "metanetwork.json", "network/network.json", "networks
 
 
 def came_to_nothing(paths: Iterable[Path]) -> bool:
-    """Whether the files among paths are those of every run: no network, checkpoint or result."""
-    files = (path for path in paths if not path.is_dir() or path.is_symlink())
+    """Whether the files among paths are those of every run: no network, checkpoint or result.
+
+    A folder in the place of a report counts as one.
+    """
+    files = (
+        path for path in paths if not path.is_dir() or path.is_symlink() or path.suffix == ".json"
+    )
     return all(any(path.match(name) for name in TRACES) for path in files)
 
 
